@@ -1,0 +1,4 @@
+//! Blob stores.
+/// A blob store.
+#[derive(Clone, Debug)]
+pub struct Store;

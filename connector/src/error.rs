@@ -1,0 +1,106 @@
+//! The public error: its kind says what the operator does next.
+
+use std::fmt;
+
+/// What to do about an error. A new kind needs a decision about all of exit code, problem type and retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The configuration, or what it points at, is wrong: change it and start again.
+    Config,
+    /// Something outside (Kafka, blob store, disk) does not answer or refuses: it is tried again; look there.
+    Unavailable,
+    /// A newer life writes the shard: nothing to do, this one has stopped.
+    Fenced,
+    /// Bytes are not what they were: they are fetched again where possible; look at the disk or the store.
+    Corrupt,
+    /// The input (a record, a key, a query) is not acceptable: change it.
+    Rejected,
+    /// It was shut down.
+    Closed,
+    /// A bug: report it.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The process's exit code (BSD `sysexits.h`).
+    pub fn exit_code(self) -> u8 {
+        match self {
+            ErrorKind::Config => 78,
+            ErrorKind::Unavailable | ErrorKind::Fenced | ErrorKind::Closed => 69,
+            ErrorKind::Corrupt => 74,
+            ErrorKind::Rejected => 65,
+            ErrorKind::Internal => 70,
+        }
+    }
+
+    /// The kind as a word, as logs and problem types spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::Config => "config",
+            ErrorKind::Unavailable => "unavailable",
+            ErrorKind::Fenced => "fenced",
+            ErrorKind::Corrupt => "corrupt",
+            ErrorKind::Rejected => "rejected",
+            ErrorKind::Closed => "closed",
+            ErrorKind::Internal => "internal",
+        }
+    }
+}
+
+/// An error as the library's callers see it: what was being done, what to do about it, and the cause.
+///
+/// `Display` is one level; walk [`std::error::Error::source`], or use [`Error::chain`], for the rest.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    doing: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// A result with the public [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error without a cause below it; `doing` says what, where and what to do.
+    pub fn new(kind: ErrorKind, doing: impl Into<String>) -> Error {
+        Error { kind, doing: doing.into(), source: None }
+    }
+
+    /// An error with its cause.
+    pub fn because(
+        kind: ErrorKind,
+        doing: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        Error { kind, doing: doing.into(), source: Some(source.into()) }
+    }
+
+    /// What to do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// All levels, outermost first, joined by colons.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(error) = next {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            next = error.source();
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.doing)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| &**source as _)
+    }
+}

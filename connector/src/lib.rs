@@ -1,0 +1,63 @@
+//! Stillwell takes the records of Kafka topics, holds them durably, and releases them as numbered, immutable versions
+//! of a keyed dataset, which any number of services hold and read locally.
+//!
+//! ```text
+//! source -> validate -> log (WAL + spill) -> pace -> batch -> build -> store -> announce      (producer)
+//!                                                                                  |
+//!        read <- view <- follow <- fetch + cache <----------------------------- tail          (consumer)
+//!
+//! what fails at any stage -> dead-letter topic
+//! ```
+
+// ground: values and arithmetic, no I/O, no tasks; touches ground only
+pub mod error;
+pub mod record;
+pub mod version;
+#[doc(hidden)]
+pub mod clock;
+#[doc(hidden)]
+pub mod retry;
+#[doc(hidden)]
+pub mod gauge;
+#[doc(hidden)]
+pub mod schema;
+#[doc(hidden)]
+pub mod codec;
+#[doc(hidden)]
+pub mod format;
+
+// pipes: one outside thing each, knowing no dataset; touch ground and telemetry
+#[doc(hidden)]
+pub mod kafka;
+#[doc(hidden)]
+pub mod disk;
+#[doc(hidden)]
+pub mod blob;
+#[doc(hidden)]
+pub mod telemetry;
+
+// the shared room: a version in memory, the same for writer and readers
+#[doc(hidden)]
+pub mod view;
+
+// rooms of the flow: touch ground, pipes, view and dead, never each other
+#[doc(hidden)]
+pub mod producer;
+#[doc(hidden)]
+pub mod consumer;
+#[doc(hidden)]
+pub mod dead;
+
+// outside: may touch all above; nothing above touches it
+#[doc(hidden)]
+pub mod host;
+#[doc(hidden)]
+pub mod config;
+#[doc(hidden)]
+pub mod http;
+#[doc(hidden)]
+pub mod cli;
+#[doc(hidden)]
+pub mod demo;
+
+pub use error::{Error, ErrorKind, Result};

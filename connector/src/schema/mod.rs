@@ -1,0 +1,4 @@
+//! Schemas.
+/// A dataset's schema.
+#[derive(Debug)]
+pub struct Schema;
