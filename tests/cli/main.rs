@@ -1,0 +1,1 @@
+//! The binary as its user runs it: arguments, exit codes, what it prints.

@@ -1,0 +1,3 @@
+//! Records through all the stages, on a real broker.
+
+mod ground;

@@ -1,0 +1,1 @@
+//! Golden bytes, and other tools reading what Stillwell writes.

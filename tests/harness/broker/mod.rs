@@ -1,0 +1,179 @@
+//! A real broker: one shared by all tests of a binary, and one of a test's own where the test stops it.
+//!
+//! ```text
+//! STILLWELL_TEST_BOOTSTRAP set            that broker, which somebody else runs (shared only)
+//! a Docker engine answers                 Testcontainers: image of testcontainers-config/kafka.toml
+//! else                                    the same version as a child process, its jars fetched by .ci/kafka
+//! ```
+//!
+//! The choice is made once, printed once, and there always is one: a test that needs a broker is never skipped.
+//! `STILLWELL_TEST_BROKER=testcontainers|native` forces it, so that CI cannot take the one for the other.
+//!
+//! Owns: starting, stopping, and that nothing outlives the test binary (by [`crate::guard`]).
+//! Does not own: topics.
+
+mod container;
+mod native;
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use crate::settings::Settings;
+use crate::wait_until;
+
+/// A broker of one node, on a port of 127.0.0.1 that was free.
+#[derive(Debug)]
+pub struct Broker {
+    bootstrap: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Given,
+    Container(container::Container),
+    Native(native::Native),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Choice {
+    Testcontainers,
+    Native,
+}
+
+impl Broker {
+    /// The broker that all tests of this binary share. Never stopped while they run.
+    pub fn shared() -> &'static Broker {
+        static SHARED: OnceLock<Result<Broker, String>> = OnceLock::new();
+        let started = SHARED.get_or_init(|| {
+            if let Ok(bootstrap) = std::env::var("STILLWELL_TEST_BOOTSTRAP") {
+                say(&format!("the given one at {bootstrap} (STILLWELL_TEST_BOOTSTRAP)"));
+                let given = Broker { bootstrap, kind: Kind::Given };
+                given.wait();
+                return Ok(given);
+            }
+            Broker::launch()
+        });
+        match started {
+            Ok(broker) => broker,
+            Err(why) => panic!("no broker to test with: {why}"),
+        }
+    }
+
+    /// A broker of the test's own, which it may stop and start; gone with the value.
+    pub fn own() -> Broker {
+        Broker::launch().unwrap_or_else(|why| panic!("no broker of its own: {why}"))
+    }
+
+    fn launch() -> Result<Broker, String> {
+        let settings = Settings::load();
+        let kind = match choice(&settings)? {
+            Choice::Testcontainers => Kind::Container(container::Container::start(&settings)?),
+            Choice::Native => Kind::Native(native::Native::start(&settings)?),
+        };
+        let port = match &kind {
+            Kind::Container(container) => container.port(),
+            Kind::Native(native) => native.port(),
+            Kind::Given => unreachable!("a given broker is not launched"),
+        };
+        let broker = Broker { bootstrap: format!("127.0.0.1:{port}"), kind };
+        broker.wait();
+        Ok(broker)
+    }
+
+    /// `bootstrap.servers`.
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// Takes the broker away; address and data remain. Clients see refused connections.
+    pub fn stop(&mut self) {
+        match &mut self.kind {
+            Kind::Container(container) => container.stop(),
+            Kind::Native(native) => native.stop(),
+            Kind::Given => panic!("only a broker of the test's own can be stopped"),
+        }
+    }
+
+    /// Brings a stopped broker back at its address, with its data; returns once it answers.
+    pub fn restart(&mut self) {
+        match &mut self.kind {
+            Kind::Container(container) => container.restart(),
+            Kind::Native(native) => native.restart(),
+            Kind::Given => panic!("only a broker of the test's own can be restarted"),
+        }
+        self.wait();
+    }
+
+    /// Returns once the broker answers a metadata request.
+    fn wait(&self) {
+        let client: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("reconnect.backoff.max.ms", "200")
+            .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
+            .create()
+            .expect("a client without a group can be made");
+        wait_until("the broker answers", Duration::from_secs(60), || {
+            match client.fetch_metadata(None, Duration::from_secs(2)) {
+                Ok(metadata) if metadata.brokers().is_empty() => Err("no broker in its metadata".to_owned()),
+                Ok(_) => Ok(()),
+                Err(e) => Err(e.to_string()),
+            }
+        });
+    }
+}
+
+/// Decides once which kind of broker this run uses, and says so.
+fn choice(settings: &Settings) -> Result<Choice, String> {
+    static CHOICE: OnceLock<Result<Choice, String>> = OnceLock::new();
+    CHOICE
+        .get_or_init(|| {
+            let forced = std::env::var("STILLWELL_TEST_BROKER").unwrap_or_default();
+            let (choice, why) = match forced.as_str() {
+                "native" => (Choice::Native, "STILLWELL_TEST_BROKER".to_owned()),
+                "testcontainers" => {
+                    container::usable(settings)?;
+                    (Choice::Testcontainers, "STILLWELL_TEST_BROKER".to_owned())
+                }
+                "" => match container::usable(settings) {
+                    Ok(()) => (Choice::Testcontainers, "a Docker engine answers".to_owned()),
+                    Err(why) => (Choice::Native, why),
+                },
+                other => {
+                    return Err(format!("STILLWELL_TEST_BROKER is testcontainers or native, not {other}"));
+                }
+            };
+            match choice {
+                Choice::Testcontainers => {
+                    say(&format!("Testcontainers, image {}:{} ({why})", settings.image, settings.tag));
+                }
+                Choice::Native => say(&format!("Kafka {}, native ({why})", settings.version)),
+            }
+            Ok(choice)
+        })
+        .clone()
+}
+
+/// Past the test runner's capture, so that the choice is seen in every run.
+fn say(what: &str) {
+    let _ = writeln!(std::io::stderr(), "test broker: {what}");
+}
+
+/// Ports of 127.0.0.1 that nobody listens on. Another process may take one before it is used; the caller tries again.
+fn free_ports<const N: usize>() -> Result<[u16; N], String> {
+    let held: Vec<TcpListener> = (0..N)
+        .map(|_| TcpListener::bind(("127.0.0.1", 0)))
+        .collect::<Result<_, _>>()
+        .map_err(|e| format!("no free port on 127.0.0.1: {e}"))?;
+    let ports: Vec<u16> = held
+        .iter()
+        .map(|listener| listener.local_addr().map(|address| address.port()))
+        .collect::<Result<_, _>>()
+        .map_err(|e| format!("a listener without an address: {e}"))?;
+    Ok(ports.try_into().expect("one port for each listener"))
+}

@@ -1,0 +1,1 @@
+//! The rooms and the arrows between them.
