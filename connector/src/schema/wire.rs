@@ -1,0 +1,121 @@
+//! Avro's integers: zig-zag, then seven bits a byte, least significant first.
+//!
+//! ```text
+//!  value   0  -1   1  -2  64
+//!  zig-zag 0   1   2   3  128
+//!  bytes  00  01  02  03  80 01
+//! ```
+
+/// Appends an `int` or `long`.
+#[inline]
+pub fn put_long(out: &mut Vec<u8>, value: i64) {
+    let mut rest = zigzag(value);
+    while rest >= 0x80 {
+        out.push((rest as u8) | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
+/// Appends `bytes` or a `string`: the length, then the bytes.
+#[inline]
+pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_long(out, bytes.len() as i64);
+    out.extend_from_slice(bytes);
+}
+
+/// How many bytes [`put_long`] writes.
+#[inline]
+pub fn long_len(value: i64) -> usize {
+    // seven bits a byte, and the value 0 takes one
+    (64 - (zigzag(value) | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+#[inline]
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+/// Takes a `long` off the front of `rest`; `None` (and `rest` untouched) where it ends early or has more than 64 bits.
+#[inline]
+pub fn take_long(rest: &mut &[u8]) -> Option<i64> {
+    let (&first, tail) = rest.split_first()?;
+    let bits = if first < 0x80 {
+        *rest = tail;
+        u64::from(first)
+    } else {
+        take_more(rest)?
+    };
+    Some((bits >> 1) as i64 ^ -((bits & 1) as i64))
+}
+
+fn take_more(rest: &mut &[u8]) -> Option<u64> {
+    let mut bits = 0u64;
+    for (at, &byte) in rest.iter().take(10).enumerate() {
+        // the tenth byte has room for one bit of 64
+        if at == 9 && byte > 1 {
+            return None;
+        }
+        bits |= u64::from(byte & 0x7f) << (7 * at);
+        if byte < 0x80 {
+            *rest = rest.get(at + 1..)?;
+            return Some(bits);
+        }
+    }
+    None
+}
+
+/// Takes an `int`; `None` also where the value has more than 32 bits.
+#[inline]
+pub fn take_int(rest: &mut &[u8]) -> Option<i32> {
+    let mut tail = *rest;
+    let value = i32::try_from(take_long(&mut tail)?).ok()?;
+    *rest = tail;
+    Some(value)
+}
+
+/// Takes `bytes` or a `string`; `None` where the length is negative or reaches beyond the end.
+#[inline]
+pub fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let mut tail = *rest;
+    let length = usize::try_from(take_long(&mut tail)?).ok()?;
+    let (bytes, tail) = tail.split_at_checked(length)?;
+    *rest = tail;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longs_are_read_as_they_were_written() {
+        for value in [0, -1, 1, 63, 64, -64, -65, 8191, 8192, i64::from(i32::MAX), i64::MAX, i64::MIN] {
+            let mut bytes = Vec::new();
+            put_long(&mut bytes, value);
+            assert_eq!(bytes.len(), long_len(value), "{value}");
+            let mut rest = &bytes[..];
+            assert_eq!(take_long(&mut rest), Some(value));
+            assert!(rest.is_empty());
+            for cut in 0..bytes.len() {
+                assert_eq!(take_long(&mut &bytes[..cut]), None);
+            }
+        }
+    }
+
+    #[test]
+    fn more_than_64_or_32_bits_are_refused() {
+        assert_eq!(take_long(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02][..]), None);
+        assert_eq!(take_long(&mut &[0x80; 20][..]), None);
+        let mut bytes = Vec::new();
+        put_long(&mut bytes, i64::from(i32::MAX) + 1);
+        assert_eq!(take_int(&mut &bytes[..]), None);
+    }
+
+    #[test]
+    fn a_length_beyond_the_end_is_refused() {
+        assert_eq!(take_bytes(&mut &[4, b'a'][..]), None);
+        assert_eq!(take_bytes(&mut &[1, b'a'][..]), None, "minus one");
+        assert_eq!(take_bytes(&mut &[2, b'a', b'b'][..]), Some(&b"a"[..]));
+    }
+}
