@@ -1,1 +1,14 @@
-//! (being written)
+//! Bytes on disk and on the wire, to values and back. No I/O beyond `Read` and `Write`, no tasks.
+//!
+//! ```text
+//! container   delta and snapshot blobs: Avro object container files, plain (as mapped) and stored (compressed)
+//! index       beside a snapshot: hash table, key index, page checksums
+//! ```
+//!
+//! Owns: every layout, drawn above its codec, and its golden files (`tests/golden/FORMAT/vN`). Does not own: where the
+//! bytes lie (`blob/`, `disk/`, `kafka/`), who maps them (`view/`), what a datum means (`schema/`, `codec/`).
+
+pub mod varint;
+pub mod container;
+pub mod index;
+// LOG: chunk, announcement, letter
