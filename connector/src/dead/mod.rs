@@ -1,1 +1,3 @@
-//! (being written)
+//! What failed, and what becomes of it.
+
+pub mod letter;

@@ -11,4 +11,7 @@
 pub mod varint;
 pub mod container;
 pub mod index;
-// LOG: chunk, announcement, letter
+pub mod wire;
+pub mod chunk;
+pub mod announcement;
+pub mod letter;

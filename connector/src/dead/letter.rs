@@ -1,0 +1,1 @@
+//! Letters out of misfits (follows once the codec has landed).

@@ -1,0 +1,222 @@
+//! Dead letters: a record that could not be processed, as it waits in the log, and as it goes out.
+//!
+//! In a chunk a letter is Avro, single-object encoding, schema `schemas/letter.avsc`. In the dead-letter topic it is
+//! the original record, key, value and headers byte for byte, with why, where and when behind its own headers, under
+//! the names of Kafka Connect's `DeadLetterQueueReporter` so that existing tools understand them.
+//!
+//! Owns: both forms, and that headers stay bounded. Does not own: making one of a misfit (`dead/letter`), when it is
+//! sent (`producer/announce`).
+
+use bytes::Bytes;
+
+use super::wire::{self, Malformed, SINGLE_OBJECT, Take, put_bytes, put_long, put_some};
+use crate::record::{SourcePartition, TopicId};
+
+/// Fingerprint of `schemas/letter.avsc`.
+pub const LETTER_FINGERPRINT: u64 = 0;
+
+/// Longest message, in bytes.
+pub const MAX_MESSAGE: usize = 1024;
+/// Longest of the other texts that end up in headers.
+const MAX_NAME: usize = 256;
+
+/// Headers of a letter; names and forms from Kafka Connect's `DeadLetterQueueReporter`
+/// (<https://github.com/apache/kafka/blob/trunk/connect/runtime/src/main/java/org/apache/kafka/connect/runtime/errors/DeadLetterQueueReporter.java>).
+pub mod header {
+    /// Topic of the original record.
+    pub const TOPIC: &str = "__connect.errors.topic";
+    /// Its partition, in decimal.
+    pub const PARTITION: &str = "__connect.errors.partition";
+    /// Its offset, in decimal.
+    pub const OFFSET: &str = "__connect.errors.offset";
+    /// Connect's connector: here the dataset.
+    pub const CONNECTOR_NAME: &str = "__connect.errors.connector.name";
+    /// Connect's task: here the shard.
+    pub const TASK_ID: &str = "__connect.errors.task.id";
+    /// The failed stage.
+    pub const STAGE: &str = "__connect.errors.stage";
+    /// What executed the stage.
+    pub const CLASS_NAME: &str = "__connect.errors.class.name";
+    /// The kind of failure, stable across releases.
+    pub const EXCEPTION_CLASS_NAME: &str = "__connect.errors.exception.class.name";
+    /// What was wrong, in a sentence.
+    pub const EXCEPTION_MESSAGE: &str = "__connect.errors.exception.message";
+    /// How often the record has been replayed.
+    pub const REPLAYS: &str = "stillwell.replays";
+    /// When it failed, milliseconds since the Unix epoch, in decimal.
+    pub const FAILED_AT: &str = "stillwell.failed-at";
+    /// The original record's timestamp, milliseconds since the Unix epoch, in decimal.
+    pub const ORIGINAL_TIMESTAMP: &str = "stillwell.original-timestamp";
+    /// The blob that holds the value, where that is too large for the topic.
+    pub const VALUE_BLOB: &str = "stillwell.value-blob";
+
+    /// All that describe a failure, that is, all but [`REPLAYS`], which describes the record.
+    pub const OF_A_FAILURE: [&str; 12] = [
+        TOPIC,
+        PARTITION,
+        OFFSET,
+        CONNECTOR_NAME,
+        TASK_ID,
+        STAGE,
+        CLASS_NAME,
+        EXCEPTION_CLASS_NAME,
+        EXCEPTION_MESSAGE,
+        FAILED_AT,
+        ORIGINAL_TIMESTAMP,
+        VALUE_BLOB,
+    ];
+}
+
+/// Why bytes are not a letter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not a letter, or one of a later release.
+    #[error("not a letter of a form that this release reads")]
+    Foreign,
+    /// The fields cannot be read.
+    #[error("not readable by its schema")]
+    Malformed(#[from] Malformed),
+}
+
+/// A record that could not be processed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// Where it came from.
+    pub source: SourcePartition,
+    /// Its offset there.
+    pub offset: i64,
+    /// Its timestamp, milliseconds since the Unix epoch.
+    pub timestamp: i64,
+    /// Where it failed.
+    pub stage: String,
+    /// The kind of failure.
+    pub class: String,
+    /// What was wrong.
+    pub message: String,
+    /// Its key, as it was.
+    pub key: Option<Bytes>,
+    /// Its value, as it was.
+    pub value: Option<Bytes>,
+    /// Its headers, as they were: names may repeat, values may be null.
+    pub headers: Vec<(String, Option<Bytes>)>,
+}
+
+impl Letter {
+    /// Bytes that it takes in its topic, a little over.
+    pub fn size(&self) -> usize {
+        let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + len(value) + 10).sum();
+        len(&self.key) + len(&self.value) + headers + self.message.len() + 1024
+    }
+
+    /// Appends the form in which it waits in the log.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&SINGLE_OBJECT);
+        out.extend_from_slice(&LETTER_FINGERPRINT.to_le_bytes());
+        put_bytes(out, self.source.topic.as_bytes());
+        out.extend_from_slice(&self.source.topic_id.0);
+        for number in [self.source.partition.into(), self.offset, self.timestamp] {
+            put_long(out, number);
+        }
+        for (text, most) in [(&self.stage, MAX_NAME), (&self.class, MAX_NAME), (&self.message, MAX_MESSAGE)] {
+            put_bytes(out, bounded(text, most).as_bytes());
+        }
+        put_optional(out, self.key.as_deref());
+        put_optional(out, self.value.as_deref());
+        wire::put_array(out, &self.headers, |out, (name, value)| {
+            put_bytes(out, name.as_bytes());
+            put_optional(out, value.as_deref());
+        });
+    }
+
+    /// Reads the form in which it waits in the log.
+    pub fn decode(bytes: &[u8]) -> Result<Letter, Error> {
+        let mut take = Take::new(bytes);
+        let magic = take.fixed::<2>().map_err(|_| Error::Foreign)?;
+        let fingerprint = u64::from_le_bytes(take.fixed().map_err(|_| Error::Foreign)?);
+        if (magic, fingerprint) != (SINGLE_OBJECT, LETTER_FINGERPRINT) {
+            return Err(Error::Foreign);
+        }
+        let letter = Letter {
+            source: SourcePartition {
+                topic: take.string()?.into(),
+                topic_id: TopicId(take.fixed()?),
+                partition: take.int()?,
+            },
+            offset: take.long()?,
+            timestamp: take.long()?,
+            stage: take.string()?.to_owned(),
+            class: take.string()?.to_owned(),
+            message: take.string()?.to_owned(),
+            key: take_optional(&mut take)?,
+            value: take_optional(&mut take)?,
+            headers: take
+                .array(|take| Ok::<_, Malformed>((take.string()?.to_owned(), take_optional(take)?)))?,
+        };
+        take.end()?;
+        Ok(letter)
+    }
+
+    /// The headers with which it goes out: the original ones first and untouched, then what failed, by Connect's
+    /// names, then ours.
+    ///
+    /// What is put behind is bounded: a fixed number of headers, messages of at most [`MAX_MESSAGE`] bytes, no stack
+    /// traces. A record that was replayed, and fails again, brings its count in `stillwell.replays`: it is kept, not
+    /// repeated; and the headers of its earlier failure, should the replay have left them on, are not the original's
+    /// but ours: they make way for the new ones, or each replay would make the record larger until no topic takes it.
+    pub fn kafka_headers(
+        &self,
+        connector_name: &str,
+        task_id: u32,
+        failed_at_ms: i64,
+        value_blob: Option<&str>,
+    ) -> Vec<(String, Option<Bytes>)> {
+        let replayed = self.headers.iter().any(|(name, _)| name == header::REPLAYS);
+        let mut headers: Vec<(String, Option<Bytes>)> = self
+            .headers
+            .iter()
+            .filter(|(name, _)| !replayed || !header::OF_A_FAILURE.contains(&name.as_str()))
+            .cloned()
+            .collect();
+        let mut put = |name: &str, value: &str| {
+            headers.push((name.to_owned(), Some(Bytes::copy_from_slice(value.as_bytes()))));
+        };
+        put(header::TOPIC, &self.source.topic);
+        put(header::PARTITION, &self.source.partition.to_string());
+        put(header::OFFSET, &self.offset.to_string());
+        put(header::CONNECTOR_NAME, bounded(connector_name, MAX_NAME));
+        put(header::TASK_ID, &task_id.to_string());
+        put(header::STAGE, bounded(&self.stage, MAX_NAME));
+        put(header::CLASS_NAME, "stillwell.producer.Validator");
+        put(header::EXCEPTION_CLASS_NAME, bounded(&self.class, MAX_NAME));
+        put(header::EXCEPTION_MESSAGE, bounded(&self.message, MAX_MESSAGE));
+        if !replayed {
+            put(header::REPLAYS, "0");
+        }
+        put(header::FAILED_AT, &failed_at_ms.to_string());
+        put(header::ORIGINAL_TIMESTAMP, &self.timestamp.to_string());
+        if let Some(blob) = value_blob {
+            put(header::VALUE_BLOB, blob);
+        }
+        headers
+    }
+}
+
+/// The start of `text`, cut between two characters.
+pub fn bounded(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
+}
+
+fn put_optional(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    put_some(out, bytes.is_some());
+    if let Some(bytes) = bytes {
+        put_bytes(out, bytes);
+    }
+}
+
+fn take_optional(take: &mut Take<'_>) -> Result<Option<Bytes>, Malformed> {
+    take.some()?.then(|| take.bytes().map(Bytes::copy_from_slice)).transpose()
+}
+
+#[cfg(test)]
+mod tests;
