@@ -27,9 +27,9 @@ use crate::version::{
 };
 
 /// Fingerprint of `schemas/announcement.avsc`.
-pub const ANNOUNCEMENT_FINGERPRINT: u64 = 0;
+pub const ANNOUNCEMENT_FINGERPRINT: u64 = 0x7275_c69a_e1f6_a859;
 /// Fingerprint of `schemas/epoch.avsc`.
-pub const EPOCH_FINGERPRINT: u64 = 0;
+pub const EPOCH_FINGERPRINT: u64 = 0x693a_500f_e726_574c;
 
 /// Longest delta that travels inside its announcement, in bytes as stored.
 pub const MAX_INLINE: usize = 64 * 1024;
