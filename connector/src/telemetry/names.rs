@@ -1,0 +1,131 @@
+//! Every metric, once: its name, its meaning, its kind and its labels. The structs that the stages hold, and what
+//! `/metrics` shows, are made from this list, so that neither can differ from it.
+//!
+//! A field's name with `stillwell_` before it is the metric's name; its doc comment is the help text.
+//! `_seconds` histograms are in seconds; all other histograms count things.
+
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
+
+use super::family::{By, families};
+use super::striped::Striped;
+
+families! {
+    /// What the producer of one shard tells about itself.
+    pub struct ProducerMetrics["dataset", "shard"] {
+        /// Records received from the source topics.
+        records_total: IntCounter,
+        /// Key and value bytes received from the source topics.
+        bytes_total: IntCounter,
+        /// Batches flushed.
+        batches_total: IntCounter,
+        /// Versions announced.
+        versions_total: IntCounter,
+        /// Records in a batch.
+        batch_records: Histogram,
+        /// From a batch's first record to its flush.
+        batch_flush_seconds: Histogram,
+        /// One upload to the blob store.
+        write_latency_seconds: Histogram,
+        /// Received to durable in the log.
+        persist_latency_seconds: Histogram,
+        /// Received to announced.
+        publish_latency_seconds: Histogram,
+        /// Building one snapshot and its index.
+        snapshot_seconds: Histogram,
+        /// Uploads and announcements that failed, retries included.
+        write_failures_total: IntCounter,
+        /// Attempts after the first.
+        retries_total: IntCounter,
+        /// The circuit breaker: 0 closed, 1 half-open, 2 open.
+        circuit_state: IntGauge,
+        /// How often the circuit breaker opened.
+        circuit_trips_total: IntCounter,
+        /// Flushes forced by memory pressure.
+        memory_pressure_events_total: IntCounter,
+        /// Pressure, 0 idle to 1 full: the largest of its inputs.
+        pressure: Gauge,
+        /// Records received and not yet announced.
+        pending_records: IntGauge,
+        /// Pending records that are on disk only.
+        spilled_records: IntGauge,
+        /// Bytes of the log on disk.
+        log_bytes: IntGauge,
+        /// Uploads under way.
+        active_writes: IntGauge,
+        /// Records lost by the shed strategy.
+        shed_records_total: By<IntCounter>["strategy"],
+        /// Records overwritten by a later one of their key within their batch.
+        coalesced_records_total: IntCounter,
+        /// Records that changed nothing and were dropped.
+        unchanged_records_total: IntCounter,
+        /// Records between our position and the end of the source partition.
+        source_lag_records: By<IntGauge>["topic", "partition"],
+        /// Dead letters, by the stage that could not process the record.
+        dead_letters_total: By<IntCounter>["stage"],
+    }
+}
+
+families! {
+    /// What the consumer of one dataset's shard tells about itself.
+    pub struct ConsumerMetrics["dataset", "shard"] {
+        /// Versions made readable.
+        processed_versions_total: IntCounter,
+        /// Reads that borrowed from the map.
+        zero_copy_reads_total: Striped,
+        /// Reads that decoded a copy.
+        fallback_reads_total: Striped,
+        /// Errors, by stage.
+        errors_total: By<IntCounter>["stage"],
+        /// Announced to readable.
+        processing_latency_seconds: Histogram,
+        /// Newest source timestamp in a version to that version readable.
+        freshness_seconds: Histogram,
+        /// The version that is readable.
+        current_version: IntGauge,
+        /// The newest version announced.
+        announced_version: IntGauge,
+        /// The present wait between polls.
+        backoff_seconds: Gauge,
+        /// Bytes held, by kind.
+        memory_bytes: By<IntGauge>["kind"],
+        /// Dead letters, by the stage that could not process the record.
+        dead_letters_total: By<IntCounter>["stage"],
+    }
+}
+
+families! {
+    /// librdkafka's statistics of one client (<https://github.com/confluentinc/librdkafka/blob/master/STATISTICS.md>).
+    /// The client label says dataset, shard and what the client does, as in `products/0/source`.
+    pub struct KafkaMetrics["client"] {
+        /// Brokers in state UP.
+        kafka_brokers_up: IntGauge,
+        /// Requests sent.
+        kafka_requests_total: IntCounter,
+        /// Request errors and time-outs.
+        kafka_request_errors_total: IntCounter,
+        /// Bytes sent.
+        kafka_sent_bytes_total: IntCounter,
+        /// Bytes received.
+        kafka_received_bytes_total: IntCounter,
+        /// Messages sent.
+        kafka_sent_messages_total: IntCounter,
+        /// Messages received.
+        kafka_received_messages_total: IntCounter,
+        /// Messages in the client's producer queues.
+        kafka_queued_messages: IntGauge,
+        /// Bytes in the client's producer queues.
+        kafka_queued_bytes: IntGauge,
+        /// Operations that wait for the application to poll.
+        kafka_waiting_operations: IntGauge,
+        /// Messages fetched ahead of the application, all partitions.
+        kafka_prefetched_messages: IntGauge,
+        /// Bytes fetched ahead of the application, all partitions.
+        kafka_prefetched_bytes: IntGauge,
+        /// Rebalances seen.
+        kafka_rebalances_total: IntCounter,
+        /// Round trip to a broker, average of the last window.
+        kafka_round_trip_seconds: By<Gauge>["broker"],
+        /// Time for which a broker throttled the client, average of the last window.
+        kafka_throttle_seconds: By<Gauge>["broker"],
+    }
+}
