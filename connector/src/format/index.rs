@@ -225,7 +225,11 @@ impl Builder {
     }
 
     /// Makes the body in pieces; says how many slots and bytes it has.
-    fn body(&self, homes: u64, mut emit: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(u64, u64), Error> {
+    fn body(
+        &self,
+        homes: u64,
+        mut emit: impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(u64, u64), Error> {
         let mut piece: Vec<u8> = Vec::with_capacity(PAGE);
         let mut total = 0;
         let mut put = |word: u64| -> Result<(), Error> {

@@ -8,7 +8,7 @@
 //! Owns: every layout, drawn above its codec, and its golden files (`tests/golden/FORMAT/vN`). Does not own: where the
 //! bytes lie (`blob/`, `disk/`, `kafka/`), who maps them (`view/`), what a datum means (`schema/`, `codec/`).
 
-pub mod varint;
+pub mod window;
 pub mod container;
 pub mod index;
 pub mod wire;

@@ -1,14 +1,13 @@
 //! A container's header: what the blob is, as Avro file metadata.
 //!
 //! ```text
-//! avro.schema            {"type":"record","name":"StillwellEntry", .. ["null", S]}   S: the dataset's schema, inline
+//! avro.schema            the entry's, with the dataset's own inline ([`Schema::entry_json`])
 //! avro.codec             null (plain) or zstandard (stored)
 //! stillwell.format       1
 //! stillwell.kind         delta or snapshot
 //! stillwell.dataset      name              stillwell.topic_id   of the announcement topic
 //! stillwell.shard, .shards                 stillwell.version, .previous
 //! stillwell.epoch, .writer                 the life that wrote it
-//! stillwell.schema_fingerprint             CRC-64-AVRO of S, 16 hexadecimal digits
 //! stillwell.sources      [{"topic", "topic_id", "partition"}], what an entry's `source` counts into
 //! stillwell.upserts, .deletes              where known before the first entry is written
 //! ```
@@ -19,18 +18,15 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Error, FORMAT, SYNC_BYTES};
-use crate::format::varint::{Fault, Window, put_bytes, put_long};
+use crate::format::window::{Fault, Window};
 use crate::record::{SourcePartition, TopicId};
+use crate::schema::Schema;
+use crate::schema::wire::{put_bytes, put_long};
 use crate::version::{Life, Shard, Version};
 
 const MAGIC: &[u8; 4] = b"Obj\x01";
 const SCHEMA: &str = "avro.schema";
 const CODEC: &str = "avro.codec";
-
-// The dataset's schema goes between the two. No namespace: an inner schema without one would otherwise inherit it, and
-// its names would not be the ones it was given.
-const BEFORE_SCHEMA: &str = r#"{"type":"record","name":"StillwellEntry","fields":[{"name":"key","type":"bytes"},{"name":"timestamp","type":{"type":"long","logicalType":"timestamp-millis"}},{"name":"source","type":"int"},{"name":"offset","type":"long"},{"name":"value","type":["null","#;
-const AFTER_SCHEMA: &str = "]}]}";
 
 /// What a blob holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,10 +88,8 @@ pub struct Header {
     pub previous: Version,
     /// The life that wrote it.
     pub life: Life,
-    /// The dataset's own schema, as JSON.
-    pub schema: Arc<str>,
-    /// CRC-64-AVRO of that schema.
-    pub schema_fingerprint: u64,
+    /// The schema of the entries, in which the dataset's own stands inline: [`Schema::entry_json`].
+    pub entry_schema: Arc<str>,
     /// What an entry's source counts into: the dataset's append-only list.
     pub sources: Vec<SourcePartition>,
     /// How many entries follow, where it was known beforehand.
@@ -112,11 +106,40 @@ impl Header {
         xxh3_128(identity.as_bytes()).to_be_bytes()
     }
 
+    /// The dataset's own schema, out of the entries'. Cost: parses JSON; whoever knows the schema already compares
+    /// [`Header::entry_schema`] with its [`Schema::entry_json`] instead.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if it is no schema of entries.
+    pub fn schema(&self) -> Result<Schema, Error> {
+        #[derive(serde::Deserialize)]
+        struct Outer {
+            fields: Vec<Field>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Field {
+            name: String,
+            #[serde(rename = "type")]
+            kind: Box<serde_json::value::RawValue>,
+        }
+        let outer: Outer = serde_json::from_str(&self.entry_schema)
+            .map_err(|error| Error::malformed(0, format!("avro.schema: {error}")))?;
+        let value = outer.fields.iter().find(|field| field.name == "value");
+        let value = value.ok_or_else(|| Error::malformed(0, "avro.schema has no field \"value\""))?;
+        let branches: Vec<Box<serde_json::value::RawValue>> = serde_json::from_str(value.kind.get())
+            .map_err(|error| Error::malformed(0, format!("avro.schema, field \"value\": {error}")))?;
+        match branches.as_slice() {
+            [null, value] if null.get() == "\"null\"" => Schema::dataset(value.get())
+                .map_err(|error| Error::malformed(0, format!("the dataset's schema: {error}"))),
+            _ => Err(Error::malformed(0, "avro.schema, field \"value\" is not [\"null\", S]")),
+        }
+    }
+
     /// The header's bytes in plain form.
     pub(super) fn encode(&self) -> Vec<u8> {
         let sources = serde_json::to_vec(&self.sources).expect("strings and numbers always serialize");
         let mut pairs: Vec<(&str, Vec<u8>)> = vec![
-            (SCHEMA, format!("{BEFORE_SCHEMA}{}{AFTER_SCHEMA}", self.schema).into_bytes()),
+            (SCHEMA, self.entry_schema.as_bytes().to_vec()),
             (CODEC, b"null".to_vec()),
             ("stillwell.format", FORMAT.to_string().into_bytes()),
             ("stillwell.kind", self.kind.name().into()),
@@ -128,7 +151,6 @@ impl Header {
             ("stillwell.previous", self.previous.to_string().into_bytes()),
             ("stillwell.epoch", self.life.epoch.to_string().into_bytes()),
             ("stillwell.writer", self.life.writer.to_string().into_bytes()),
-            ("stillwell.schema_fingerprint", format!("{:016x}", self.schema_fingerprint).into_bytes()),
             ("stillwell.sources", sources),
         ];
         if let Some(counts) = self.counts {
@@ -144,11 +166,6 @@ impl Header {
 
     /// Reads the header's fields from a container's metadata.
     pub(super) fn from_metadata(metadata: &Metadata) -> Result<Header, Error> {
-        let schema = metadata.text(SCHEMA)?;
-        let schema = schema
-            .strip_prefix(BEFORE_SCHEMA)
-            .and_then(|rest| rest.strip_suffix(AFTER_SCHEMA))
-            .ok_or_else(|| Error::malformed(0, "avro.schema is not that of Stillwell's entries"))?;
         let format: u32 = metadata.parsed("stillwell.format")?;
         if format != FORMAT {
             let what = format!("format {format}; this build reads {FORMAT}: upgrade it");
@@ -159,9 +176,6 @@ impl Header {
             "snapshot" => Kind::Snapshot,
             other => return Err(Error::malformed(0, format!("stillwell.kind is {other:?}"))),
         };
-        let fingerprint = metadata.text("stillwell.schema_fingerprint")?;
-        let fingerprint = u64::from_str_radix(fingerprint, 16)
-            .map_err(|_| Error::malformed(0, "stillwell.schema_fingerprint is not hexadecimal"))?;
         let sources = serde_json::from_slice(metadata.required("stillwell.sources")?)
             .map_err(|error| Error::malformed(0, format!("stillwell.sources: {error}")))?;
         let counts = match metadata.get("stillwell.upserts") {
@@ -183,8 +197,7 @@ impl Header {
                 epoch: metadata.parsed("stillwell.epoch")?,
                 writer: metadata.parsed::<Uuid>("stillwell.writer")?,
             },
-            schema: schema.into(),
-            schema_fingerprint: fingerprint,
+            entry_schema: metadata.text(SCHEMA)?.into(),
             sources,
             counts,
         };

@@ -26,13 +26,14 @@ mod read;
 mod stored;
 
 pub use header::{Counts, Header, Kind};
-pub use write::{Summary, Writer};
 pub use read::{BlockHead, Entries, Located, Reader};
 pub use stored::{Decompressor, LEVEL, Stored, Unpacked, compress};
+pub use write::{Summary, Writer};
 
-use crate::format::varint::{Fault, Window, put_bytes, put_long};
+use crate::format::window::{Fault, Window};
 use crate::record::{Entry, Stamp};
 use crate::schema::Schema;
+use crate::schema::wire::{put_bytes, put_long};
 
 /// A block is closed once it holds this many bytes of entries.
 pub const BLOCK_BYTES: usize = 16 << 10;
@@ -105,11 +106,7 @@ pub fn entry_key(window: &[u8]) -> Result<(&[u8], Window<'_>), Fault> {
 
 /// What follows an entry's key; the rest of the window afterwards starts at the next entry.
 #[inline]
-pub fn entry_rest<'a>(
-    key: &'a [u8],
-    window: &mut Window<'a>,
-    schema: &Schema,
-) -> Result<Entry<'a>, Fault> {
+pub fn entry_rest<'a>(key: &'a [u8], window: &mut Window<'a>, schema: &Schema) -> Result<Entry<'a>, Fault> {
     let timestamp = window.long()?;
     let source = u32::try_from(window.long()?).map_err(|_| Fault::Bad("a negative source"))?;
     let offset = window.long()?;

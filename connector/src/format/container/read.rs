@@ -2,7 +2,7 @@
 
 use super::header::Metadata;
 use super::{Error, Header, SYNC_BYTES, entry};
-use crate::format::varint::{Fault, Window};
+use crate::format::window::{Fault, Window};
 use crate::record::Entry;
 use crate::schema::Schema;
 
@@ -142,7 +142,8 @@ impl<'a> Entries<'a, '_> {
             };
         }
         let head = BlockHead::parse(rest).map_err(|fault| self.fault(fault))?;
-        let whole = head.whole().and_then(|whole| rest.get(..whole)).ok_or_else(|| self.fault(Fault::Short))?;
+        let whole =
+            head.whole().and_then(|whole| rest.get(..whole)).ok_or_else(|| self.fault(Fault::Short))?;
         if !whole.ends_with(&self.sync) {
             return Err(self.fault(Fault::Bad("the sync marker behind the block is not this blob's")));
         }

@@ -8,7 +8,8 @@ use zstd::zstd_safe::get_frame_content_size;
 
 use super::header::Metadata;
 use super::{BlockHead, Error, SYNC_BYTES};
-use crate::format::varint::{Fault, put_long};
+use crate::format::window::Fault;
+use crate::schema::wire::put_long;
 use crate::version::Checksum;
 
 /// zstd's fastest regular level. Blocks are small, so that higher ones gain a few percent of bytes for several times
@@ -189,7 +190,10 @@ impl Decompressor {
                 }
                 if metadata.codec() != ZSTANDARD.as_bytes() {
                     let codec = String::from_utf8_lossy(metadata.codec()).into_owned();
-                    return Err(Error::malformed(at, format!("codec {codec:?} is neither null nor zstandard")));
+                    return Err(Error::malformed(
+                        at,
+                        format!("codec {codec:?} is neither null nor zstandard"),
+                    ));
                 }
                 metadata.set_codec("null");
                 self.state = State::Blocks(metadata.sync);
@@ -205,8 +209,9 @@ impl Decompressor {
                 let whole = head.whole().filter(|&whole| whole as u64 <= self.most_bytes);
                 let whole = whole.ok_or_else(|| Error::malformed(at, "a block longer than the blob"))?;
                 let Some(body) = rest.get(head.frame..whole) else { return Ok(0) };
-                let (packed, marker) =
-                    body.split_at_checked(head.bytes).ok_or_else(|| Error::malformed(at, "a block without marker"))?;
+                let (packed, marker) = body
+                    .split_at_checked(head.bytes)
+                    .ok_or_else(|| Error::malformed(at, "a block without marker"))?;
                 if marker != sync {
                     return Err(Error::malformed(at, "the sync marker behind the block is not this blob's"));
                 }

@@ -6,8 +6,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{BLOCK_BYTES, Counts, Error, Header, SYNC_BYTES, put_entry};
 use crate::format::index;
-use crate::format::varint::put_long;
 use crate::record::Entry;
+use crate::schema::wire::put_long;
 use crate::version::Checksum;
 
 /// What was written.

@@ -1,5 +1,7 @@
-//! Avro's integers: zigzag, then base 128, least group first
-//! (<https://avro.apache.org/docs/1.12.0/specification/#primitive-types-1>).
+//! Bytes read from the front, where it matters why they do not suffice: Avro's encoding of integers and bytes
+//! (`schema/wire`), and whether more bytes could help.
+
+use crate::schema::wire::take_long;
 
 /// Why a window does not hold what it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,21 +12,8 @@ pub enum Fault {
     Bad(&'static str),
 }
 
-/// Appends `value`.
-pub fn put_long(out: &mut Vec<u8>, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
-/// Appends a length and the bytes.
-pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_long(out, bytes.len() as i64);
-    out.extend_from_slice(bytes);
-}
+/// Longest encoding of a `long`.
+const LONGEST: usize = 10;
 
 /// A window that is read from the front.
 #[derive(Clone, Copy, Debug)]
@@ -47,28 +36,13 @@ impl<'a> Window<'a> {
     /// The next `long` (or `int`).
     #[inline]
     pub fn long(&mut self) -> Result<i64, Fault> {
-        let (&first, rest) = self.rest.split_first().ok_or(Fault::Short)?;
-        if first < 0x80 {
-            self.rest = rest;
-            return Ok(i64::from(first >> 1) ^ -i64::from(first & 1));
-        }
-        self.long_slow()
-    }
-
-    fn long_slow(&mut self) -> Result<i64, Fault> {
-        let mut value = 0u64;
-        for (at, &byte) in self.rest.iter().enumerate().take(10) {
-            // The tenth group has room for one bit only; more would be dropped in silence.
-            if at == 9 && byte > 1 {
-                return Err(Fault::Bad("an integer beyond 64 bits"));
+        match take_long(&mut self.rest) {
+            Some(value) => Ok(value),
+            None if self.rest.len() < LONGEST && self.rest.iter().all(|byte| *byte >= 0x80) => {
+                Err(Fault::Short)
             }
-            value |= u64::from(byte & 0x7f) << (7 * at);
-            if byte < 0x80 {
-                self.rest = self.rest.get(at + 1..).ok_or(Fault::Short)?;
-                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
-            }
+            None => Err(Fault::Bad("an integer beyond 64 bits")),
         }
-        Err(if self.rest.len() < 10 { Fault::Short } else { Fault::Bad("an integer beyond 64 bits") })
     }
 
     /// The next `count` bytes.
@@ -90,12 +64,14 @@ impl<'a> Window<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::schema::wire::put_long;
 
     proptest! {
         #[test]
-        fn longs_read_back(value: i64, tail: Vec<u8>) {
+        fn a_cut_integer_is_short_and_a_whole_one_reads_back(value: i64, tail: Vec<u8>) {
             let mut bytes = Vec::new();
             put_long(&mut bytes, value);
             for cut in 0..bytes.len() {
@@ -115,12 +91,8 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_specification() {
-        for (value, bytes) in [(0, "00"), (-1, "01"), (1, "02"), (-64, "7f"), (64, "8001")] {
-            let mut out = Vec::new();
-            put_long(&mut out, value);
-            assert_eq!(out.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), bytes);
-        }
+    fn what_no_byte_can_mend_is_bad() {
         assert_eq!(Window::new(&[0xff; 11]).long(), Err(Fault::Bad("an integer beyond 64 bits")));
+        assert_eq!(Window::new(&[1, 2, 3]).bytes(), Err(Fault::Bad("a negative length")));
     }
 }
