@@ -1,1 +1,584 @@
-//! (being written)
+//! A version in memory, the same for the writer, who compares batches with it, and for readers.
+//!
+//! ```text
+//!  Chain --fetch--> files --map--> base (snapshot + index)  +  overlay (runs of deltas)  =  View  --> get, scan
+//!          |          |                    ^                        |        |
+//!        Store      cache                  '--------- merge --------'        '-- apply one more delta: the next View
+//! ```
+//!
+//! Owns: how a version is held, read, extended and merged; the cache of blobs. Does not own: which version is the
+//! right one (`consumer/follow`, `producer/recover`), when a snapshot is due, where blobs are kept for good (`blob/`).
+//!
+//! A [`View`] is immutable and cheap to clone. A reader holds the one that it was given for as long as it likes; the
+//! files below stay mapped, and are not evicted, until the last clone is gone.
+//!
+//! What is believed: a delta is checked whole when it is opened; of a snapshot and its index each page is checked when
+//! it is first touched. So a damaged byte is an error ([`Error::Corrupt`]) and never a value.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::ErrorKind;
+use crate::format::container::{self, Header, Kind};
+use crate::record::{Entry, Position, SourcePartition, Stamp, TopicId};
+use crate::schema::Schema;
+use crate::version::{Chain, Life, Shard, Version};
+
+pub mod cache;
+pub mod map;
+mod overlay;
+mod base;
+mod merge;
+mod read;
+
+pub use base::{Base, BaseFiles};
+pub use cache::{Cache, FileKind, FileName, Held};
+pub use merge::Snapshot;
+pub use overlay::DeltaFile;
+pub use read::{Origin, Reads, Scan, Value};
+
+use overlay::Overlay;
+
+/// Why a version cannot be opened or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Bytes of a local file are not what they were: discard the file and fetch it again.
+    #[error("{} is corrupt: {detail}; it is fetched again, and if this repeats the disk is failing", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A blob in the store is not what was announced: its source has to be mended, fetching again does not help.
+    #[error(
+        "blob {name} in the store is corrupt: {detail}; restore it, or have the writer make a new snapshot"
+    )]
+    CorruptBlob {
+        /// The blob.
+        name: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A blob is not in the store: it was cleaned away, so go on from the newest announcement.
+    #[error("blob {name} is not in the store")]
+    Missing {
+        /// The blob.
+        name: String,
+    },
+    /// It belongs to another dataset, shard, version or life.
+    #[error("{what} does not belong here: {detail}")]
+    Foreign {
+        /// What.
+        what: String,
+        /// How it differs.
+        detail: String,
+    },
+    /// The delta or snapshot does not join the version at hand: open the chain anew.
+    #[error("{0}")]
+    Gap(String),
+    /// Values of another schema cannot be read in the version's.
+    #[error("values were written under a schema that cannot be read as the version's")]
+    Schema(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The disk refuses.
+    #[error("{doing} {}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The dataset's name cannot be a directory's.
+    #[error("{0:?} cannot be a dataset's name: letters, digits, '.', '_' and '-' only, and no '.' in front")]
+    Name(String),
+    /// A bug.
+    #[error("{0}: this is a bug, please report it")]
+    Internal(&'static str),
+}
+
+impl Error {
+    fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Error {
+        Error::Io { doing, path: path.to_owned(), source }
+    }
+
+    #[cold]
+    fn corrupt(path: &Path, detail: impl Into<String>) -> Error {
+        Error::Corrupt { path: path.to_owned(), detail: detail.into() }
+    }
+
+    fn writing(path: &Path, error: container::Error) -> Error {
+        match error {
+            container::Error::Io(source) => Error::io("writing", path, source),
+            container::Error::Order => Error::Internal("entries were merged out of order"),
+            error => Error::Foreign { what: path.display().to_string(), detail: error.to_string() },
+        }
+    }
+
+    /// Whether the same again can help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Error::Io { .. } | Error::Corrupt { .. })
+    }
+}
+
+impl From<Error> for crate::Error {
+    #[cold]
+    fn from(error: Error) -> crate::Error {
+        let kind = match &error {
+            Error::Corrupt { .. } | Error::CorruptBlob { .. } => ErrorKind::Corrupt,
+            Error::Missing { .. } | Error::Io { .. } => ErrorKind::Unavailable,
+            Error::Foreign { .. } | Error::Name(_) | Error::Schema(_) => ErrorKind::Config,
+            Error::Gap(_) | Error::Internal(_) => ErrorKind::Internal,
+        };
+        crate::Error::because(kind, "reading a version", error)
+    }
+}
+
+/// Which shard of which dataset, in which life of its announcement topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Dataset name.
+    pub dataset: Arc<str>,
+    /// Id of the announcement topic.
+    pub topic_id: TopicId,
+    /// The shard.
+    pub shard: Shard,
+    /// How many shards there are.
+    pub shards: u32,
+}
+
+impl Identity {
+    /// The header of a blob of this shard.
+    pub fn header(
+        &self,
+        kind: Kind,
+        version: Version,
+        previous: Version,
+        life: Life,
+        schema: &Schema,
+        sources: Vec<SourcePartition>,
+    ) -> Header {
+        Header {
+            kind,
+            dataset: self.dataset.to_string(),
+            topic_id: self.topic_id,
+            shard: self.shard,
+            shards: self.shards,
+            version,
+            previous,
+            life,
+            entry_schema: schema.entry_json().into(),
+            sources,
+            counts: None,
+        }
+    }
+
+    /// Checks that a blob is the one that is spoken of; says how it differs.
+    fn expect(&self, header: &Header, kind: Kind, version: Version, epoch: u64) -> Result<(), String> {
+        let have =
+            (header.kind, &*header.dataset, header.topic_id, header.shard, header.version, header.life.epoch);
+        let want = (kind, &*self.dataset, self.topic_id, self.shard, version, epoch);
+        if have == want {
+            return Ok(());
+        }
+        let say = |(kind, dataset, topic_id, shard, version, epoch): (
+            Kind,
+            &str,
+            TopicId,
+            Shard,
+            Version,
+            u64,
+        )| {
+            format!(
+                "the {kind} of version {version} of {dataset}/{shard} (topic id {topic_id}, epoch {epoch})"
+            )
+        };
+        Err(format!("it is {} instead of {}", say(have), say(want)))
+    }
+}
+
+/// One announcement's facts, which the view of its version carries.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The version.
+    pub version: Version,
+    /// The life that announced it.
+    pub life: Life,
+    /// When, milliseconds since the Unix epoch.
+    pub announced_at_ms: i64,
+    /// Whether everything is in it that its sources held when they were first seen.
+    pub caught_up: bool,
+    /// Keys in it.
+    pub records: u64,
+    /// What it holds of each source, in the order of the dataset's append-only list, into which an entry's source
+    /// counts.
+    pub positions: Vec<Position>,
+    /// The dataset's schema.
+    pub schema: Arc<Schema>,
+    /// The newest timestamp of a record in it or in a version before.
+    pub newest_timestamp_ms: Option<i64>,
+    /// The oldest version whose blobs are kept.
+    pub oldest_kept: Version,
+    /// Taken from the cache while Kafka was away: there may be a newer one.
+    pub stale: bool,
+}
+
+impl About {
+    /// Of version 0, before anything was announced.
+    pub fn nothing(schema: Arc<Schema>) -> About {
+        About {
+            version: Version(0),
+            life: Life { epoch: 0, writer: uuid::Uuid::nil() },
+            announced_at_ms: 0,
+            caught_up: false,
+            records: 0,
+            positions: Vec::new(),
+            schema,
+            newest_timestamp_ms: None,
+            oldest_kept: Version(0),
+            stale: false,
+        }
+    }
+}
+
+/// An entry and what its value is encoded in.
+#[derive(Clone, Copy, Debug)]
+struct Found<'a> {
+    entry: Entry<'a>,
+    raw: &'a [u8],
+    schema: &'a Arc<Schema>,
+}
+
+/// What a version holds for a key: as [`Entry`], in the version's own schema, borrowed wherever it was written so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldEntry<'a> {
+    /// Where it came from.
+    pub stamp: Stamp,
+    /// The datum; `None` is a delete.
+    pub value: Option<Cow<'a, [u8]>>,
+}
+
+/// How much has gathered over the base.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OverlaySize {
+    /// Runs that a lookup may have to ask.
+    pub runs: usize,
+    /// Deltas that they refer to.
+    pub deltas: usize,
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of those deltas.
+    pub plain_bytes: u64,
+    /// Bytes of memory (not of mapped files) that it takes.
+    pub memory_bytes: u64,
+}
+
+/// One version of one shard: immutable, cheap to clone, readable from any thread without a lock.
+#[derive(Clone, Debug)]
+pub struct View(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    identity: Identity,
+    about: About,
+    base: Option<Arc<Base>>,
+    overlay: Overlay,
+    resolvers: Vec<(Arc<Schema>, Reading)>,
+    reads: Arc<Reads>,
+}
+
+/// How values of a schema other than the version's own are read.
+#[derive(Clone)]
+enum Reading {
+    /// As they are: only documentation, defaults or names of logical types differ.
+    AsIs,
+    /// Decoded, and encoded anew.
+    Resolved(Arc<Resolver>),
+}
+
+impl std::fmt::Debug for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Reading::AsIs => "AsIs",
+            Reading::Resolved(_) => "Resolved",
+        })
+    }
+}
+
+/// The files of a chain, fetched: see `Fetcher::fetch`.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// Of its snapshot.
+    pub base: Option<BaseFiles>,
+    /// Of its deltas, in their order.
+    pub deltas: Vec<Held>,
+}
+
+impl View {
+    /// Version 0: nothing.
+    pub fn empty(identity: Identity, schema: Arc<Schema>) -> View {
+        View(Arc::new(Inner {
+            identity,
+            about: About::nothing(schema),
+            base: None,
+            overlay: Overlay::default(),
+            resolvers: Vec::new(),
+            reads: Arc::new(Reads::default()),
+        }))
+    }
+
+    /// Maps the files of `chain` as one version. Blocking. Cost: a pass over the deltas; nothing for the snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with the file to discard and fetch again; [`Error::Gap`] if the chain is not one, or not the
+    /// one `about` speaks of; [`Error::Schema`]; [`Error::Io`].
+    pub fn open(identity: &Identity, files: &Files, chain: &Chain, about: About) -> Result<View, Error> {
+        chain.check().map_err(Error::Gap)?;
+        if chain.version() != about.version || chain.deltas.len() != files.deltas.len() {
+            let (chain, deltas) = (chain.version(), files.deltas.len());
+            let about = about.version;
+            return Err(Error::Gap(format!(
+                "a chain to version {chain} with {deltas} files for version {about}"
+            )));
+        }
+        let base = match (&chain.snapshot, &files.base) {
+            (Some(snapshot), Some(files)) => {
+                Some(Arc::new(Base::open(files, identity, snapshot, &about.schema)?))
+            }
+            (None, None) => None,
+            _ => return Err(Error::Gap("a chain with a snapshot, and files without, or the reverse".into())),
+        };
+        let mut deltas: Vec<Arc<DeltaFile>> = Vec::with_capacity(chain.deltas.len());
+        for (held, delta) in files.deltas.iter().zip(&chain.deltas) {
+            // Neighbours share their schema, also where it is an older one than the version's.
+            let known = deltas.last().map_or(&about.schema, |last| last.schema());
+            deltas.push(Arc::new(DeltaFile::open(held, identity, delta, known)?));
+        }
+        let overlay = Overlay::of(deltas)?;
+        View::assemble(identity.clone(), about, base, overlay, Arc::new(Reads::default()))
+    }
+
+    /// The next version: this one with `delta` on top. Cost: the delta's entries (see `overlay` for the merging that
+    /// comes now and then). Blocking only as computing is.
+    ///
+    /// # Errors
+    /// [`Error::Gap`] if the delta does not follow this version; [`Error::Foreign`]; [`Error::Schema`].
+    pub fn apply(&self, delta: Arc<DeltaFile>, mut about: About) -> Result<View, Error> {
+        let inner = &*self.0;
+        let header = delta.header();
+        let follows = header.version == self.version().next() && header.previous == self.version();
+        if !follows || about.version != header.version {
+            let (have, next, about) = (self.version(), header.version, about.version);
+            return Err(Error::Gap(format!(
+                "delta {next} (of announcement {about}) does not follow version {have}"
+            )));
+        }
+        inner
+            .identity
+            .expect(header, Kind::Delta, about.version, about.life.epoch)
+            .map_err(|detail| Error::Foreign { what: "the delta".into(), detail })?;
+        inner.share_schema(&mut about);
+        let overlay = inner.overlay.with(delta)?;
+        View::assemble(inner.identity.clone(), about, inner.base.clone(), overlay, inner.reads.clone())
+    }
+
+    /// The same version on another base: deltas that the base covers are let go of.
+    ///
+    /// # Errors
+    /// [`Error::Gap`] if the base is newer than this version, or older than its present base.
+    pub fn rebase(&self, base: Arc<Base>) -> Result<View, Error> {
+        let inner = &*self.0;
+        let oldest = inner.base.as_ref().map_or(Version(0), |base| base.version());
+        let version = base.version();
+        if version > self.version() || version < oldest {
+            let have = self.version();
+            return Err(Error::Gap(format!(
+                "base {version} for version {have}, whose deltas start above {oldest}"
+            )));
+        }
+        inner
+            .identity
+            .expect(base.header(), Kind::Snapshot, version, base.header().life.epoch)
+            .map_err(|detail| Error::Foreign { what: "the base".into(), detail })?;
+        let overlay = inner.overlay.above(version);
+        View::assemble(inner.identity.clone(), inner.about.clone(), Some(base), overlay, inner.reads.clone())
+    }
+
+    /// The same version with other facts about it, as when Kafka is back and confirms that it is the newest.
+    ///
+    /// # Errors
+    /// [`Error::Gap`] if they are another version's.
+    pub fn restate(&self, mut about: About) -> Result<View, Error> {
+        let inner = &*self.0;
+        if about.version != self.version() {
+            return Err(Error::Gap(format!(
+                "facts of version {} for version {}",
+                about.version,
+                self.version()
+            )));
+        }
+        inner.share_schema(&mut about);
+        let overlay = inner.overlay.clone();
+        View::assemble(inner.identity.clone(), about, inner.base.clone(), overlay, inner.reads.clone())
+    }
+
+    /// The same view, counting its reads in `reads`, and all views made from it too.
+    pub fn counting(&self, reads: Arc<Reads>) -> View {
+        let inner = &*self.0;
+        View(Arc::new(Inner {
+            identity: inner.identity.clone(),
+            about: inner.about.clone(),
+            base: inner.base.clone(),
+            overlay: inner.overlay.clone(),
+            resolvers: inner.resolvers.clone(),
+            reads,
+        }))
+    }
+
+    fn assemble(
+        identity: Identity,
+        about: About,
+        base: Option<Arc<Base>>,
+        overlay: Overlay,
+        reads: Arc<Reads>,
+    ) -> Result<View, Error> {
+        let mut resolvers: Vec<(Arc<Schema>, Reading)> = Vec::new();
+        for schema in base.iter().map(|base| base.schema()).chain(overlay.schemas()) {
+            let known = resolvers.iter().any(|(have, _)| Arc::ptr_eq(have, schema));
+            if known || Arc::ptr_eq(schema, &about.schema) {
+                continue;
+            }
+            let reading = if schema.encodes_like(&about.schema) {
+                Reading::AsIs
+            } else {
+                let resolver = Resolver::new(schema, &about.schema);
+                Reading::Resolved(Arc::new(resolver.map_err(|error| Error::Schema(error.into()))?))
+            };
+            resolvers.push((schema.clone(), reading));
+        }
+        Ok(View(Arc::new(Inner { identity, about, base, overlay, resolvers, reads })))
+    }
+
+    /// What this version holds for `key`, a delete included where one is kept; in the version's schema.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if a page is damaged.
+    #[inline]
+    pub fn entry(&self, key: &[u8]) -> Result<Option<HeldEntry<'_>>, Error> {
+        match self.0.find(key)? {
+            Some(found) => Ok(Some(HeldEntry { stamp: found.entry.stamp, value: self.0.resolved(&found)? })),
+            None => Ok(None),
+        }
+    }
+
+    #[inline]
+    fn resolved<'a>(&'a self, found: &Found<'a>) -> Result<Option<Cow<'a, [u8]>>, Error> {
+        self.0.resolved(found)
+    }
+
+    /// The version.
+    pub fn version(&self) -> Version {
+        self.0.about.version
+    }
+
+    /// What its announcement said.
+    pub fn about(&self) -> &About {
+        &self.0.about
+    }
+
+    /// Which shard it is of.
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// Keys in it.
+    pub fn records(&self) -> u64 {
+        self.0.about.records
+    }
+
+    /// When it was announced, milliseconds since the Unix epoch.
+    pub fn announced_at_ms(&self) -> i64 {
+        self.0.about.announced_at_ms
+    }
+
+    /// Whether everything is in it that its sources held when they were first seen.
+    pub fn caught_up(&self) -> bool {
+        self.0.about.caught_up
+    }
+
+    /// Whether it was taken from the cache while Kafka was away.
+    pub fn is_stale(&self) -> bool {
+        self.0.about.stale
+    }
+
+    /// The dataset's schema.
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.0.about.schema
+    }
+
+    /// The base below, if there is one.
+    pub fn base(&self) -> Option<&Arc<Base>> {
+        self.0.base.as_ref()
+    }
+
+    /// How much has gathered over the base. Cost: a walk over the deltas.
+    pub fn overlay(&self) -> OverlaySize {
+        self.0.overlay.size()
+    }
+
+    /// Its reads, counted together with those of the views that it was made from and that are made from it.
+    pub fn reads(&self) -> &Arc<Reads> {
+        &self.0.reads
+    }
+
+    /// Files of the base, if a page of them was found damaged: the owner discards them, fetches again and opens anew.
+    pub fn damaged(&self) -> Option<[&Path; 2]> {
+        self.0.base.as_ref().and_then(|base| base.damaged())
+    }
+}
+
+impl Inner {
+    /// Takes this view's schema where the next version's is the same text: all that compares by pointer then fits.
+    fn share_schema(&self, about: &mut About) {
+        if about.schema.json() == self.about.schema.json() {
+            about.schema = self.about.schema.clone();
+        }
+    }
+
+    /// The value of an entry in the version's schema.
+    #[inline]
+    fn resolved<'a>(&'a self, found: &Found<'a>) -> Result<Option<Cow<'a, [u8]>>, Error> {
+        match found.entry.value {
+            None => Ok(None),
+            Some(datum) if Arc::ptr_eq(found.schema, &self.about.schema) => Ok(Some(Cow::Borrowed(datum))),
+            Some(datum) => self.resolve(found.schema, datum).map(Some),
+        }
+    }
+
+    #[cold]
+    fn resolve<'a>(&self, schema: &Arc<Schema>, datum: &'a [u8]) -> Result<Cow<'a, [u8]>, Error> {
+        let reading = self.resolvers.iter().find(|(have, _)| Arc::ptr_eq(have, schema));
+        match reading {
+            Some((_, Reading::AsIs)) => Ok(Cow::Borrowed(datum)),
+            Some((_, Reading::Resolved(resolver))) => {
+                let mut out = Vec::with_capacity(datum.len());
+                resolver.resolve(datum, &mut out).map_err(|error| Error::Schema(error.into()))?;
+                Ok(Cow::Owned(out))
+            }
+            None => Err(Error::Internal("no resolver for a schema of the view")),
+        }
+    }
+}
+
+// TRANSITION
+struct Resolver;
+impl Resolver {
+    fn new(_: &Schema, _: &Schema) -> Result<Resolver, crate::schema::Error> {
+        Ok(Resolver)
+    }
+    fn resolve(&self, _: &[u8], _: &mut Vec<u8>) -> Result<(), crate::schema::Malformed> {
+        Ok(())
+    }
+}

@@ -1,0 +1,266 @@
+//! The base: a snapshot and its index, mapped.
+//!
+//! Owns: lookup and walk in them. Does not own: what changed since (`overlay`).
+
+use std::sync::Arc;
+
+use super::cache::{Held, Temporary};
+use super::map::{Map, Paged};
+use super::overlay::schema_of;
+use super::{Error, Found, Identity};
+use crate::format::container::{self, BlockHead, Header, Kind, Reader, SYNC_BYTES};
+use crate::format::index::{self, Layout};
+use crate::schema::Schema;
+use crate::version::{SnapshotRef, Version};
+
+/// A snapshot's two files.
+#[derive(Clone, Debug)]
+pub struct BaseFiles {
+    /// The snapshot, plain.
+    pub snapshot: Held,
+    /// Its index.
+    pub index: Held,
+}
+
+/// A mapped snapshot. Every page is checked when it is first touched.
+#[derive(Debug)]
+pub struct Base {
+    header: Header,
+    schema: Arc<Schema>,
+    layout: Layout,
+    sync: [u8; SYNC_BYTES],
+    snapshot: Paged,
+    index: Paged,
+    /// Keeps the files from being evicted; `None` for a base that only this process has.
+    _files: Option<BaseFiles>,
+}
+
+impl Base {
+    /// Maps a snapshot of the cache. Blocking, yet quick at any size: reads the index's header, its table of page
+    /// checksums and the snapshot's first page.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the two are not the snapshot that is spoken of; [`Error::Io`].
+    pub fn open(
+        files: &BaseFiles,
+        identity: &Identity,
+        snapshot: &SnapshotRef,
+        known: &Arc<Schema>,
+    ) -> Result<Base, Error> {
+        let data = Map::open(files.snapshot.path(), snapshot.blob.plain_bytes)?;
+        let index = Map::open(files.index.path(), snapshot.index.plain_bytes)?;
+        let base = Base::map(data, index, known, Some(files.clone()))?;
+        identity
+            .expect(&base.header, Kind::Snapshot, snapshot.version, snapshot.epoch)
+            .map_err(|detail| Error::corrupt(files.snapshot.path(), detail))?;
+        if base.layout.snapshot_checksum != snapshot.blob.plain_checksum {
+            return Err(Error::corrupt(files.index.path(), "it is the index of another snapshot"));
+        }
+        Ok(base)
+    }
+
+    /// Maps a snapshot that was just merged, whose files are then unlinked: they are gone with the last view on it.
+    pub(super) fn adopt(
+        snapshot: Temporary,
+        index: Temporary,
+        bytes: (u64, u64),
+        known: &Arc<Schema>,
+    ) -> Result<Base, Error> {
+        let data = Map::open(snapshot.path(), bytes.0)?;
+        let index_map = Map::open(index.path(), bytes.1)?;
+        Base::map(data, index_map, known, None)
+    }
+
+    fn map(snapshot: Map, index: Map, known: &Arc<Schema>, files: Option<BaseFiles>) -> Result<Base, Error> {
+        let layout =
+            Layout::parse(index.bytes()).map_err(|error| Error::corrupt(index.path(), error.to_string()))?;
+        if layout.snapshot_bytes != snapshot.bytes().len() as u64 {
+            return Err(Error::corrupt(index.path(), "it is the index of a snapshot of another length"));
+        }
+        let snapshot_sums = layout.snapshot_sums(index.bytes());
+        let body_sums = layout.body_sums(index.bytes());
+        let snapshot = Paged::new(snapshot, 0, snapshot_sums);
+        let index = Paged::new(index, layout.body as usize, body_sums);
+        let reader = snapshot.growing(0, |window| Reader::parse(window).ok())?;
+        let (sync, header) = (reader.sync(), reader.into_header());
+        let schema = schema_of(&header, known).map_err(|detail| Error::corrupt(snapshot.path(), detail))?;
+        Ok(Base { header, schema, layout, sync, snapshot, index, _files: files })
+    }
+
+    /// What it is.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The version that it holds.
+    pub fn version(&self) -> Version {
+        self.header.version
+    }
+
+    /// The schema of its values.
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// Keys in it.
+    pub fn records(&self) -> u64 {
+        self.layout.records
+    }
+
+    /// Bytes of snapshot and index.
+    pub fn bytes(&self) -> u64 {
+        self.layout.snapshot_bytes + self.layout.bytes
+    }
+
+    /// Its files if a page of one was found damaged: they have to be discarded and fetched again.
+    pub fn damaged(&self) -> Option<[&std::path::Path; 2]> {
+        let damaged = self.snapshot.is_damaged() || self.index.is_damaged();
+        damaged.then(|| [self.snapshot.path(), self.index.path()])
+    }
+
+    /// Checks every page now.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn check_all(&self) -> Result<(), Error> {
+        self.snapshot.map().will_scan();
+        self.snapshot.check_all()?;
+        self.index.check_all()
+    }
+
+    #[inline]
+    fn word(&self, at: u64) -> Result<u64, Error> {
+        // Words lie at multiples of eight, so none crosses a page.
+        let at = at.wrapping_sub(self.layout.body) as usize;
+        let bytes = self.index.range(at, at + 8)?;
+        index::u64_at(bytes, 0).ok_or(Error::Internal("a word of other than eight bytes"))
+    }
+
+    /// The entry of a key.
+    #[inline]
+    pub(super) fn find(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'_>>, Error> {
+        let fingerprint = index::fingerprint(hash);
+        let mut slot = index::home(hash, self.layout.homes);
+        while slot < self.layout.slots {
+            let (print, offset) = index::split(self.word(self.layout.slot_at(slot))?);
+            if offset == 0 {
+                return Ok(None);
+            }
+            if print == fingerprint
+                && let Some(found) = self.entry_if(offset as usize, key)?
+            {
+                return Ok(Some(found));
+            }
+            slot += 1;
+        }
+        Ok(None)
+    }
+
+    /// The entry at `offset`, if it is that of `key`.
+    #[inline]
+    fn entry_if(&self, offset: usize, key: &[u8]) -> Result<Option<Found<'_>>, Error> {
+        self.snapshot.growing(offset, |window| {
+            let (have, mut rest) = container::entry_key(window).ok()?;
+            if have != key {
+                return Some(None);
+            }
+            let entry = container::entry_rest(have, &mut rest, &self.schema).ok()?;
+            let raw = window.get(..window.len() - rest.rest().len()).unwrap_or_default();
+            Some(Some(Found { entry, raw, schema: &self.schema }))
+        })
+    }
+
+    /// The frame of a block, and where it starts.
+    fn block(&self, number: u64) -> Result<(usize, BlockHead), Error> {
+        let at = self.word(self.layout.block_at(number))? as usize;
+        Ok((at, self.snapshot.growing(at, |window| BlockHead::parse(window).ok())?))
+    }
+
+    fn first_key(&self, number: u64) -> Result<&[u8], Error> {
+        let (at, head) = self.block(number)?;
+        self.snapshot.growing(at + head.frame, |window| container::entry_key(window).ok().map(|(key, _)| key))
+    }
+
+    /// Entries from the first at or above `from` on.
+    pub(super) fn cursor(&self, from: &[u8]) -> Result<BaseCursor<'_>, Error> {
+        // The last block whose first key is not above `from` is where it would be.
+        let (mut low, mut high) = (0, self.layout.blocks);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.first_key(middle)? <= from {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        let mut cursor =
+            BaseCursor { base: self, block: low.saturating_sub(1), rest: &[], left: 0, head: None };
+        cursor.advance()?;
+        while cursor.head.as_ref().is_some_and(|head| head.entry.key < from) {
+            cursor.advance()?;
+        }
+        Ok(cursor)
+    }
+}
+
+/// Walks a base in key order.
+pub(super) struct BaseCursor<'a> {
+    base: &'a Base,
+    /// The next block to open.
+    block: u64,
+    /// What is left of the open one.
+    rest: &'a [u8],
+    left: u64,
+    head: Option<Found<'a>>,
+}
+
+impl<'a> BaseCursor<'a> {
+    /// The entry at hand; `None` at the end.
+    #[inline]
+    pub fn head(&self) -> Option<&Found<'a>> {
+        self.head.as_ref()
+    }
+
+    /// Goes on to the next entry; gives the one before.
+    #[inline]
+    pub fn advance(&mut self) -> Result<Option<Found<'a>>, Error> {
+        if self.left == 0 && !self.open_block()? {
+            return Ok(self.head.take());
+        }
+        let base = self.base;
+        let (entry, length) = container::entry(self.rest, &base.schema).map_err(|_| base.contradicts())?;
+        let (raw, rest) =
+            self.rest.split_at_checked(length).ok_or(Error::Internal("an entry beyond its window"))?;
+        self.rest = rest;
+        self.left -= 1;
+        Ok(self.head.replace(Found { entry, raw, schema: &base.schema }))
+    }
+
+    fn open_block(&mut self) -> Result<bool, Error> {
+        let base = self.base;
+        if self.block >= base.layout.blocks {
+            return Ok(false);
+        }
+        let (at, head) = base.block(self.block)?;
+        let whole = head.whole().and_then(|whole| at.checked_add(whole)).ok_or_else(|| base.contradicts())?;
+        let bytes = base.snapshot.range(at, whole)?;
+        let entries = bytes.get(head.frame..head.frame + head.bytes);
+        match entries {
+            Some(entries) if head.count > 0 && bytes.ends_with(&base.sync) => {
+                self.block += 1;
+                self.rest = entries;
+                self.left = head.count;
+                Ok(true)
+            }
+            _ => Err(base.contradicts()),
+        }
+    }
+}
+
+impl Base {
+    /// Pages are what was written, and yet it makes no sense: whoever wrote it has a bug, or used another schema.
+    #[cold]
+    fn contradicts(&self) -> Error {
+        Error::corrupt(self.snapshot.path(), "its blocks are not what its index says")
+    }
+}

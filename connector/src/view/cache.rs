@@ -1,0 +1,523 @@
+//! Blobs on the local disk, uncompressed, as views map them.
+//!
+//! ```text
+//! DIR/DATASET/TOPIC_ID/SHARD/VERSION-EPOCH-CHECKSUM.delta.avro | .snapshot.avro | .index
+//! DIR/DATASET/TOPIC_ID/SHARD/.tmp-PID-N          being written
+//! DIR/DATASET/current-SHARD                      topic id and last announcement, for a start without Kafka
+//! ```
+//!
+//! The checksum in a name is that of the file's own bytes (the plain form). A file gets its name by a rename once it is
+//! whole, and is never written again; so several processes may share a directory: the worst that two of them do to each
+//! other is to fetch the same blob twice, or to evict what the other has mapped, which keeps its bytes until unmapped.
+//!
+//! Nothing is fsynced: after a power cut a file may be short, or full of zeros. A short one is seen when it is opened,
+//! any other damage when a page is first read (`map`), and both are fetched again; the store holds the durable copy.
+//!
+//! Owns: names, temporary files, the budget, eviction, who holds what in this process. Does not own: fetching
+//! (`fetch`), what is in a file (`map`, `overlay`, `base`).
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use super::{Error, Identity};
+use crate::record::TopicId;
+use crate::version::{BlobRef, Checksum, DeltaRef, Shard, SnapshotRef, Version};
+
+/// What a file of the cache is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// A delta, plain.
+    Delta,
+    /// A snapshot, plain.
+    Snapshot,
+    /// A snapshot's index.
+    Index,
+}
+
+impl FileKind {
+    fn suffix(self) -> &'static str {
+        match self {
+            FileKind::Delta => "delta.avro",
+            FileKind::Snapshot => "snapshot.avro",
+            FileKind::Index => "index",
+        }
+    }
+}
+
+/// A file's place in the cache of one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileName {
+    /// What it is.
+    pub kind: FileKind,
+    /// The version that it makes or holds.
+    pub version: Version,
+    /// Epoch of the life that wrote it.
+    pub epoch: u64,
+    /// Checksum of its bytes.
+    pub checksum: Checksum,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+impl FileName {
+    fn of(kind: FileKind, version: Version, epoch: u64, blob: &BlobRef) -> FileName {
+        FileName { kind, version, epoch, checksum: blob.plain_checksum, bytes: blob.plain_bytes }
+    }
+
+    /// Of a delta.
+    pub fn delta(delta: &DeltaRef) -> FileName {
+        FileName::of(FileKind::Delta, delta.version, delta.epoch, &delta.blob)
+    }
+
+    /// Of a snapshot.
+    pub fn snapshot(snapshot: &SnapshotRef) -> FileName {
+        FileName::of(FileKind::Snapshot, snapshot.version, snapshot.epoch, &snapshot.blob)
+    }
+
+    /// Of a snapshot's index.
+    pub fn index(snapshot: &SnapshotRef) -> FileName {
+        FileName::of(FileKind::Index, snapshot.version, snapshot.epoch, &snapshot.index)
+    }
+
+    fn text(&self) -> String {
+        format!("{:020}-{}-{}.{}", self.version.0, self.epoch, self.checksum.hex(), self.kind.suffix())
+    }
+}
+
+/// A whole file of the cache. It is not evicted while this, or a map of it, lives.
+#[derive(Clone, Debug)]
+pub struct Held(Arc<HeldFile>);
+
+#[derive(Debug)]
+struct HeldFile {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Held {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+}
+
+/// Local files of blobs; clones share one.
+#[derive(Clone, Debug)]
+pub struct Cache(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    budget: u64,
+    temporaries: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What this process holds; dead entries are dropped when room is made.
+    held: HashMap<PathBuf, Weak<HeldFile>>,
+    /// Bytes in the directory, as far as this process knows: exact after each scan.
+    used: u64,
+    /// Said once, not at every version.
+    said_full: bool,
+}
+
+/// Most of the bytes of a block on common file systems: a small file takes one whole.
+const DISK_BLOCK: u64 = 4096;
+
+/// A temporary file that nobody has written to for so long belongs to a process that is gone.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+fn on_disk(bytes: u64) -> u64 {
+    bytes.next_multiple_of(DISK_BLOCK)
+}
+
+impl Cache {
+    /// Opens the cache in `dir`, which is made if missing. `budget` bounds its bytes on disk: `u64::MAX` never evicts
+    /// (for commands that read beside a running process, whose files they leave alone).
+    ///
+    /// Also removes temporary files that were abandoned.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the directory cannot be made or written.
+    pub fn open(dir: impl Into<PathBuf>, budget: u64) -> Result<Cache, Error> {
+        let dir = dir.into();
+        fs::create_dir_all(&dir).map_err(|source| Error::io("making", &dir, source))?;
+        let cache = Cache(Arc::new(Shared {
+            dir,
+            budget,
+            temporaries: AtomicU64::new(0),
+            state: Mutex::new(State::default()),
+        }));
+        // A fresh file's time is the file system's own now, which is what the others' times compare with; and it shows
+        // early that the directory can be written.
+        let probe = cache.temporary_in(&cache.0.dir)?;
+        let now = probe.file().metadata().and_then(|metadata| metadata.modified());
+        let now = now.map_err(|source| Error::io("asking for the time of", probe.path(), source))?;
+        drop(probe);
+        let mut used = 0;
+        for file in cache.scan()? {
+            if !file.temporary {
+                used += on_disk(file.bytes);
+            } else if now.duration_since(file.modified).is_ok_and(|age| age > ABANDONED) {
+                remove(&file.path)?;
+            }
+        }
+        cache.state().used = used;
+        cache.make_room()?;
+        Ok(cache)
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// Bytes on disk, as far as this process knows.
+    pub fn used(&self) -> u64 {
+        self.state().used
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is a single insertion or sum: a panic between two leaves nothing half done.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The directory of one shard.
+    fn shard_dir(&self, identity: &Identity) -> Result<PathBuf, Error> {
+        let dir = self.dataset_dir(&identity.dataset)?;
+        Ok(dir.join(identity.topic_id.to_string()).join(identity.shard.to_string()))
+    }
+
+    fn dataset_dir(&self, dataset: &str) -> Result<PathBuf, Error> {
+        // A dataset's name becomes part of a path: Kafka's rule for topic names, and no name that climbs.
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if dataset.is_empty() || dataset.starts_with('.') || !dataset.chars().all(fits) {
+            return Err(Error::Name(dataset.to_owned()));
+        }
+        Ok(self.0.dir.join(dataset))
+    }
+
+    /// Takes hold of a file that is here with its full length.
+    ///
+    /// A file of another length is removed: it is what a power cut left.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Name`].
+    pub fn find(&self, identity: &Identity, name: &FileName) -> Result<Option<Held>, Error> {
+        let path = self.shard_dir(identity)?.join(name.text());
+        let mut state = self.state();
+        match fs::metadata(&path) {
+            Ok(found) if found.len() == name.bytes => Ok(Some(hold(&mut state, path, name.bytes))),
+            Ok(_) => {
+                remove(&path)?;
+                Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::io("looking for", &path, source)),
+        }
+    }
+
+    /// Starts a file for one shard. It is gone when dropped, unless kept.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Name`].
+    pub fn temporary(&self, identity: &Identity) -> Result<Temporary, Error> {
+        let dir = self.shard_dir(identity)?;
+        fs::create_dir_all(&dir).map_err(|source| Error::io("making", &dir, source))?;
+        self.temporary_in(&dir)
+    }
+
+    fn temporary_in(&self, dir: &Path) -> Result<Temporary, Error> {
+        loop {
+            let number = self.0.temporaries.fetch_add(1, Ordering::Relaxed);
+            let path = dir.join(format!(".tmp-{}-{number}", std::process::id()));
+            // Process ids repeat across containers that share a directory; that the file is new, the system decides.
+            match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok(Temporary { file, path: Some(path) }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(Error::io("making", &path, source)),
+            }
+        }
+    }
+
+    /// Gives a whole file its name. The caller has checked that its bytes are those that the name says.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Name`].
+    pub fn keep(&self, identity: &Identity, name: &FileName, temporary: Temporary) -> Result<Held, Error> {
+        let path = self.shard_dir(identity)?.join(name.text());
+        let held = {
+            let mut state = self.state();
+            let before = fs::metadata(&path).map_or(0, |metadata| on_disk(metadata.len()));
+            temporary.rename(&path)?;
+            state.used = (state.used + on_disk(name.bytes)).saturating_sub(before);
+            hold(&mut state, path, name.bytes)
+        };
+        self.make_room()?;
+        Ok(held)
+    }
+
+    /// Writes and keeps a small file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Name`].
+    pub fn put(&self, identity: &Identity, name: &FileName, bytes: &[u8]) -> Result<Held, Error> {
+        if let Some(held) = self.find(identity, name)? {
+            return Ok(held);
+        }
+        let mut temporary = self.temporary(identity)?;
+        temporary.write_all(bytes).map_err(|source| Error::io("writing", temporary.path(), source))?;
+        self.keep(identity, name, temporary)
+    }
+
+    /// Removes a damaged file, so that it is fetched again. Who has it mapped keeps the damage until it lets go.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn discard(&self, path: &Path) -> Result<(), Error> {
+        if !path.starts_with(&self.0.dir) {
+            return Ok(());
+        }
+        let mut state = self.state();
+        let bytes = fs::metadata(path).map_or(0, |metadata| on_disk(metadata.len()));
+        remove(path)?;
+        state.used = state.used.saturating_sub(bytes);
+        Ok(())
+    }
+
+    /// Removes one shard's files of versions below `oldest` that nothing in this process holds.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Name`].
+    pub fn trim(&self, identity: &Identity, oldest: Version) -> Result<(), Error> {
+        let dir = self.shard_dir(identity)?;
+        let mut files = Vec::new();
+        list(&dir, &mut files)?;
+        let mut state = self.state();
+        for file in files.iter().filter(|file| file.version.is_some_and(|version| version < oldest)) {
+            if !is_held(&state, &file.path) {
+                remove(&file.path)?;
+                state.used = state.used.saturating_sub(on_disk(file.bytes));
+            }
+        }
+        Ok(())
+    }
+
+    /// Evicts down to nine tenths of the budget, once it is passed: files that nothing holds, oldest first.
+    fn make_room(&self) -> Result<(), Error> {
+        if self.state().used <= self.0.budget {
+            return Ok(());
+        }
+        // Counted anew, since other processes add and remove too.
+        let mut files = self.scan()?;
+        files.retain(|file| !file.temporary);
+        files.sort_by(|a, b| (a.modified, &a.path).cmp(&(b.modified, &b.path)));
+        let mut used: u64 = files.iter().map(|file| on_disk(file.bytes)).sum();
+        let enough = self.0.budget - self.0.budget / 10;
+        let mut state = self.state();
+        state.held.retain(|_, held| held.strong_count() > 0);
+        if used > self.0.budget {
+            for file in &files {
+                if used <= enough {
+                    break;
+                }
+                if !is_held(&state, &file.path) {
+                    remove(&file.path)?;
+                    used -= on_disk(file.bytes);
+                }
+            }
+        }
+        state.used = used;
+        if used > self.0.budget && !state.said_full {
+            state.said_full = true;
+            tracing::warn!(
+                dir = %self.0.dir.display(), used_bytes = used, budget_bytes = self.0.budget,
+                "the blob cache is over its budget with files that are in use; nothing can be evicted"
+            );
+        } else if used <= self.0.budget {
+            state.said_full = false;
+        }
+        Ok(())
+    }
+
+    fn scan(&self) -> Result<Vec<Found>, Error> {
+        let mut files = Vec::new();
+        walk(&self.0.dir, 3, &mut files)?;
+        Ok(files)
+    }
+
+    /// Remembers the announcement that this process is at, so that it can start while Kafka is away.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Name`].
+    pub fn save_current(&self, identity: &Identity, announcement: &[u8]) -> Result<(), Error> {
+        let dir = self.dataset_dir(&identity.dataset)?;
+        fs::create_dir_all(&dir).map_err(|source| Error::io("making", &dir, source))?;
+        let mut body = identity.topic_id.0.to_vec();
+        body.extend_from_slice(announcement);
+        let mut temporary = self.temporary_in(&dir)?;
+        temporary
+            .write_all(&Checksum::of(&body).0.to_le_bytes())
+            .and_then(|()| temporary.write_all(&body))
+            .map_err(|source| Error::io("writing", temporary.path(), source))?;
+        temporary.rename(&current(&dir, identity.shard))
+    }
+
+    /// What [`Cache::save_current`] remembered last: the announcement topic's id and the announcement. `None` if
+    /// nothing was, or a power cut tore it: then the start waits for Kafka.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Name`].
+    pub fn load_current(&self, dataset: &str, shard: Shard) -> Result<Option<(TopicId, Vec<u8>)>, Error> {
+        let path = current(&self.dataset_dir(dataset)?, shard);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::io("reading", &path, source)),
+        };
+        let Some((sum, body)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
+        if Checksum::of(body).0 != u64::from_le_bytes(*sum) {
+            tracing::warn!(path = %path.display(), "the last announcement in the cache is torn; Kafka will tell it anew");
+            return Ok(None);
+        }
+        Ok(body.split_first_chunk::<16>().map(|(id, announcement)| (TopicId(*id), announcement.to_vec())))
+    }
+}
+
+fn current(dataset_dir: &Path, shard: Shard) -> PathBuf {
+    dataset_dir.join(format!("current-{shard}"))
+}
+
+fn hold(state: &mut State, path: PathBuf, bytes: u64) -> Held {
+    if let Some(held) = state.held.get(&path).and_then(Weak::upgrade) {
+        return Held(held);
+    }
+    let held = Arc::new(HeldFile { path: path.clone(), bytes });
+    state.held.insert(path, Arc::downgrade(&held));
+    Held(held)
+}
+
+fn is_held(state: &State, path: &Path) -> bool {
+    state.held.get(path).is_some_and(|held| held.strong_count() > 0)
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        // Another process was faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done.map_err(|source| Error::io("removing", path, source)),
+    }
+}
+
+struct Found {
+    path: PathBuf,
+    bytes: u64,
+    modified: SystemTime,
+    temporary: bool,
+    version: Option<Version>,
+}
+
+/// The files in `dir` and `depth` levels below.
+fn walk(dir: &Path, depth: usize, files: &mut Vec<Found>) -> Result<(), Error> {
+    for below in list(dir, files)? {
+        if depth > 0 {
+            walk(&below, depth - 1, files)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds the cache's own files in `dir`, and gives the directories there. What is not ours is left alone.
+fn list(dir: &Path, files: &mut Vec<Found>) -> Result<Vec<PathBuf>, Error> {
+    let io = |source| Error::io("listing", dir, source);
+    let mut dirs = Vec::new();
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(dirs),
+        Err(source) => return Err(io(source)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(io)?;
+        let path = entry.path();
+        // Gone since it was listed: another process evicts too.
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            dirs.push(path);
+            continue;
+        }
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let temporary = name.starts_with(".tmp-");
+        let ours = [FileKind::Delta, FileKind::Snapshot, FileKind::Index]
+            .iter()
+            .any(|kind| name.strip_suffix(kind.suffix()).is_some_and(|stem| stem.ends_with('.')));
+        if !temporary && !ours {
+            continue;
+        }
+        let version = name.split('-').next().and_then(|digits| digits.parse().ok()).map(Version);
+        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        files.push(Found { path, bytes: metadata.len(), modified, temporary, version });
+    }
+    Ok(dirs)
+}
+
+/// A file that is being written; removed on drop.
+#[derive(Debug)]
+pub struct Temporary {
+    file: File,
+    /// `None` once it has its name.
+    path: Option<PathBuf>,
+}
+
+impl Temporary {
+    /// Where it lies for now.
+    pub fn path(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn rename(mut self, to: &Path) -> Result<(), Error> {
+        if let Some(path) = self.path.take() {
+            fs::rename(&path, to).map_err(|source| {
+                let _ = fs::remove_file(&path);
+                Error::io("renaming to", to, source)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Write for Temporary {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = self.path.take() {
+            // What stays is removed as abandoned by a later start.
+            let _ = fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Files as memory, and pages that are checked before they are believed.
+//!
+//! Owns: the mapping (the only `unsafe` of the room), the record of which pages were seen whole. Does not own: what the
+//! bytes mean (`format/`), nor which files there are (`cache`).
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use memmap2::{Advice, Mmap};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::Error;
+use crate::format::index::PAGE;
+
+/// A file mapped for reading.
+#[derive(Debug)]
+pub struct Map {
+    map: Mmap,
+    path: PathBuf,
+}
+
+impl Map {
+    /// Maps the file at `path`, which has to have exactly `bytes` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is shorter or longer, [`Error::Io`].
+    #[expect(unsafe_code, reason = "mapping a file; see SAFETY")]
+    pub fn open(path: &Path, bytes: u64) -> Result<Map, Error> {
+        let io = |source| Error::io("opening", path, source);
+        let file = File::open(path).map_err(io)?;
+        let have = file.metadata().map_err(io)?.len();
+        if have != bytes {
+            return Err(Error::corrupt(path, format!("it has {have} bytes instead of {bytes}")));
+        }
+        // SAFETY: the bytes of a map must not change while it lives. Files of the cache are written under a temporary
+        // name and renamed once whole; after that nothing of Stillwell writes or truncates them, eviction only unlinks
+        // (a mapped file keeps its bytes), and a second process follows the same rules. Someone who truncates a cache
+        // file by hand while it is mapped ends this process with SIGBUS; nothing in a process can prevent that, and it
+        // is the price of reading without a copy (docs/decisions).
+        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io("mapping", path, source))?;
+        Ok(Map { map, path: path.to_owned() })
+    }
+
+    /// All bytes.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Tells the system to read ahead: for a pass over all of it.
+    pub fn will_scan(&self) {
+        // Advice only: where the system has none to take, the pass is merely slower.
+        let _ = self.map.advise(Advice::Sequential);
+    }
+}
+
+/// A mapped file, or the end of one, whose pages are checked when they are first touched.
+///
+/// The record of what was checked is a bit per page, set without ordering: two threads that both find it unset both
+/// check, and come to the same answer about bytes that never change.
+#[derive(Debug)]
+pub struct Paged {
+    map: Map,
+    /// Where the pages start in the file.
+    start: usize,
+    sums: Vec<u64>,
+    seen: Vec<AtomicU64>,
+    damaged: AtomicBool,
+}
+
+impl Paged {
+    /// The bytes of `map` from `start` on, whose pages have the checksums `sums`.
+    pub fn new(map: Map, start: usize, sums: Vec<u64>) -> Paged {
+        let seen = (0..sums.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Paged { map, start, sums, seen, damaged: AtomicBool::new(false) }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.map.path()
+    }
+
+    /// Bytes behind `start`.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.map.bytes().len().saturating_sub(self.start)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a page was found damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// The map below.
+    pub fn map(&self) -> &Map {
+        &self.map
+    }
+
+    /// The bytes `from..to`, checked.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if one of their pages is not what it was, or they lie beyond the end.
+    #[inline]
+    pub fn range(&self, from: usize, to: usize) -> Result<&[u8], Error> {
+        let mut page = from / PAGE;
+        while page * PAGE < to {
+            self.check(page)?;
+            page += 1;
+        }
+        let bytes = self.start.checked_add(from).zip(self.start.checked_add(to));
+        match bytes.and_then(|(from, to)| self.map.bytes().get(from..to)) {
+            Some(bytes) => Ok(bytes),
+            None => Err(self.beyond(to)),
+        }
+    }
+
+    /// The bytes from `from` to the end of its page, checked.
+    ///
+    /// # Errors
+    /// As [`Paged::range`].
+    #[inline]
+    pub fn window(&self, from: usize) -> Result<&[u8], Error> {
+        let end = (from / PAGE + 1) * PAGE;
+        self.range(from, end.min(self.len()))
+    }
+
+    /// Hands `read` a window from `from` on that grows until it says more than `None`, or the file ends.
+    ///
+    /// # Errors
+    /// As [`Paged::range`]; [`Error::Corrupt`] if `read` is not content with all there is.
+    #[inline]
+    pub fn growing<'a, T>(
+        &'a self,
+        from: usize,
+        mut read: impl FnMut(&'a [u8]) -> Option<T>,
+    ) -> Result<T, Error> {
+        match read(self.window(from)?) {
+            Some(read) => Ok(read),
+            None => self.growing_slow(from, read),
+        }
+    }
+
+    #[cold]
+    fn growing_slow<'a, T>(
+        &'a self,
+        from: usize,
+        mut read: impl FnMut(&'a [u8]) -> Option<T>,
+    ) -> Result<T, Error> {
+        let mut pages = 2;
+        loop {
+            let to = ((from / PAGE + pages) * PAGE).min(self.len());
+            if let Some(read) = read(self.range(from, to)?) {
+                return Ok(read);
+            }
+            if to == self.len() {
+                let detail = format!("no entry can be read at byte {from}");
+                return Err(Error::corrupt(self.map.path(), detail));
+            }
+            pages *= 2;
+        }
+    }
+
+    #[inline]
+    fn check(&self, page: usize) -> Result<(), Error> {
+        let bit = 1 << (page % 64);
+        match self.seen.get(page / 64) {
+            Some(word) if word.load(Ordering::Relaxed) & bit != 0 => Ok(()),
+            _ => self.check_slow(page),
+        }
+    }
+
+    #[cold]
+    fn check_slow(&self, page: usize) -> Result<(), Error> {
+        let bytes = self.map.bytes();
+        let from = (self.start + page * PAGE).min(bytes.len());
+        let to = (from + PAGE).min(bytes.len());
+        let sum = xxh3_64(bytes.get(from..to).unwrap_or_default());
+        if self.sums.get(page) != Some(&sum) {
+            self.damaged.store(true, Ordering::Relaxed);
+            let detail = format!("page {page} (bytes {from} to {to}) does not have its checksum");
+            return Err(Error::corrupt(self.map.path(), detail));
+        }
+        if let Some(word) = self.seen.get(page / 64) {
+            word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn beyond(&self, to: usize) -> Error {
+        self.damaged.store(true, Ordering::Relaxed);
+        Error::corrupt(self.map.path(), format!("something points at byte {to}, beyond its end"))
+    }
+
+    /// Checks every page now.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] at the first that is not what it was.
+    pub fn check_all(&self) -> Result<(), Error> {
+        (0..self.sums.len()).try_for_each(|page| self.check(page))
+    }
+}

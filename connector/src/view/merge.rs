@@ -1,0 +1,187 @@
+//! Base and overlay as one sequence in key order: for scans, and for the next base or snapshot.
+//!
+//! Owns: the merge, and writing it out. Does not own: when it is worth it (producer/snapshot, consumer/follow).
+
+use std::borrow::Cow;
+use std::io::{BufWriter, Write};
+use std::sync::Arc;
+
+use super::base::{Base, BaseCursor, BaseFiles};
+use super::cache::{Cache, FileKind, FileName, Temporary};
+use super::overlay::{Overlay, RunCursor};
+use super::{Error, Found, Identity, View};
+use crate::format::container::{Header, Kind, Summary, Writer};
+use crate::format::index;
+use crate::record::Entry;
+use crate::schema::Schema;
+use crate::version::Life;
+
+/// Entries of all layers in key order, of each key the newest. Deletes included.
+pub(super) struct Merged<'a> {
+    runs: Vec<RunCursor<'a>>,
+    /// The run whose key is the lowest, the newest of those with the same one.
+    lowest: Option<usize>,
+    base: Option<BaseCursor<'a>>,
+}
+
+impl<'a> Merged<'a> {
+    /// From the first key at or above `from` on.
+    pub fn from(overlay: &'a Overlay, base: Option<&'a Base>, from: &[u8]) -> Result<Merged<'a>, Error> {
+        let runs = overlay.runs().iter().map(|run| run.cursor(from)).collect::<Result<Vec<_>, _>>()?;
+        let base = base.map(|base| base.cursor(from)).transpose()?;
+        let mut merged = Merged { runs, lowest: None, base };
+        merged.find_lowest();
+        Ok(merged)
+    }
+
+    fn find_lowest(&mut self) {
+        let keys = self.runs.iter().enumerate().filter_map(|(number, run)| Some((run.key()?, number)));
+        self.lowest = keys.min().map(|(_, number)| number);
+    }
+
+    /// The next entry.
+    #[inline]
+    pub fn next(&mut self) -> Result<Option<Found<'a>>, Error> {
+        let Some(run) = self.lowest.and_then(|lowest| self.runs.get(lowest)) else {
+            return match &mut self.base {
+                Some(base) => base.advance(),
+                None => Ok(None),
+            };
+        };
+        let key = run.key().ok_or(Error::Internal("the lowest run is at its end"))?;
+        if let Some(base) = &mut self.base
+            && let Some(beneath) = base.head()
+        {
+            match beneath.entry.key.cmp(key) {
+                std::cmp::Ordering::Less => return base.advance(),
+                std::cmp::Ordering::Equal => {
+                    base.advance()?;
+                }
+                std::cmp::Ordering::Greater => {}
+            }
+        }
+        let found = run.found()?;
+        for run in &mut self.runs {
+            if run.key() == Some(key) {
+                run.advance()?;
+            }
+        }
+        self.find_lowest();
+        Ok(found)
+    }
+}
+
+/// A snapshot and its index, merged and written, not yet named.
+#[derive(Debug)]
+pub struct Snapshot {
+    header: Header,
+    schema: Arc<Schema>,
+    snapshot: Temporary,
+    index: Temporary,
+    summary: Summary,
+    index_written: index::Written,
+}
+
+impl Snapshot {
+    /// What it is.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// What the snapshot holds; `upserts` are its records.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Bytes and checksum of the index.
+    pub fn index(&self) -> &index::Written {
+        &self.index_written
+    }
+
+    /// The plain snapshot's file, to be compressed and uploaded.
+    pub fn snapshot_path(&self) -> &std::path::Path {
+        self.snapshot.path()
+    }
+
+    /// The index's file, to be uploaded as it is.
+    pub fn index_path(&self) -> &std::path::Path {
+        self.index.path()
+    }
+
+    /// Gives both files their names in the cache, so that a restart finds them.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn keep(self, cache: &Cache, identity: &Identity) -> Result<BaseFiles, Error> {
+        let name = |kind, checksum, bytes| FileName {
+            kind,
+            version: self.header.version,
+            epoch: self.header.life.epoch,
+            checksum,
+            bytes,
+        };
+        let snapshot = name(FileKind::Snapshot, self.summary.plain_checksum, self.summary.plain_bytes);
+        let index = name(FileKind::Index, self.index_written.checksum, self.index_written.bytes);
+        Ok(BaseFiles {
+            snapshot: cache.keep(identity, &snapshot, self.snapshot)?,
+            index: cache.keep(identity, &index, self.index)?,
+        })
+    }
+
+    /// As a base of this process alone: its files have no names and are gone with the last view on it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn into_base(self) -> Result<Arc<Base>, Error> {
+        let bytes = (self.summary.plain_bytes, self.index_written.bytes);
+        Ok(Arc::new(Base::adopt(self.snapshot, self.index, bytes, &self.schema)?))
+    }
+}
+
+impl View {
+    /// The header of a snapshot of this version, written by `life`.
+    pub fn snapshot_header(&self, life: Life) -> Header {
+        let previous = crate::version::Version(self.version().0.saturating_sub(1));
+        let sources = self.about().positions.iter().map(|position| position.source.clone()).collect();
+        self.identity().header(Kind::Snapshot, self.version(), previous, life, self.schema(), sources)
+    }
+
+    /// Merges base and overlay into a snapshot of this version and its index, in two files of the cache that have no
+    /// names yet. Streams: memory is 16 bytes a record, for the index. Blocking. Drops deletes.
+    ///
+    /// Entries are copied as they are, save those of another schema than the view's, which are resolved to it.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if a page of the base is damaged; [`Error::Io`].
+    pub fn merge_snapshot(&self, life: Life, cache: &Cache) -> Result<Snapshot, Error> {
+        let identity = self.identity();
+        let header = self.snapshot_header(life);
+        let snapshot = cache.temporary(identity)?;
+        let path = snapshot.path().to_owned();
+        let writing = |error: crate::format::container::Error| Error::writing(&path, error);
+        let mut writer =
+            Writer::indexed(BufWriter::with_capacity(1 << 20, snapshot), &header).map_err(writing)?;
+        let mut merged = self.merged(&[])?;
+        while let Some(found) = merged.next()? {
+            match self.resolved(&found)? {
+                None => {}
+                Some(Cow::Borrowed(_)) => writer.push_raw(found.raw, &found.entry).map_err(writing)?,
+                Some(Cow::Owned(value)) => {
+                    let entry = Entry { value: Some(&value), ..found.entry };
+                    writer.push(&entry).map_err(writing)?;
+                }
+            }
+        }
+        let (summary, out, builder) = writer.finish_indexed().map_err(writing)?;
+        let snapshot = out.into_inner().map_err(|error| Error::io("writing", &path, error.into_error()))?;
+
+        let index = cache.temporary(identity)?;
+        let index_path = index.path().to_owned();
+        let mut out = BufWriter::with_capacity(1 << 20, index);
+        let index_written = builder.write(&mut out).map_err(|error| Error::writing(&index_path, error))?;
+        out.flush().map_err(|source| Error::io("writing", &index_path, source))?;
+        let index =
+            out.into_inner().map_err(|error| Error::io("writing", &index_path, error.into_error()))?;
+        Ok(Snapshot { header, schema: self.schema().clone(), snapshot, index, summary, index_written })
+    }
+}

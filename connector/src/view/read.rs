@@ -1,0 +1,256 @@
+//! Reading a version: get, scan, and what a value says.
+//!
+//! Owns: values as the outside sees them, and the count of reads. Does not own: where they lie (`overlay`, `base`).
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::merge::Merged;
+use super::{Error, Found, Inner, View};
+use crate::record::{SourcePartition, Stamp};
+use crate::schema::Schema;
+use crate::version::ShardVersions;
+
+/// Stripes of a count; more threads than that share.
+const STRIPES: usize = 64;
+
+#[derive(Debug, Default)]
+#[repr(align(128))] // two cache lines: the CPU fetches neighbours in pairs
+struct Stripe {
+    zero_copy: AtomicU64,
+    fallback: AtomicU64,
+}
+
+/// How many values were read, by how. Each thread counts in a stripe of its own, so that readers do not slow each other
+/// down; a sum is taken when asked for.
+#[derive(Debug)]
+pub struct Reads {
+    stripes: Box<[Stripe]>,
+}
+
+impl Default for Reads {
+    fn default() -> Reads {
+        Reads { stripes: (0..STRIPES).map(|_| Stripe::default()).collect() }
+    }
+}
+
+thread_local! {
+    static STRIPE: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+fn stripe() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    STRIPE.with(|stripe| {
+        if stripe.get() == usize::MAX {
+            stripe.set(NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES);
+        }
+        stripe.get()
+    })
+}
+
+impl Reads {
+    #[inline]
+    fn count(&self, fallback: bool) {
+        if let Some(stripe) = self.stripes.get(stripe()) {
+            let count = if fallback { &stripe.fallback } else { &stripe.zero_copy };
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Values that were borrowed from a map.
+    pub fn zero_copy(&self) -> u64 {
+        self.stripes.iter().map(|stripe| stripe.zero_copy.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Values that were decoded and encoded anew, since they were written under another schema.
+    pub fn fallback(&self) -> u64 {
+        self.stripes.iter().map(|stripe| stripe.fallback.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// A record in one version. Borrows from the view, which keeps it readable for as long as it is held.
+#[derive(Clone)]
+pub struct Value<'a> {
+    view: &'a Inner,
+    key: &'a [u8],
+    stamp: Stamp,
+    datum: Cow<'a, [u8]>,
+}
+
+/// Where a record came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin<'a> {
+    /// Topic and partition; `None` if the view does not know the dataset's sources.
+    pub source: Option<&'a SourcePartition>,
+    /// Its offset there.
+    pub offset: i64,
+    /// Its timestamp, milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+}
+
+impl<'a> Value<'a> {
+    /// The value as an Avro datum in the dataset's schema; for a raw dataset see [`Value::raw`].
+    pub fn bytes(&self) -> &[u8] {
+        &self.datum
+    }
+
+    /// The record's own bytes, where the dataset's schema is plain bytes.
+    pub fn raw(&self) -> Option<&[u8]> {
+        if !self.view.about.schema.is_raw() {
+            return None;
+        }
+        crate::schema::wire::take_bytes(&mut &*self.datum)
+    }
+
+    /// The key's bytes.
+    pub fn key(&self) -> &'a [u8] {
+        self.key
+    }
+
+    /// The schema of [`Value::bytes`].
+    pub fn schema(&self) -> &'a Arc<Schema> {
+        &self.view.about.schema
+    }
+
+    /// Topic, partition, offset and timestamp of the record.
+    pub fn origin(&self) -> Origin<'a> {
+        let position = self.view.about.positions.get(self.stamp.source as usize);
+        Origin {
+            source: position.map(|position| &position.source),
+            offset: self.stamp.offset,
+            timestamp_ms: self.stamp.timestamp,
+        }
+    }
+
+    /// Whether it lies in the map, rather than in a copy that was resolved from another schema.
+    pub fn is_zero_copy(&self) -> bool {
+        matches!(self.datum, Cow::Borrowed(_))
+    }
+
+    /// The datum, free of the view.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.datum.into_owned()
+    }
+}
+
+impl std::fmt::Debug for Value<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // No content: a value may be anybody's secret, and Debug ends up in logs.
+        write!(f, "Value({} bytes from {:?})", self.datum.len(), self.stamp)
+    }
+}
+
+impl Inner {
+    /// The newest entry of a key, a delete included.
+    #[inline]
+    pub(super) fn find(&self, key: &[u8]) -> Result<Option<Found<'_>>, Error> {
+        let hash = crate::format::index::hash(key);
+        if let Some(found) = self.overlay.find(hash, key)? {
+            return Ok(Some(found));
+        }
+        match &self.base {
+            Some(base) => base.find(hash, key),
+            None => Ok(None),
+        }
+    }
+
+    #[inline]
+    fn value<'a>(&'a self, found: &Found<'a>) -> Result<Option<Value<'a>>, Error> {
+        let Some(datum) = self.resolved(found)? else { return Ok(None) };
+        self.reads.count(matches!(datum, Cow::Owned(_)));
+        Ok(Some(Value { view: self, key: found.entry.key, stamp: found.entry.stamp, datum }))
+    }
+}
+
+impl View {
+    /// Looks `key` up in this version. `Ok(None)`: absent or deleted.
+    ///
+    /// Borrows from the mapped files; makes a copy (counted in `fallback_reads_total`) only where the value was written
+    /// under another schema than the version's. Takes no lock; may fault in a page, and checks each page once.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Corrupt`] if a page that it needs is damaged; other keys stay readable.
+    #[inline]
+    pub fn get(&self, key: impl AsRef<[u8]>) -> crate::Result<Option<Value<'_>>> {
+        match self.0.find(key.as_ref()) {
+            Ok(Some(found)) => Ok(self.0.value(&found)?),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// All records whose key starts with `prefix`, in the order of their keys' bytes.
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Scan<'_> {
+        self.prefix_from(prefix, [])
+    }
+
+    /// As [`View::prefix`], from the first key at or above `from` on: for going on where a page of results ended.
+    pub fn prefix_from(&self, prefix: impl AsRef<[u8]>, from: impl AsRef<[u8]>) -> Scan<'_> {
+        let prefix = prefix.as_ref().to_vec();
+        let from = from.as_ref().max(prefix.as_slice());
+        Scan { view: &self.0, merged: self.merged(from).map_err(Some), prefix }
+    }
+
+    /// All records, in the order of their keys' bytes.
+    pub fn iter(&self) -> Scan<'_> {
+        self.prefix([])
+    }
+
+    /// The version of each shard that reads of this view see.
+    pub fn versions(&self) -> ShardVersions {
+        ShardVersions(vec![self.version()])
+    }
+
+    pub(super) fn merged(&self, from: &[u8]) -> Result<Merged<'_>, Error> {
+        Merged::from(&self.0.overlay, self.0.base.as_deref(), from)
+    }
+}
+
+impl<'a> IntoIterator for &'a View {
+    type Item = crate::Result<Value<'a>>;
+    type IntoIter = Scan<'a>;
+
+    fn into_iter(self) -> Scan<'a> {
+        self.iter()
+    }
+}
+
+/// Records in key order; see [`View::prefix`]. After an error there is nothing more.
+pub struct Scan<'a> {
+    view: &'a Inner,
+    /// `Err(None)`: it is over.
+    merged: Result<Merged<'a>, Option<Error>>,
+    prefix: Vec<u8>,
+}
+
+impl<'a> Scan<'a> {
+    fn step(&mut self) -> Result<Option<Value<'a>>, Error> {
+        let merged = match &mut self.merged {
+            Ok(merged) => merged,
+            Err(error) => return error.take().map_or(Ok(None), Err),
+        };
+        while let Some(found) = merged.next()? {
+            if !found.entry.key.starts_with(&self.prefix) {
+                return Ok(None);
+            }
+            if let Some(value) = self.view.value(&found)? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl<'a> Iterator for Scan<'a> {
+    type Item = crate::Result<Value<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = self.step();
+        if !matches!(step, Ok(Some(_))) {
+            self.merged = Err(None);
+        }
+        step.map_err(crate::Error::from).transpose()
+    }
+}
