@@ -24,6 +24,7 @@ done
 printf '%s\n' "$todo" | sh
 "#;
 
+#[expect(clippy::zombie_processes, reason = "it ends after this process, which cannot wait for it then")]
 static SHELL: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
     let mut shell = Command::new("sh")
         .args(["-c", SCRIPT])

@@ -68,7 +68,8 @@ impl Source {
                 }
                 Kind::Sign('{') => braces.push(false),
                 Kind::Sign('}') => {
-                    if braces.pop() == Some(true) {
+                    let closed = braces.pop();
+                    if closed == Some(true) {
                         module.pop();
                     }
                 }

@@ -36,7 +36,7 @@ pub struct Broker {
 #[derive(Debug)]
 enum Kind {
     Given,
-    Container(container::Container),
+    Container(Box<container::Container>),
     Native(native::Native),
 }
 
@@ -73,7 +73,7 @@ impl Broker {
     fn launch() -> Result<Broker, String> {
         let settings = Settings::load();
         let kind = match choice(&settings)? {
-            Choice::Testcontainers => Kind::Container(container::Container::start(&settings)?),
+            Choice::Testcontainers => Kind::Container(Box::new(container::Container::start(&settings)?)),
             Choice::Native => Kind::Native(native::Native::start(&settings)?),
         };
         let port = match &kind {

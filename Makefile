@@ -1,0 +1,52 @@
+# Everything here goes through .ci/cargo, which links RocksDB from one build kept outside the clone (.ci/rocksdb).
+# Plain cargo works too; it compiles RocksDB itself, which takes some 20 minutes longer, once.
+#
+# cargo always gets the whole workspace: features are then the same for binary, tests and lints, and nothing compiles twice.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+cargo := bash .ci/cargo
+binary = $$(cargo metadata --offline --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/release/stillwell
+# Narrows what `make test` runs, in cargo's words; what `make demo` gives to the demo.
+TESTS ?=
+ARGS ?=
+
+.PHONY: help setup build demo test check fmt clippy doc image
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+
+setup: ## install what a build needs, or say what is missing
+	@bash .ci/setup
+
+build: setup ## the release binary; its path is the last line
+	@$(cargo) build --release --locked --workspace --bins
+	@echo "$(binary)"
+
+demo: build ## the whole system on an embedded broker; ARGS="--for 30s" …
+	@"$(binary)" demo $(ARGS)
+
+test: ## all tests, on a real broker; TESTS="--test flow" for some
+	@bash .ci/setup test
+	@$(cargo) build --release --locked --workspace --bins
+	@STILLWELL_BIN="$(binary)" $(cargo) test --release --locked --workspace $(TESTS)
+
+check: setup ## format, lints and documentation, as CI wants them
+	@cargo fmt --all --check
+	@$(cargo) clippy --release --locked --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(cargo) doc --release --locked --workspace --no-deps
+
+fmt: ## format the source
+	@cargo fmt --all
+
+clippy: setup ## lints alone
+	@$(cargo) clippy --release --locked --workspace --all-targets -- -D warnings
+
+doc: setup ## the library's documentation; its path is the last line
+	@RUSTDOCFLAGS="-D warnings" $(cargo) doc --release --locked --workspace --no-deps
+
+image: ## the container image stillwell:latest
+	@docker build -t stillwell:latest -f docker/Dockerfile .
