@@ -1,4 +1,235 @@
-//! Blob stores.
-/// A blob store.
+//! Blob stores: where deltas, snapshots and their indexes lie, and whence readers fetch them.
+//!
+//! ```text
+//!   producer/store ---- put ---->  Store  <---- get ---- view/fetch
+//!                                    |
+//!             file:///dir (synced)   |   memory:// (demo, tests)
+//! ```
+//!
+//! Owns: names relative to a store ([`name`]), opening by URL, and the promise that a `put` which returned is durable
+//! and was never seen in part. Does not own: what is in a blob (`format/`), when it is fetched, cached or deleted
+//! (`view/`, `producer/clean`), or retries (the caller knows what else waits).
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt as _};
+
+pub mod name;
+pub mod faulty;
+mod object;
+
+#[cfg(test)]
+mod tests;
+
+/// What is put: bytes in memory, or a local file that is read while it is sent.
 #[derive(Clone, Debug)]
-pub struct Store;
+pub enum Body {
+    /// The blob itself.
+    Bytes(Bytes),
+    /// A local file with the blob. It must not change until the put is done.
+    File(PathBuf),
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Body {
+        Body::Bytes(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Body {
+        Body::Bytes(bytes.into())
+    }
+}
+
+/// A blob's content, in order, in pieces of the store's choice.
+pub type Content = BoxStream<'static, Result<Bytes, Error>>;
+
+/// One blob as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Name relative to the store.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// What a store must do. One contract test runs against every implementation (`blob/tests.rs`).
+///
+/// Names are relative, of parts joined by `/`; a part is never empty, `.` or `..`, and none starts with a dot.
+pub trait BlobStore: fmt::Debug + Send + Sync {
+    /// Stores a blob. When this returns, the blob is durable and visible whole; before, it is not visible at all,
+    /// and after an error it is either. Putting over an existing name replaces it in one step: readers see the old
+    /// or the new bytes, never a mixture.
+    fn put<'a>(&'a self, name: &'a str, body: Body) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Reads a blob from its beginning. [`Error::Missing`] if there is none.
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Content, Error>>;
+
+    /// A blob's length, or `None` if there is none.
+    fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<u64>, Error>>;
+
+    /// All blobs whose names lie below `prefix` (whole parts: `a/b` lists `a/b/c`, not `a/bc`), in name order.
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, Error>>;
+
+    /// Deletes a blob. One that is not there is no error: a delete may be repeated.
+    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+}
+
+/// Why a store failed, by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The URL cannot be a store of this release: change the configuration.
+    #[error("blob store {url}: {problem}")]
+    Url {
+        /// As configured.
+        url: String,
+        /// What is wrong with it, and what to write instead.
+        problem: String,
+    },
+    /// The name breaks the rules of [`BlobStore`]: a bug, or an announcement from elsewhere.
+    #[error("{name:?} is not a blob name: {problem}")]
+    Name {
+        /// The name.
+        name: String,
+        /// The rule it breaks.
+        problem: &'static str,
+    },
+    /// There is no such blob: it was cleaned, or never put. Jump to a newer version.
+    #[error("{url} does not exist; it was cleaned, or another store was meant")]
+    Missing {
+        /// The blob.
+        url: String,
+    },
+    /// The store refuses: permissions, a read-only or full file system. Retried, since an operator may mend it.
+    #[error("{doing} {url}: {problem}")]
+    Refused {
+        /// `storing`, `reading`, `listing` or `deleting`.
+        doing: &'static str,
+        /// The blob or the prefix.
+        url: String,
+        /// What was answered, and what to do.
+        problem: String,
+    },
+    /// The store does not answer, or answers with a failure of its own: try again.
+    #[error("{doing} {url}: {problem}")]
+    Unavailable {
+        /// `storing`, `reading`, `listing` or `deleting`.
+        doing: &'static str,
+        /// The blob or the prefix.
+        url: String,
+        /// What was answered.
+        problem: String,
+    },
+}
+
+impl Error {
+    /// Whether trying again may succeed with nothing changed here.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Error::Refused { .. } | Error::Unavailable { .. })
+    }
+
+    /// What the operator does about it.
+    pub fn kind(&self) -> crate::ErrorKind {
+        match self {
+            Error::Url { .. } => crate::ErrorKind::Config,
+            Error::Name { .. } => crate::ErrorKind::Internal,
+            Error::Missing { .. } | Error::Refused { .. } | Error::Unavailable { .. } => {
+                crate::ErrorKind::Unavailable
+            }
+        }
+    }
+}
+
+/// A blob store and the URL that it was opened by. Cheap to clone; clones are the same store.
+#[derive(Clone)]
+pub struct Store {
+    /// Without a slash at its end, so that `base` + `/` + name is a blob's URL.
+    base: Arc<str>,
+    inner: Arc<dyn BlobStore>,
+}
+
+impl Store {
+    /// Opens the store of a URL: `file:///DIR` (made if missing) or `memory://` (every call makes a new, empty one;
+    /// clone the [`Store`] to share it).
+    ///
+    /// # Errors
+    /// [`Error::Url`] for any other, and for a folder that cannot be made or written.
+    pub fn open(url: &str) -> Result<Store, Error> {
+        object::open(url)
+    }
+
+    /// A store of one's own; `base` is what its blobs' absolute URLs start with.
+    pub fn new(base: &str, inner: Arc<dyn BlobStore>) -> Store {
+        Store { base: base.trim_end_matches('/').into(), inner }
+    }
+
+    /// The URL it was opened by, without a slash at its end.
+    pub fn url(&self) -> &str {
+        &self.base
+    }
+
+    /// The absolute URL of a blob. For `file://` stores what follows the scheme is the plain path, not
+    /// percent-encoded, so that other programs can open it.
+    pub fn absolute_url(&self, name: &str) -> String {
+        format!("{}/{name}", self.base)
+    }
+
+    /// See [`BlobStore::put`].
+    pub async fn put(&self, name: &str, body: impl Into<Body>) -> Result<(), Error> {
+        name::check(name)?;
+        self.inner.put(name, body.into()).await
+    }
+
+    /// See [`BlobStore::get`].
+    pub async fn get(&self, name: &str) -> Result<Content, Error> {
+        name::check(name)?;
+        self.inner.get(name).await
+    }
+
+    /// A whole blob in memory; for what is known to be small.
+    pub async fn get_bytes(&self, name: &str) -> Result<Bytes, Error> {
+        let mut content = self.get(name).await?;
+        let mut all = BytesMut::new();
+        while let Some(piece) = content.next().await {
+            all.extend_from_slice(&piece?);
+        }
+        Ok(all.freeze())
+    }
+
+    /// See [`BlobStore::head`].
+    pub async fn head(&self, name: &str) -> Result<Option<u64>, Error> {
+        name::check(name)?;
+        self.inner.head(name).await
+    }
+
+    /// See [`BlobStore::list`]. The empty prefix lists all.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {
+        let prefix = prefix.trim_end_matches('/');
+        if !prefix.is_empty() {
+            name::check(prefix)?;
+        }
+        self.inner.list(prefix).await
+    }
+
+    /// See [`BlobStore::delete`].
+    pub async fn delete(&self, name: &str) -> Result<(), Error> {
+        name::check(name)?;
+        self.inner.delete(name).await
+    }
+
+    /// The implementation, for wrappers.
+    pub fn inner(&self) -> Arc<dyn BlobStore> {
+        Arc::clone(&self.inner)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.base).finish()
+    }
+}

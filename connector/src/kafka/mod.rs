@@ -1,19 +1,97 @@
-//! Kafka.
+//! Kafka: every client that Stillwell uses, each for one purpose. The only user of `rdkafka`.
+//!
+//! ```text
+//!                     source topics          announcements          dead letters
+//!                          |                  |    ^   ^                 ^
+//!            Poller (source)   Poller (tail) -+    |   |                 |
+//!                                                  |   +-- Transaction --+   letters, source offsets, announcement
+//!            Member: who owns which shard ---------+       (one thread)
+//!            Admin: topic ids, settings, creation        Sender: plain idempotent records
+//!            Cluster: librdkafka's embedded broker, for the demo
+//! ```
+//!
+//! Owns: the librdkafka settings that the design depends on, and telling errors apart by what the caller does next.
+//! Does not own: what is read or written, positions, or when to try again.
+//!
+//! A client may block: [`Poller`] and [`Transaction`] are meant for one thread each. [`Admin`], [`Member`] and
+//! [`Sender`] are async and bring their own threads.
+
 use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+
+mod client;
+pub mod embedded;
+mod error;
+pub mod ids;
+pub mod poll;
+pub mod rebalance;
+pub mod sender;
+pub mod stats;
+pub mod topics;
+pub mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+pub use embedded::Cluster;
+pub use error::Error;
+pub use ids::Message;
+pub use poll::{Polled, Poller, Tuning, Waker};
+pub use rebalance::{Event, GroupMetadata, Member, Membership, Revoked};
+pub use sender::Sender;
+pub use topics::{Admin, TopicInfo, TopicSpec};
+pub use transaction::{Outcome, Transaction};
+
 /// How to reach Kafka.
 #[derive(Clone, Default)]
 pub struct Options {
     /// `bootstrap.servers`.
     pub bootstrap_servers: String,
-    /// Any other librdkafka property.
+    /// Any other librdkafka property. What the design depends on (`isolation.level` and the like) is set after
+    /// these and wins; that they do not conflict is checked where they are configured.
     pub properties: BTreeMap<String, String>,
     /// `client.id`.
     pub client_id: String,
-    /// librdkafka's embedded broker.
+    /// The servers are a [`Cluster`], which knows no administration, topic ids or transactional offsets.
     pub embedded: bool,
 }
-impl std::fmt::Debug for Options {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("bootstrap_servers", &self.bootstrap_servers).finish_non_exhaustive()
+
+impl fmt::Debug for Options {
+    /// Shows which properties are set, never their values: passwords, keys and tokens are among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("bootstrap_servers", &self.bootstrap_servers)
+            .field("properties", &self.properties.keys())
+            .field("client_id", &self.client_id)
+            .field("embedded", &self.embedded)
+            .finish()
     }
+}
+
+/// A record on its way into Kafka.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outgoing<'a> {
+    /// Topic.
+    pub topic: &'a str,
+    /// Partition; `None`: by the key, as Java's clients place it.
+    pub partition: Option<i32>,
+    /// Key.
+    pub key: Option<&'a [u8]>,
+    /// Value; `None` is a delete.
+    pub value: Option<&'a [u8]>,
+    /// Headers, in order.
+    pub headers: &'a [(String, Option<Bytes>)],
+    /// Milliseconds since the Unix epoch; `None`: now.
+    pub timestamp: Option<i64>,
+}
+
+/// Where a record ended up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// Partition.
+    pub partition: i32,
+    /// The record's own offset. With acknowledgements from the embedded broker, -1 where it tells none.
+    pub offset: i64,
 }

@@ -1,0 +1,1 @@
+//! The contract of [`BlobStore`], run against every implementation.

@@ -1,0 +1,438 @@
+//! What rdkafka does not offer, straight from librdkafka: topic ids, and records and events with their topic.
+//!
+//! - rdkafka has no `DescribeTopics`, the only call that tells a topic's id.
+//! - rdkafka's consumer reports the end of a partition and a lost offset without topic and offset, both of which
+//!   librdkafka knows; with several source topics that is not enough to know where one stands.
+//! - rdkafka takes one record per call with an allocation each; librdkafka hands out batches.
+//!
+//! Owns: all `unsafe` of this room. Everything that leaves this file is safe, borrowed from its owner, and bounded.
+
+#![expect(unsafe_code, reason = "the calls of librdkafka that rdkafka lacks; each has its SAFETY")]
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull, addr_of};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::bindings as rd;
+use rdkafka::client::Client;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+use crate::record::TopicId;
+
+use super::client::Context;
+
+/// Records taken out of librdkafka's queue at a time. They no longer count against `queued.max.messages.kbytes`, yet
+/// no more come out than were in: at worst that bound holds twice.
+const BATCH: usize = 256;
+
+/// A queue of librdkafka's, shared with those who may wake its reader.
+struct Queue(NonNull<rd::rd_kafka_queue_t>);
+
+// SAFETY: librdkafka's queues are locked inside; any thread may use or destroy a handle.
+unsafe impl Send for Queue {}
+
+impl Queue {
+    fn as_ptr(&self) -> *mut rd::rd_kafka_queue_t {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from rd_kafka_queue_get_* or rd_kafka_queue_new and is dropped once.
+        unsafe { rd::rd_kafka_queue_destroy(self.as_ptr()) }
+    }
+}
+
+/// Ends the wait of the [`Inlet`] that it came from, from any thread. After the inlet is gone it does nothing.
+#[derive(Clone)]
+pub(super) struct Bell(Arc<Mutex<Option<Queue>>>);
+
+impl Bell {
+    pub(super) fn ring(&self) {
+        if let Some(queue) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            // SAFETY: the inlet takes the handle out, under this lock, before the client goes.
+            unsafe { rd::rd_kafka_queue_yield(queue.as_ptr()) }
+        }
+    }
+}
+
+/// A consumer, with its queue read in batches.
+///
+/// Fields drop in order, after [`Inlet::drop`] has given back all records: queues before the client they belong to.
+pub(super) struct Inlet {
+    /// Taken out of the queue and not yet given back; those before `next` are null.
+    batch: Vec<*mut rd::rd_kafka_message_t>,
+    /// The record that comes next.
+    next: usize,
+    bell: Bell,
+    queue: Queue,
+    main: Queue,
+    consumer: BaseConsumer<Context>,
+}
+
+// SAFETY: the raw pointers are records that this inlet alone owns; librdkafka lets any thread read and destroy them.
+unsafe impl Send for Inlet {}
+
+impl Inlet {
+    /// Takes over the receiving side of `consumer`, which must not be polled besides.
+    ///
+    /// `None` where the client has no consumer queue: it was made without a `group.id`.
+    pub(super) fn new(consumer: BaseConsumer<Context>) -> Option<Inlet> {
+        let client = consumer.client().native_ptr();
+        // SAFETY: `client` lives as long as `consumer`; each call hands out a reference of its own, or null.
+        let [queue, wake, main] = unsafe {
+            [
+                NonNull::new(rd::rd_kafka_queue_get_consumer(client)).map(Queue),
+                NonNull::new(rd::rd_kafka_queue_get_consumer(client)).map(Queue),
+                NonNull::new(rd::rd_kafka_queue_get_main(client)).map(Queue),
+            ]
+        };
+        let (queue, wake, main) = (queue?, wake?, main?);
+        // rdkafka forwards log lines and statistics into the consumer queue, where a batch call would print them to
+        // stderr. They stay in the main queue, which `serve` empties.
+        // SAFETY: both handles are live; a null destination ends the forwarding.
+        unsafe { rd::rd_kafka_queue_forward(main.as_ptr(), ptr::null_mut()) }
+        let bell = Bell(Arc::new(Mutex::new(Some(wake))));
+        Some(Inlet { batch: Vec::with_capacity(BATCH), next: 0, bell, queue, main, consumer })
+    }
+
+    /// The consumer, for assignment, pausing and the like.
+    pub(super) fn consumer(&self) -> &BaseConsumer<Context> {
+        &self.consumer
+    }
+
+    /// What ends a wait early.
+    pub(super) fn bell(&self) -> Bell {
+        self.bell.clone()
+    }
+
+    /// The next record or event, waiting for up to `timeout`. What was handed out before is given back.
+    pub(super) fn next(&mut self, timeout: Duration) -> Option<Message<'_>> {
+        if self.batch.get(self.next).is_none() {
+            self.discard();
+            // A call waits until it has as many records as it was asked for: first take what is there, then wait
+            // for one.
+            if self.take(BATCH, Duration::ZERO) == 0 {
+                serve(&self.main, self.consumer.client());
+                if timeout.is_zero() || self.take(1, timeout) == 0 {
+                    return None;
+                }
+            }
+        }
+        let taken = self.next;
+        self.next += 1;
+        if let Some(before) = taken.checked_sub(1).and_then(|before| self.batch.get_mut(before)) {
+            destroy(before);
+        }
+        let message = NonNull::new(*self.batch.get(taken)?)?;
+        Some(Message { message, inlet: PhantomData })
+    }
+
+    /// Gives back all records, also those not handed out.
+    pub(super) fn discard(&mut self) {
+        for message in self.batch.get_mut(self.next.saturating_sub(1)..).unwrap_or_default() {
+            destroy(message);
+        }
+        self.batch.clear();
+        self.next = 0;
+    }
+
+    fn take(&mut self, most: usize, timeout: Duration) -> usize {
+        let timeout = timeout.as_millis().min(i32::MAX as u128) as c_int;
+        debug_assert!(self.batch.is_empty() && most <= self.batch.capacity());
+        // SAFETY: the vector has room for `most` pointers and is empty; the call fills the first `taken` of them with
+        // records that are ours from then on.
+        unsafe {
+            let into = self.batch.as_mut_ptr();
+            let taken = rd::rd_kafka_consume_batch_queue(self.queue.as_ptr(), timeout, into, most);
+            self.batch.set_len(usize::try_from(taken).unwrap_or(0));
+        }
+        self.batch.len()
+    }
+}
+
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        self.bell.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.discard();
+    }
+}
+
+fn destroy(message: &mut *mut rd::rd_kafka_message_t) {
+    let message = std::mem::replace(message, ptr::null_mut());
+    if !message.is_null() {
+        // SAFETY: it came from rd_kafka_consume_batch_queue, and the null left in its place keeps it from being
+        // destroyed twice. A `Message` borrows the inlet, so none is left that shows it.
+        unsafe { rd::rd_kafka_message_destroy(message) }
+    }
+}
+
+/// Hands log lines, errors and statistics that wait in a client's main queue to its context.
+fn serve(main: &Queue, client: &Client<Context>) {
+    loop {
+        // SAFETY: the queue is live; the event is ours, and destroyed below.
+        let Some(event) = NonNull::new(unsafe { rd::rd_kafka_queue_poll(main.as_ptr(), 0) }) else { return };
+        let event = event.as_ptr();
+        let context = client.context();
+        // SAFETY: the event is live until destroyed; each accessor is called on the type that it is for, and the
+        // strings are copied or parsed before the event goes.
+        unsafe {
+            match rd::rd_kafka_event_type(event) {
+                rd::RD_KAFKA_EVENT_LOG => {
+                    let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
+                    if rd::rd_kafka_event_log(event, &mut facility, &mut line, &mut level) == 0 {
+                        context.line(level_of(level), text(facility).trim(), text(line).trim());
+                    }
+                }
+                rd::RD_KAFKA_EVENT_STATS => context.statistics(text(rd::rd_kafka_event_stats(event))),
+                rd::RD_KAFKA_EVENT_ERROR => context.trouble(text(rd::rd_kafka_event_error_string(event))),
+                _ => {}
+            }
+            rd::rd_kafka_event_destroy(event);
+        }
+    }
+}
+
+/// Serves the main queue of a client that rdkafka leaves unread: an admin client's log lines would pile up for ever.
+pub(super) fn serve_unread(client: &Client<Context>) {
+    // SAFETY: the client is live; the handle is a reference of its own.
+    if let Some(main) = NonNull::new(unsafe { rd::rd_kafka_queue_get_main(client.native_ptr()) }) {
+        serve(&Queue(main), client);
+    }
+}
+
+fn level_of(level: c_int) -> RDKafkaLogLevel {
+    match level {
+        ..=4 => RDKafkaLogLevel::Warning,
+        5 | 6 => RDKafkaLogLevel::Info,
+        _ => RDKafkaLogLevel::Debug,
+    }
+}
+
+/// The text behind a pointer of librdkafka's; empty for null and for what is not UTF-8.
+///
+/// # Safety
+/// Null, or a C string that lives for `'a`.
+unsafe fn text<'a>(text: *const c_char) -> &'a str {
+    if text.is_null() {
+        return "";
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_str().unwrap_or("")
+}
+
+/// Bytes behind a pointer of librdkafka's.
+///
+/// # Safety
+/// Null, or `len` bytes that live for `'a`.
+unsafe fn bytes<'a>(start: *const std::ffi::c_void, len: usize) -> Option<&'a [u8]> {
+    if start.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    Some(unsafe { std::slice::from_raw_parts(start.cast(), len) })
+}
+
+/// A record as librdkafka holds it; valid until the poller is polled again.
+pub struct Message<'a> {
+    message: NonNull<rd::rd_kafka_message_t>,
+    inlet: PhantomData<&'a Inlet>,
+}
+
+impl<'a> Message<'a> {
+    // No reference to the struct is ever made, only its fields are read: `err` is a Rust enum in the bindings, and a
+    // code that is newer than they are would make such a reference undefined behaviour.
+
+    /// The error code; 0 for a record.
+    pub(super) fn code(&self) -> i32 {
+        // SAFETY: live while the inlet is borrowed; the enum's representation is a C int.
+        unsafe { addr_of!((*self.message.as_ptr()).err).cast::<i32>().read() }
+    }
+
+    /// librdkafka's words for the error.
+    pub(super) fn words(&self) -> &'a str {
+        // SAFETY: live while the inlet is borrowed.
+        unsafe { text(rd::rd_kafka_message_errstr(self.message.as_ptr())) }
+    }
+
+    /// Tells topics apart without comparing names: the same for all records of a topic while it is assigned.
+    pub(super) fn topic_handle(&self) -> usize {
+        // SAFETY: live while the inlet is borrowed.
+        unsafe { addr_of!((*self.message.as_ptr()).rkt).read() as usize }
+    }
+
+    /// Topic name. Measures its length each time; [`Polled::Record`](super::Polled)'s slot costs nothing.
+    pub fn topic(&self) -> &'a str {
+        // SAFETY: live while the inlet is borrowed, and the topic lives as long as its records.
+        unsafe {
+            let topic = addr_of!((*self.message.as_ptr()).rkt).read();
+            if topic.is_null() { "" } else { text(rd::rd_kafka_topic_name(topic)) }
+        }
+    }
+
+    /// Partition.
+    pub fn partition(&self) -> i32 {
+        // SAFETY: live while the inlet is borrowed.
+        unsafe { addr_of!((*self.message.as_ptr()).partition).read() }
+    }
+
+    /// The record's own offset.
+    pub fn offset(&self) -> i64 {
+        // SAFETY: live while the inlet is borrowed.
+        unsafe { addr_of!((*self.message.as_ptr()).offset).read() }
+    }
+
+    /// Milliseconds since the Unix epoch, by whoever the topic lets set it; -1 where there is none.
+    pub fn timestamp_ms(&self) -> i64 {
+        let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: live while the inlet is borrowed.
+        unsafe { rd::rd_kafka_message_timestamp(self.message.as_ptr(), &mut kind) }
+    }
+
+    /// The key; `None` where it is null.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        // SAFETY: live while the inlet is borrowed, as are the bytes it points to.
+        unsafe {
+            let message = self.message.as_ptr();
+            bytes(addr_of!((*message).key).read(), addr_of!((*message).key_len).read())
+        }
+    }
+
+    /// The value; `None` where it is null.
+    pub fn value(&self) -> Option<&'a [u8]> {
+        // SAFETY: live while the inlet is borrowed, as are the bytes it points to.
+        unsafe {
+            let message = self.message.as_ptr();
+            bytes(addr_of!((*message).payload).read(), addr_of!((*message).len).read())
+        }
+    }
+
+    /// The headers, in order; names that are not UTF-8 show as empty. They are parsed at this call, not before.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + 'a {
+        let mut headers = ptr::null_mut();
+        // SAFETY: live while the inlet is borrowed; the headers belong to the message, and without any the pointer
+        // stays null.
+        unsafe { rd::rd_kafka_message_headers(self.message.as_ptr(), &mut headers) };
+        let mut index = 0;
+        std::iter::from_fn(move || {
+            if headers.is_null() {
+                return None;
+            }
+            let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: the headers live as long as the message; past the last one the call says so.
+            let found =
+                unsafe { rd::rd_kafka_header_get_all(headers, index, &mut name, &mut value, &mut size) };
+            if found != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return None;
+            }
+            index += 1;
+            // SAFETY: both point into the headers.
+            Some(unsafe { (text(name), bytes(value, size)) })
+        })
+    }
+}
+
+/// What [`describe`] found out.
+pub(super) struct Described {
+    pub(super) id: TopicId,
+    pub(super) partitions: usize,
+}
+
+/// Asks a broker for a topic's id and partition count. Blocks for up to `timeout`.
+///
+/// # Errors
+/// The broker's code and words; `UnknownTopicOrPartition` where there is no such topic.
+pub(super) fn describe(
+    client: &Client<Context>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Described, (Code, String)> {
+    let invalid = |_| (Code::InvalidTopic, "a topic name holds no zero byte".to_owned());
+    let name = CString::new(topic).map_err(invalid)?;
+    let millis = timeout.as_millis().min(i32::MAX as u128) as c_int;
+    let rk = client.native_ptr();
+    // SAFETY: `rk` lives as long as `client`. Collection and options are copied by the call and destroyed after it,
+    // the queue when it goes out of scope; an answer that comes later finds its queue closed.
+    let (event, _queue) = unsafe {
+        let Some(queue) = NonNull::new(rd::rd_kafka_queue_new(rk)).map(Queue) else {
+            return Err((Code::Fail, "no memory for a queue".to_owned()));
+        };
+        let mut names = [name.as_ptr()];
+        let topics = rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
+        let options =
+            rd::rd_kafka_AdminOptions_new(rk, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        rd::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
+        rd::rd_kafka_DescribeTopics(rk, topics, options, queue.as_ptr());
+        rd::rd_kafka_AdminOptions_destroy(options);
+        rd::rd_kafka_TopicCollection_destroy(topics);
+        (NonNull::new(rd::rd_kafka_queue_poll(queue.as_ptr(), millis)), queue)
+    };
+    let Some(event) = event.map(|event| Answer(event.as_ptr())) else {
+        return Err((Code::OperationTimedOut, String::new()));
+    };
+    // SAFETY: the event lives until `event` is dropped, and all that is read here with it; error codes are read as
+    // integers (see `Message`).
+    unsafe {
+        let code = event_code(event.0);
+        if code != 0 {
+            return Err((code_of(code), text(rd::rd_kafka_event_error_string(event.0)).to_owned()));
+        }
+        let result = rd::rd_kafka_event_DescribeTopics_result(event.0);
+        let mut count = 0;
+        let topics = if result.is_null() {
+            ptr::null_mut()
+        } else {
+            rd::rd_kafka_DescribeTopics_result_topics(result, &mut count)
+        };
+        if topics.is_null() || count == 0 {
+            return Err((Code::Fail, "the answer names no topic".to_owned()));
+        }
+        let topic = *topics;
+        let error = rd::rd_kafka_TopicDescription_error(topic);
+        if !error.is_null() {
+            let code = error_code(error);
+            if code != 0 {
+                return Err((code_of(code), text(rd::rd_kafka_error_string(error)).to_owned()));
+            }
+        }
+        let id = rd::rd_kafka_TopicDescription_topic_id(topic);
+        let (high, low) = if id.is_null() {
+            (0, 0)
+        } else {
+            (rd::rd_kafka_Uuid_most_significant_bits(id), rd::rd_kafka_Uuid_least_significant_bits(id))
+        };
+        let mut partitions = 0;
+        rd::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
+        let id = (u128::from(high as u64) << 64) | u128::from(low as u64);
+        Ok(Described { id: TopicId(id.to_be_bytes()), partitions })
+    }
+}
+
+/// An event, destroyed on drop.
+struct Answer(*mut rd::rd_kafka_event_t);
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // SAFETY: it came from rd_kafka_queue_poll and is dropped once.
+        unsafe { rd::rd_kafka_event_destroy(self.0) }
+    }
+}
+
+unsafe extern "C" {
+    // The same functions as in the bindings, with their results as the integers they are: a code that is newer than
+    // the bindings' enum must not become one.
+    #[link_name = "rd_kafka_event_error"]
+    fn event_code(event: *mut rd::rd_kafka_event_t) -> c_int;
+    #[link_name = "rd_kafka_error_code"]
+    fn error_code(error: *const rd::rd_kafka_error_t) -> c_int;
+}
+
+/// The code as rdkafka names it; one that it does not know is `Unknown`.
+pub(super) fn code_of(code: i32) -> Code {
+    rd::rd_kafka_resp_err_t::try_from(code).map_or(Code::Unknown, Code::from)
+}

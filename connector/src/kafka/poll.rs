@@ -1,0 +1,260 @@
+//! Reading partitions that are assigned by hand: the source's client, and the tail's.
+//!
+//! Owns: where each partition stands. Does not own: which partitions, from where, or what a lost offset means.
+
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::client::{Context, configuration};
+use super::ids::{Bell, Inlet, Message, code_of};
+use super::{Error, Options};
+
+/// How a poller fetches.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// What the client is for, in log lines.
+    pub role: &'static str,
+    /// `group.id`. A consumer needs one, and the right to read it, even where it joins no group.
+    pub group: String,
+    /// Longest time that the broker holds a fetch back while nothing is there. What arrives ends it at once; what
+    /// else is asked of the same broker by this client waits behind it.
+    pub fetch_wait: Duration,
+    /// Most bytes that are fetched ahead, of all partitions together.
+    pub fetch_ahead: u64,
+}
+
+impl Tuning {
+    /// For source topics: throughput, within `fetch_ahead` bytes.
+    pub fn source(group: &str, fetch_ahead: u64) -> Tuning {
+        Tuning {
+            role: "source",
+            group: group.to_owned(),
+            fetch_wait: Duration::from_millis(100),
+            fetch_ahead,
+        }
+    }
+
+    /// For announcements: one long fetch, which an announcement ends at once.
+    pub fn tail(group: &str, longest_wait: Duration) -> Tuning {
+        Tuning { role: "tail", group: group.to_owned(), fetch_wait: longest_wait, fetch_ahead: 8 << 20 }
+    }
+}
+
+/// What [`Poller::poll`] found.
+pub enum Polled<'a> {
+    /// A record.
+    Record {
+        /// Index of its partition in the list given to [`Poller::assign`].
+        slot: usize,
+        /// The record.
+        message: Message<'a>,
+    },
+    /// All there is in the partition was read: `offset` is where it ends now, behind transaction markers and aborted
+    /// records too. With an open transaction, the end lies before it.
+    End {
+        /// Index of the partition in the list given to [`Poller::assign`].
+        slot: usize,
+        /// The partition's position.
+        offset: i64,
+    },
+    /// The position no longer exists (retention passed it, or the topic was made anew), and nothing more comes from
+    /// this partition.
+    Lost {
+        /// Index of the partition in the list given to [`Poller::assign`].
+        slot: usize,
+        /// librdkafka's words.
+        detail: String,
+    },
+    /// An error that concerns one partition or all; reading goes on by itself where it can.
+    Error(Error),
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    topic: String,
+    partition: i32,
+    position: i64,
+    /// librdkafka's handle of the topic once seen; 0 before.
+    handle: usize,
+}
+
+/// Ends a [`Poller`]'s wait from another thread: its `poll` returns `None`.
+#[derive(Clone)]
+pub struct Waker(Bell);
+
+impl Waker {
+    /// Ends the wait, or the next one if there is none now.
+    pub fn wake(&self) {
+        self.0.ring();
+    }
+}
+
+/// A client that reads partitions assigned by hand, `read_committed`, and says where it stands. For one thread.
+pub struct Poller {
+    inlet: Inlet,
+    slots: Vec<Slot>,
+    /// Where the last record was found: the next one most likely is of the same partition.
+    last: usize,
+}
+
+impl Poller {
+    /// A poller without partitions.
+    ///
+    /// # Errors
+    /// [`Error::Options`] for a property that librdkafka refuses. Does not wait for Kafka.
+    pub fn new(options: &Options, tuning: &Tuning) -> Result<Poller, Error> {
+        let fetch_wait = tuning.fetch_wait.as_millis().clamp(1, 300_000).to_string();
+        let fetch_ahead = (tuning.fetch_ahead >> 10).clamp(1, 2_097_151).to_string();
+        let config = configuration(
+            options,
+            &[
+                ("fetch.wait.max.ms", &fetch_wait),
+                ("queued.max.messages.kbytes", &fetch_ahead),
+                ("fetch.queue.backoff.ms", "10"),
+                ("fetch.error.backoff.ms", "100"),
+                ("check.crcs", "true"),
+            ],
+            &[
+                ("group.id", &tuning.group),
+                ("fetch.min.bytes", "1"),
+                ("enable.auto.commit", "false"),
+                ("enable.auto.offset.store", "false"),
+                ("enable.partition.eof", "true"),
+                // A lost position is an error with a remedy, never a silent jump.
+                ("auto.offset.reset", "error"),
+                ("isolation.level", "read_committed"),
+                ("allow.auto.create.topics", "false"),
+            ],
+        );
+        let doing = || format!("making the {} client for {}", tuning.role, options.bootstrap_servers);
+        let consumer: BaseConsumer<Context> = config
+            .create_with_context(Context::new(tuning.role))
+            .map_err(|error| Error::from_kafka(doing(), &error))?;
+        let inlet = Inlet::new(consumer).ok_or_else(|| Error::Options {
+            doing: doing(),
+            detail: "group.id is empty, and a consumer needs one".to_owned(),
+        })?;
+        Ok(Poller { inlet, slots: Vec::new(), last: 0 })
+    }
+
+    /// Reads these partitions from these positions from now on, and no others. The place of a partition in the list
+    /// is its slot. An empty list stops reading.
+    pub fn assign(&mut self, partitions: &[(&str, i32, i64)]) -> Result<(), Error> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for (topic, partition, offset) in partitions {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).map_err(|error| {
+                Error::from_kafka(format!("assigning {topic}[{partition}] at {offset}"), &error)
+            })?;
+        }
+        self.inlet.discard();
+        let assigned = self.inlet.consumer().assign(&list);
+        assigned.map_err(|error| Error::from_kafka("assigning partitions", &error))?;
+        self.last = 0;
+        self.slots = partitions
+            .iter()
+            .map(|&(topic, partition, position)| Slot {
+                topic: topic.to_owned(),
+                partition,
+                position,
+                handle: 0,
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// Stops fetching from the slots listed. What was fetched ahead is dropped, and fetched again after
+    /// [`Poller::resume`]; up to 256 records that are past that point still come.
+    pub fn pause(&mut self, slots: impl IntoIterator<Item = usize>) -> Result<(), Error> {
+        let list = self.list(slots);
+        self.inlet.consumer().pause(&list).map_err(|error| Error::from_kafka("pausing partitions", &error))
+    }
+
+    /// Fetches again from the slots listed.
+    pub fn resume(&mut self, slots: impl IntoIterator<Item = usize>) -> Result<(), Error> {
+        let list = self.list(slots);
+        self.inlet.consumer().resume(&list).map_err(|error| Error::from_kafka("resuming partitions", &error))
+    }
+
+    /// All slots, for [`Poller::pause`] and [`Poller::resume`].
+    pub fn all(&self) -> std::ops::Range<usize> {
+        0..self.slots.len()
+    }
+
+    /// The next thing that happened, waiting for up to `timeout`. Call it also while paused: it serves librdkafka's
+    /// log lines and statistics.
+    pub fn poll(&mut self, timeout: Duration) -> Option<Polled<'_>> {
+        let message = self.inlet.next(timeout)?;
+        let slot = slot_of(&mut self.slots, &mut self.last, &message);
+        let code = message.code();
+        if code == 0 {
+            // A record of a partition that is no longer assigned: librdkafka drops those itself, this is the belt.
+            let slot = slot?;
+            if let Some(entry) = self.slots.get_mut(slot) {
+                entry.position = message.offset() + 1;
+            }
+            return Some(Polled::Record { slot, message });
+        }
+        match (code_of(code), slot) {
+            (Code::PartitionEOF, Some(slot)) => {
+                let offset = message.offset();
+                if let Some(entry) = self.slots.get_mut(slot) {
+                    entry.position = offset;
+                }
+                Some(Polled::End { slot, offset })
+            }
+            (Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation, Some(slot)) => {
+                Some(Polled::Lost { slot, detail: message.words().to_owned() })
+            }
+            (code, _) => {
+                let doing = match message.topic() {
+                    "" => "reading".to_owned(),
+                    topic => format!("reading {topic}[{}]", message.partition()),
+                };
+                Some(Polled::Error(Error::from_code(doing, code, message.words())))
+            }
+        }
+    }
+
+    /// A partition's position: the next offset to read, as far as records and ends were handed out.
+    pub fn position(&self, slot: usize) -> Option<i64> {
+        self.slots.get(slot).map(|slot| slot.position)
+    }
+
+    /// Topic and partition of a slot.
+    pub fn partition(&self, slot: usize) -> Option<(&str, i32)> {
+        self.slots.get(slot).map(|slot| (slot.topic.as_str(), slot.partition))
+    }
+
+    /// What ends a wait early.
+    pub fn waker(&self) -> Waker {
+        Waker(self.inlet.bell())
+    }
+
+    fn list(&self, slots: impl IntoIterator<Item = usize>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for slot in slots.into_iter().filter_map(|slot| self.slots.get(slot)) {
+            list.add_partition(&slot.topic, slot.partition);
+        }
+        list
+    }
+}
+
+fn slot_of(slots: &mut [Slot], last: &mut usize, message: &Message<'_>) -> Option<usize> {
+    let (handle, partition) = (message.topic_handle(), message.partition());
+    let same = |slot: &Slot| slot.partition == partition && slot.handle == handle && handle != 0;
+    if slots.get(*last).is_some_and(same) {
+        return Some(*last);
+    }
+    let found = slots.iter().position(same).or_else(|| {
+        let topic = message.topic();
+        slots.iter().position(|slot| slot.partition == partition && slot.topic == topic)
+    })?;
+    if let Some(slot) = slots.get_mut(found) {
+        slot.handle = handle;
+    }
+    *last = found;
+    Some(found)
+}

@@ -1,0 +1,122 @@
+//! The plain producer: idempotent, outside any transaction. For the demo's generator, tests, and written records.
+//!
+//! Owns: one record at a time reaching Kafka, in order per partition. Does not own: what is sent.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::Message as _;
+use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use tokio::sync::oneshot;
+
+use super::client::{Context, configuration};
+use super::transaction::base_record;
+use super::{Delivered, Error, Options, Outgoing};
+
+/// A producer that places keys as Java's does and sends each record once. Cheap to clone.
+#[derive(Clone)]
+pub struct Sender(Arc<ThreadedProducer<Reports>>);
+
+type Report = Result<Delivered, Code>;
+
+struct Reports(Context);
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.0.line(level, facility, line);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.0.stats_raw(statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<oneshot::Sender<Report>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, report: Self::DeliveryOpaque) {
+        // Nobody may be waiting for it; that is theirs to decide.
+        let _ = report.send(match result {
+            Ok(message) => Ok(Delivered { partition: message.partition(), offset: message.offset() }),
+            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(Code::Fail)),
+        });
+    }
+}
+
+impl Sender {
+    /// A producer. Does not wait for Kafka.
+    ///
+    /// # Errors
+    /// [`Error::Options`] for a property that librdkafka refuses.
+    pub fn new(options: &Options) -> Result<Sender, Error> {
+        let config = configuration(
+            options,
+            &[
+                ("linger.ms", "5"),
+                ("message.max.bytes", "10485760"),
+                // Above this many bytes under way, `send` waits.
+                ("queue.buffering.max.kbytes", "65536"),
+            ],
+            &[("enable.idempotence", "true"), ("acks", "all"), ("partitioner", "murmur2_random")],
+        );
+        let doing = || format!("making the sender for {}", options.bootstrap_servers);
+        let producer = config
+            .create_with_context(Reports(Context::new("sender")))
+            .map_err(|error| Error::from_kafka(doing(), &error))?;
+        Ok(Sender(Arc::new(producer)))
+    }
+
+    /// Sends a record and waits until it is acknowledged by all replicas in sync.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it was not acknowledged in time; it may have arrived all the same.
+    pub async fn send(&self, record: &Outgoing<'_>) -> Result<Delivered, Error> {
+        self.enqueue(record).await?.await
+    }
+
+    /// Puts a record in line, waiting only while the line is full; what is returned resolves when it is acknowledged.
+    /// Records of one partition arrive in the order in which they were put in line.
+    pub async fn enqueue(
+        &self,
+        record: &Outgoing<'_>,
+    ) -> Result<impl Future<Output = Result<Delivered, Error>> + Send + 'static, Error> {
+        let (report, reported) = oneshot::channel();
+        let topic = record.topic.to_owned();
+        let mut outgoing = Some(Box::new(report));
+        while let Some(report) = outgoing.take() {
+            match self.0.send(base_record(record, report)) {
+                Ok(()) => {}
+                Err((KafkaError::MessageProduction(Code::QueueFull), back)) => {
+                    outgoing = Some(back.delivery_opaque);
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                Err((error, _)) => return Err(Error::from_kafka(format!("sending to {topic}"), &error)),
+            }
+        }
+        Ok(async move {
+            let doing = || format!("sending to {topic}");
+            match reported.await {
+                Ok(Ok(delivered)) => Ok(delivered),
+                Ok(Err(code)) => Err(Error::from_code(doing(), code, "")),
+                Err(_) => Err(Error::Closed { doing: doing() }),
+            }
+        })
+    }
+
+    /// Waits until everything in line is acknowledged or has failed.
+    pub async fn flush(&self, timeout: Duration) -> Result<(), Error> {
+        let producer = Arc::clone(&self.0);
+        let flushed = tokio::task::spawn_blocking(move || producer.flush(timeout)).await;
+        flushed
+            .expect("flushing does not panic")
+            .map_err(|error| Error::from_kafka("waiting for what was sent", &error))
+    }
+}

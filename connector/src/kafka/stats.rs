@@ -1,0 +1,1 @@
+//! librdkafka's statistics, cut down to what an operator looks at.

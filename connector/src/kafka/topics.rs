@@ -1,0 +1,234 @@
+//! Topics: what they are, what they are set to, how far they reach, and making those that are missing.
+//!
+//! Owns: administration. Does not own: which topics there should be, and with what settings.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::record::TopicId;
+
+use super::client::{Context, configuration};
+use super::{Error, Options, ids};
+
+/// How long one request may take. Longer than any healthy broker needs, short enough that a start which waits for
+/// Kafka says so soon.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a topic is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its id; the zero id from the embedded broker, which has none.
+    pub id: TopicId,
+    /// Its partitions.
+    pub partitions: i32,
+}
+
+/// What a topic is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    /// Name.
+    pub name: String,
+    /// Partitions.
+    pub partitions: i32,
+    /// Replicas; `None`: the broker's default.
+    pub replication: Option<i16>,
+    /// Settings other than the broker's defaults.
+    pub config: BTreeMap<String, String>,
+}
+
+/// The administrative client. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin(Arc<Inner>);
+
+struct Inner {
+    client: AdminClient<Context>,
+    servers: String,
+    embedded: bool,
+}
+
+impl Admin {
+    /// A client. Does not wait for Kafka.
+    ///
+    /// # Errors
+    /// [`Error::Options`] for a property that librdkafka refuses.
+    pub fn new(options: &Options) -> Result<Admin, Error> {
+        let doing = || format!("making the administrative client for {}", options.bootstrap_servers);
+        let config = configuration(options, &[], &[]);
+        let client = config
+            .create_with_context(Context::new("admin"))
+            .map_err(|error| Error::from_kafka(doing(), &error))?;
+        let (servers, embedded) = (options.bootstrap_servers.clone(), options.embedded);
+        Ok(Admin(Arc::new(Inner { client, servers, embedded })))
+    }
+
+    /// What a topic is, or `None` if there is none. Never creates it.
+    pub async fn describe(&self, topic: &str) -> Result<Option<TopicInfo>, Error> {
+        let doing = self.doing("describing topic", topic);
+        let name = topic.to_owned();
+        let found = self.blocking(move |inner| {
+            if inner.embedded {
+                return inner.list(&name, &doing);
+            }
+            match ids::describe(inner.client.inner(), &name, TIMEOUT) {
+                Ok(found) => {
+                    let partitions = i32::try_from(found.partitions).unwrap_or(i32::MAX);
+                    Ok(Some(TopicInfo { id: found.id, partitions }))
+                }
+                Err((Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId, _)) => {
+                    Ok(None)
+                }
+                Err((code, words)) => Err(Error::from_code(doing, code, &words)),
+            }
+        });
+        found.await
+    }
+
+    /// The settings of a topic, defaults included; secret ones are left out. Empty from the embedded broker.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] if there is no such topic.
+    pub async fn topic_config(&self, topic: &str) -> Result<BTreeMap<String, String>, Error> {
+        if self.0.embedded {
+            return Ok(BTreeMap::new());
+        }
+        let doing = || self.doing("reading the settings of topic", topic);
+        let resource = [ResourceSpecifier::Topic(topic)];
+        let answer = self.0.client.describe_configs(&resource, &admin_options()).await;
+        self.serve();
+        let mut answer = answer.map_err(|error| Error::from_kafka(doing(), &error))?;
+        match answer.pop() {
+            Some(Ok(resource)) => {
+                let set = resource.entries.into_iter().filter(|entry| !entry.is_sensitive);
+                Ok(set.filter_map(|entry| Some((entry.name, entry.value?))).collect())
+            }
+            Some(Err(code)) => Err(Error::from_code(doing(), code, "")),
+            None => {
+                Err(Error::Unavailable { doing: doing(), detail: "the answer names no topic".to_owned() })
+            }
+        }
+    }
+
+    /// Makes a topic.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] where somebody was faster: describe it then. [`Error::Denied`] without the right to create;
+    /// [`Error::Rejected`] for a name, count or setting that the broker does not take.
+    pub async fn create(&self, spec: &TopicSpec) -> Result<(), Error> {
+        let doing = || self.doing("creating topic", &spec.name);
+        if self.0.embedded {
+            let detail = "the embedded broker creates topics through its Cluster only".to_owned();
+            return Err(Error::Rejected { doing: doing(), detail });
+        }
+        let replication = TopicReplication::Fixed(spec.replication.map_or(-1, i32::from));
+        let mut topic = NewTopic::new(&spec.name, spec.partitions, replication);
+        for (key, value) in &spec.config {
+            topic = topic.set(key, value);
+        }
+        let options = admin_options().operation_timeout(Some(TIMEOUT));
+        let answer = self.0.client.create_topics([&topic], &options).await;
+        self.serve();
+        match answer.map_err(|error| Error::from_kafka(doing(), &error))?.pop() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err((_, code))) => Err(Error::from_code(doing(), code, "")),
+            None => {
+                Err(Error::Unavailable { doing: doing(), detail: "the answer names no topic".to_owned() })
+            }
+        }
+    }
+
+    /// The first offset that is there, and the end up to which `read_committed` readers see: the last stable offset,
+    /// which an open transaction holds back.
+    pub async fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
+        let doing = self.doing("reading the ends of", &format!("{topic}[{partition}]"));
+        let topic = topic.to_owned();
+        let found = self.blocking(move |inner| {
+            let ends = inner.client.inner().fetch_watermarks(&topic, partition, TIMEOUT);
+            ends.map_err(|error| Error::from_kafka(doing, &error))
+        });
+        found.await
+    }
+
+    /// Deletes a partition's records below `before`. Deleting what is gone already is no error.
+    pub async fn delete_records(&self, topic: &str, partition: i32, before: i64) -> Result<(), Error> {
+        let what = format!("{topic}[{partition}] below {before}");
+        let doing = || self.doing("deleting records of", &what);
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(before))
+            .map_err(|error| Error::from_kafka(doing(), &error))?;
+        if self.0.embedded {
+            return Ok(());
+        }
+        let answer = self.0.client.delete_records(&list, &admin_options()).await;
+        self.serve();
+        let answer = answer.map_err(|error| Error::from_kafka(doing(), &error))?;
+        for element in answer.elements() {
+            match element.error() {
+                Ok(()) => {}
+                Err(KafkaError::OffsetFetch(Code::OffsetOutOfRange)) => {
+                    // Below the first offset: gone already. Above the end: a position of a topic that was made anew.
+                    let (low, _) = self.watermarks(topic, partition).await?;
+                    if before > low {
+                        return Err(Error::from_code(doing(), Code::OffsetOutOfRange, ""));
+                    }
+                }
+                Err(error) => return Err(Error::from_kafka(doing(), &error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether Kafka answers at all: its number of brokers.
+    pub async fn brokers(&self) -> Result<usize, Error> {
+        let doing = format!("asking for the brokers of {}", self.0.servers);
+        let found = self.blocking(move |inner| {
+            let metadata = inner.client.inner().fetch_metadata(None, TIMEOUT);
+            metadata
+                .map(|metadata| metadata.brokers().len())
+                .map_err(|error| Error::from_kafka(doing, &error))
+        });
+        found.await
+    }
+
+    fn doing(&self, what: &str, name: &str) -> String {
+        format!("{what} {name} at {}", self.0.servers)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let inner = Arc::clone(&self.0);
+        let called = tokio::task::spawn_blocking(move || {
+            let answer = call(&inner);
+            ids::serve_unread(inner.client.inner());
+            answer
+        });
+        called.await.expect("a call of librdkafka does not panic")
+    }
+
+    fn serve(&self) {
+        ids::serve_unread(self.0.client.inner());
+    }
+}
+
+impl Inner {
+    /// The embedded broker creates a topic that it is asked for by name, hence the list of all.
+    fn list(&self, topic: &str, doing: &str) -> Result<Option<TopicInfo>, Error> {
+        let metadata = self.client.inner().fetch_metadata(None, TIMEOUT);
+        let metadata = metadata.map_err(|error| Error::from_kafka(doing, &error))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        Ok(found.map(|found| TopicInfo {
+            id: TopicId::default(),
+            partitions: i32::try_from(found.partitions().len()).unwrap_or(i32::MAX),
+        }))
+    }
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(TIMEOUT))
+}
