@@ -22,9 +22,7 @@ use uuid::Uuid;
 
 use super::wire::{self, Malformed, SINGLE_OBJECT, Take, put_bytes, put_long, put_some};
 use crate::record::{Position, SourcePartition, TopicId};
-use crate::version::{
-    BlobLocation, BlobRef, Chain, Checksum, DeltaRef, Life, Shard, SnapshotRef, Version,
-};
+use crate::version::{BlobLocation, BlobRef, Chain, Checksum, DeltaRef, Life, Shard, SnapshotRef, Version};
 
 /// Fingerprint of `schemas/announcement.avsc`.
 pub const ANNOUNCEMENT_FINGERPRINT: u64 = 0x7275_c69a_e1f6_a859;
@@ -395,7 +393,8 @@ fn put_life(out: &mut Vec<u8>, life: Life) {
 
 fn take_life(take: &mut Take<'_>) -> Result<Life, Malformed> {
     let epoch = take.count()?;
-    let writer = Uuid::try_parse(take.string()?).map_err(|_| take.malformed("a writer that is not a UUID"))?;
+    let writer =
+        Uuid::try_parse(take.string()?).map_err(|_| take.malformed("a writer that is not a UUID"))?;
     Ok(Life { epoch, writer })
 }
 

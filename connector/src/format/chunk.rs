@@ -232,7 +232,15 @@ impl ChunkBuilder {
         head.copy_from_slice(&header);
         let sum = seal(&mut bytes);
         self.expected = bytes.len();
-        Chunk(Arc::new(Inner { bytes: bytes.into(), ranges, records, misfits, base: self.base, ranges_at, sum }))
+        Chunk(Arc::new(Inner {
+            bytes: bytes.into(),
+            ranges,
+            records,
+            misfits,
+            base: self.base,
+            ranges_at,
+            sum,
+        }))
     }
 
     fn start(&mut self, base: i64) {
@@ -284,7 +292,8 @@ fn take_range(take: &mut Take<'_>) -> Result<Range, Malformed> {
         return Err(take.malformed("a range that ends before it starts"));
     }
     let len = u16::from_le_bytes(take.fixed()?);
-    let topic = std::str::from_utf8(take.raw(len.into())?).map_err(|_| take.malformed("a topic not in UTF-8"))?;
+    let topic =
+        std::str::from_utf8(take.raw(len.into())?).map_err(|_| take.malformed("a topic not in UTF-8"))?;
     Ok(Range { source: SourcePartition { topic: topic.into(), topic_id, partition }, from, to })
 }
 

@@ -15,3 +15,6 @@ pub mod wire;
 pub mod chunk;
 pub mod announcement;
 pub mod letter;
+
+#[cfg(test)]
+mod golden;

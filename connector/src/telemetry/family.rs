@@ -16,13 +16,25 @@ use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts};
 
 /// Buckets for durations: 0.25 ms (an fsync on a good disk) to 5 minutes (a large snapshot to a slow store).
 const SECONDS: &[f64] = &[
-    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-    300.0,
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0, 300.0,
 ];
 
 /// Buckets for counts: 1 to 1,000,000.
 const COUNTS: &[f64] = &[
-    1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 30_000.0, 100_000.0, 300_000.0, 1_000_000.0,
+    1.0,
+    3.0,
+    10.0,
+    30.0,
+    100.0,
+    300.0,
+    1_000.0,
+    3_000.0,
+    10_000.0,
+    30_000.0,
+    100_000.0,
+    300_000.0,
+    1_000_000.0,
 ];
 
 /// A single time series that a family can make.
@@ -93,7 +105,8 @@ impl<I: Instrument> Family<I> {
             .entry(key)
             .or_insert_with(|| {
                 let labels = self.labels.iter().zip(values);
-                let labels = labels.map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect();
+                let labels =
+                    labels.map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect();
                 I::make(&self.name, self.help, labels)
             })
             .clone()
@@ -195,7 +208,9 @@ impl Catalogue {
         more: &[&'static str],
     ) -> Arc<Family<I>> {
         let labels = [owner, more].concat();
-        if let Some(family) = self.families.get(name).and_then(|family| family.downcast_ref::<Arc<Family<I>>>()) {
+        if let Some(family) =
+            self.families.get(name).and_then(|family| family.downcast_ref::<Arc<Family<I>>>())
+        {
             assert_eq!(family.labels, labels, "{name} has one set of labels");
             return family.clone();
         }

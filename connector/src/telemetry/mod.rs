@@ -53,9 +53,11 @@ impl Metrics {
         for collector in catalogue.collectors {
             all.registry.register(collector).expect(VALID);
         }
-        let build = Opts::new("build_info", "Always 1; the labels say which build this is.").namespace("stillwell");
+        let build =
+            Opts::new("build_info", "Always 1; the labels say which build this is.").namespace("stillwell");
         let build = build.const_label("version", env!("CARGO_PKG_VERSION"));
-        let build = build.const_label("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS));
+        let build =
+            build.const_label("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS));
         let build = IntGauge::with_opts(build).expect(VALID);
         build.set(1);
         all.registry.register(Box::new(build)).expect(VALID);
