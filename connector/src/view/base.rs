@@ -11,7 +11,7 @@ use super::{Error, Found, Identity};
 use crate::format::container::{self, BlockHead, Header, Kind, Reader, SYNC_BYTES};
 use crate::format::index::{self, Layout};
 use crate::schema::Schema;
-use crate::version::{SnapshotRef, Version};
+use crate::version::{Checksum, SnapshotRef, Version};
 
 /// A snapshot's two files.
 #[derive(Clone, Debug)]
@@ -118,14 +118,22 @@ impl Base {
         damaged.then(|| [self.snapshot.path(), self.index.path()])
     }
 
-    /// Checks every page now.
+    /// Checks every byte now: the index against its announced checksum, then all pages of the snapshot against the
+    /// index. Cost: a pass over both.
     ///
     /// # Errors
     /// [`Error::Corrupt`].
-    pub fn check_all(&self) -> Result<(), Error> {
+    pub fn check_all(&self, snapshot: &SnapshotRef) -> Result<(), Error> {
+        let (have, want) = (Checksum::of(self.index.map().bytes()), snapshot.index.plain_checksum);
+        if have != want {
+            return Err(Error::corrupt(
+                self.index.path(),
+                format!("its checksum is {have} instead of {want}"),
+            ));
+        }
+        self.index.check_all()?;
         self.snapshot.map().will_scan();
-        self.snapshot.check_all()?;
-        self.index.check_all()
+        self.snapshot.check_all()
     }
 
     #[inline]

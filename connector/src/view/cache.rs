@@ -6,7 +6,8 @@
 //! DIR/DATASET/current-SHARD                      topic id and last announcement, for a start without Kafka
 //! ```
 //!
-//! The checksum in a name is that of the file's own bytes (the plain form). A file gets its name by a rename once it is
+//! Names are those of the store (`blob/name`), save that the checksum is that of the file's own bytes, the plain form. A
+//! file gets its name by a rename once it is
 //! whole, and is never written again; so several processes may share a directory: the worst that two of them do to each
 //! other is to fetch the same blob twice, or to evict what the other has mapped, which keeps its bytes until unmapped.
 //!
@@ -25,35 +26,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use super::{Error, Identity};
+use crate::blob::name::{Kind, Name};
 use crate::record::TopicId;
 use crate::version::{BlobRef, Checksum, DeltaRef, Shard, SnapshotRef, Version};
-
-/// What a file of the cache is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FileKind {
-    /// A delta, plain.
-    Delta,
-    /// A snapshot, plain.
-    Snapshot,
-    /// A snapshot's index.
-    Index,
-}
-
-impl FileKind {
-    fn suffix(self) -> &'static str {
-        match self {
-            FileKind::Delta => "delta.avro",
-            FileKind::Snapshot => "snapshot.avro",
-            FileKind::Index => "index",
-        }
-    }
-}
 
 /// A file's place in the cache of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileName {
     /// What it is.
-    pub kind: FileKind,
+    pub kind: Kind,
     /// The version that it makes or holds.
     pub version: Version,
     /// Epoch of the life that wrote it.
@@ -65,27 +46,23 @@ pub struct FileName {
 }
 
 impl FileName {
-    fn of(kind: FileKind, version: Version, epoch: u64, blob: &BlobRef) -> FileName {
+    fn of(kind: Kind, version: Version, epoch: u64, blob: &BlobRef) -> FileName {
         FileName { kind, version, epoch, checksum: blob.plain_checksum, bytes: blob.plain_bytes }
     }
 
     /// Of a delta.
     pub fn delta(delta: &DeltaRef) -> FileName {
-        FileName::of(FileKind::Delta, delta.version, delta.epoch, &delta.blob)
+        FileName::of(Kind::Delta, delta.version, delta.epoch, &delta.blob)
     }
 
     /// Of a snapshot.
     pub fn snapshot(snapshot: &SnapshotRef) -> FileName {
-        FileName::of(FileKind::Snapshot, snapshot.version, snapshot.epoch, &snapshot.blob)
+        FileName::of(Kind::Snapshot, snapshot.version, snapshot.epoch, &snapshot.blob)
     }
 
     /// Of a snapshot's index.
     pub fn index(snapshot: &SnapshotRef) -> FileName {
-        FileName::of(FileKind::Index, snapshot.version, snapshot.epoch, &snapshot.index)
-    }
-
-    fn text(&self) -> String {
-        format!("{:020}-{}-{}.{}", self.version.0, self.epoch, self.checksum.hex(), self.kind.suffix())
+        FileName::of(Kind::Index, snapshot.version, snapshot.epoch, &snapshot.index)
     }
 }
 
@@ -129,6 +106,8 @@ struct State {
     held: HashMap<PathBuf, Weak<HeldFile>>,
     /// Bytes in the directory, as far as this process knows: exact after each scan.
     used: u64,
+    /// How many of `held` are too many not to look for dead ones among them.
+    sweep_at: usize,
     /// Said once, not at every version.
     said_full: bool,
 }
@@ -196,8 +175,16 @@ impl Cache {
 
     /// The directory of one shard.
     fn shard_dir(&self, identity: &Identity) -> Result<PathBuf, Error> {
-        let dir = self.dataset_dir(&identity.dataset)?;
-        Ok(dir.join(identity.topic_id.to_string()).join(identity.shard.to_string()))
+        self.dataset_dir(&identity.dataset)?;
+        Ok(self.0.dir.join(identity.folder().to_string()))
+    }
+
+    /// Where a file lies.
+    fn path(&self, identity: &Identity, file: &FileName) -> Result<PathBuf, Error> {
+        self.dataset_dir(&identity.dataset)?;
+        let FileName { kind, version, epoch, checksum, .. } = *file;
+        let name = Name { folder: identity.folder(), version, epoch, checksum, kind };
+        Ok(self.0.dir.join(name.to_string()))
     }
 
     fn dataset_dir(&self, dataset: &str) -> Result<PathBuf, Error> {
@@ -216,7 +203,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`], [`Error::Name`].
     pub fn find(&self, identity: &Identity, name: &FileName) -> Result<Option<Held>, Error> {
-        let path = self.shard_dir(identity)?.join(name.text());
+        let path = self.path(identity, name)?;
         let mut state = self.state();
         match fs::metadata(&path) {
             Ok(found) if found.len() == name.bytes => Ok(Some(hold(&mut state, path, name.bytes))),
@@ -257,7 +244,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`], [`Error::Name`].
     pub fn keep(&self, identity: &Identity, name: &FileName, temporary: Temporary) -> Result<Held, Error> {
-        let path = self.shard_dir(identity)?.join(name.text());
+        let path = self.path(identity, name)?;
         let held = {
             let mut state = self.state();
             let before = fs::metadata(&path).map_or(0, |metadata| on_disk(metadata.len()));
@@ -404,6 +391,10 @@ fn hold(state: &mut State, path: PathBuf, bytes: u64) -> Held {
     if let Some(held) = state.held.get(&path).and_then(Weak::upgrade) {
         return Held(held);
     }
+    if state.held.len() >= state.sweep_at {
+        state.held.retain(|_, held| held.strong_count() > 0);
+        state.sweep_at = 1024.max(state.held.len() * 2);
+    }
     let held = Arc::new(HeldFile { path: path.clone(), bytes });
     state.held.insert(path, Arc::downgrade(&held));
     Held(held)
@@ -460,9 +451,8 @@ fn list(dir: &Path, files: &mut Vec<Found>) -> Result<Vec<PathBuf>, Error> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let temporary = name.starts_with(".tmp-");
-        let ours = [FileKind::Delta, FileKind::Snapshot, FileKind::Index]
-            .iter()
-            .any(|kind| name.strip_suffix(kind.suffix()).is_some_and(|stem| stem.ends_with('.')));
+        let ours =
+            [Kind::Delta, Kind::Snapshot, Kind::Index].iter().any(|kind| name.ends_with(kind.suffix()));
         if !temporary && !ours {
             continue;
         }

@@ -7,9 +7,10 @@ use std::io::{BufWriter, Write};
 use std::sync::Arc;
 
 use super::base::{Base, BaseCursor, BaseFiles};
-use super::cache::{Cache, FileKind, FileName, Temporary};
+use super::cache::{Cache, FileName, Temporary};
 use super::overlay::{Overlay, RunCursor};
 use super::{Error, Found, Identity, View};
+use crate::blob;
 use crate::format::container::{Header, Kind, Summary, Writer};
 use crate::format::index;
 use crate::record::Entry;
@@ -120,8 +121,9 @@ impl Snapshot {
             checksum,
             bytes,
         };
-        let snapshot = name(FileKind::Snapshot, self.summary.plain_checksum, self.summary.plain_bytes);
-        let index = name(FileKind::Index, self.index_written.checksum, self.index_written.bytes);
+        let snapshot =
+            name(blob::name::Kind::Snapshot, self.summary.plain_checksum, self.summary.plain_bytes);
+        let index = name(blob::name::Kind::Index, self.index_written.checksum, self.index_written.bytes);
         Ok(BaseFiles {
             snapshot: cache.keep(identity, &snapshot, self.snapshot)?,
             index: cache.keep(identity, &index, self.index)?,

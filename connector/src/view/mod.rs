@@ -19,11 +19,13 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::blob;
 use crate::error::ErrorKind;
+use crate::format::announcement::Announcement;
 use crate::format::container::{self, Header, Kind};
 use crate::record::{Entry, Position, SourcePartition, Stamp, TopicId};
 use crate::schema::Schema;
-use crate::version::{Chain, Life, Shard, Version};
+use crate::version::{Chain, Checksum, Life, Shard, Version};
 
 pub mod cache;
 pub mod map;
@@ -31,9 +33,11 @@ mod overlay;
 mod base;
 mod merge;
 mod read;
+pub mod fetch;
 
 pub use base::{Base, BaseFiles};
-pub use cache::{Cache, FileKind, FileName, Held};
+pub use cache::{Cache, FileName, Held};
+pub use fetch::Fetcher;
 pub use merge::Snapshot;
 pub use overlay::DeltaFile;
 pub use read::{Origin, Reads, Scan, Value};
@@ -52,21 +56,19 @@ pub enum Error {
         detail: String,
     },
     /// A blob in the store is not what was announced: its source has to be mended, fetching again does not help.
-    #[error(
-        "blob {name} in the store is corrupt: {detail}; restore it, or have the writer make a new snapshot"
-    )]
+    #[error("blob {url} came corrupt twice: {detail}; restore it, or have the writer make a new snapshot")]
     CorruptBlob {
         /// The blob.
-        name: String,
+        url: String,
         /// What is wrong with it.
         detail: String,
     },
     /// A blob is not in the store: it was cleaned away, so go on from the newest announcement.
-    #[error("blob {name} is not in the store")]
-    Missing {
-        /// The blob.
-        name: String,
-    },
+    #[error("a blob is gone")]
+    Missing(#[source] blob::Error),
+    /// The store does not answer, or refuses.
+    #[error("a blob cannot be fetched")]
+    Store(#[source] blob::Error),
     /// It belongs to another dataset, shard, version or life.
     #[error("{what} does not belong here: {detail}")]
     Foreign {
@@ -94,6 +96,9 @@ pub enum Error {
     /// The dataset's name cannot be a directory's.
     #[error("{0:?} cannot be a dataset's name: letters, digits, '.', '_' and '-' only, and no '.' in front")]
     Name(String),
+    /// The process is shutting down.
+    #[error("shutting down")]
+    Closed,
     /// A bug.
     #[error("{0}: this is a bug, please report it")]
     Internal(&'static str),
@@ -119,7 +124,11 @@ impl Error {
 
     /// Whether the same again can help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Error::Io { .. } | Error::Corrupt { .. })
+        match self {
+            Error::Io { .. } | Error::Corrupt { .. } => true,
+            Error::Store(error) => error.is_transient(),
+            _ => false,
+        }
     }
 }
 
@@ -128,7 +137,9 @@ impl From<Error> for crate::Error {
     fn from(error: Error) -> crate::Error {
         let kind = match &error {
             Error::Corrupt { .. } | Error::CorruptBlob { .. } => ErrorKind::Corrupt,
-            Error::Missing { .. } | Error::Io { .. } => ErrorKind::Unavailable,
+            Error::Missing(error) | Error::Store(error) => error.kind(),
+            Error::Io { .. } => ErrorKind::Unavailable,
+            Error::Closed => ErrorKind::Closed,
             Error::Foreign { .. } | Error::Name(_) | Error::Schema(_) => ErrorKind::Config,
             Error::Gap(_) | Error::Internal(_) => ErrorKind::Internal,
         };
@@ -150,6 +161,22 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The folder of its blobs, in stores and caches.
+    pub fn folder(&self) -> blob::name::Folder {
+        blob::name::Folder { dataset: self.dataset.to_string(), topic_id: self.topic_id, shard: self.shard }
+    }
+
+    /// The name of a blob in a store; `checksum` is of the stored form.
+    pub fn blob_name(
+        &self,
+        kind: blob::name::Kind,
+        version: Version,
+        epoch: u64,
+        checksum: Checksum,
+    ) -> String {
+        blob::name::Name { folder: self.folder(), version, epoch, checksum, kind }.to_string()
+    }
+
     /// The header of a blob of this shard.
     pub fn header(
         &self,
@@ -226,6 +253,22 @@ pub struct About {
 }
 
 impl About {
+    /// What an announcement says. `schema` is its schema, parsed once by the caller.
+    pub fn announced(announcement: &Announcement, schema: Arc<Schema>) -> About {
+        About {
+            version: announcement.version,
+            life: announcement.life,
+            announced_at_ms: announcement.announced_at,
+            caught_up: announcement.caught_up,
+            records: announcement.records,
+            positions: announcement.positions.iter().map(|position| position.position()).collect(),
+            schema,
+            newest_timestamp_ms: announcement.newest_timestamp,
+            oldest_kept: announcement.oldest_kept,
+            stale: false,
+        }
+    }
+
     /// Of version 0, before anything was announced.
     pub fn nothing(schema: Arc<Schema>) -> About {
         About {

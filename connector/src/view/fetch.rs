@@ -1,0 +1,399 @@
+//! Blobs out of the store into the cache, and views out of both.
+//!
+//! ```text
+//! Store --pieces--> [checksum, decompress, checksum] --> temporary file --rename--> Cache --map--> View
+//!                    on a blocking thread, a few pieces behind
+//! ```
+//!
+//! Owns: when a blob is whole (both checksums, both lengths), the one repetition after damage, how many come at a time.
+//! Does not own: repetition after a store's failure (the caller knows what else waits), the cache's budget (`cache`).
+
+use std::io::{BufWriter, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::cache::Temporary;
+use super::{About, Base, BaseFiles, Cache, DeltaFile, Error, FileName, Files, Held, Identity, View};
+use crate::blob::name::Kind;
+use crate::blob::{self, Store};
+use crate::format::container::{self, Decompressor, Unpacked};
+use crate::version::{BlobRef, Chain, Checksum, DeltaRef, SnapshotRef, Version};
+
+/// Blobs that are fetched at a time: deltas are small, and a store far away answers late rather than slowly.
+const AT_A_TIME: usize = 8;
+
+/// Pieces on their way from the store to the disk.
+const PIECES: usize = 4;
+
+/// Longest wait for the next piece of a blob.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Fetches blobs of any shard from one store into one cache. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fetcher {
+    store: Store,
+    cache: Cache,
+    whole: bool,
+}
+
+impl Fetcher {
+    /// For readers: pages of snapshots are checked when they are first touched.
+    pub fn new(store: Store, cache: Cache) -> Fetcher {
+        Fetcher { store, cache, whole: false }
+    }
+
+    /// For writers, who map only what they have checked whole in this life: a page found damaged later would stop a
+    /// merge in the middle, and with it the shard.
+    pub fn checking_whole(self) -> Fetcher {
+        Fetcher { whole: true, ..self }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Brings all files of `chain` into the cache. `inline` is the stored form of the delta of one version, as its
+    /// announcement carries it; it is checked as one from the store is.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Store`], [`Error::CorruptBlob`], [`Error::Gap`], [`Error::Io`].
+    pub async fn fetch(
+        &self,
+        identity: &Identity,
+        chain: &Chain,
+        inline: Option<(Version, Bytes)>,
+    ) -> Result<Files, Error> {
+        chain.check().map_err(Error::Gap)?;
+        let base = async {
+            match &chain.snapshot {
+                Some(snapshot) => self.snapshot(identity, snapshot).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let deltas = stream::iter(&chain.deltas)
+            .map(|delta| {
+                let inline = inline.as_ref().filter(|(version, _)| *version == delta.version);
+                self.delta(identity, delta, inline.map(|(_, bytes)| bytes.clone()))
+            })
+            .buffered(AT_A_TIME)
+            .try_collect();
+        let (base, deltas) = futures::try_join!(base, deltas)?;
+        Ok(Files { base, deltas })
+    }
+
+    /// Brings a snapshot and its index into the cache.
+    ///
+    /// # Errors
+    /// As [`Fetcher::fetch`].
+    pub async fn snapshot(&self, identity: &Identity, snapshot: &SnapshotRef) -> Result<BaseFiles, Error> {
+        let data = self.bring(identity, FileName::snapshot(snapshot), &snapshot.blob, None);
+        let index = self.bring(identity, FileName::index(snapshot), &snapshot.index, None);
+        let (snapshot, index) = futures::try_join!(data, index)?;
+        Ok(BaseFiles { snapshot, index })
+    }
+
+    /// Brings a delta into the cache.
+    ///
+    /// # Errors
+    /// As [`Fetcher::fetch`].
+    pub async fn delta(
+        &self,
+        identity: &Identity,
+        delta: &DeltaRef,
+        inline: Option<Bytes>,
+    ) -> Result<Held, Error> {
+        self.bring(identity, FileName::delta(delta), &delta.blob, inline).await
+    }
+
+    /// Fetches what is missing of `chain` and opens it as a view. A file of the cache that turns out to be damaged is
+    /// discarded and fetched again, once.
+    ///
+    /// # Errors
+    /// As [`Fetcher::fetch`] and [`View::open`].
+    pub async fn open(
+        &self,
+        identity: &Identity,
+        chain: &Chain,
+        inline: Option<(Version, Bytes)>,
+        about: About,
+    ) -> Result<View, Error> {
+        self.mending(async || {
+            let files = self.fetch(identity, chain, inline.clone()).await?;
+            let (identity, chain, about, whole) =
+                (identity.clone(), chain.clone(), about.clone(), self.whole);
+            blocking(move || {
+                let view = View::open(&identity, &files, &chain, about)?;
+                match (view.base(), &chain.snapshot) {
+                    (Some(base), Some(snapshot)) if whole => base.check_all(snapshot)?,
+                    _ => {}
+                }
+                Ok(view)
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Fetches a delta and applies it.
+    ///
+    /// # Errors
+    /// As [`Fetcher::fetch`] and [`View::apply`].
+    pub async fn apply(
+        &self,
+        view: &View,
+        delta: &DeltaRef,
+        inline: Option<Bytes>,
+        about: About,
+    ) -> Result<View, Error> {
+        self.mending(async || {
+            let held = self.delta(view.identity(), delta, inline.clone()).await?;
+            let (view, delta, about) = (view.clone(), delta.clone(), about.clone());
+            blocking(move || {
+                let file = DeltaFile::open(&held, view.identity(), &delta, view.schema())?;
+                view.apply(Arc::new(file), about)
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Fetches a snapshot and puts it below `view`, whose version stays.
+    ///
+    /// # Errors
+    /// As [`Fetcher::fetch`] and [`View::rebase`].
+    pub async fn rebase(&self, view: &View, snapshot: &SnapshotRef) -> Result<View, Error> {
+        self.mending(async || {
+            let files = self.snapshot(view.identity(), snapshot).await?;
+            let (view, snapshot, whole) = (view.clone(), snapshot.clone(), self.whole);
+            blocking(move || {
+                let base = Base::open(&files, view.identity(), &snapshot, view.schema())?;
+                if whole {
+                    base.check_all(&snapshot)?;
+                }
+                view.rebase(Arc::new(base))
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Does `make`; where it finds a file of the cache damaged, discards that file and does it again. A file that is
+    /// damaged a second time ends it: the disk is at fault then.
+    async fn mending(&self, mut make: impl AsyncFnMut() -> Result<View, Error>) -> Result<View, Error> {
+        let mut discarded = Vec::new();
+        loop {
+            match make().await {
+                Err(Error::Corrupt { path, detail }) if !discarded.contains(&path) => {
+                    tracing::warn!(path = %path.display(), detail, "a file of the blob cache is damaged; fetching it again");
+                    let (cache, damaged) = (self.cache.clone(), path.clone());
+                    blocking(move || cache.discard(&damaged)).await?;
+                    discarded.push(path);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Brings one file into the cache, unless it is there.
+    async fn bring(
+        &self,
+        identity: &Identity,
+        name: FileName,
+        blob: &BlobRef,
+        inline: Option<Bytes>,
+    ) -> Result<Held, Error> {
+        let (cache, of) = (self.cache.clone(), identity.clone());
+        if let Some(held) = blocking(move || cache.find(&of, &name)).await? {
+            return Ok(held);
+        }
+        if let Some(inline) = inline {
+            match self.unpack(identity, name, blob, stream::iter([Ok(inline)])).await {
+                Err(Error::CorruptBlob { detail, .. }) => {
+                    tracing::warn!(
+                        blob = blob.name,
+                        detail,
+                        "an announcement's inline delta is damaged; fetching it"
+                    );
+                }
+                done => return done,
+            }
+        }
+        match self.from_store(identity, name, blob).await {
+            Err(Error::CorruptBlob { url, detail }) => {
+                tracing::warn!(url, detail, "a blob came damaged from the store; fetching it again");
+                self.from_store(identity, name, blob).await
+            }
+            done => done,
+        }
+    }
+
+    async fn from_store(&self, identity: &Identity, name: FileName, blob: &BlobRef) -> Result<Held, Error> {
+        let content = self.store.get(&blob.name).await.map_err(store)?;
+        let url = self.store.absolute_url(&blob.name);
+        let pieces = stream::unfold(content, move |mut content| {
+            let url = url.clone();
+            async move {
+                let piece = match tokio::time::timeout(IDLE, content.next()).await {
+                    Ok(piece) => piece?,
+                    Err(_) => Err(blob::Error::Unavailable {
+                        doing: "reading",
+                        url,
+                        problem: format!("nothing came for {IDLE:?}"),
+                    }),
+                };
+                Some((piece, content))
+            }
+        });
+        self.unpack(identity, name, blob, pieces).await
+    }
+
+    /// Writes the plain form of what `pieces` are the stored form of into the cache.
+    async fn unpack(
+        &self,
+        identity: &Identity,
+        name: FileName,
+        blob: &BlobRef,
+        pieces: impl stream::Stream<Item = Result<Bytes, blob::Error>>,
+    ) -> Result<Held, Error> {
+        let (give, mut take) = mpsc::channel::<Bytes>(PIECES);
+        let sink = {
+            let (cache, identity, blob) = (self.cache.clone(), identity.clone(), blob.clone());
+            let url = self.store.absolute_url(&blob.name);
+            blocking(move || {
+                let mut sink = Sink::new(cache.temporary(&identity)?, name.kind, &blob)?;
+                let damaged = |detail: String| Error::CorruptBlob { url: url.clone(), detail };
+                while let Some(piece) = take.blocking_recv() {
+                    sink.push(&piece, &damaged)?;
+                }
+                let temporary = sink.finish(&blob, &damaged)?;
+                cache.keep(&identity, &name, temporary)
+            })
+        };
+        let feed = async move {
+            futures::pin_mut!(pieces);
+            while let Some(piece) = pieces.next().await {
+                // The sink went first: it says why.
+                if give.send(piece.map_err(store)?).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        // Not `try_join`: the sink is always waited for, so that its temporary file is gone when this returns.
+        let (fed, kept) = futures::join!(feed, sink);
+        fed.and(kept)
+    }
+}
+
+fn store(error: blob::Error) -> Error {
+    match error {
+        blob::Error::Missing { .. } => Error::Missing(error),
+        error => Error::Store(error),
+    }
+}
+
+/// Runs `work` on a thread that may block. A panic there is one here.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Closed),
+        },
+    }
+}
+
+/// Where the pieces of one blob go.
+struct Sink {
+    out: BufWriter<Temporary>,
+    form: Form,
+}
+
+enum Form {
+    Container(Box<Decompressor>),
+    /// Indexes are stored as they are: hashes and offsets do not compress.
+    Plain {
+        bytes: u64,
+        checksum: Box<Xxh3>,
+    },
+}
+
+impl Sink {
+    fn new(out: Temporary, kind: Kind, blob: &BlobRef) -> Result<Sink, Error> {
+        let form = match kind {
+            Kind::Index => Form::Plain { bytes: 0, checksum: Box::new(Xxh3::new()) },
+            Kind::Delta | Kind::Snapshot => {
+                let decompressor = Decompressor::new(blob.bytes, blob.plain_bytes);
+                Form::Container(Box::new(decompressor.map_err(|error| Error::writing(out.path(), error))?))
+            }
+        };
+        Ok(Sink { out: BufWriter::with_capacity(256 << 10, out), form })
+    }
+
+    fn push(&mut self, piece: &[u8], damaged: &impl Fn(String) -> Error) -> Result<(), Error> {
+        match &mut self.form {
+            Form::Container(decompressor) => match decompressor.push(piece, &mut self.out) {
+                Err(container::Error::Io(source)) => {
+                    Err(Error::io("writing", self.out.get_ref().path(), source))
+                }
+                Err(error) => Err(damaged(error.to_string())),
+                Ok(()) => Ok(()),
+            },
+            Form::Plain { bytes, checksum } => {
+                *bytes += piece.len() as u64;
+                checksum.update(piece);
+                let written = self.out.write_all(piece);
+                written.map_err(|source| Error::io("writing", self.out.get_ref().path(), source))
+            }
+        }
+    }
+
+    fn finish(mut self, blob: &BlobRef, damaged: &impl Fn(String) -> Error) -> Result<Temporary, Error> {
+        let have = match self.form {
+            Form::Container(decompressor) => {
+                decompressor.finish().map_err(|error| damaged(error.to_string()))?
+            }
+            Form::Plain { bytes, checksum } => {
+                let checksum = Checksum(checksum.digest());
+                Unpacked { bytes, checksum, plain_bytes: bytes, plain_checksum: checksum }
+            }
+        };
+        let want = Unpacked {
+            bytes: blob.bytes,
+            checksum: blob.checksum,
+            plain_bytes: blob.plain_bytes,
+            plain_checksum: blob.plain_checksum,
+        };
+        if have != want {
+            return Err(damaged(format!(
+                "{} bytes ({}), plain {} ({}), were announced; {} ({}), plain {} ({}), came",
+                want.bytes,
+                want.checksum,
+                want.plain_bytes,
+                want.plain_checksum,
+                have.bytes,
+                have.checksum,
+                have.plain_bytes,
+                have.plain_checksum,
+            )));
+        }
+        if let Err(source) = self.out.flush() {
+            return Err(Error::io("writing", self.out.get_ref().path(), source));
+        }
+        self.out.into_inner().map_err(|_| Error::Internal("a flushed buffer could not be taken apart"))
+    }
+}
