@@ -1,1 +1,90 @@
-//! (being written)
+//! The disk: chunks in RocksDB, durable in the order in which they came.
+//!
+//! ```text
+//!                      Writer (one thread)                    Keeper (one thread)
+//!  chunks ==queue==> [ all that waits: one batch, one fsync ]   scans, pages back, forgets, reclaims
+//!                                      |                                  |
+//!                                      v                                  v
+//!  Database   DIR/  column family "log":  summary of each chunk, chunk    (keys.rs)
+//!             DIR.lock                    held by the process that has it open
+//!             DIR.refused-TIMESTAMP/      a database that could not be opened, put aside
+//! ```
+//!
+//! Owns: RocksDB (this room is its only user), its options, its files, its two threads, what a failed disk means.
+//! Does not own: which chunks are still needed, what joins what (`producer/log`).
+//!
+//! A log is written once, read once or never, and trimmed from its beginning. So: chunks lie in blob files, which
+//! compaction never copies, and the sorted files hold only keys and summaries; trimming is a range deletion, which
+//! takes what the memtable still holds out of the next flush, so that in the usual case (announced before the memtable
+//! is full) a record is written to disk once and never again.
+
+pub mod keys;
+pub mod rocksdb;
+pub mod thread;
+
+use std::path::{Path, PathBuf};
+
+pub use self::rocksdb::{Database, Opened, Options, Survey, bytes_in};
+pub use self::thread::{Keeper, Persist, PushError, Waiting, Writer};
+
+/// What is wrong with the disk.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Another process has the directory open: stop it, or give this one another directory.
+    #[error("{dir} is in use{by}: stop the process that holds it, or choose another storage.data_dir", dir = .dir.display())]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+        /// Which process, where it is known: ` by process 4711`.
+        by: String,
+    },
+    /// The directory cannot be made or written: correct its path, its owner or its file system.
+    #[error("{dir} cannot be written: {why}", dir = .dir.display())]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// The system's reason.
+        why: String,
+    },
+    /// The disk refuses: full, gone, failing. The log takes nothing more; open it again once the disk is well.
+    #[error("{doing} in {dir}: {why}", dir = .dir.display())]
+    Failed {
+        /// What was being done.
+        doing: &'static str,
+        /// The directory.
+        dir: PathBuf,
+        /// RocksDB's reason.
+        why: String,
+    },
+    /// A chunk is not what was written: cut the log there and read on from Kafka.
+    #[error("chunk {seq} of {dir} cannot be read: {why}", dir = .dir.display())]
+    Corrupt {
+        /// Its number.
+        seq: u64,
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// It was closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+impl Error {
+    /// Whether trying again, with the log opened anew, may help without anybody's doing.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Failed { .. } | Error::Corrupt { .. } => true,
+            Error::Locked { .. } | Error::Directory { .. } | Error::Closed => false,
+        }
+    }
+}
+
+/// `DIR.suffix`: a sibling of a directory.
+fn beside(dir: &Path, suffix: &str) -> PathBuf {
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(suffix);
+    dir.with_file_name(name)
+}

@@ -426,6 +426,28 @@ impl Chunk {
         }
     }
 
+    /// The same chunk with only some of its ranges, by slot, and their records.
+    pub fn with_only(&self, keep: impl Fn(usize) -> bool) -> Chunk {
+        let mut builder = ChunkBuilder::new();
+        let slots: Vec<Option<u16>> = self
+            .ranges()
+            .iter()
+            .enumerate()
+            .map(|(slot, range)| keep(slot).then(|| builder.slot(&range.source, range.from)))
+            .collect();
+        for (_, record) in self.iter() {
+            if let Some(Some(slot)) = slots.get(usize::from(record.slot)) {
+                builder.push(*slot, record.offset, record.timestamp, record.body);
+            }
+        }
+        for (range, slot) in self.ranges().iter().zip(slots) {
+            if let Some(slot) = slot {
+                builder.advance(slot, range.to);
+            }
+        }
+        builder.finish()
+    }
+
     #[inline]
     fn record(&self, at: usize) -> Option<(ChunkRecord<'_>, usize)> {
         let bytes = self.0.bytes.get(..self.0.ranges_at)?;

@@ -204,7 +204,8 @@ impl Letter {
 
 /// The start of `text`, cut between two characters.
 pub fn bounded(text: &str, most: usize) -> &str {
-    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    end.and_then(|end| text.get(..end)).unwrap_or_default()
 }
 
 fn put_optional(out: &mut Vec<u8>, bytes: Option<&[u8]>) {

@@ -1,49 +1,113 @@
-//! The log (interface first; the bodies follow within the hour).
+//! The log: what was received from Kafka, durable before anything is made of it.
+//!
+//! ```text
+//!                 trimmed            handed on           ready        spilled         durable     appended
+//!   numbers  ........|-------------------|------------------|-------------|--------------|-----------|
+//!                    |  not announced    |  in memory,      |  on disk    |              |  waits for
+//!                    |  yet              |  to be handed on |  only       |              |  the fsync
+//!
+//!   source ==Chunk==> Appender => disk::Writer =fsync=> memory, or nothing (spilled) => Reader ==Logged==> batch
+//!                                                            ^--- disk::Keeper pages back, in order ---'
+//! ```
+//!
+//! A chunk is handed on only after it is durable, strictly in the order of appending. Up to the reader's room it stays
+//! in memory; beyond that it is on disk only (spilled) and is paged back when its turn comes. No byte is written for
+//! that. Who hands a chunk back does so by dropping its lease.
+//!
+//! **Lives.** [`Log::resume`] begins a life at the announced positions: what joins them is handed on first, what does not
+//! is discarded, Kafka continues after it. Appenders and readers of the life before are closed by that, so that a
+//! straggler of an ended life cannot write into the next one. The announced positions come from the outside; the log
+//! has no opinion of its own on what is needed.
+//!
+//! **Failures.** All of them end the life and cost time, not data:
+//! - an append or an fsync fails: nothing is taken any more, [`Log::resume`] opens the database anew;
+//! - a chunk cannot be read: the log is cut before it, said, and the next life reads on from Kafka there;
+//! - RocksDB refuses its files: they are put aside, said, and the log begins empty.
+//!
+//! Owns: what of the log is in memory, what is kept, what is handed on from where. Does not own: bytes and threads
+//! (`disk/`), what is announced (`announce`), when the source pauses (`source`).
 
-use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod append;
+mod judge;
+mod queue;
+mod read;
 
-use tokio::sync::watch;
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::{Notify, watch};
+
+use self::judge::{Cursor, judge};
+use self::queue::{Queue, Room, Spilled};
 use crate::clock::Clock;
-use crate::format::chunk::{Chunk, Range};
-use crate::gauge::{Budget, Lease};
-use crate::record::Position;
+use crate::disk::{self, Database, Keeper, Survey, Waiting, Writer};
+use crate::format::chunk::Range;
+use crate::gauge::Budget;
+use crate::record::{Position, SourcePartition};
+
+pub use self::append::{AppendError, Appender};
+pub use self::read::{Logged, Reader};
+
+/// Most chunks that wait for the fsync, whatever their size.
+const MOST_WAITING: usize = 4096;
+/// Trimmed bytes at which they are deleted: few enough to keep the log from growing, and so many that there are only a
+/// few range deletions in a memtable, since each costs every later read a little.
+const FORGET_SHARE: usize = 4;
+/// Deleted bytes at which the files that held them are looked for.
+const RECLAIM_BYTES: u64 = 128 << 20;
 
 /// Why the log cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Another process holds the directory: stop it, or use another directory.
-    #[error("{dir} is locked by another process", dir = dir.display())]
-    Locked {
-        /// The directory.
-        dir: std::path::PathBuf,
+    /// The disk, or who else holds it.
+    #[error("using the log on disk")]
+    Disk(#[from] disk::Error),
+    /// A chunk could not be read: it is gone with all behind it, and the next life reads it from Kafka.
+    #[error(
+        "the log in {dir} was cut at chunk {seq}, which cannot be read; {records} records come again from Kafka",
+        dir = .dir.display()
+    )]
+    Cut {
+        /// The log's directory.
+        dir: PathBuf,
+        /// The first chunk that is gone.
+        seq: u64,
+        /// Records that are gone with it.
+        records: u64,
+        /// Why it cannot be read.
+        #[source]
+        source: disk::Error,
     },
-    /// It was closed.
+    /// A chunk was appended that leaves offsets out: a bug, refused before it could lose anything.
+    #[error("a chunk of {source_partition} begins at {from}, the log ends at {end:?}")]
+    Gap {
+        /// The partition.
+        source_partition: SourcePartition,
+        /// Where the chunk's range begins.
+        from: i64,
+        /// Where the log ends; `None`: the partition is none of this life's.
+        end: Option<i64>,
+    },
+    /// It was closed, or a later life has begun.
     #[error("the log is closed")]
     Closed,
 }
 
 impl Error {
-    /// Whether trying again may help without anybody's doing.
+    /// Whether the next life may do better, without anybody's doing.
     pub fn is_transient(&self) -> bool {
-        false
+        match self {
+            Error::Disk(error) => error.is_transient(),
+            Error::Cut { .. } => true,
+            Error::Gap { .. } | Error::Closed => false,
+        }
     }
 }
 
-/// Why a chunk was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// Too much waits to be persisted: here is the chunk back, try again.
-    #[error("the log takes no more at the moment")]
-    Full(Chunk),
-    /// The log refuses all chunks from now on.
-    #[error("the log has failed")]
-    Failed(#[source] Error),
-}
-
-/// Told once per chunk, when it is durable: how long that took since it was appended.
+/// Told of each chunk that has become durable: how long after it was appended.
 pub type Persisted = Arc<dyn Fn(Duration) + Send + Sync>;
 
 /// How the log is kept.
@@ -51,110 +115,448 @@ pub type Persisted = Arc<dyn Fn(Duration) + Send + Sync>;
 pub struct Options {
     /// Time.
     pub clock: Clock,
-    /// Most bytes that wait to be persisted.
+    /// Most bytes that wait to become durable.
     pub max_waiting_bytes: u64,
-    /// Bytes that RocksDB keeps in memory before it writes a file.
+    /// Bytes that RocksDB keeps in memory before it writes a file of them; it may hold three times as many for a
+    /// moment. What is announced before that is never written a second time.
     pub write_buffer_bytes: usize,
-    /// Told of each chunk that became durable.
+    /// Told of each chunk that has become durable.
     pub on_persisted: Option<Persisted>,
 }
 
 impl Options {
-    /// The defaults.
+    /// 32 MiB waiting, 64 MiB in RocksDB's memory.
     pub fn new(clock: Clock) -> Options {
         Options { clock, max_waiting_bytes: 32 << 20, write_buffer_bytes: 64 << 20, on_persisted: None }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("max_waiting_bytes", &self.max_waiting_bytes)
+            .field("write_buffer_bytes", &self.write_buffer_bytes)
+            .finish_non_exhaustive()
     }
 }
 
 /// What the log holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Bytes of chunks not yet trimmed.
+    /// Bytes of chunks that are durable and not trimmed.
     pub log_bytes: u64,
-    /// Records durable and not yet announced (to the chunk).
+    /// Records in them.
     pub pending_records: u64,
-    /// Records on disk only.
+    /// Records of them that are on disk only and have not been handed on.
     pub spilled_records: u64,
 }
 
-/// One shard's log.
-#[derive(Clone, Debug)]
-pub struct Log;
+/// One shard's log. Clones are handles of the same one.
+#[derive(Clone)]
+pub struct Log(Arc<Inner>);
+
+struct Inner {
+    dir: PathBuf,
+    options: Options,
+    shared: Arc<Shared>,
+    /// `None` once it is closed, and after a failure until it could be opened anew.
+    engine: Mutex<Option<Engine>>,
+    /// What of the log was found on disk, at the opening or the last resume.
+    retained: Mutex<Vec<Range>>,
+    /// Held while a chunk is queued: the order of numbers is the order of judging.
+    appending: Mutex<append::Ends>,
+    /// One resume or close at a time.
+    turning: Mutex<()>,
+}
+
+/// What the threads of the log share with its handles.
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Something became ready, failed, or ended.
+    changed: Notify,
+    /// The number after the last durable chunk.
+    persisted: watch::Sender<u64>,
+}
+
+/// The database and its threads, from one opening to the next. Others hold its threads' handles at most, never the
+/// database, so that it is closed once the threads have ended and this is dropped.
+struct Engine {
+    database: Arc<Database>,
+    writer: Arc<Writer>,
+    keeper: Arc<Keeper>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that is done under these locks leaves them half done; a panic elsewhere is told as a failure.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("dir", &self.0.dir).field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
+    }
+
+    fn fail(&self, error: Error) {
+        let mut queue = self.queue();
+        if queue.failed.is_none() {
+            tracing::error!(error = %error, cause = ?std::error::Error::source(&error).map(ToString::to_string),
+                "the log takes and gives nothing more; the next life opens it anew");
+            queue.failed = Some(error);
+        }
+        drop(queue);
+        self.changed.notify_waiters();
+    }
+}
+
+impl Inner {
+    fn writer(&self) -> Option<Arc<Writer>> {
+        lock(&self.engine).as_ref().map(|engine| engine.writer.clone())
+    }
+
+    fn keeper(&self) -> Option<Arc<Keeper>> {
+        lock(&self.engine).as_ref().map(|engine| engine.keeper.clone())
+    }
+}
+
+impl Engine {
+    fn start(dir: &Path, options: &Options, shared: &Arc<Shared>) -> Result<(Engine, Survey), Error> {
+        let disk =
+            disk::Options { clock: options.clock.clone(), write_buffer_bytes: options.write_buffer_bytes };
+        let opened = Database::open(dir, &disk)?;
+        if let Some((aside, why)) = &opened.aside {
+            tracing::error!(
+                dir = %dir.display(), aside = %aside.display(), why,
+                "RocksDB refused the log; it was put aside, and what was not announced is read from Kafka again"
+            );
+        }
+        say_cut(dir, &opened.survey);
+        if opened.survey.missing > 0 {
+            tracing::error!(
+                dir = %dir.display(), chunks = opened.survey.missing,
+                "chunks are gone that were there when the log was closed; what they held is read from Kafka again"
+            );
+        }
+        let database = Arc::new(opened.database);
+        let no_thread = |error: std::io::Error| disk::Error::Failed {
+            doing: "starting a thread for the log",
+            dir: dir.to_owned(),
+            why: error.to_string(),
+        };
+        let writer = Writer::start(
+            opened.survey.next,
+            (options.max_waiting_bytes, MOST_WAITING),
+            database.clone(),
+            committed(shared.clone(), options.clone()),
+        )
+        .map_err(no_thread)?;
+        let keeper = Keeper::start(database.clone(), {
+            let shared = shared.clone();
+            move |error| shared.fail(Error::Disk(error))
+        })
+        .map_err(no_thread)?;
+        Ok((Engine { database, writer: Arc::new(writer), keeper: Arc::new(keeper) }, opened.survey))
+    }
+
+    /// Ends both threads; what waits becomes durable first. Blocks.
+    fn stop(&self) -> Result<(), disk::Error> {
+        let outcome = self.writer.close();
+        self.keeper.close();
+        outcome
+    }
+}
+
+/// What the writer's thread does after each commit.
+fn committed(
+    shared: Arc<Shared>,
+    options: Options,
+) -> impl FnMut(Result<Vec<Waiting>, disk::Error>) + Send + 'static {
+    move |outcome| match outcome {
+        Ok(group) => {
+            let now = options.clock.now();
+            let end = group.last().map_or(0, |last| last.seq + 1);
+            let received: Vec<_> = group.iter().map(|waiting| waiting.received_at).collect();
+            let mut queue = shared.queue();
+            for waiting in group {
+                // A chunk of an earlier life is durable too; the resume that ended that life reads it from the disk.
+                if waiting.tag == queue.life {
+                    queue.committed(waiting);
+                }
+            }
+            drop(queue);
+            shared.persisted.send_replace(end);
+            shared.changed.notify_waiters();
+            if let Some(told) = &options.on_persisted {
+                received.into_iter().for_each(|at| told(now.saturating_duration_since(at)));
+            }
+        }
+        Err(error) => shared.fail(Error::Disk(error)),
+    }
+}
+
+fn say_cut(dir: &Path, survey: &Survey) {
+    if let Some((seq, why)) = &survey.cut {
+        tracing::error!(
+            dir = %dir.display(), seq, why, chunks_left = survey.chunks.len(),
+            "a chunk of the log cannot be read: the log was cut there, and the rest is read from Kafka again"
+        );
+    }
+}
 
 impl Log {
-    /// Opens it, or makes it.
-    pub async fn open(_dir: &Path, _options: Options) -> Result<Log, Error> {
-        unimplemented!()
+    /// Opens the log in `dir`, or makes it. Nothing can be appended or read before [`Log::resume`].
+    ///
+    /// What cannot be read at its end is cut off; a database that RocksDB refuses is put aside as
+    /// `DIR.refused-TIMESTAMP`. Both are said, and cost time, not data.
+    ///
+    /// # Errors
+    /// [`Error::Disk`]: another process has it open, the directory cannot be written, the disk fails.
+    pub async fn open(dir: &Path, options: Options) -> Result<Log, Error> {
+        let dir = dir.to_owned();
+        blocking(move || {
+            let shared = Arc::new(Shared {
+                queue: Mutex::default(),
+                changed: Notify::new(),
+                persisted: watch::Sender::new(0),
+            });
+            let (engine, survey) = Engine::start(&dir, &options, &shared)?;
+            shared.persisted.send_replace(survey.next);
+            Ok(Log(Arc::new(Inner {
+                dir,
+                options,
+                shared,
+                engine: Mutex::new(Some(engine)),
+                retained: Mutex::new(ranges(&survey)),
+                appending: Mutex::default(),
+                turning: Mutex::default(),
+            })))
+        })
+        .await
     }
-    /// What is on disk, per partition, joined where it joins.
+
+    /// What was found on disk, at the opening or the last resume: ranges per partition, joined where they join.
     pub fn retained(&self) -> Vec<Range> {
-        unimplemented!()
+        lock(&self.0.retained).clone()
     }
-    /// Begins a life at `positions`; gives where Kafka continues, in the same order. Appenders and readers of the life before are closed.
-    pub async fn resume(&self, _positions: &[Position]) -> Result<Vec<Position>, Error> {
-        unimplemented!()
+
+    /// Begins a life at `positions`, the announced ones: keeps what joins them, per partition and exact to the record,
+    /// and discards the rest. Gives where Kafka continues, in the order of `positions`. The life's reader hands on
+    /// first what was kept.
+    ///
+    /// Waits until all that was appended before is durable; after a failure opens the database anew.
+    ///
+    /// # Errors
+    /// [`Error::Disk`], [`Error::Closed`].
+    pub async fn resume(&self, positions: &[Position]) -> Result<Vec<Position>, Error> {
+        let (log, positions) = (self.clone(), positions.to_vec());
+        blocking(move || log.resume_now(&positions)).await
     }
-    /// Appends, for this life.
+
+    fn resume_now(&self, positions: &[Position]) -> Result<Vec<Position>, Error> {
+        let inner = &*self.0;
+        let _turn = lock(&inner.turning);
+        // From here on appenders and readers of the life before are refused.
+        let life = {
+            let mut appending = lock(&inner.appending);
+            let mut queue = inner.shared.queue();
+            if queue.closed {
+                return Err(Error::Closed);
+            }
+            appending.end_life();
+            queue.life += 1;
+            queue.room = None;
+            queue.life
+        };
+        inner.shared.changed.notify_waiters();
+
+        let (writer, keeper, survey) = self.engine_for_next_life()?;
+        let judged = judge(positions, survey.chunks.iter().map(|(_, summary)| summary));
+        for range in judge::joined(&judged.apart) {
+            tracing::warn!(
+                source = %range.source, from = range.from, to = range.to,
+                "what the log holds here does not join what is announced; it is discarded"
+            );
+        }
+        let dropped =
+            runs(survey.chunks.iter().zip(&judged.keep).filter(|(_, keep)| !**keep).map(|(c, _)| c.0));
+        keeper.call(move |database| {
+            dropped.into_iter().try_for_each(|(from, to)| database.forget(from, to, false))
+        })?;
+
+        let now = inner.options.clock.now();
+        let kept: VecDeque<Spilled> = survey
+            .chunks
+            .iter()
+            .zip(&judged.keep)
+            .filter(|(_, keep)| **keep)
+            .map(|((seq, summary), _)| Spilled {
+                seq: *seq,
+                bytes: summary.bytes,
+                records: summary.records,
+                received_at: now,
+            })
+            .collect();
+        *lock(&inner.retained) = ranges(&survey);
+        let mut appending = lock(&inner.appending);
+        let mut queue = inner.shared.queue();
+        if queue.closed {
+            return Err(Error::Closed);
+        }
+        *queue = queue.next_life(Cursor::at(positions), writer.next(), kept);
+        appending.begin_life(life, &judged.next);
+        Ok(judged.next)
+    }
+
+    /// The threads, with nothing waiting in them, and what is on the disk; opened anew if they have failed.
+    fn engine_for_next_life(&self) -> Result<(Arc<Writer>, Arc<Keeper>, Survey), Error> {
+        let inner = &*self.0;
+        if let (Some(writer), Some(keeper)) = (inner.writer(), inner.keeper()) {
+            let surveyed = writer.drain().and_then(|()| keeper.call(Database::survey));
+            if let Ok(survey) = surveyed {
+                say_cut(&inner.dir, &survey);
+                return Ok((writer, keeper, survey));
+            }
+        }
+        let failed = lock(&inner.engine).take();
+        if let Some(failed) = failed {
+            let _ = failed.stop();
+        }
+        let (engine, survey) = Engine::start(&inner.dir, &inner.options, &inner.shared)?;
+        let (writer, keeper) = (engine.writer.clone(), engine.keeper.clone());
+        *lock(&inner.engine) = Some(engine);
+        Ok((writer, keeper, survey))
+    }
+
+    /// Appends, for the present life.
     pub fn appender(&self) -> Appender {
-        unimplemented!()
+        Appender::new(self.clone(), lock(&self.0.appending).life())
     }
-    /// Reads, for this life.
-    pub fn reader(&self, _max_pending_records: usize, _memory: Budget) -> Reader {
-        unimplemented!()
+
+    /// Reads, for the present life: one reader each. At most `max_pending_records` records lie ready, and as many
+    /// bytes as `memory` grants, which the stages behind share.
+    pub fn reader(&self, max_pending_records: usize, memory: Budget) -> Reader {
+        let mut queue = self.0.shared.queue();
+        queue.room = Some(Room { records: max_pending_records, memory });
+        Reader::new(self.clone(), queue.life)
     }
-    /// What is announced need not be kept.
-    pub async fn trim(&self, _announced: &[Position]) -> Result<(), Error> {
-        unimplemented!()
+
+    /// Lets go of the chunks at the beginning of which all records have been announced.
+    ///
+    /// Their room on disk is given back in larger pieces, in the background.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub async fn trim(&self, announced: &[Position]) -> Result<(), Error> {
+        let inner = &*self.0;
+        let keeper = inner.keeper().ok_or(Error::Closed)?;
+        let mut queue = inner.shared.queue();
+        queue.trim(announced);
+        if queue.trimmed_bytes >= (inner.options.write_buffer_bytes / FORGET_SHARE) as u64 {
+            let forget = queue.take_forget();
+            drop(queue);
+            let shared = inner.shared.clone();
+            keeper.run(move |database| {
+                if let Err(error) = forget_and_reclaim(database, &shared, forget) {
+                    shared.fail(Error::Disk(error));
+                }
+            });
+        }
+        Ok(())
     }
+
     /// What it holds.
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        self.0.shared.queue().stats()
     }
-    /// Persists what waits, and closes the database.
+
+    /// Bytes that its files take on disk: more than [`Stats::log_bytes`], as room is given back in larger pieces.
+    /// Asks the file system.
+    pub fn disk_bytes(&self) -> u64 {
+        disk::bytes_in(&self.0.dir)
+    }
+
+    /// Makes durable what waits, deletes what is trimmed, and closes the database. Appenders, readers and this log are
+    /// of no use afterwards.
+    ///
+    /// # Errors
+    /// The failure, if what waited could not be made durable.
     pub async fn close(&self) -> Result<(), Error> {
-        unimplemented!()
+        let log = self.clone();
+        blocking(move || log.close_now()).await
+    }
+
+    fn close_now(&self) -> Result<(), Error> {
+        let inner = &*self.0;
+        let _turn = lock(&inner.turning);
+        {
+            let mut appending = lock(&inner.appending);
+            appending.end_life();
+            inner.shared.queue().closed = true;
+        }
+        inner.shared.changed.notify_waiters();
+        let Some(engine) = lock(&inner.engine).take() else { return Ok(()) };
+        let outcome = engine.stop();
+        if outcome.is_ok() {
+            let (from, to) = inner.shared.queue().take_forget();
+            if from < to {
+                engine.database.forget(from, to, false)?;
+            }
+            engine.database.clean(engine.writer.next());
+        }
+        outcome.map_err(Error::Disk)
     }
 }
 
-/// Appends chunks.
-#[derive(Clone, Debug)]
-pub struct Appender;
+/// Deletes, and once enough has been deleted looks for the files that held it. On the keeper's thread.
+fn forget_and_reclaim(
+    database: &Database,
+    shared: &Shared,
+    (from, to): (u64, u64),
+) -> Result<(), disk::Error> {
+    if from < to {
+        database.forget(from, to, false)?;
+    }
+    let due = {
+        let mut queue = shared.queue();
+        let due = queue.unreclaimed_bytes >= RECLAIM_BYTES;
+        if due {
+            queue.unreclaimed_bytes = 0;
+        }
+        due
+    };
+    if due { database.reclaim() } else { Ok(()) }
+}
 
-impl Appender {
-    /// Takes the chunk, or gives it back. Never blocks.
-    pub fn try_append(&self, _chunk: Chunk) -> Result<(), AppendError> {
-        unimplemented!()
+/// The ranges on disk, joined.
+fn ranges(survey: &Survey) -> Vec<Range> {
+    judge::joined(survey.chunks.iter().flat_map(|(_, summary)| &summary.ranges))
+}
+
+/// Consecutive numbers as `[from, to)`.
+fn runs(numbers: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, to)) if *to == number => *to += 1,
+            _ => runs.push((number, number + 1)),
+        }
     }
-    /// Waits up to `patience` for room. Blocks.
-    pub fn append_within(&self, _chunk: Chunk, _patience: Duration) -> Result<(), AppendError> {
-        unimplemented!()
-    }
-    /// How many chunks of this log were persisted, in all: goes up only.
-    pub fn persisted(&self) -> watch::Receiver<u64> {
-        unimplemented!()
+    runs
+}
+
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(job).await {
+        Ok(outcome) => outcome,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 
-/// Reads chunks in the order in which they were appended, once they are durable.
-#[derive(Debug)]
-pub struct Reader;
-
-impl Reader {
-    /// The next chunk; `None` once the log is closed or a later life has begun. Cancel safe.
-    pub async fn next(&mut self) -> Result<Option<Logged>, Error> {
-        unimplemented!()
-    }
-}
-
-/// A chunk as the log hands it on.
-#[derive(Debug)]
-pub struct Logged {
-    /// The chunk.
-    pub chunk: Chunk,
-    /// By slot: records below this offset have been announced, or handed on, before. Never below the range's `from`.
-    pub from: Vec<i64>,
-    /// Its bytes in memory.
-    pub lease: Option<Lease>,
-    /// When it was appended; after a restart, when it was read back.
-    pub received_at: Instant,
-}
+#[cfg(test)]
+mod tests;

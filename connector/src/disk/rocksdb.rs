@@ -1,0 +1,418 @@
+//! One RocksDB per log: opened with care, written in batches, read by number.
+//!
+//! Owns: options, opening and what is put aside, the five things that a log needs of a database. All calls block.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind as IoKind, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use ::rocksdb::{
+    BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, ErrorKind, FlushOptions,
+    LogLevel, ReadOptions, WaitForCompactOptions, WriteBatch, WriteOptions,
+};
+use bytes::Bytes;
+
+use super::keys::{Kind, key, seq};
+use super::{Error, beside};
+use crate::clock::Clock;
+use crate::format::chunk::{Chunk, Summary};
+
+/// The column family with everything in it.
+const FAMILY: &str = "log";
+/// Says that RocksDB found its own files corrupt while running: the next opening puts them aside.
+const SUSPECT: &str = "SUSPECT";
+/// Says at which number a clean close left the log.
+const CLEAN: &str = "CLEAN";
+/// Values from this size on lie in blob files. Below it the entry in the sorted file would hardly be smaller.
+const MIN_BLOB: u64 = 1024;
+
+/// How a database is kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// For the name of what is put aside.
+    pub clock: Clock,
+    /// Bytes held in memory (and in the write-ahead log) before RocksDB writes a file of them.
+    pub write_buffer_bytes: usize,
+}
+
+/// A database, and what happened while it was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// The database.
+    pub database: Database,
+    /// Where a database that RocksDB refused was put, and why it was.
+    pub aside: Option<(PathBuf, String)>,
+    /// What is in it.
+    pub survey: Survey,
+}
+
+/// What a database holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// The chunks, in order.
+    pub chunks: Vec<(u64, Summary)>,
+    /// The number for the next chunk: above all that were used.
+    pub next: u64,
+    /// Where the log had to be cut, and why.
+    pub cut: Option<(u64, String)>,
+    /// Chunks that a clean close had left and that are not there.
+    pub missing: u64,
+}
+
+/// The database.
+pub struct Database {
+    db: DB,
+    dir: PathBuf,
+    /// Held as long as the database is open; released by the system if the process dies.
+    _lock: File,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// Opens the database in `dir`, or makes it, and looks through it. One that RocksDB refuses is put aside and an
+    /// empty one made in its place: that costs time, not data, since Kafka has it all.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::Directory`], [`Error::Failed`].
+    pub fn open(dir: &Path, options: &Options) -> Result<Opened, Error> {
+        prepare(dir)?;
+        let lock = lock(dir)?;
+        let mut aside = None;
+        if let Some(why) = suspect(dir) {
+            aside = Some(put_aside(dir, why, options)?);
+        }
+        let clean = take_clean(dir);
+        let db = match open_db(dir, options) {
+            Ok(db) => db,
+            Err(refused) => {
+                let why = refused.to_string();
+                // Only a database that is broken is put aside: one on a full or failing disk, or held by somebody who
+                // does not know our lock, is left as it is.
+                match (refused.kind(), why.contains("LOCK"), why.contains("No such file")) {
+                    (_, true, _) => return Err(Error::Locked { dir: dir.to_owned(), by: String::new() }),
+                    (ErrorKind::IOError, _, false) => {
+                        return Err(Error::Failed { doing: "opening the log", dir: dir.to_owned(), why });
+                    }
+                    _ => {}
+                }
+                aside = Some(put_aside(dir, why, options)?);
+                open_db(dir, options).map_err(|error| Error::Failed {
+                    doing: "making a new log",
+                    dir: dir.to_owned(),
+                    why: error.to_string(),
+                })?
+            }
+        };
+        let database = Database { db, dir: dir.to_owned(), _lock: lock };
+        let mut survey = database.survey()?;
+        if let (Some(clean), None) = (clean, &aside) {
+            survey.missing = clean.saturating_sub(survey.next);
+            survey.next = survey.next.max(clean);
+        }
+        Ok(Opened { database, aside, survey })
+    }
+
+    /// Where it lies.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn family(&self) -> &ColumnFamily {
+        self.db.cf_handle(FAMILY).expect("the database was opened with this column family")
+    }
+
+    /// Looks through all summaries, and at the last chunk itself. What cannot be read is cut off, with everything
+    /// behind it, and said: nothing is lost by that, it comes again from Kafka.
+    ///
+    /// # Errors
+    /// [`Error::Failed`], if what is to be cut cannot be.
+    pub fn survey(&self) -> Result<Survey, Error> {
+        let mut survey = Survey::default();
+        let mut read = ReadOptions::default();
+        read.fill_cache(false);
+        read.set_iterate_lower_bound(key(Kind::Summary, 0));
+        read.set_iterate_upper_bound(key(Kind::Chunk, 0));
+        let mut entries = self.db.raw_iterator_cf_opt(self.family(), read);
+        entries.seek_to_first();
+        while let Some((entry, value)) = entries.item() {
+            let Some(number) = seq(Kind::Summary, entry) else {
+                survey.cut = Some((survey.next, "a key that is none of a log's".into()));
+                break;
+            };
+            match Summary::parse(value) {
+                Ok(summary) => survey.chunks.push((number, summary)),
+                Err(error) => {
+                    survey.cut = Some((number, format!("its summary: {}", chain(&error))));
+                    break;
+                }
+            }
+            survey.next = number + 1;
+            entries.next();
+        }
+        if let Err(error) = entries.status() {
+            // The sorted files themselves are damaged: sooner or later compaction would stop on them.
+            self.suspect(&error.to_string());
+            survey.cut = Some((survey.next, error.to_string()));
+        }
+        drop(entries);
+        while let Some((number, _)) = survey.chunks.last() {
+            let number = *number;
+            match self.chunk(number) {
+                Ok(_) => break,
+                Err(Error::Corrupt { why, .. }) => {
+                    survey.cut = Some((number, why));
+                    survey.chunks.pop();
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        if let Some((from, _)) = &survey.cut {
+            self.forget(*from, u64::MAX, true)?;
+        }
+        Ok(survey)
+    }
+
+    /// Chunk number `seq`, whole and verified, and verified to be the one that its summary speaks of.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is not there, not whole, or not readable.
+    pub fn chunk(&self, seq: u64) -> Result<Chunk, Error> {
+        let corrupt = |why: String| Error::Corrupt { seq, dir: self.dir.clone(), why };
+        let get = |kind| {
+            let mut read = ReadOptions::default();
+            read.fill_cache(false);
+            match self.db.get_cf_opt(self.family(), key(kind, seq), &read) {
+                Ok(Some(bytes)) => Ok(bytes),
+                Ok(None) => Err(corrupt("it is not there".into())),
+                Err(error) => Err(corrupt(error.to_string())),
+            }
+        };
+        let summary = Summary::parse(&get(Kind::Summary)?).map_err(|error| corrupt(chain(&error)))?;
+        let chunk = Chunk::parse(Bytes::from(get(Kind::Chunk)?)).map_err(|error| corrupt(chain(&error)))?;
+        if !summary.is_of(&chunk) {
+            return Err(corrupt("it is another chunk than its summary says".into()));
+        }
+        Ok(chunk)
+    }
+
+    /// Writes the chunks, with their summaries, in one batch, and returns once they are on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Failed`]: none, some or all of them may be there after the next opening.
+    pub fn append<'a>(&self, chunks: impl Iterator<Item = (u64, &'a Chunk)> + Clone) -> Result<(), Error> {
+        // RocksDB copies a value once into the batch and once into its memtable; the room for the first is made at
+        // once, as growing would copy again and again.
+        let bytes: usize =
+            chunks.clone().map(|(_, chunk)| chunk.len() + chunk.ranges().len() * 80 + 128).sum();
+        let mut batch = WriteBatch::with_capacity_bytes(bytes);
+        for (seq, chunk) in chunks {
+            batch.put_cf(self.family(), key(Kind::Summary, seq), chunk.summary().encode());
+            batch.put_cf(self.family(), key(Kind::Chunk, seq), chunk.encoded());
+        }
+        self.write(batch, true, "appending to the log")
+    }
+
+    /// Deletes the chunks `[from, to)`. Without `sync` they may be there again after a crash.
+    ///
+    /// # Errors
+    /// [`Error::Failed`].
+    pub fn forget(&self, from: u64, to: u64, sync: bool) -> Result<(), Error> {
+        let mut batch = WriteBatch::default();
+        for kind in [Kind::Summary, Kind::Chunk] {
+            batch.delete_range_cf(self.family(), key(kind, from), key(kind, to));
+        }
+        self.write(batch, sync, "deleting from the log")
+    }
+
+    fn write(&self, batch: WriteBatch, sync: bool, doing: &'static str) -> Result<(), Error> {
+        let mut write = WriteOptions::default();
+        write.set_sync(sync);
+        self.db.write_opt(batch, &write).map_err(|error| {
+            if error.kind() == ErrorKind::Corruption {
+                self.suspect(&error.to_string());
+            }
+            Error::Failed { doing, dir: self.dir.clone(), why: error.to_string() }
+        })
+    }
+
+    /// Gives the room of what was forgotten back to the file system: writes out the memtable, which lets go of the
+    /// write-ahead log, and compacts the keys, which lets go of the blob files that nothing points to any more.
+    /// Reads and writes keys and summaries only.
+    ///
+    /// # Errors
+    /// [`Error::Failed`].
+    pub fn reclaim(&self) -> Result<(), Error> {
+        let failed = |error: ::rocksdb::Error| {
+            if error.kind() == ErrorKind::Corruption {
+                self.suspect(&error.to_string());
+            }
+            Error::Failed { doing: "reclaiming the room of", dir: self.dir.clone(), why: error.to_string() }
+        };
+        let mut flush = FlushOptions::default();
+        flush.set_wait(true);
+        self.db.flush_cf_opt(self.family(), &flush).map_err(failed)?;
+        let mut compact = CompactOptions::default();
+        compact.set_exclusive_manual_compaction(false);
+        self.db.compact_range_cf_opt(self.family(), None::<&[u8]>, None::<&[u8]>, &compact);
+        self.db.wait_for_compact(&WaitForCompactOptions::default()).map_err(failed)
+    }
+
+    /// Says that the log was closed in order with `next` as its next number, for the next opening to compare.
+    pub fn clean(&self, next: u64) {
+        // Not synced: without it the next opening only knows less.
+        let _ = fs::write(self.dir.join(CLEAN), next.to_string());
+    }
+
+    /// Changes the bytes of a chunk where it lies, without the care that [`Database::append`] takes.
+    #[cfg(test)]
+    pub fn damage(&self, seq: u64, how: impl Fn(&mut Vec<u8>)) {
+        let mut bytes = self.db.get_cf(self.family(), key(Kind::Chunk, seq)).unwrap().unwrap();
+        how(&mut bytes);
+        self.db.put_cf(self.family(), key(Kind::Chunk, seq), bytes).unwrap();
+    }
+
+    fn suspect(&self, why: &str) {
+        tracing::error!(
+            dir = %self.dir.display(), why,
+            "RocksDB found its files corrupt; the next opening puts the log aside and reads from Kafka"
+        );
+        let _ = fs::write(self.dir.join(SUSPECT), why);
+    }
+}
+
+/// Bytes of the files in `dir`.
+pub fn bytes_in(dir: &Path) -> u64 {
+    let Ok(files) = fs::read_dir(dir) else { return 0 };
+    files.flatten().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+}
+
+/// All levels of an error in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}
+
+fn open_db(dir: &Path, options: &Options) -> Result<DB, ::rocksdb::Error> {
+    let mut db = ::rocksdb::Options::default();
+    db.create_if_missing(true);
+    db.create_missing_column_families(true);
+    // A torn tail of the write-ahead log is cut at the last whole record (this is the default; it is relied on).
+    db.set_wal_recovery_mode(::rocksdb::DBRecoveryMode::PointInTime);
+    db.set_max_background_jobs(2);
+    db.set_max_open_files(256);
+    db.set_log_level(LogLevel::Warn);
+    db.set_keep_log_file_num(2);
+    db.set_stats_dump_period_sec(0);
+    db.set_stats_persist_period_sec(0);
+    db.set_max_manifest_file_size(4 << 20);
+    let mut log = ::rocksdb::Options::default();
+    log.set_write_buffer_size(options.write_buffer_bytes);
+    // One being filled, one being written out, one to spare: a flush that is slower than the appends stalls them.
+    log.set_max_write_buffer_number(3);
+    log.set_enable_blob_files(true);
+    log.set_min_blob_size(MIN_BLOB);
+    log.set_blob_file_size(256 << 20);
+    log.set_enable_blob_gc(false);
+    // `reclaim` compacts when there is something to gain; on its own RocksDB would do so as the log grows.
+    log.set_disable_auto_compactions(true);
+    log.set_periodic_compaction_seconds(0);
+    let mut blocks = BlockBasedOptions::default();
+    blocks.disable_cache();
+    log.set_block_based_table_factory(&blocks);
+    let families = [
+        ColumnFamilyDescriptor::new(::rocksdb::DEFAULT_COLUMN_FAMILY_NAME, ::rocksdb::Options::default()),
+        ColumnFamilyDescriptor::new(FAMILY, log),
+    ];
+    DB::open_cf_descriptors(&db, dir, families)
+}
+
+/// Makes the directory and tries to write there, so that the error says so, and not what RocksDB stumbled on.
+fn prepare(dir: &Path) -> Result<(), Error> {
+    let unusable = |why: std::io::Error| Error::Directory { dir: dir.to_owned(), why: why.to_string() };
+    fs::create_dir_all(dir).map_err(unusable)?;
+    let probe = dir.join("WRITABLE");
+    File::create(&probe).and_then(|mut file| file.write_all(b"?")).map_err(unusable)?;
+    fs::remove_file(&probe).map_err(unusable)
+}
+
+/// Takes `DIR.lock`. RocksDB has a lock of its own inside; this one survives the directory's being put aside, is
+/// taken before anything is touched, and says who holds it.
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = beside(dir, "lock");
+    let unusable = |why: std::io::Error| Error::Directory {
+        dir: dir.to_owned(),
+        why: format!("{}: {why}", path.display()),
+    };
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let by = match file.read_to_string(&mut holder) {
+                Ok(_) if !holder.trim().is_empty() => format!(" by process {}", holder.trim()),
+                _ => String::new(),
+            };
+            return Err(Error::Locked { dir: dir.to_owned(), by });
+        }
+        Err(TryLockError::Error(why)) => return Err(unusable(why)),
+    }
+    file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(unusable)?;
+    Ok(file)
+}
+
+/// Why the files in `dir` must not be opened, though RocksDB might.
+fn suspect(dir: &Path) -> Option<String> {
+    match fs::read_to_string(dir.join(SUSPECT)) {
+        Ok(why) => return Some(format!("corrupt when it was last used: {why}")),
+        Err(error) if error.kind() == IoKind::NotFound => {}
+        Err(error) => return Some(format!("{SUSPECT} cannot be read: {error}")),
+    }
+    // Without CURRENT RocksDB makes a new database over the old one's files, and says nothing.
+    let files: Vec<PathBuf> = fs::read_dir(dir).ok()?.flatten().map(|file| file.path()).collect();
+    let data = files.iter().any(|file| {
+        file.extension().is_some_and(|extension| ["sst", "blob", "log"].iter().any(|data| extension == *data))
+    });
+    (data && !files.iter().any(|file| file.ends_with("CURRENT"))).then(|| "the file CURRENT is gone".into())
+}
+
+/// Reads and removes what the last clean close said.
+fn take_clean(dir: &Path) -> Option<u64> {
+    let path = dir.join(CLEAN);
+    let next = fs::read_to_string(&path).ok()?.parse().ok();
+    let _ = fs::remove_file(&path);
+    next
+}
+
+fn put_aside(dir: &Path, why: String, options: &Options) -> Result<(PathBuf, String), Error> {
+    let failed = |error: std::io::Error| Error::Failed {
+        doing: "putting a log aside that cannot be opened",
+        dir: dir.to_owned(),
+        why: error.to_string(),
+    };
+    let stamp = options.clock.wall_ms();
+    let aside = (0..)
+        .map(|n| match n {
+            0 => beside(dir, &format!("refused-{stamp}")),
+            n => beside(dir, &format!("refused-{stamp}-{n}")),
+        })
+        .find(|path| !path.exists())
+        .expect("some number is free");
+    fs::rename(dir, &aside).map_err(failed)?;
+    fs::create_dir_all(dir).map_err(failed)?;
+    Ok((aside, why))
+}
+
+#[cfg(test)]
+mod tests;

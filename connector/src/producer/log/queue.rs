@@ -1,0 +1,236 @@
+//! The log in memory: what has been handed on, what lies ready, and what is on disk only.
+//!
+//! ```text
+//!            taken                    memory              spilled
+//!   [ handed on, not announced ] [ ready to hand on ] [ on disk only ]   <- committed
+//!   ^ trimmed up to here                                                ^ durable up to here
+//! ```
+//!
+//! The three follow one another in the order of the log. A chunk that was committed goes to memory if nothing is
+//! spilled and there is room, else its bytes are dropped and only its number is kept: that is all that spilling does.
+//!
+//! Owns: that order and its counts. Does not own: reading back (`read`), deleting (`Log::trim`), locks.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::Error;
+use super::judge::Cursor;
+use crate::disk::Waiting;
+use crate::format::chunk::Chunk;
+use crate::gauge::{Budget, Lease};
+use crate::record::{Position, SourcePartition};
+
+/// A chunk that lies ready.
+#[derive(Debug)]
+pub struct Ready {
+    /// Its number.
+    pub seq: u64,
+    /// The chunk.
+    pub chunk: Chunk,
+    /// Its bytes.
+    pub lease: Lease,
+    /// When it was appended.
+    pub received_at: Instant,
+}
+
+/// A chunk that is on disk only.
+#[derive(Clone, Copy, Debug)]
+pub struct Spilled {
+    /// Its number.
+    pub seq: u64,
+    /// Its bytes.
+    pub bytes: u32,
+    /// Its records.
+    pub records: u32,
+    /// When it was appended; found at a resume: when that was.
+    pub received_at: Instant,
+}
+
+/// A chunk that was handed on.
+#[derive(Debug)]
+struct Taken {
+    seq: u64,
+    bytes: u32,
+    records: u32,
+    /// What must be announced before it can go.
+    ends: Vec<(SourcePartition, i64)>,
+}
+
+/// How much may lie ready; known once there is a reader.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// Most records.
+    pub records: usize,
+    /// Most bytes, shared with the stages behind.
+    pub memory: Budget,
+}
+
+/// The queue of one life.
+#[derive(Debug, Default)]
+pub struct Queue {
+    /// Counts the lives that this process has had with the log.
+    pub life: u64,
+    /// Nothing is handed on any more, for good.
+    pub closed: bool,
+    /// Why nothing is handed on any more, until the next life.
+    pub failed: Option<Error>,
+    /// A job is reading chunks back.
+    pub paging: bool,
+    /// How much may lie ready.
+    pub room: Option<Room>,
+    /// How far the reader has followed each partition.
+    pub cursor: Cursor,
+    memory: VecDeque<Ready>,
+    spilled: VecDeque<Spilled>,
+    taken: VecDeque<Taken>,
+    memory_records: u64,
+    spilled_records: u64,
+    records: u64,
+    bytes: u64,
+    /// The number after the last durable chunk.
+    durable: u64,
+    /// All numbers below have been deleted, or are about to be.
+    forgotten: u64,
+    /// Bytes trimmed that are still there.
+    pub trimmed_bytes: u64,
+    /// Bytes deleted whose room has not been given back.
+    pub unreclaimed_bytes: u64,
+}
+
+impl Queue {
+    /// The queue of the next life, with these chunks on disk and nothing in memory.
+    pub fn next_life(&self, cursor: Cursor, durable: u64, spilled: VecDeque<Spilled>) -> Queue {
+        let records = spilled.iter().map(|chunk| u64::from(chunk.records)).sum();
+        Queue {
+            life: self.life,
+            closed: self.closed,
+            cursor,
+            durable,
+            forgotten: spilled.front().map_or(durable, |first| first.seq),
+            unreclaimed_bytes: self.unreclaimed_bytes + self.trimmed_bytes,
+            spilled_records: records,
+            records,
+            bytes: spilled.iter().map(|chunk| u64::from(chunk.bytes)).sum(),
+            spilled,
+            ..Queue::default()
+        }
+    }
+
+    /// Takes in a chunk that has become durable.
+    pub fn committed(&mut self, Waiting { seq, chunk, received_at, .. }: Waiting) {
+        let (bytes, records) = (chunk.len() as u64, chunk.records());
+        self.durable = seq + 1;
+        self.bytes += bytes;
+        self.records += records as u64;
+        if self.spilled.is_empty()
+            && self.has_room(records)
+            && let Some(lease) = self.room.as_ref().and_then(|room| room.memory.try_lease(bytes))
+        {
+            self.ready(Ready { seq, chunk, lease, received_at });
+        } else {
+            self.spilled_records += records as u64;
+            self.spilled.push_back(Spilled {
+                seq,
+                bytes: bytes as u32,
+                records: records as u32,
+                received_at,
+            });
+        }
+    }
+
+    /// Whether so many records more may lie ready. One chunk always may.
+    pub fn has_room(&self, records: usize) -> bool {
+        self.memory.is_empty()
+            || self.room.as_ref().is_some_and(|room| self.memory_records as usize + records <= room.records)
+    }
+
+    fn ready(&mut self, ready: Ready) {
+        self.memory_records += ready.chunk.records() as u64;
+        self.memory.push_back(ready);
+    }
+
+    /// Whether less than half of the room is in use: time to read on.
+    pub fn runs_low(&self) -> bool {
+        self.memory.is_empty()
+            || self.room.as_ref().is_some_and(|room| (self.memory_records as usize) < room.records / 2)
+    }
+
+    /// The chunks on disk only, next first.
+    pub fn spilled(&self) -> impl Iterator<Item = &Spilled> {
+        self.spilled.iter()
+    }
+
+    /// The first chunk on disk only is in memory again.
+    pub fn paged(&mut self, chunk: Chunk, lease: Lease) {
+        let Some(spilled) = self.spilled.pop_front() else { return };
+        self.spilled_records -= u64::from(spilled.records);
+        self.ready(Ready { seq: spilled.seq, chunk, lease, received_at: spilled.received_at });
+    }
+
+    /// All chunks on disk only are gone; gives their records.
+    pub fn cut(&mut self) -> u64 {
+        self.bytes -= self.spilled.iter().map(|chunk| u64::from(chunk.bytes)).sum::<u64>();
+        self.records -= self.spilled_records;
+        self.spilled.clear();
+        std::mem::take(&mut self.spilled_records)
+    }
+
+    /// Hands on the next chunk that lies ready and has anything new in it.
+    pub fn take(&mut self) -> Option<(Ready, Vec<i64>)> {
+        while let Some(ready) = self.memory.pop_front() {
+            let (bytes, records) = (ready.chunk.len() as u32, ready.chunk.records() as u32);
+            self.memory_records -= u64::from(records);
+            let entered = self.cursor.enter(&ready.chunk);
+            let ends = entered.as_ref().map_or(Vec::new(), |(chunk, _)| {
+                chunk.ranges().iter().map(|range| (range.source.clone(), range.to)).collect()
+            });
+            self.taken.push_back(Taken { seq: ready.seq, bytes, records, ends });
+            if let Some((chunk, from)) = entered {
+                return Some((Ready { chunk, ..ready }, from));
+            }
+        }
+        None
+    }
+
+    /// Lets go of the chunks at the beginning that are wholly announced.
+    pub fn trim(&mut self, announced: &[Position]) {
+        let announced = Cursor::at(announced);
+        let is_announced = |taken: &Taken| {
+            taken.ends.iter().all(|(source, to)| announced.next(source).is_some_and(|next| *to <= next))
+        };
+        while self.taken.front().is_some_and(is_announced) {
+            let Some(taken) = self.taken.pop_front() else { return };
+            self.bytes -= u64::from(taken.bytes);
+            self.trimmed_bytes += u64::from(taken.bytes);
+            self.records -= u64::from(taken.records);
+        }
+    }
+
+    /// The first number that is still needed.
+    fn needed(&self) -> u64 {
+        let first = [
+            self.taken.front().map(|taken| taken.seq),
+            self.memory.front().map(|ready| ready.seq),
+            self.spilled.front().map(|spilled| spilled.seq),
+        ];
+        first.into_iter().flatten().next().unwrap_or(self.durable)
+    }
+
+    /// The numbers that are to be deleted now, `[from, to)`.
+    pub fn take_forget(&mut self) -> (u64, u64) {
+        let (from, to) = (self.forgotten, self.needed());
+        self.forgotten = to;
+        self.unreclaimed_bytes += std::mem::take(&mut self.trimmed_bytes);
+        (from, to)
+    }
+
+    /// What it holds.
+    pub fn stats(&self) -> super::Stats {
+        super::Stats {
+            log_bytes: self.bytes,
+            pending_records: self.records,
+            spilled_records: self.spilled_records,
+        }
+    }
+}
