@@ -2,6 +2,7 @@
 //! file may be, what a room must say about itself. Each rule is also tried on a made-up file that breaks it.
 
 mod drawing;
+mod metrics;
 mod rules;
 mod source;
 
@@ -83,6 +84,25 @@ fn the_drawing_is_the_documented_one() {
         drawing::documented(&text),
         drawing::drawn(),
         "docs/architecture.md and tests/house/drawing.rs differ"
+    );
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let read = |path: &str| {
+        std::fs::read_to_string(workspace().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    };
+    let declared = metrics::declared(&read("connector/src/telemetry/names.rs"));
+    let documented = metrics::documented(&read("docs/operations.md"));
+    assert!(declared.len() > 20, "names.rs is written in another way: {declared:?}");
+    let missing: Vec<_> =
+        declared.iter().filter(|row| !documented.contains(row)).map(metrics::line).collect();
+    let gone: Vec<_> = documented.iter().filter(|row| !declared.contains(row)).map(metrics::line).collect();
+    assert!(
+        missing.is_empty() && gone.is_empty(),
+        "docs/operations.md lacks\n{}\nand has\n{}",
+        missing.join("\n"),
+        gone.join("\n")
     );
 }
 
@@ -188,6 +208,33 @@ mod can_fail {
         let found = complaints(House::silent_rooms, &files);
         let seen: Vec<_> = found.iter().map(|line| line.split(':').next().unwrap_or_default()).collect();
         assert_eq!(seen, ["disk/mod.rs", "blob/mod.rs", "blob/mod.rs"], "{found:?}");
+    }
+
+    #[test]
+    fn a_metric_that_is_not_documented_is_seen() {
+        let source = r#"
+            //! All.
+            families! {
+                /// One side.
+                pub struct A["dataset"] {
+                    /// Things
+                    /// done.
+                    done_total: IntCounter,
+                    /// Things open.
+                    open: By<IntGauge>["kind"],
+                }
+            }
+            fn f(other: Gauge) {}
+        "#;
+        let markdown = "# Operations\n\n| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n\
+                        | `stillwell_done_total` | counter | dataset | Things done. |\n\nText | a | b | c\n";
+        let (declared, documented) = (metrics::declared(source), metrics::documented(markdown));
+        assert_eq!(declared.len(), 2, "{declared:?}");
+        assert_eq!(documented, declared[..1]);
+        assert_eq!(
+            metrics::line(&declared[1]),
+            "| `stillwell_open` | gauge | dataset, kind | Things open. |"
+        );
     }
 
     #[test]
