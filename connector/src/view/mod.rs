@@ -625,3 +625,6 @@ impl Resolver {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

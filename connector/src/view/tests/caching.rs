@@ -1,0 +1,185 @@
+//! The cache: budget, eviction, restarts, neighbours.
+
+use std::fs;
+use std::io::Write as _;
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::blob::name::Kind as Blob;
+
+fn named(version: u64, bytes: &[u8]) -> FileName {
+    FileName {
+        kind: Blob::Delta,
+        version: Version(version),
+        epoch: 1,
+        checksum: Checksum::of(bytes),
+        bytes: bytes.len() as u64,
+    }
+}
+
+fn identity() -> Identity {
+    World::new().identity
+}
+
+/// Sets a file's time, so that eviction's order does not hang on how fast the test runs.
+fn age(held: &Held, seconds: u64) {
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds);
+    fs::File::options().write(true).open(held.path()).unwrap().set_modified(then).unwrap();
+}
+
+#[test]
+fn the_budget_evicts_the_oldest_that_nothing_holds() {
+    let dir = TempDir::new().unwrap();
+    let identity = identity();
+    let bytes = vec![1; 10_000]; // three blocks of 4 KiB on disk
+    let cache = Cache::open(dir.path(), 5 * 12_288).unwrap();
+    let mut held: Vec<_> =
+        (0..5).map(|version| cache.put(&identity, &named(version, &bytes), &bytes).unwrap()).collect();
+    for (at, held) in held.iter().enumerate() {
+        age(held, at as u64);
+    }
+    assert_eq!(cache.used(), 5 * 12_288);
+    let kept = held.remove(0);
+    held.clear();
+    let sixth = cache.put(&identity, &named(5, &bytes), &bytes).unwrap();
+    // Down to nine tenths: two had to go, the oldest is in use, so the next two went.
+    let here = |version| cache.find(&identity, &named(version, &bytes)).unwrap().is_some();
+    assert_eq!((0..6).map(here).collect::<Vec<_>>(), [true, false, false, true, true, true]);
+    assert!(cache.used() <= 5 * 12_288 * 9 / 10);
+    assert_eq!(fs::read(kept.path()).unwrap(), bytes);
+    drop(sixth);
+}
+
+#[test]
+fn what_is_in_use_stays_although_the_budget_is_passed() {
+    let dir = TempDir::new().unwrap();
+    let identity = identity();
+    let cache = Cache::open(dir.path(), 4096).unwrap();
+    let held: Vec<_> =
+        (0..4).map(|version| cache.put(&identity, &named(version, b"x"), b"x").unwrap()).collect();
+    assert!(held.iter().all(|held| held.path().exists()));
+    assert_eq!(cache.used(), 4 * 4096);
+    drop(held);
+    cache.put(&identity, &named(9, b"x"), b"x").unwrap();
+    assert!(cache.used() <= 2 * 4096, "{}", cache.used());
+}
+
+/// A view's files outlive the budget for as long as the view, and no longer.
+#[test]
+fn a_view_keeps_its_files() {
+    let dir = TempDir::new().unwrap();
+    let cache = Cache::open(dir.path(), 1).unwrap();
+    let mut world = World::around(dir, cache, Store::open("memory://").unwrap());
+    world.advance(&numbered(0..20_000, "large enough to be mapped"));
+    world.advance(&numbered(5..9, "b"));
+    let snapshot = world.snapshot(&world.view.clone());
+    world.view = world.runtime.block_on(world.fetcher().rebase(&world.view, &snapshot)).unwrap();
+    world.advance(&numbered(100..20_000, "c"));
+    assert_eq!(contents(&world.view).unwrap(), world.model);
+    assert_eq!(world.files(".snapshot.avro").len(), 1);
+    assert_eq!(world.files(".index").len(), 1);
+    world.view = View::empty(world.identity.clone(), world.schema.clone());
+    world.cache.put(&world.identity, &named(9, b"x"), b"x").unwrap();
+    assert!(world.files(".snapshot.avro").is_empty());
+}
+
+#[test]
+fn files_are_found_again_after_a_restart_and_by_another_process() {
+    let mut world = World::new();
+    world.advance(&numbered(0..100, "a"));
+    world.advance(&numbered(50..150, "b"));
+    let used = world.cache.used();
+    // The store is gone: all of it comes from the cache.
+    world.store = Store::open("memory://").unwrap();
+    world.cache = Cache::open(world.dir.path(), u64::MAX).unwrap();
+    assert_eq!(world.cache.used(), used);
+    assert_eq!(contents(&world.open().unwrap()).unwrap(), world.model);
+}
+
+#[test]
+fn a_neighbours_eviction_costs_a_fetch_and_nothing_else() {
+    let mut world = World::new();
+    world.advance(&numbered(0..20_000, "a value that makes the delta large enough to be mapped"));
+    let neighbour = Cache::open(world.dir.path(), 1).unwrap();
+    assert!(world.files(".avro").is_empty(), "the neighbour holds nothing of it");
+    assert_eq!(contents(&world.view).unwrap(), world.model);
+    assert_eq!(contents(&world.open().unwrap()).unwrap(), world.model);
+    drop(neighbour);
+}
+
+#[test]
+fn only_abandoned_temporaries_are_removed() {
+    let world = World::new();
+    let mut busy = world.cache.temporary(&world.identity).unwrap();
+    let abandoned = world.cache.temporary(&world.identity).unwrap();
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    abandoned.file().set_modified(long_ago).unwrap();
+    let foreign = world.dir.path().join("notes.txt");
+    fs::write(&foreign, "mine").unwrap();
+    Cache::open(world.dir.path(), 0).unwrap();
+    assert!(busy.path().exists() && !abandoned.path().exists() && foreign.exists());
+    busy.write_all(b"x").unwrap();
+    let kept = world.cache.keep(&world.identity, &named(1, b"x"), busy).unwrap();
+    assert_eq!(fs::read(kept.path()).unwrap(), b"x");
+    let dropped = world.cache.temporary(&world.identity).unwrap();
+    let path = dropped.path().to_owned();
+    drop(dropped);
+    assert!(!path.exists());
+}
+
+#[test]
+fn versions_below_the_oldest_are_trimmed_unless_held() {
+    let world = World::new();
+    let put = |version| world.cache.put(&world.identity, &named(version, b"x"), b"x").unwrap();
+    let held = put(1);
+    for version in 2..6 {
+        put(version);
+    }
+    world.cache.trim(&world.identity, Version(4)).unwrap();
+    let here = |version| world.cache.find(&world.identity, &named(version, b"x")).unwrap().is_some();
+    assert_eq!((1..6).map(here).collect::<Vec<_>>(), [true, false, false, true, true]);
+    drop(held);
+}
+
+#[test]
+fn the_last_announcement_is_remembered_whole_or_not_at_all() {
+    let world = World::new();
+    let load = || world.cache.load_current("products", Shard(0)).unwrap();
+    assert_eq!(load(), None);
+    world.cache.save_current(&world.identity, b"first").unwrap();
+    world.cache.save_current(&world.identity, b"second").unwrap();
+    assert_eq!(load(), Some((world.identity.topic_id, b"second".to_vec())));
+    assert_eq!(world.cache.load_current("products", Shard(1)).unwrap(), None);
+    let path = world.dir.path().join("products/current-0");
+    let whole = fs::read(&path).unwrap();
+    for end in 0..whole.len() {
+        fs::write(&path, &whole[..end]).unwrap();
+        assert_eq!(load(), None, "cut at {end}");
+    }
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 4;
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(load(), None, "flipped at {at}");
+    }
+}
+
+#[test]
+fn a_name_that_climbs_is_refused() {
+    let world = World::new();
+    for name in ["", "..", ".hidden", "a/b", "a\0"] {
+        let mut identity = world.identity.clone();
+        identity.dataset = name.into();
+        assert!(matches!(world.cache.save_current(&identity, b""), Err(Error::Name(_))), "{name:?}");
+        assert!(matches!(world.cache.find(&identity, &named(1, b"")), Err(Error::Name(_))), "{name:?}");
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_says_which() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = Cache::open(file.join("cache"), 0).unwrap_err();
+    assert!(error.to_string().contains("file/cache"), "{error}");
+}

@@ -1,0 +1,142 @@
+//! Fetching from stores that lie, break off, or have nothing.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::blob::faulty::{Faults, Faulty};
+use crate::clock::Entropy;
+
+/// A chain with a snapshot in a store, and an empty cache.
+fn world() -> World {
+    let mut world = World::new();
+    world.advance(&numbered(0..3_000, "a"));
+    let view = world.view.clone();
+    world.snapshot(&view);
+    world.advance(&numbered(1_000..1_100, "b"));
+    world.advance(&numbered(2_000..2_100, "c"));
+    forget(&mut world);
+    world
+}
+
+/// Another cache, with nothing in it.
+fn forget(world: &mut World) {
+    world.view = View::empty(world.identity.clone(), world.schema.clone());
+    world.dir = TempDir::new().unwrap();
+    world.cache = Cache::open(world.dir.path(), u64::MAX).unwrap();
+}
+
+/// Waits for them to go: a fetch that was given up because another failed cleans up on its own thread.
+fn no_temporaries(world: &World) {
+    let left = || world.files("").into_iter().filter(|path| path.to_string_lossy().contains(".tmp-"));
+    for _ in 0..500 {
+        if left().next().is_none() {
+            return;
+        }
+        world.runtime.block_on(tokio::time::sleep(std::time::Duration::from_millis(10)));
+    }
+    panic!("left behind: {:?}", left().collect::<Vec<_>>());
+}
+
+#[test]
+fn what_comes_damaged_is_never_kept_and_fetched_once_more() {
+    let mut world = world();
+    let store = world.store.clone();
+    let (mut mended, mut refused, mut broken) = (0, 0, 0);
+    for seed in 0..60 {
+        forget(&mut world);
+        let faults = Faults { get_flips: 0.15, get_truncates: 0.15, get_breaks: 0.1, ..Faults::default() };
+        let (faulty, control) = Faulty::wrap(store.clone(), faults, Entropy::seeded(seed));
+        world.store = faulty;
+        match world.open() {
+            Ok(view) => {
+                assert_eq!(contents(&view).unwrap(), world.model);
+                mended += u32::from(control.injected() > 0);
+            }
+            Err(error @ Error::CorruptBlob { .. }) => {
+                assert_eq!(crate::Error::from(error).kind(), ErrorKind::Corrupt);
+                refused += 1;
+            }
+            Err(error @ Error::Store(_)) => {
+                assert!(error.is_transient());
+                broken += 1;
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+        no_temporaries(&world);
+        // What was kept is whole: with the faults off, the rest comes and all of it is true.
+        control.set(false);
+        assert_eq!(contents(&world.open().unwrap()).unwrap(), world.model);
+    }
+    assert!(mended > 0 && refused > 0 && broken > 0, "{mended} {refused} {broken}");
+}
+
+#[test]
+fn a_blob_that_is_damaged_in_the_store_is_named() {
+    let world = world();
+    let delta = world.chain.deltas[1].clone();
+    let mut bytes = world.runtime.block_on(world.store.get_bytes(&delta.blob.name)).unwrap().to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    world.runtime.block_on(world.store.put(&delta.blob.name, bytes)).unwrap();
+    let error = world.open().unwrap_err();
+    assert!(matches!(error, Error::CorruptBlob { .. }));
+    let text = error.to_string();
+    assert!(text.contains(&delta.blob.name) && text.contains("restore it"), "{text}");
+    assert!(!error.is_transient());
+}
+
+#[test]
+fn a_blob_that_is_gone_is_an_error_of_its_own() {
+    let world = world();
+    let snapshot = world.chain.snapshot.clone().unwrap();
+    world.runtime.block_on(world.store.delete(&snapshot.index.name)).unwrap();
+    assert!(matches!(world.open(), Err(Error::Missing(_))));
+}
+
+#[test]
+fn an_inline_delta_saves_the_fetch_and_a_damaged_one_costs_it() {
+    let mut world = world();
+    world.view = world.open().unwrap();
+    let (delta, about) = world.write(&numbered(5..9, "inline"));
+    let stored = world.runtime.block_on(world.store.get_bytes(&delta.blob.name)).unwrap();
+    let mut damaged = stored.to_vec();
+    damaged[40] ^= 1;
+    let apply = |world: &World, inline: &[u8]| {
+        let inline = Some(Bytes::copy_from_slice(inline));
+        world.runtime.block_on(world.fetcher().apply(&world.view, &delta, inline, about.clone()))
+    };
+    let next = apply(&world, &damaged).unwrap();
+    assert_eq!(contents(&next).unwrap(), world.model);
+    for path in world.files(".delta.avro") {
+        std::fs::remove_file(path).unwrap();
+    }
+    world.runtime.block_on(world.store.delete(&delta.blob.name)).unwrap();
+    assert!(apply(&world, &damaged).is_err(), "neither inline nor in the store");
+    let next = apply(&world, &stored).unwrap();
+    assert_eq!(contents(&next).unwrap(), world.model);
+}
+
+#[test]
+fn plain_blobs_are_taken_as_they_are() {
+    let world = world();
+    let mut delta = world.chain.deltas[0].clone();
+    let held = world.runtime.block_on(world.fetcher().delta(&world.identity, &delta, None)).unwrap();
+    let plain = std::fs::read(held.path()).unwrap();
+    std::fs::remove_file(held.path()).unwrap();
+    delta.blob.bytes = delta.blob.plain_bytes;
+    delta.blob.checksum = delta.blob.plain_checksum;
+    world.runtime.block_on(world.store.put(&delta.blob.name, plain.clone())).unwrap();
+    let held = world.runtime.block_on(world.fetcher().delta(&world.identity, &delta, None)).unwrap();
+    assert_eq!(std::fs::read(held.path()).unwrap(), plain);
+}
+
+#[test]
+fn a_full_cache_needs_no_store() {
+    let mut world = world();
+    world.open().unwrap();
+    let faults = Faults { get_fails: 1.0, ..Faults::default() };
+    let (faulty, control) = Faulty::wrap(world.store.clone(), faults, Entropy::seeded(1));
+    world.store = faulty;
+    assert_eq!(contents(&world.open().unwrap()).unwrap(), world.model);
+    assert_eq!(control.injected(), 0);
+}

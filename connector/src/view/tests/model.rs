@@ -1,0 +1,167 @@
+//! Base and overlay against a `BTreeMap`, through any sequence of deltas, merges, rebases and restarts.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Change(Vec<(u8, Option<u16>)>),
+    /// A local merge of the version at hand, under the view as it is by then.
+    Merge,
+    /// A snapshot of a version `back` versions ago, stored, fetched and put below the view.
+    Snapshot {
+        back: usize,
+    },
+    /// A restart: the same from the files.
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let changes = prop::collection::vec((any::<u8>(), proptest::option::weighted(0.75, any::<u16>())), 0..40);
+    prop_oneof![
+        8 => changes.prop_map(Step::Change),
+        1 => Just(Step::Merge),
+        1 => (0..6usize).prop_map(|back| Step::Snapshot { back }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// Keys of unequal length that share prefixes, among them the empty one.
+fn spelled(number: u8) -> Vec<u8> {
+    let text = format!("{:b}", number);
+    text.trim_start_matches('0')
+        .trim_start_matches('1')
+        .as_bytes()
+        .to_vec()
+        .repeat(1 + usize::from(number) % 3)
+        .into_iter()
+        .chain([number / 16].into_iter().filter(|high| *high > 0))
+        .collect()
+}
+
+/// Long enough that a few hundred records fill several blocks and pages.
+fn value(seed: u16) -> Vec<u8> {
+    seed.to_le_bytes().repeat(1 + usize::from(seed % 300))
+}
+
+fn check(view: &View, model: &Model) {
+    assert_eq!(view.records(), model.len() as u64);
+    assert_eq!(&contents(view).unwrap(), model);
+    for number in 0..=255u8 {
+        let key = spelled(number);
+        let got = view.get(&key).unwrap().map(|value| value.raw().unwrap().to_vec());
+        assert_eq!(got.as_ref(), model.get(&key), "get {key:?}");
+        let held = view.entry(&key).unwrap().and_then(|entry| entry.value.map(|value| value.into_owned()));
+        assert_eq!(held, model.get(&key).map(|value| datum(value)), "entry {key:?}");
+    }
+    for prefix in [&b""[..], b"0", b"01", b"10", b"absent"] {
+        let scanned: Vec<_> = view.prefix(prefix).map(|value| value.unwrap().key().to_vec()).collect();
+        let expected: Vec<_> = model.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
+        assert_eq!(scanned, expected, "prefix {prefix:?}");
+        let from = b"011".as_slice();
+        let scanned: Vec<_> =
+            view.prefix_from(prefix, from).map(|value| value.unwrap().key().to_vec()).collect();
+        let expected: Vec<_> = expected.into_iter().filter(|key| key.as_slice() >= from).collect();
+        assert_eq!(scanned, expected, "prefix {prefix:?} from {from:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_version_equals_the_model(steps in prop::collection::vec(step(), 1..40)) {
+        let mut world = World::new();
+        // All versions that were ever shown stay open and stay what they were.
+        let mut shown = vec![(world.view.clone(), Model::new())];
+        for step in steps {
+            match step {
+                Step::Change(changes) => {
+                    let changes = changes.into_iter().map(|(key, seed)| (spelled(key), seed.map(value))).collect();
+                    world.advance(&changes);
+                }
+                Step::Merge => {
+                    let base = world.view.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap();
+                    world.view = world.view.rebase(base).unwrap();
+                    prop_assert_eq!(world.view.overlay().entries, 0);
+                }
+                Step::Snapshot { back } => {
+                    let (older, _) = shown[shown.len().saturating_sub(back + 1)].clone();
+                    let oldest = world.chain.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
+                    if older.version() < oldest {
+                        continue;
+                    }
+                    let snapshot = world.snapshot(&older);
+                    let rebased = world.runtime.block_on(world.fetcher().rebase(&world.view, &snapshot));
+                    match rebased {
+                        Ok(view) => world.view = view,
+                        // A local merge went further.
+                        Err(Error::Gap(_)) => prop_assert!(world.view.base().unwrap().version() > older.version()),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                Step::Reopen => world.view = world.open().unwrap(),
+            }
+            prop_assert_eq!(world.view.version(), world.chain.version());
+            check(&world.view, &world.model);
+            shown.push((world.view.clone(), world.model.clone()));
+        }
+        for (view, model) in &shown {
+            prop_assert_eq!(&contents(view).unwrap(), model);
+        }
+    }
+}
+
+#[test]
+fn a_chain_of_512_deltas_opens_as_it_was_applied_and_stays_in_few_runs() {
+    let mut world = World::new();
+    let mut most = 0;
+    for version in 0..512u32 {
+        let mut changes = numbered(version * 37 % 9_000..version * 37 % 9_000 + 60, &format!("v{version}"));
+        changes.insert(key(version), None);
+        world.advance(&changes);
+        most = most.max(world.view.overlay().runs);
+    }
+    let entries = world.view.overlay().entries;
+    assert!(most as f64 <= 2.0 + (entries as f64 / 1024.0).log2(), "{most} runs of {entries} entries");
+    assert_eq!(contents(&world.view).unwrap(), world.model);
+    let opened = world.open().unwrap();
+    assert_eq!(opened.overlay().runs, 1);
+    assert_eq!(contents(&opened).unwrap(), world.model);
+}
+
+#[test]
+fn deltas_of_which_nothing_is_left_are_let_go_of() {
+    let mut world = World::new();
+    for version in 0..100 {
+        world.advance(&numbered(0..50, &format!("v{version}")));
+    }
+    let size = world.view.overlay();
+    assert_eq!((size.entries, size.deltas), (50, 1));
+}
+
+#[test]
+fn what_does_not_follow_is_refused() {
+    let mut world = World::new();
+    world.advance(&numbered(0..10, "a"));
+    let first = world.view.clone();
+    world.advance(&numbered(0..10, "b"));
+    let second = world.view.clone();
+    let (third, about) = world.write(&numbered(0..10, "c"));
+    let fetcher = world.fetcher();
+    let skipped = world.runtime.block_on(fetcher.apply(&first, &third, None, about.clone()));
+    assert!(matches!(skipped, Err(Error::Gap(_))), "{skipped:?}");
+    let third = world.runtime.block_on(fetcher.apply(&second, &third, None, about)).unwrap();
+    let base = third.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap();
+    assert!(matches!(second.rebase(base.clone()), Err(Error::Gap(_))), "a base from the future");
+    let rebased = third.rebase(base).unwrap();
+    let older = second.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap();
+    assert!(matches!(rebased.rebase(older), Err(Error::Gap(_))), "deltas in between are gone");
+    let mut other = world.identity.clone();
+    other.topic_id = TopicId([8; 16]);
+    let about = About { version: Version(3), ..About::nothing(world.schema.clone()) };
+    let files = world.runtime.block_on(world.fetcher().fetch(&world.identity, &world.chain, None)).unwrap();
+    let foreign = View::open(&other, &files, &world.chain, about);
+    assert!(matches!(foreign, Err(Error::Corrupt { .. })), "another dataset of the same name: {foreign:?}");
+}
