@@ -25,9 +25,9 @@ use crate::record::{Position, SourcePartition, TopicId};
 use crate::version::{BlobLocation, BlobRef, Chain, Checksum, DeltaRef, Life, Shard, SnapshotRef, Version};
 
 /// Fingerprint of `schemas/announcement.avsc`.
-pub const ANNOUNCEMENT_FINGERPRINT: u64 = 0x7275_c69a_e1f6_a859;
+pub const ANNOUNCEMENT_FINGERPRINT: u64 = 0x51a7_5557_54b4_794a;
 /// Fingerprint of `schemas/epoch.avsc`.
-pub const EPOCH_FINGERPRINT: u64 = 0x693a_500f_e726_574c;
+pub const EPOCH_FINGERPRINT: u64 = 0x6de4_6f4d_4183_f8a1;
 
 /// Longest delta that travels inside its announcement, in bytes as stored.
 pub const MAX_INLINE: usize = 64 * 1024;

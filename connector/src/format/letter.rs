@@ -13,7 +13,7 @@ use super::wire::{self, Malformed, SINGLE_OBJECT, Take, put_bytes, put_long, put
 use crate::record::{SourcePartition, TopicId};
 
 /// Fingerprint of `schemas/letter.avsc`.
-pub const LETTER_FINGERPRINT: u64 = 0xeea4_5c84_5aee_7e3f;
+pub const LETTER_FINGERPRINT: u64 = 0xe1f9_8e76_68a7_4553;
 
 /// Longest message, in bytes.
 pub const MAX_MESSAGE: usize = 1024;

@@ -1,9 +1,11 @@
-//! Avro's primitive encodings, both ways: what announcements, epoch records and letters are made of.
+//! Messages in Avro's encoding, both ways: what announcements, epoch records and letters are made of.
 //!
 //! Source: Apache Avro 1.12 specification, "Binary Encoding" and "Single-object encoding"
 //! (<https://avro.apache.org/docs/1.12.0/specification/>). Written by hand because these records are read by every
 //! version of every reader: the field order is the schema's, seen at a glance, and a decoder that allocates by what
 //! the bytes hold, not by what they claim to hold.
+
+pub use crate::schema::wire::{put_bytes, put_long};
 
 /// The two bytes with which a single-object encoding starts.
 pub const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
@@ -18,24 +20,13 @@ pub struct Malformed {
     pub at: usize,
 }
 
-/// Avro's zigzag variable-length `long` (and `int`).
-pub fn put_long(out: &mut Vec<u8>, value: i64) {
-    put_varint(out, ((value << 1) ^ (value >> 63)) as u64);
-}
-
-/// Seven bits a byte, lowest first, the top bit set on all but the last.
+/// An unsigned number: seven bits a byte, lowest first, the top bit set on all but the last.
 pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
     }
     out.push(value as u8);
-}
-
-/// `bytes`, and `string` alike: a length, then the bytes.
-pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_long(out, bytes.len() as i64);
-    out.extend_from_slice(bytes);
 }
 
 /// A union of null and something: the branch's number.
