@@ -17,9 +17,16 @@ use std::sync::Arc;
 
 use crate::schema::{self, Schema};
 
+mod avro;
+mod json;
+mod key;
 mod misfit;
+mod part;
+mod raw;
+pub mod text;
 
 pub use misfit::{Misfit, Stage};
+pub use part::Part;
 
 /// What a JSON value's fields that the schema does not know cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,7 +102,17 @@ pub struct Decoded<'a> {
 /// Decodes the records of one source.
 #[derive(Debug)]
 pub struct Codec {
-    datum: Vec<u8>,
+    schema: Arc<Schema>,
+    reader: Reader,
+    fields: Option<key::Fields>,
+    key: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Reader {
+    Json(Box<json::Json>),
+    Avro(avro::Avro),
+    Raw(raw::Raw),
 }
 
 impl Codec {
@@ -104,13 +121,29 @@ impl Codec {
     /// # Errors
     /// [`Error`], where the three do not fit together.
     pub fn new(format: Format, key: KeyRule, schema: Arc<Schema>) -> Result<Codec, Error> {
-        match (&format, &key) {
-            (Format::Raw, KeyRule::Kafka) if schema.is_raw() => Ok(Codec { datum: Vec::new() }),
-            _ => Err(Error::Format("so far only raw bytes with Kafka's keys".into())),
-        }
+        let reader = match format {
+            Format::Json { extra_fields } => {
+                Reader::Json(Box::new(json::Json::new(Arc::clone(&schema), extra_fields)))
+            }
+            Format::Avro { writer } => Reader::Avro(avro::Avro::new(writer, &schema)?),
+            Format::Raw if schema.is_raw() => Reader::Raw(raw::Raw::default()),
+            Format::Raw => {
+                let title = schema.nodes.title(schema.nodes.root);
+                return Err(Error::Format(format!(
+                    "raw values need the schema {{\"type\":\"bytes\"}} (or none); this dataset's is {title}"
+                )));
+            }
+        };
+        let fields = match key {
+            KeyRule::Kafka => None,
+            KeyRule::Fields(names) => Some(key::Fields::find(&schema, &names)?),
+        };
+        Ok(Codec { schema, reader, fields, key: Vec::new() })
     }
 
     /// Decodes one record; `None` is a Kafka null.
+    ///
+    /// A null value deletes the key that is the Kafka key, also where keys are made of fields: it has no fields.
     ///
     /// # Errors
     /// The [`Misfit`], which goes to the dead letters.
@@ -119,14 +152,32 @@ impl Codec {
         key: Option<&'a [u8]>,
         value: Option<&'a [u8]>,
     ) -> Result<Decoded<'a>, Misfit> {
-        let key = key.ok_or_else(|| Misfit {
-            stage: Stage::Key,
-            class: "MissingKey",
-            message: "the record has no Kafka key".into(),
-        })?;
-        let Some(value) = value else { return Ok(Decoded { key, value: None }) };
-        self.datum.clear();
-        schema::wire::put_bytes(&mut self.datum, value);
-        Ok(Decoded { key, value: Some(&self.datum) })
+        let Some(value) = value else {
+            return Ok(Decoded { key: key.ok_or_else(|| no_key("a delete"))?, value: None });
+        };
+        if self.fields.is_none() && key.is_none() {
+            return Err(no_key("the record"));
+        }
+        let datum = match &mut self.reader {
+            Reader::Json(json) => json.decode(value)?,
+            Reader::Avro(avro) => avro.decode(value)?,
+            Reader::Raw(raw) => raw.decode(value),
+        };
+        let key = match (&self.fields, key) {
+            (None, key) => key.unwrap_or_default(),
+            (Some(fields), _) => {
+                fields.write(&self.schema, datum, &mut self.key)?;
+                &self.key
+            }
+        };
+        Ok(Decoded { key, value: Some(datum) })
     }
 }
+
+#[cold]
+fn no_key(what: &str) -> Misfit {
+    Misfit { stage: Stage::Key, class: "MissingKey", message: format!("{what} has no Kafka key") }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::node::{Id, Node, Nodes};
+use super::node::{Default, Id, Node, Nodes};
 use super::wire::{put_bytes, put_long};
 use super::{Error, MAX_DEPTH};
 
@@ -29,17 +29,18 @@ pub(super) fn encode_all(nodes: &mut Nodes, pending: &[Pending<'_>]) -> Result<(
     let mut total = 0;
     for default in pending {
         let Some(field) = nodes.record(default.record).fields.get(default.field) else { continue };
-        let mut encoder = Encoder { nodes, defaults: &defaults, out: Vec::new(), room: MAX_BYTES - total };
-        encoder.value(field.node, default.value, MAX_DEPTH).map_err(|reason| Error::Invalid {
+        let mut encoder =
+            Encoder { nodes, defaults: &defaults, out: Vec::new(), room: MAX_BYTES - total, deepest: 0 };
+        encoder.value(field.node, default.value, 0).map_err(|reason| Error::Invalid {
             at: default.at.clone(),
             reason: format!("its default does not fit: {reason}"),
         })?;
-        let encoded = encoder.out;
-        total += encoded.len();
+        let encoded = Default { datum: encoder.out.into(), depth: encoder.deepest };
+        total += encoded.datum.len();
         if let Some(Node::Record(record)) = nodes.all.get_mut(default.record as usize)
             && let Some(field) = record.fields.get_mut(default.field)
         {
-            field.default = Some(encoded.into());
+            field.default = Some(encoded);
         }
     }
     Ok(())
@@ -50,11 +51,19 @@ struct Encoder<'a, 'v> {
     defaults: &'a HashMap<(Id, usize), &'v Value>,
     out: Vec<u8>,
     room: usize,
+    deepest: usize,
 }
 
 impl Encoder<'_, '_> {
     fn value(&mut self, id: Id, value: &Value, depth: usize) -> Result<(), String> {
-        let depth = depth.checked_sub(1).ok_or("nested too deep; does a type hold itself?")?;
+        let depth = match self.nodes.get(id) {
+            Node::Record(_) | Node::Array(_) | Node::Map(_) => depth + 1,
+            _ => depth,
+        };
+        if depth > MAX_DEPTH {
+            return Err("nested too deep; does a type hold itself?".into());
+        }
+        self.deepest = self.deepest.max(depth);
         if self.out.len() > self.room {
             return Err("the schema's defaults take more than 1 MiB".into());
         }
@@ -96,7 +105,7 @@ impl Encoder<'_, '_> {
                 Some(bytes) if bytes.len() == fixed.size => self.out.extend_from_slice(&bytes),
                 _ => return expected(&format!("a string of {} characters up to U+00FF", fixed.size)),
             },
-            Node::Enum(symbols) => match value.as_str().and_then(|text| symbols.symbol(text)) {
+            Node::Enum(symbols) => match value.as_str().and_then(|text| symbols.symbol(text.as_bytes())) {
                 Some(index) => put_long(&mut self.out, index.into()),
                 None => return expected(&format!("a symbol of {}", symbols.name.full)),
             },
@@ -113,8 +122,13 @@ impl Encoder<'_, '_> {
                 let Value::Array(list) = value else { return expected("a list") };
                 if !list.is_empty() {
                     put_long(&mut self.out, list.len() as i64);
+                    let start = self.out.len();
                     for item in list {
                         self.value(*items, item, depth)?;
+                    }
+                    if self.out.len() == start {
+                        // They count against a limit per datum, which a default must not use up unseen.
+                        return Err("it has items that take no bytes".into());
                     }
                 }
                 self.out.push(0);

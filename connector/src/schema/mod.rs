@@ -21,10 +21,12 @@ mod default;
 mod entry;
 pub(crate) mod node;
 mod parse;
-mod skip;
+mod resolve;
+pub(crate) mod skip;
 pub mod wire;
 
 pub(crate) use node::{Id, Node};
+pub use resolve::Resolver;
 
 /// Deepest nesting of records, arrays and maps in one value, in JSON and in Avro alike. Deeper ones are refused, since
 /// every walk over a value recurses and a thread's stack ends. The figure is `serde_json`'s.
@@ -216,5 +218,9 @@ fn minify(json: &str) -> String {
     out
 }
 
+#[cfg(test)]
+pub(crate) mod reference;
+#[cfg(test)]
+mod resolve_tests;
 #[cfg(test)]
 mod tests;

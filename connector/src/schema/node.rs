@@ -25,7 +25,7 @@ pub(crate) enum Node {
 }
 
 /// A full name and the full names it was known by before.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Name {
     pub full: Box<str>,
     pub aliases: Vec<Box<str>>,
@@ -48,14 +48,18 @@ pub(crate) struct Fixed {
 pub(crate) struct Enum {
     pub name: Name,
     pub symbols: Vec<Box<str>>,
+    /// Indexes of `symbols`, sorted by text.
+    pub sorted: Vec<u32>,
     /// The symbol that stands for those which a reader does not know.
     pub default: Option<u32>,
 }
 
 impl Enum {
     /// Index of a symbol.
-    pub fn symbol(&self, text: &str) -> Option<u32> {
-        self.symbols.iter().position(|symbol| **symbol == *text).map(|at| at as u32)
+    pub fn symbol(&self, text: &[u8]) -> Option<u32> {
+        let text_at = |at: &u32| self.symbols.get(*at as usize).map(|symbol| symbol.as_bytes());
+        let found = self.sorted.binary_search_by(|at| text_at(at).cmp(&Some(text))).ok()?;
+        self.sorted.get(found).copied()
     }
 }
 
@@ -81,8 +85,16 @@ pub(crate) struct Field {
     pub name: Box<str>,
     pub aliases: Vec<Box<str>>,
     pub node: Id,
-    /// The default as a datum of the field's type, a union's branch included.
-    pub default: Option<Box<[u8]>>,
+    pub default: Option<Default>,
+}
+
+/// A field's default, encoded.
+#[derive(Clone, Debug)]
+pub(crate) struct Default {
+    /// The datum of the field's type, a union's branch included.
+    pub datum: Box<[u8]>,
+    /// Levels of records, arrays and maps in it; they count against the depth of what it is put into.
+    pub depth: usize,
 }
 
 /// Precision and scale of a decimal.
@@ -112,7 +124,7 @@ pub(crate) enum Step {
 }
 
 /// All nodes of a schema.
-#[derive(Debug, Default)]
+#[derive(Debug, std::default::Default)]
 pub(crate) struct Nodes {
     pub root: Id,
     pub all: Vec<Node>,

@@ -166,6 +166,8 @@ impl<'v> Parser<'v> {
                 None => return self.invalid("a symbol is not a string"),
             }
         }
+        let mut sorted: Vec<u32> = (0..symbols.len() as u32).collect();
+        sorted.sort_by_key(|at| symbols.get(*at as usize));
         let default = match object.get("default") {
             None => None,
             Some(default) => {
@@ -177,7 +179,7 @@ impl<'v> Parser<'v> {
                 }
             }
         };
-        let id = self.define(name, |name| Node::Enum(Box::new(Enum { name, symbols, default })))?;
+        let id = self.define(name, |name| Node::Enum(Box::new(Enum { name, symbols, sorted, default })))?;
         self.at.pop();
         Ok(id)
     }
@@ -216,7 +218,10 @@ impl<'v> Parser<'v> {
             self.at.pop();
         }
         let mut sorted: Vec<u32> = (0..fields.len() as u32).collect();
-        sorted.sort_by_key(|at| fields.get(*at as usize).map(|field| field.name.clone()));
+        sorted.sort_by(|one, two| {
+            let name = |at: &u32| fields.get(*at as usize).map(|field: &Field| &field.name);
+            name(one).cmp(&name(two))
+        });
         if let Some(Node::Record(record)) = self.nodes.all.get_mut(id as usize) {
             record.fields = fields;
             record.sorted = sorted;

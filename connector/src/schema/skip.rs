@@ -9,20 +9,33 @@ use super::{MAX_DEPTH, MAX_EMPTY_ITEMS, Malformed};
 use crate::schema::{Id, Node};
 
 pub(super) fn datum<const UTF8: bool>(nodes: &Nodes, bytes: &[u8]) -> Result<usize, Malformed> {
-    value::<UTF8>(nodes, nodes.root, bytes).map_err(|(rest, what)| Malformed { at: bytes.len() - rest, what })
+    let mut rest = bytes;
+    match value::<UTF8>(nodes, nodes.root, &mut rest, MAX_DEPTH, &mut 0) {
+        Ok(()) => Ok(bytes.len() - rest.len()),
+        Err(what) => Err(Malformed { at: bytes.len() - rest.len(), what }),
+    }
 }
 
-/// The length of a value of node `id` at the start of `bytes`; the error says how many bytes were left, and what.
+/// Takes a value of node `id` off `rest`, which an error leaves where it was seen. `depth` levels may follow; items
+/// that take no bytes are added to `empty_items`.
 pub(crate) fn value<const UTF8: bool>(
     nodes: &Nodes,
     id: Id,
-    bytes: &[u8],
-) -> Result<usize, (usize, &'static str)> {
-    let mut walk = Walk::<UTF8> { nodes, rest: bytes, empty_items: 0 };
-    match walk.step(nodes.step(id), MAX_DEPTH) {
-        Ok(()) => Ok(bytes.len() - walk.rest.len()),
-        Err(what) => Err((walk.rest.len(), what)),
-    }
+    rest: &mut &[u8],
+    depth: usize,
+    empty_items: &mut usize,
+) -> Result<(), &'static str> {
+    let mut walk = Walk::<UTF8> { nodes, rest, empty_items: *empty_items };
+    let result = walk.step(nodes.step(id), depth);
+    *empty_items = walk.empty_items;
+    *rest = walk.rest;
+    result
+}
+
+/// Counts `more` items that take no bytes.
+pub(crate) fn count_empty(empty_items: &mut usize, more: usize) -> Result<(), &'static str> {
+    *empty_items = empty_items.saturating_add(more);
+    if *empty_items > MAX_EMPTY_ITEMS { Err("more than 65536 items that take no bytes") } else { Ok(()) }
 }
 
 /// Takes the count of an array's or map's next block off `rest`; zero ends it. A negative count is followed by the
@@ -38,6 +51,9 @@ pub(crate) fn take_count(rest: &mut &[u8]) -> Result<usize, &'static str> {
     }
     usize::try_from(count.unsigned_abs()).map_err(|_| "a block's count is too large")
 }
+
+/// More levels than [`MAX_DEPTH`].
+pub(crate) const DEEP: &str = "nested deeper than 128 levels";
 
 struct Walk<'s, 'b, const UTF8: bool> {
     nodes: &'s Nodes,
@@ -89,7 +105,6 @@ impl<const UTF8: bool> Walk<'_, '_, UTF8> {
     }
 
     fn composite(&mut self, step: Step, depth: usize) -> Result<(), &'static str> {
-        const DEEP: &str = "nested deeper than 128 levels";
         match step {
             Step::Record(id) => {
                 let depth = depth.checked_sub(1).ok_or(DEEP)?;
@@ -107,10 +122,7 @@ impl<const UTF8: bool> Walk<'_, '_, UTF8> {
                         break;
                     }
                     if empty {
-                        self.empty_items = self.empty_items.saturating_add(count);
-                        if self.empty_items > MAX_EMPTY_ITEMS {
-                            return Err("more than 65536 items that take no bytes");
-                        }
+                        count_empty(&mut self.empty_items, count)?;
                         continue;
                     }
                     for _ in 0..count {

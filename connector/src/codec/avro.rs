@@ -1,0 +1,64 @@
+//! Bare Avro datums, written with a schema that is known: the dataset's own, or one that resolves to it.
+
+use std::sync::Arc;
+
+use super::{Error, Misfit, Stage};
+use crate::schema::{Malformed, Resolver, Schema};
+
+/// Reads datums of one writer's schema as datums of the dataset's.
+#[derive(Debug)]
+pub(super) struct Avro {
+    writer: Arc<Schema>,
+    /// `None`: the two encode alike, and a datum is passed through.
+    resolver: Option<Resolver>,
+    out: Vec<u8>,
+}
+
+impl Avro {
+    pub fn new(writer: Arc<Schema>, schema: &Arc<Schema>) -> Result<Avro, Error> {
+        let resolver = match writer.encodes_like(schema) {
+            true => None,
+            false => Some(Resolver::new(&writer, schema)?),
+        };
+        Ok(Avro { writer, resolver, out: Vec::new() })
+    }
+
+    /// The datum in the dataset's schema.
+    pub fn decode<'a>(&'a mut self, value: &'a [u8]) -> Result<&'a [u8], Misfit> {
+        let result = match &self.resolver {
+            None => self.writer.validate(value).and_then(|length| match length == value.len() {
+                true => Ok(()),
+                false => Err(Malformed { at: length, what: "something behind the datum" }),
+            }),
+            Some(resolver) => {
+                self.out.clear();
+                resolver.resolve(value, &mut self.out)
+            }
+        };
+        match result {
+            Ok(()) if self.resolver.is_none() => Ok(value),
+            Ok(()) => Ok(&self.out),
+            Err(malformed) => Err(self.misfit(value, malformed)),
+        }
+    }
+
+    #[cold]
+    fn misfit(&self, value: &[u8], malformed: Malformed) -> Misfit {
+        if value.is_empty() {
+            let message = "the value is empty; a delete is a Kafka null".into();
+            return Misfit { stage: Stage::Decode, class: "EmptyValue", message };
+        }
+        let name = self.writer.nodes.title(self.writer.nodes.root);
+        let mut message = format!("the value is not an Avro datum of {name}: {malformed}");
+        // Serializers that speak to a registry put a zero and the schema's id before the datum.
+        if let Some((0, framed)) = value.split_first()
+            && let Some(datum) = framed.get(4..)
+            && self.writer.validate(datum) == Ok(datum.len())
+        {
+            message.push_str(
+                "; without its first 5 bytes it is one: a schema registry's header, which this format lacks",
+            );
+        }
+        Misfit { stage: Stage::Decode, class: "MalformedAvro", message }
+    }
+}

@@ -1,0 +1,648 @@
+//! JSON text to an Avro datum, in one pass over the text, without a tree in between.
+//!
+//! ```text
+//!  {"name":"Cup", "id":7, "price":2.5}          the text's order
+//!        |           |        |     each value is encoded where the buffer ends
+//!        v           v        v
+//!  [ "Cup" | 7 | 2.5 ]                          out, if the order is not the schema's: its pieces are put in order,
+//!  [ 7 | "Cup" | <default> | 2.5 ]              defaults between them, when the object ends
+//! ```
+//!
+//! Texts whose fields come in the schema's order are written once and moved never. Which field follows which is
+//! remembered from the record before, so that a name is compared once and not searched.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+use self::fail::{Segment, Stop, What};
+use self::lex::{LIST_NEXT, Lex, NO_VALUE, OBJECT_NEXT};
+use self::plan::{Field, Plan};
+use super::{ExtraFields, Misfit, Stage};
+use crate::schema::node::{Nodes, Step};
+use crate::schema::wire::{long_len, put_bytes, put_long};
+use crate::schema::{Id, MAX_DEPTH, MAX_EMPTY_ITEMS, Node, Schema};
+
+mod fail;
+mod lex;
+mod plan;
+mod union;
+
+pub(super) use lex::plain;
+
+/// Standard alphabet; padding as it pleases the sender.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Encodes JSON texts as datums of one schema.
+pub(super) struct Json {
+    schema: Arc<Schema>,
+    plans: Vec<Plan>,
+    reject_extra: bool,
+    buffers: Buffers,
+}
+
+impl std::fmt::Debug for Json {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Json({:?})", self.schema)
+    }
+}
+
+/// Kept from text to text.
+#[derive(Default)]
+struct Buffers {
+    out: Vec<u8>,
+    /// An unescaped string.
+    text: Vec<u8>,
+    /// A stack: per record whose fields came out of order, where each field's piece lies in `out`.
+    pieces: Vec<(usize, usize)>,
+    /// The pieces in order, before they go back to `out`.
+    ordered: Vec<u8>,
+    /// By record and 1 + field (0: the beginning), which field followed last time.
+    follows: Vec<Box<[u32]>>,
+    trail: Vec<Segment>,
+    /// A stack: per map, hash and place in `out` of each key.
+    keys: Vec<Key>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    hash: u64,
+    from: usize,
+    to: usize,
+}
+
+/// A piece that is not there yet.
+const ABSENT: (usize, usize) = (usize::MAX, usize::MAX);
+
+impl Json {
+    pub fn new(schema: Arc<Schema>, extra_fields: ExtraFields) -> Json {
+        let plans = plan::plans(&schema);
+        let follows = plans
+            .iter()
+            .map(|plan| match plan {
+                Plan::Record(fields) => (0..=fields.len() as u32).collect(),
+                _ => Box::default(),
+            })
+            .collect();
+        let buffers = Buffers { follows, ..Buffers::default() };
+        Json { schema, plans, reject_extra: extra_fields == ExtraFields::Reject, buffers }
+    }
+
+    /// The datum of `text`, until the next call.
+    pub fn decode(&mut self, text: &[u8]) -> Result<&[u8], Misfit> {
+        let malformed = |class, message: String| Misfit { stage: Stage::Decode, class, message };
+        // Once for the whole text, so that strings can be copied as they are; for ASCII it takes next to nothing.
+        if let Err(error) = std::str::from_utf8(text) {
+            let message = format!("the value is not JSON: not UTF-8 (byte {})", error.valid_up_to());
+            return Err(malformed("MalformedJson", message));
+        }
+        self.buffers.out.clear();
+        self.buffers.pieces.clear();
+        self.buffers.trail.clear();
+        self.buffers.keys.clear();
+        let nodes = &self.schema.nodes;
+        let mut pass = Pass {
+            nodes,
+            plans: &self.plans,
+            reject_extra: self.reject_extra,
+            lex: Lex { rest: text },
+            length: text.len(),
+            buffers: &mut self.buffers,
+            fuel: text.len().saturating_mul(16).saturating_add(4096),
+            empty_items: 0,
+            what: What::Syntax(NO_VALUE),
+            left: 0,
+        };
+        if let Err(Stop) = pass.whole() {
+            let (what, at) = (pass.what, text.len() - pass.left);
+            let bare = text.trim_ascii();
+            return Err(match bare {
+                b"" => malformed("EmptyValue", "the value is empty; a delete is a Kafka null".into()),
+                b"null" => {
+                    malformed("NullLiteral", "the value is the word null; a delete is a Kafka null".into())
+                }
+                _ => fail::misfit(nodes, text, what, at, &self.buffers.trail),
+            });
+        }
+        Ok(&self.buffers.out)
+    }
+}
+
+/// One walk over one text.
+struct Pass<'p, 't> {
+    nodes: &'p Nodes,
+    plans: &'p [Plan],
+    reject_extra: bool,
+    lex: Lex<'t>,
+    length: usize,
+    buffers: &'p mut Buffers,
+    /// Bytes that may still be read in vain, by trying union branches.
+    fuel: usize,
+    empty_items: usize,
+    /// After a [`Stop`]: what it was, and how many bytes were left.
+    what: What,
+    left: usize,
+}
+
+impl<'t> Pass<'_, 't> {
+    #[cold]
+    fn stop<T>(&mut self, what: What) -> Result<T, Stop> {
+        self.what = what;
+        self.left = self.lex.rest.len();
+        Err(Stop)
+    }
+
+    /// As [`Pass::stop`], for a value whose token has been taken: it began where `left` bytes were left.
+    #[cold]
+    fn stop_at<T>(&mut self, what: What, left: usize) -> Result<T, Stop> {
+        self.what = what;
+        self.left = left;
+        Err(Stop)
+    }
+
+    /// Notes where on the way to the root a failure passes.
+    #[cold]
+    fn within(&mut self, segment: Segment) -> Stop {
+        self.buffers.trail.push(segment);
+        Stop
+    }
+
+    fn whole(&mut self) -> Result<(), Stop> {
+        self.lex.space();
+        self.value(self.nodes.root, MAX_DEPTH)?;
+        self.lex.space();
+        if !self.lex.rest.is_empty() {
+            return self.stop(What::Syntax("something behind the value"));
+        }
+        Ok(())
+    }
+
+    /// Encodes the value that the text goes on with, whitespace skipped.
+    #[inline]
+    fn value(&mut self, id: Id, depth: usize) -> Result<(), Stop> {
+        let nodes = self.nodes;
+        match nodes.get(id) {
+            Node::String => {
+                match self.string(id)? {
+                    Some(text) => put_bytes(&mut self.buffers.out, text),
+                    None => put_bytes(&mut self.buffers.out, &self.buffers.text),
+                }
+                Ok(())
+            }
+            Node::Int => self.int(id),
+            Node::Long => self.long(id),
+            Node::Double => self.double(id),
+            Node::Union(_) => self.union(id, depth),
+            Node::Record(_) => self.record(id, depth),
+            Node::Boolean => {
+                let value = self.lex.word(b"true");
+                if !value && !self.lex.word(b"false") {
+                    return self.wrong(id);
+                }
+                self.buffers.out.push(u8::from(value));
+                Ok(())
+            }
+            Node::Null => match self.lex.word(b"null") {
+                true => Ok(()),
+                false => self.wrong(id),
+            },
+            Node::Float => self.float(id),
+            Node::Bytes => self.base64(id, None),
+            Node::Fixed(fixed) => self.base64(id, Some(fixed.size)),
+            Node::Enum(_) => self.symbol(id),
+            Node::Array(items) => self.list(id, *items, depth),
+            Node::Map(values) => self.map(id, *values, depth),
+        }
+    }
+
+    /// A value of another type than `id`, or no value at all.
+    #[cold]
+    fn wrong<T>(&mut self, id: Id) -> Result<T, Stop> {
+        let left = self.lex.rest.len();
+        let begins = match self.lex.rest.first() {
+            Some(b'"' | b'{' | b'[' | b'-' | b'0'..=b'9') => true,
+            _ => self.lex.word(b"true") || self.lex.word(b"false") || self.lex.word(b"null"),
+        };
+        self.stop_at(if begins { What::Type(id) } else { What::Syntax(NO_VALUE) }, left)
+    }
+
+    /// Takes a string for a value of `id`; `None`: it is in `buffers.text`.
+    #[inline]
+    fn string(&mut self, id: Id) -> Result<Option<&'t [u8]>, Stop> {
+        if !self.lex.take(b'"') {
+            return self.wrong(id);
+        }
+        self.quoted()
+    }
+
+    /// Takes the rest of a string.
+    #[inline]
+    fn quoted(&mut self) -> Result<Option<&'t [u8]>, Stop> {
+        match self.lex.string(&mut self.buffers.text) {
+            Ok(text) => Ok(text),
+            Err(syntax) => self.stop(What::Syntax(syntax)),
+        }
+    }
+
+    #[inline]
+    fn number(&mut self, id: Id) -> Result<lex::Number<'t>, Stop> {
+        if !matches!(self.lex.rest.first(), Some(b'-' | b'0'..=b'9')) {
+            return self.wrong(id);
+        }
+        match self.lex.number() {
+            Ok(number) => Ok(number),
+            Err(syntax) => self.stop(What::Syntax(syntax)),
+        }
+    }
+
+    #[inline]
+    fn integer(&mut self, id: Id) -> Result<i64, Stop> {
+        let left = self.lex.rest.len();
+        let number = self.number(id)?;
+        if !number.integral {
+            return self.stop_at(What::Fraction(id), left);
+        }
+        match number.integer() {
+            Some(value) => Ok(value),
+            None => self.stop_at(What::Range(id), left),
+        }
+    }
+
+    #[inline]
+    fn long(&mut self, id: Id) -> Result<(), Stop> {
+        let value = self.integer(id)?;
+        put_long(&mut self.buffers.out, value);
+        Ok(())
+    }
+
+    #[inline]
+    fn int(&mut self, id: Id) -> Result<(), Stop> {
+        let left = self.lex.rest.len();
+        let value = self.integer(id)?;
+        if i32::try_from(value).is_err() {
+            return self.stop_at(What::Range(id), left);
+        }
+        put_long(&mut self.buffers.out, value);
+        Ok(())
+    }
+
+    #[inline]
+    fn double(&mut self, id: Id) -> Result<(), Stop> {
+        let left = self.lex.rest.len();
+        let value = match self.lex.rest.first() {
+            Some(b'"') => self.not_finite(id)?,
+            _ => match self.number(id)?.double() {
+                Some(value) => value,
+                None => return self.stop_at(What::Range(id), left),
+            },
+        };
+        self.buffers.out.extend_from_slice(&value.to_le_bytes());
+        Ok(())
+    }
+
+    fn float(&mut self, id: Id) -> Result<(), Stop> {
+        let left = self.lex.rest.len();
+        let value = match self.lex.rest.first() {
+            Some(b'"') => self.not_finite(id)? as f32,
+            _ => match self.number(id)?.float() {
+                Some(value) => value,
+                None => return self.stop_at(What::Range(id), left),
+            },
+        };
+        self.buffers.out.extend_from_slice(&value.to_le_bytes());
+        Ok(())
+    }
+
+    /// The words for doubles that JSON has no numbers for.
+    fn not_finite(&mut self, id: Id) -> Result<f64, Stop> {
+        let left = self.lex.rest.len();
+        Ok(match self.string(id)? {
+            Some(b"NaN") => f64::NAN,
+            Some(b"Infinity") => f64::INFINITY,
+            Some(b"-Infinity") => f64::NEG_INFINITY,
+            _ => return self.stop_at(What::Type(id), left),
+        })
+    }
+
+    fn symbol(&mut self, id: Id) -> Result<(), Stop> {
+        let left = self.lex.rest.len();
+        let text = self.string(id)?.unwrap_or(&self.buffers.text);
+        let Node::Enum(symbols) = self.nodes.get(id) else { unreachable!("called for an enum") };
+        match symbols.symbol(text) {
+            Some(index) => put_long(&mut self.buffers.out, index.into()),
+            None => return self.stop_at(What::Symbol(id), left),
+        }
+        Ok(())
+    }
+
+    /// Bytes (`size`: none) or a fixed.
+    fn base64(&mut self, id: Id, size: Option<usize>) -> Result<(), Stop> {
+        let left = self.lex.rest.len();
+        let plain = self.string(id)?;
+        let Buffers { out, text, .. } = &mut *self.buffers;
+        let text = plain.unwrap_or(text);
+        let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
+        // four characters are three bytes; of an impossible remainder, decoding complains
+        let length = (text.len() - padding) / 4 * 3 + ((text.len() - padding) % 4).saturating_sub(1);
+        if let Some(size) = size
+            && size != length
+        {
+            return self.stop_at(What::Size(id, length), left);
+        }
+        if size.is_none() {
+            put_long(out, length as i64);
+        }
+        let start = out.len();
+        out.resize(start + length, 0);
+        let room = out.get_mut(start..).unwrap_or_default();
+        match BASE64.decode_slice(text, room) {
+            Ok(written) if written == length => Ok(()),
+            _ => self.stop_at(What::Base64(id), left),
+        }
+    }
+
+    #[inline]
+    fn deeper(&mut self, depth: usize) -> Result<usize, Stop> {
+        match depth.checked_sub(1) {
+            Some(depth) => Ok(depth),
+            None => self.stop(What::Deep),
+        }
+    }
+
+    fn record(&mut self, id: Id, depth: usize) -> Result<(), Stop> {
+        let plans = self.plans;
+        let Some(Plan::Record(fields)) = plans.get(id as usize) else { unreachable!("planned as a record") };
+        if self.lex.rest.first() != Some(&b'{') {
+            return self.wrong(id);
+        }
+        let depth = self.deeper(depth)?;
+        self.lex.take(b'{');
+        // fields 0..done stand in `out` in order; from the first that is out of order on, pieces are noted
+        let mut done = 0;
+        let mut pieces = None;
+        let mut follows = 0;
+        self.lex.space();
+        if !self.lex.take(b'}') {
+            loop {
+                if let Some(at) = self.name(id, fields, follows, depth)? {
+                    follows = at + 1;
+                    let Some(field) = fields.get(at) else { unreachable!("found among the fields") };
+                    if at == done && pieces.is_none() {
+                        if let Err(Stop) = self.value(field.node, depth) {
+                            return Err(self.within(Segment::Field(id, at)));
+                        }
+                        done += 1;
+                    } else {
+                        let base = *pieces.get_or_insert_with(|| {
+                            let base = self.buffers.pieces.len();
+                            self.buffers.pieces.resize(base + fields.len() - done, ABSENT);
+                            (base, self.buffers.out.len())
+                        });
+                        self.piece(id, at, at.checked_sub(done).map(|at| at + base.0), field.node, depth)?;
+                    }
+                }
+                self.lex.space();
+                if self.lex.take(b',') {
+                    self.lex.space();
+                } else if self.lex.take(b'}') {
+                    break;
+                } else {
+                    return self.stop(What::Syntax(OBJECT_NEXT));
+                }
+            }
+        }
+        match pieces {
+            None => {
+                for (at, field) in fields.iter().enumerate().skip(done) {
+                    match &field.default {
+                        Some(default) if default.depth > depth => return self.stop(What::Deep),
+                        Some(default) => self.buffers.out.extend_from_slice(&default.datum),
+                        None => return self.stop(What::Missing(id, at)),
+                    }
+                }
+                Ok(())
+            }
+            Some((base, start)) => {
+                self.reorder(id, fields.get(done..).unwrap_or_default(), done, (base, start), depth)
+            }
+        }
+    }
+
+    /// Encodes a field that came out of order; `slot` is where its piece is noted, `None` if it came before.
+    fn piece(&mut self, id: Id, at: usize, slot: Option<usize>, node: Id, depth: usize) -> Result<(), Stop> {
+        let Some(slot) = slot.filter(|slot| self.buffers.pieces.get(*slot) == Some(&ABSENT)) else {
+            let stopped = self.stop(What::Twice);
+            self.within(Segment::Field(id, at));
+            return stopped;
+        };
+        let from = self.buffers.out.len();
+        if let Err(Stop) = self.value(node, depth) {
+            return Err(self.within(Segment::Field(id, at)));
+        }
+        if let Some(piece) = self.buffers.pieces.get_mut(slot) {
+            *piece = (from, self.buffers.out.len());
+        }
+        Ok(())
+    }
+
+    /// Puts the pieces of `fields`, the first of which is the record's field `done`, in order, defaults between them.
+    /// `pieces`: from where on they are noted, and from where on they lie in `out`.
+    fn reorder(
+        &mut self,
+        id: Id,
+        fields: &[Field],
+        done: usize,
+        pieces: (usize, usize),
+        depth: usize,
+    ) -> Result<(), Stop> {
+        let (base, start) = pieces;
+        let Buffers { out, pieces, ordered, .. } = &mut *self.buffers;
+        ordered.clear();
+        for (at, field) in fields.iter().enumerate() {
+            let (from, to) = pieces.get(base + at).copied().unwrap_or(ABSENT);
+            match (out.get(from..to), &field.default) {
+                (Some(piece), _) => ordered.extend_from_slice(piece),
+                (None, Some(default)) if default.depth <= depth => ordered.extend_from_slice(&default.datum),
+                (None, Some(_)) => return self.stop(What::Deep),
+                (None, None) => return self.stop(What::Missing(id, done + at)),
+            }
+        }
+        out.truncate(start);
+        out.extend_from_slice(ordered);
+        pieces.truncate(base);
+        Ok(())
+    }
+
+    /// Takes a field's name and the colon; an unknown field is taken whole, and `None`.
+    #[inline]
+    fn name(
+        &mut self,
+        id: Id,
+        fields: &[Field],
+        follows: usize,
+        depth: usize,
+    ) -> Result<Option<usize>, Stop> {
+        if !self.lex.take(b'"') {
+            return self.stop(What::Syntax("no name where an object's next field should be"));
+        }
+        let guess = self.buffers.follows.get(id as usize).and_then(|record| record.get(follows));
+        let guess = guess.map_or(usize::MAX, |guess| *guess as usize);
+        if let Some(field) = fields.get(guess)
+            && self.lex.word(&field.quoted)
+        {
+            self.colon()?;
+            return Ok(Some(guess));
+        }
+        self.search(id, follows, depth)
+    }
+
+    #[inline]
+    fn colon(&mut self) -> Result<(), Stop> {
+        self.lex.space();
+        if !self.lex.take(b':') {
+            return self.stop(What::Syntax("no colon behind a name"));
+        }
+        self.lex.space();
+        Ok(())
+    }
+
+    fn search(&mut self, id: Id, follows: usize, depth: usize) -> Result<Option<usize>, Stop> {
+        let left = self.lex.rest.len();
+        let name = self.quoted()?.unwrap_or(&self.buffers.text);
+        let found = self.nodes.record(id).field(name);
+        if let Some(at) = found {
+            let record = self.buffers.follows.get_mut(id as usize);
+            if let Some(guess) = record.and_then(|record| record.get_mut(follows)) {
+                *guess = at as u32;
+            }
+        } else if self.reject_extra {
+            let (from, to) = (self.length - left, self.length - self.lex.rest.len() - 1);
+            return self.stop_at(What::Unknown(id, from, to), left);
+        }
+        self.colon()?;
+        if found.is_none()
+            && let Err(syntax) = self.lex.ignore(&mut self.buffers.text, depth)
+        {
+            return self.stop(if syntax == lex::DEEP { What::Deep } else { What::Syntax(syntax) });
+        }
+        Ok(found)
+    }
+
+    fn list(&mut self, id: Id, items: Id, depth: usize) -> Result<(), Stop> {
+        if self.lex.rest.first() != Some(&b'[') {
+            return self.wrong(id);
+        }
+        let depth = self.deeper(depth)?;
+        self.lex.take(b'[');
+        self.lex.space();
+        let start = self.buffers.out.len();
+        self.buffers.out.push(0);
+        if self.lex.take(b']') {
+            return Ok(());
+        }
+        let mut count = 0;
+        loop {
+            if let Err(Stop) = self.value(items, depth) {
+                return Err(self.within(Segment::Item(count)));
+            }
+            count += 1;
+            self.lex.space();
+            if self.lex.take(b',') {
+                self.lex.space();
+            } else if self.lex.take(b']') {
+                break;
+            } else {
+                return self.stop(What::Syntax(LIST_NEXT));
+            }
+        }
+        if matches!(self.nodes.step(id), Step::Array(_, true)) {
+            self.empty_items += count;
+            if self.empty_items > MAX_EMPTY_ITEMS {
+                return self.stop(What::Empty);
+            }
+        }
+        self.close_block(start, count);
+        Ok(())
+    }
+
+    fn map(&mut self, id: Id, values: Id, depth: usize) -> Result<(), Stop> {
+        if self.lex.rest.first() != Some(&b'{') {
+            return self.wrong(id);
+        }
+        let depth = self.deeper(depth)?;
+        self.lex.take(b'{');
+        self.lex.space();
+        let start = self.buffers.out.len();
+        self.buffers.out.push(0);
+        if self.lex.take(b'}') {
+            return Ok(());
+        }
+        let keys = self.buffers.keys.len();
+        let mut count = 0;
+        loop {
+            if !self.lex.take(b'"') {
+                return self.stop(What::Syntax("no name where an object's next field should be"));
+            }
+            let left = self.lex.rest.len();
+            let plain = self.quoted()?;
+            let Buffers { out, text, keys, .. } = &mut *self.buffers;
+            let key = plain.unwrap_or(text);
+            put_bytes(out, key);
+            let hash = xxhash_rust::xxh3::xxh3_64(key);
+            // within the map: what lies before it may still grow by bytes of a count
+            let to = out.len() - start;
+            keys.push(Key { hash, from: to - key.len(), to });
+            let named = Segment::Key(self.length - left, self.length - self.lex.rest.len() - 1);
+            self.colon()?;
+            if let Err(Stop) = self.value(values, depth) {
+                return Err(self.within(named));
+            }
+            count += 1;
+            self.lex.space();
+            if self.lex.take(b',') {
+                self.lex.space();
+            } else if self.lex.take(b'}') {
+                break;
+            } else {
+                return self.stop(What::Syntax(OBJECT_NEXT));
+            }
+        }
+        let Buffers { out, keys: all, .. } = &mut *self.buffers;
+        let map = out.get(start..).unwrap_or_default();
+        let own = all.get_mut(keys..).unwrap_or_default();
+        own.sort_unstable();
+        let key = |key: &Key| map.get(key.from..key.to);
+        // sorted by hash: equal keys are neighbours, or three of one hash are, which nobody but an attacker meets
+        let twice = own.windows(2).any(|pair| match pair {
+            [one, two] => one.hash == two.hash && key(one) == key(two),
+            _ => false,
+        });
+        all.truncate(keys);
+        if twice {
+            return self.stop(What::KeyTwice);
+        }
+        self.close_block(start, count);
+        Ok(())
+    }
+
+    /// Writes a block's count into the byte kept for it at `start`, making room where it takes more, and the end.
+    fn close_block(&mut self, start: usize, count: usize) {
+        let out = &mut self.buffers.out;
+        let more = long_len(count as i64) - 1;
+        if more > 0 {
+            let end = out.len();
+            out.resize(end + more, 0);
+            out.copy_within(start + 1..end, start + 1 + more);
+        }
+        let mut rest = (count as u64) << 1;
+        for byte in out.iter_mut().skip(start).take(more + 1) {
+            *byte = (rest & 0x7f) as u8 | if rest >= 0x80 { 0x80 } else { 0 };
+            rest >>= 7;
+        }
+        out.push(0);
+    }
+}

@@ -1,0 +1,166 @@
+//! Keys out of a value's fields (docs/formats.md, "Keys").
+
+use super::part::Part;
+use super::{Error, Misfit, Stage};
+use crate::schema::node::Nodes;
+use crate::schema::{Id, Malformed, Node, Schema};
+
+/// The fields that make a key, found in the schema once.
+#[derive(Debug)]
+pub(super) struct Fields(Vec<Path>);
+
+#[derive(Debug)]
+struct Path {
+    name: String,
+    /// The place of the field in its record, from the root on.
+    places: Vec<usize>,
+}
+
+impl Fields {
+    /// Finds `names` in the schema.
+    pub fn find(schema: &Schema, names: &[String]) -> Result<Fields, Error> {
+        let error = |field: &str, reason: String| Error::Key { field: field.into(), reason };
+        if names.is_empty() {
+            return Err(error("", "no field is named; `key = \"kafka\"` takes the Kafka key".into()));
+        }
+        let mut paths: Vec<Path> = Vec::with_capacity(names.len());
+        for name in names {
+            if paths.iter().any(|path| path.name == *name) {
+                return Err(error(name, "it is named twice".into()));
+            }
+            let places = find(&schema.nodes, name).map_err(|reason| error(name, reason))?;
+            paths.push(Path { name: name.clone(), places });
+        }
+        Ok(Fields(paths))
+    }
+
+    /// Writes the key of `datum` into `out`, which is cleared first.
+    pub fn write(&self, schema: &Schema, datum: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> {
+        out.clear();
+        let composite = self.0.len() > 1;
+        for (at, path) in self.0.iter().enumerate() {
+            if at > 0 {
+                out.push(b'/');
+            }
+            let part = path.follow(schema, datum).map_err(|malformed| Misfit {
+                stage: Stage::Key,
+                class: "MalformedAvro",
+                message: format!("the key field `{}` cannot be read: {malformed}", path.name),
+            })?;
+            if !part.is_some_and(|part| append(part, composite, out)) {
+                return Err(Misfit {
+                    stage: Stage::Key,
+                    class: "NullKey",
+                    message: format!("the key field `{}` is null", path.name),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Path {
+    fn follow<'a>(&self, schema: &'a Schema, datum: &'a [u8]) -> Result<Option<Part<'a>>, Malformed> {
+        let mut part = Part::whole(schema, datum)?;
+        for place in &self.places {
+            match part.nth(*place)? {
+                Some(inner) => part = inner,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(part))
+    }
+}
+
+/// The places on the way to a field, each null-able.
+fn find(nodes: &Nodes, name: &str) -> Result<Vec<usize>, String> {
+    let mut places = Vec::new();
+    let mut id = nodes.root;
+    for step in name.split('.') {
+        let Node::Record(record) = nodes.get(id) else {
+            return Err(format!("`{step}` is looked for in {}, which is no record", nodes.title(id)));
+        };
+        let Some(place) = record.field(step.as_bytes()) else {
+            let names: Vec<&str> = record.fields.iter().map(|field| &*field.name).take(12).collect();
+            return Err(format!("{} has no field `{step}`; it has {}", record.name.full, names.join(", ")));
+        };
+        let Some(field) = record.fields.get(place) else { unreachable!("found among the fields") };
+        places.push(place);
+        id = not_null(nodes, field.node)?;
+    }
+    match nodes.get(id) {
+        Node::String
+        | Node::Int
+        | Node::Long
+        | Node::Boolean
+        | Node::Bytes
+        | Node::Fixed(_)
+        | Node::Enum(_) => Ok(places),
+        _ => Err(format!(
+            "it is of type {}; a key is made of strings, ints, longs, booleans, bytes, fixeds and enums",
+            nodes.title(id)
+        )),
+    }
+}
+
+/// The one type that a field has when it is not null.
+fn not_null(nodes: &Nodes, id: Id) -> Result<Id, String> {
+    let Node::Union(branches) = nodes.get(id) else { return Ok(id) };
+    let mut others = branches.iter().filter(|branch| !matches!(nodes.get(**branch), Node::Null));
+    match (others.next(), others.next()) {
+        (Some(only), None) => Ok(*only),
+        _ => Err("it is a union of several types, whose keys could be mistaken for each other".into()),
+    }
+}
+
+/// Appends a part of a key; `false` where it is null.
+fn append(part: Part<'_>, composite: bool, out: &mut Vec<u8>) -> bool {
+    if let Some(value) = part.as_i64() {
+        let mut digits = [0; 20];
+        out.extend_from_slice(decimal(value, &mut digits));
+        return true;
+    }
+    let bytes = match part.as_bool() {
+        Some(true) => b"true",
+        Some(false) => &b"false"[..],
+        None => match part.as_bytes().or_else(|| part.as_str().map(str::as_bytes)) {
+            Some(bytes) => bytes,
+            None => return false,
+        },
+    };
+    if !composite {
+        out.extend_from_slice(bytes);
+        return true;
+    }
+    for byte in bytes {
+        match byte {
+            b'/' => out.extend_from_slice(b"%2F"),
+            b'%' => out.extend_from_slice(b"%25"),
+            byte => out.push(*byte),
+        }
+    }
+    true
+}
+
+fn decimal(value: i64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut rest = value.unsigned_abs();
+    let mut length = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        length += 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        length += 1;
+    }
+    let start = digits.len() - length;
+    if value < 0
+        && let Some(sign) = digits.get_mut(start)
+    {
+        *sign = b'-';
+    }
+    digits.get(start..).unwrap_or_default()
+}
