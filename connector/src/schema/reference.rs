@@ -6,12 +6,20 @@ use apache_avro::types::Value;
 use serde_json::{Value as Json, json};
 
 /// A reproducible source of choices (splitmix64).
-pub(crate) struct Dice(pub u64);
+pub(crate) struct Dice {
+    state: u64,
+    /// No infinities: as text they are told from strings only by the schema.
+    finite: bool,
+}
 
 impl Dice {
+    pub(crate) fn new(seed: u64) -> Dice {
+        Dice { state: seed, finite: false }
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
@@ -44,6 +52,11 @@ impl Dice {
     }
 
     fn double(&mut self) -> f64 {
+        let value = self.any_double();
+        if self.finite && !(value as f32).is_finite() { -0.25 } else { value }
+    }
+
+    fn any_double(&mut self) -> f64 {
         match self.below(4) {
             0 => self.below(1000) as f64 / 100.0,
             1 => [0.0, -0.0, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::MIN_POSITIVE][self.below(6)],
@@ -75,6 +88,7 @@ pub(crate) fn schema(dice: &mut Dice, ambiguous: bool) -> Made {
         if !json.is_array() && json != "null" {
             break json;
         }
+        maker.types.clear();
     };
     let types = maker.types;
     Made { json, types, ambiguous }
@@ -158,8 +172,12 @@ impl Maker<'_> {
         let mut branches: Vec<Json> = Vec::new();
         let mut kinds: Vec<String> = Vec::new();
         for _ in 0..1 + self.dice.below(4) {
+            let before = self.types.clone();
             let mut candidate = if self.dice.one_in(3) { json!("null") } else { self.any(depth) };
             let kind = kind(&candidate, &self.types);
+            if candidate.is_array() {
+                self.types = before.clone();
+            }
             if candidate.is_array() || self.open.iter().any(|open| candidate == *open.as_str()) {
                 candidate = json!("null");
             }
@@ -175,6 +193,8 @@ impl Maker<'_> {
             };
             let class = if candidate == "null" { "null" } else { class };
             if kinds.iter().any(|known| known == class) {
+                // what it defined is not defined
+                self.types = before;
                 continue;
             }
             kinds.push(class.to_owned());
@@ -196,6 +216,7 @@ fn kind(schema: &Json, types: &HashMap<String, Json>) -> String {
 
 /// A random value of a schema.
 pub(crate) fn value(dice: &mut Dice, made: &Made) -> Value {
+    dice.finite = !made.ambiguous;
     any_value(dice, &made.json, &made.types, 6)
 }
 
@@ -216,7 +237,7 @@ fn any_value(dice: &mut Dice, schema: &Json, types: &HashMap<String, Json>, dept
     let some = |dice: &mut Dice| match depth {
         0 => 0,
         1 | 2 => dice.below(3),
-        _ if dice.one_in(20) => 60 + dice.below(20),
+        5 | 6 if dice.one_in(10) => 60 + dice.below(20),
         _ => dice.below(4),
     };
     match kind {

@@ -105,10 +105,10 @@ impl Resolver {
     pub fn resolve(&self, datum: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
         let start = out.len();
         let mut run = Run { resolver: self, rest: datum, out, places: Vec::new(), empty_items: 0 };
-        let result = run.act(self.root, MAX_DEPTH).and_then(|()| match run.rest {
-            [] => Ok(()),
-            _ => Err("something behind the datum"),
-        });
+        let mut result = run.act(self.root, MAX_DEPTH);
+        if result.is_ok() && !run.rest.is_empty() {
+            result = Err("something behind the datum");
+        }
         let at = datum.len() - run.rest.len();
         result.map_err(|what| {
             out.truncate(start);
@@ -181,8 +181,8 @@ impl Compare<'_> {
     fn compare(&mut self, w: Id, r: Id, depth: usize) -> Result<Act, Mismatch> {
         let (writer, reader) = (&self.writer.nodes, &self.reader.nodes);
         Ok(match (writer.get(w), reader.get(r)) {
-            (Node::Union(branches), _) => return self.from_union(w, branches, r, depth),
-            (_, Node::Union(branches)) => return self.to_union(w, branches, depth),
+            (Node::Union(branches), _) => return self.written_union(w, branches, r, depth),
+            (_, Node::Union(branches)) => return self.read_union(w, branches, depth),
             (Node::Null, Node::Null)
             | (Node::Boolean, Node::Boolean)
             | (Node::Int, Node::Int | Node::Long)
@@ -251,7 +251,7 @@ impl Compare<'_> {
         }
     }
 
-    fn from_union(&mut self, w: Id, branches: &[Id], r: Id, depth: usize) -> Result<Act, Mismatch> {
+    fn written_union(&mut self, w: Id, branches: &[Id], r: Id, depth: usize) -> Result<Act, Mismatch> {
         let mut acts = Vec::with_capacity(branches.len());
         let mut first = None;
         for branch in branches {
@@ -275,7 +275,7 @@ impl Compare<'_> {
         Ok(if acts.iter().enumerate().all(same) { Act::Copy(w) } else { Act::FromUnion(acts.into()) })
     }
 
-    fn to_union(&mut self, w: Id, branches: &[Id], depth: usize) -> Result<Act, Mismatch> {
+    fn read_union(&mut self, w: Id, branches: &[Id], depth: usize) -> Result<Act, Mismatch> {
         let (writer, reader) = (self.writer, self.reader);
         let node = writer.nodes.get(w);
         let kind =
@@ -530,7 +530,8 @@ impl Run<'_, '_> {
                 let base = self.places.len();
                 for id in writer {
                     self.places.push(self.rest);
-                    self.skip(*id, depth)?;
+                    // not counted: what is taken is counted when it is, what is not taken makes nothing
+                    skip::value::<true>(&self.resolver.writer.nodes, *id, &mut self.rest, depth, &mut 0)?;
                 }
                 let end = self.rest;
                 for source in reader {

@@ -76,7 +76,10 @@ fn what_is_no_schema_is_refused_with_where_and_why() {
         (r#"{"type":"record","name":"R","fields":[{"name":"a","type":"strin"}]}"#, "R.a: no type `strin`"),
         (r#"{"type":"record","name":"R"}"#, "R: a record needs the attribute `fields`"),
         (r#"{"type":"record","name":"R-1","fields":[]}"#, "have to match"),
-        (r#"{"type":"record","name":"R","fields":[{"name":"a b","type":"int"}]}"#, "have to match [A-Za-z_]"),
+        (
+            r#"{"type":"record","name":"R","fields":[{"name":"a b","type":"int"}]}"#,
+            "R.a b: the field's name has to match [A-Za-z_]",
+        ),
         (r#"{"type":"record","name":"int","fields":[]}"#, "like one of Avro's own"),
         (
             r#"{"type":"record","name":"R","fields":[{"name":"a","type":"int"},{"name":"a","type":"int"}]}"#,
@@ -267,7 +270,7 @@ fn text_is_checked_by_validate_and_not_by_skip() {
 proptest! {
     #[test]
     fn identity_and_length_are_those_of_apache_avro(seed in any::<u64>()) {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let ambiguous = dice.one_in(2);
         let made = reference::schema(&mut dice, ambiguous);
         let theirs = made.avro();
@@ -277,7 +280,8 @@ proptest! {
         for _ in 0..4 {
             let mut datum = apache_avro::to_avro_datum(&theirs, reference::value(&mut dice, &made)).unwrap();
             let length = datum.len();
-            for cut in 0..length {
+            for _ in 0..length.min(50) {
+                let cut = dice.below(length);
                 prop_assert!(ours.skip(&datum[..cut]).is_err(), "a part is no whole");
             }
             datum.extend_from_slice(&[0xab; 3]);
@@ -288,7 +292,7 @@ proptest! {
 
     #[test]
     fn any_bytes_have_a_length_or_not_but_never_a_panic(seed in any::<u64>(), noise in prop::collection::vec(any::<u8>(), 0..64)) {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let made = reference::schema(&mut dice, true);
         let schema = parse(&made.json.to_string());
         let mut datum = apache_avro::to_avro_datum(&made.avro(), reference::value(&mut dice, &made)).unwrap();

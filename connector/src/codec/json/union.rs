@@ -83,31 +83,59 @@ impl Pass<'_, '_> {
         Ok(())
     }
 
+    /// First without unknown fields, even where they are ignored: else a small record would take what is a larger one's,
+    /// and drop the rest.
     fn first_that_fits(&mut self, branches: &[Branch], depth: usize) -> Result<(), Stop> {
+        let lenient = !self.reject_extra && matches!(self.lex.rest.first(), Some(b'{'));
+        let mut closest = None;
+        if lenient {
+            self.reject_extra = true;
+            let fits = self.any_that_fits(branches, depth, &mut closest);
+            self.reject_extra = false;
+            if fits? {
+                return Ok(());
+            }
+            closest = None;
+        }
+        if self.any_that_fits(branches, depth, &mut closest)? {
+            return Ok(());
+        }
+        // Once more the one that came closest, for its reason: most likely it is the one that was meant.
+        let Some((_, branch)) = closest else { unreachable!("several branches were tried") };
+        self.branch(branch, depth).map_err(|Stop| self.within(Segment::Branch(branch.node)))
+    }
+
+    /// Whether a branch fits; if none does, nothing is taken, and `closest` is the one that came closest.
+    fn any_that_fits(
+        &mut self,
+        branches: &[Branch],
+        depth: usize,
+        closest: &mut Option<((bool, usize), Branch)>,
+    ) -> Result<bool, Stop> {
         let begin = self.lex.rest;
         let mark = self.mark();
-        let mut furthest = None;
         for branch in branches {
             if self.branch(*branch, depth).is_ok() {
-                return Ok(());
+                return Ok(true);
             }
             if self.what.is_final() {
                 return Err(self.within(Segment::Branch(branch.node)));
             }
             let read = begin.len() - self.lex.rest.len();
+            // a field that the branch lacks or misses says that another shape was meant, a field's value does not
+            let shape = matches!(self.what, What::Missing(..) | What::Unknown(..))
+                && self.buffers.trail.len() == mark.trail;
             self.lex.rest = begin;
             self.back_to(mark);
             match self.fuel.checked_sub(read) {
                 Some(fuel) => self.fuel = fuel,
                 None => return self.stop(What::Ambiguous),
             }
-            if furthest.is_none_or(|(most, _)| read > most) {
-                furthest = Some((read, *branch));
+            if closest.is_none_or(|(most, _)| (!shape, read) > most) {
+                *closest = Some(((!shape, read), *branch));
             }
         }
-        // Once more the one that came furthest, for its reason: most likely it is the one that was meant.
-        let (_, branch) = furthest.unwrap_or((0, Branch { index: 0, node: self.nodes.root }));
-        self.branch(branch, depth).map_err(|Stop| self.within(Segment::Branch(branch.node)))
+        Ok(false)
     }
 
     fn branch(&mut self, branch: Branch, depth: usize) -> Result<(), Stop> {
@@ -115,17 +143,31 @@ impl Pass<'_, '_> {
         self.value(branch.node, depth)
     }
 
-    fn mark(&self) -> [usize; 4] {
+    fn mark(&self) -> Mark {
         let buffers = &self.buffers;
-        [buffers.out.len(), buffers.pieces.len(), buffers.keys.len(), buffers.trail.len()]
+        Mark {
+            out: buffers.out.len(),
+            pieces: buffers.pieces.len(),
+            keys: buffers.keys.len(),
+            trail: buffers.trail.len(),
+        }
     }
 
-    fn back_to(&mut self, [out, pieces, keys, trail]: [usize; 4]) {
-        self.buffers.out.truncate(out);
-        self.buffers.pieces.truncate(pieces);
-        self.buffers.keys.truncate(keys);
-        self.buffers.trail.truncate(trail);
+    fn back_to(&mut self, mark: Mark) {
+        self.buffers.out.truncate(mark.out);
+        self.buffers.pieces.truncate(mark.pieces);
+        self.buffers.keys.truncate(mark.keys);
+        self.buffers.trail.truncate(mark.trail);
     }
+}
+
+/// How long the buffers were.
+#[derive(Clone, Copy)]
+struct Mark {
+    out: usize,
+    pieces: usize,
+    keys: usize,
+    trail: usize,
 }
 
 /// Whether the double is the very integer. (The comparison at the upper end saturates: 2^63 is no `i64`.)
