@@ -1,0 +1,448 @@
+//! Mistakes that lie between values: what contradicts, does not exist, or is not in this release.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::load::{Effective, Loaded, path};
+use super::mistakes::{Mistakes, Place, nearest};
+use super::model::{DatasetModel, Model};
+use super::secret;
+use super::tree;
+use super::values::Keyed;
+use crate::codec::{Codec, ExtraFields, Format, KeyRule};
+use crate::schema::Schema;
+
+/// What a dataset's records are read with.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The dataset's own schema.
+    pub schema: Arc<Schema>,
+    /// How values are encoded.
+    pub format: Format,
+    /// Where keys come from.
+    pub key: KeyRule,
+}
+
+/// librdkafka properties that a key of ours sets.
+const TYPED: &[(&str, &str)] = &[
+    ("bootstrap.servers", "kafka.bootstrap_servers"),
+    ("metadata.broker.list", "kafka.bootstrap_servers"),
+    ("client.id", "kafka.client_id"),
+    ("group.instance.id", "instance_id"),
+    ("statistics.interval.ms", "producer.monitoring.metrics_interval"),
+];
+
+/// librdkafka properties on whose values the design depends.
+const FIXED: &[(&str, &str)] = &[
+    ("group.id", "the group is stillwell.DATASET"),
+    ("group.protocol", "ownership of a shard depends on the classic protocol"),
+    ("partition.assignment.strategy", "a joining standby must take nothing away: cooperative-sticky"),
+    ("transactional.id", "it is DATASET/SHARD: takeover depends on it"),
+    ("transaction.timeout.ms", "takeover depends on it"),
+    ("enable.idempotence", "nothing may count twice"),
+    ("acks", "an announcement must be on all replicas in sync"),
+    ("request.required.acks", "an announcement must be on all replicas in sync"),
+    ("enable.auto.commit", "positions are committed with what they announce"),
+    ("auto.commit.enable", "positions are committed with what they announce"),
+    ("enable.auto.offset.store", "positions are committed with what they announce"),
+    ("auto.offset.reset", "a lost position must be an error, not a jump"),
+    ("isolation.level", "aborted records must not be seen"),
+    ("enable.partition.eof", "positions at the end of a partition depend on it"),
+    ("partitioner", "keys must lie where Java's clients put them"),
+];
+
+/// Everything that is checked, with what was found.
+pub struct Check<'a> {
+    model: &'a Model,
+    effective: &'a Effective,
+    wrong: &'a BTreeSet<Vec<String>>,
+    datasets: &'a BTreeMap<String, Place>,
+    /// What is wrong.
+    pub mistakes: Mistakes,
+    /// What is odd.
+    pub warnings: Mistakes,
+    /// How each dataset is read, where that is right.
+    pub reading: BTreeMap<String, Reading>,
+}
+
+impl<'a> Check<'a> {
+    /// Checks all.
+    pub fn all(loaded: &'a Loaded) -> Check<'a> {
+        let mut check = Check {
+            model: &loaded.model,
+            effective: &loaded.effective,
+            wrong: &loaded.wrong,
+            datasets: &loaded.datasets,
+            mistakes: loaded.mistakes.clone(),
+            warnings: Mistakes::default(),
+            reading: BTreeMap::new(),
+        };
+        check.process();
+        check.kafka();
+        check.storage();
+        check.consumer();
+        if check.datasets.is_empty() {
+            let what = "no dataset is configured: write [datasets.NAME] with a source";
+            check.mistakes.add(None, "datasets", what);
+        }
+        for (name, dataset) in &check.model.datasets {
+            check.dataset(name, dataset);
+        }
+        check.topics();
+        check
+    }
+
+    /// Adds a mistake about the value at a path. Says nothing where the value is a stand-in.
+    fn wrong(&mut self, parts: &[&str], what: impl Into<String>) {
+        let path = path(parts);
+        if !self.wrong.contains(&path) {
+            self.mistakes.add(self.place(&path), tree::show(&path), what);
+        }
+    }
+
+    fn warn(&mut self, parts: &[&str], what: impl Into<String>) {
+        let path = path(parts);
+        self.warnings.add(self.place(&path), tree::show(&path), what);
+    }
+
+    /// The place of a value; of its dataset, where it was not given.
+    fn place(&self, path: &[String]) -> Option<Place> {
+        match self.effective.place(path) {
+            Some(Place::Default | Place::Derived(_)) | None => match path {
+                [datasets, name, ..] if datasets == "datasets" => self.datasets.get(name).cloned(),
+                _ => None,
+            },
+            given => given,
+        }
+    }
+
+    fn is_given(&self, parts: &[&str]) -> bool {
+        let place = self.effective.place(&path(parts));
+        matches!(place, Some(Place::File(..) | Place::Env(_) | Place::Flag(_)))
+    }
+
+    fn is_right(&self, parts: &[&str]) -> bool {
+        !self.wrong.contains(&path(parts))
+    }
+
+    fn process(&mut self) {
+        let id = &self.model.process.instance_id;
+        if let Err(what) = topic_like(id) {
+            self.wrong(&["instance_id"], format!("{id:?} {what}"));
+        }
+        for (name, on) in &self.model.features {
+            tracing::debug!(feature = name, on, "feature");
+        }
+    }
+
+    fn kafka(&mut self) {
+        for server in self.model.kafka.bootstrap_servers.split(',').map(str::trim) {
+            let (host, port) = server.rsplit_once(':').unwrap_or((server, "9092"));
+            let host = host.rsplit("://").next().unwrap_or(host);
+            if host.is_empty() || port.parse::<u16>().is_err() {
+                let what = format!(
+                    "{server:?} is not HOST:PORT; write them separated by commas, as in \"kafka-1:9092,kafka-2:9092\""
+                );
+                self.wrong(&["kafka", "bootstrap_servers"], what);
+            }
+        }
+        for name in self.model.properties.0.keys() {
+            let at = ["kafka", "properties", name.as_str()];
+            let canonical = name.strip_prefix("topic.").unwrap_or(name);
+            if let Some((_, key)) = TYPED.iter().find(|(property, _)| *property == canonical) {
+                self.wrong(&at, format!("conflicts with {key}: set that instead"));
+            } else if let Some((_, why)) = FIXED.iter().find(|(property, _)| *property == canonical) {
+                self.wrong(&at, format!("cannot be changed: {why}"));
+            }
+        }
+        if let Some(url) = &self.model.schema_registry.url
+            && !(url.starts_with("http://") || url.starts_with("https://"))
+        {
+            let url = secret::without_user(url);
+            self.wrong(&["schema_registry", "url"], format!("{url:?} is not an http:// or https:// URL"));
+        }
+    }
+
+    fn storage(&mut self) {
+        let dir = &self.model.storage.data_dir;
+        if dir.exists() && !dir.is_dir() {
+            self.wrong(&["storage", "data_dir"], format!("{} is not a folder", dir.display()));
+        }
+        if let Err(what) = blobs_url(&self.model.storage.blobs)
+            && self.is_given(&["storage", "blobs"])
+        {
+            self.wrong(&["storage", "blobs"], what);
+        }
+    }
+
+    fn consumer(&mut self) {
+        let consumer = &self.model.consumer;
+        if consumer.max_backoff.0 < consumer.poll_interval.0 {
+            let shown = humantime::format_duration;
+            let (poll, backoff) = (shown(consumer.poll_interval.0), shown(consumer.max_backoff.0));
+            // Of the two, the one that was given is the one to change.
+            if self.is_given(&["consumer", "max_backoff"]) {
+                self.wrong(&["consumer", "max_backoff"], format!("is shorter than poll_interval ({poll})"));
+            } else {
+                self.wrong(&["consumer", "poll_interval"], format!("is longer than max_backoff ({backoff})"));
+            }
+        }
+    }
+
+    fn dataset(&mut self, name: &str, dataset: &DatasetModel) {
+        let at = |key: &'static str| ["datasets", name, key];
+        let named = topic_like(name);
+        if let Err(what) = &named {
+            self.wrong(&["datasets", name], format!("{name:?} {what}"));
+        }
+        let (own, source) = (&dataset.own, &dataset.source);
+        for (key, topic) in [("announcements", &own.announcements), ("dead_letters", &own.dead_letters)] {
+            // Where the dataset's name is wrong, so are the names made of it.
+            if let Err(what) = topic_like(topic)
+                && named.is_ok()
+            {
+                self.wrong(&at(key), format!("{topic:?} {what}"));
+            }
+        }
+        let topics_at = ["datasets", name, "source", "topics"];
+        let mut seen = BTreeSet::new();
+        for topic in &source.topics {
+            if !seen.insert(topic) {
+                self.wrong(&topics_at, format!("names {topic:?} twice"));
+            } else if let Err(what) = topic_like(topic) {
+                self.wrong(&topics_at, format!("{topic:?} {what}"));
+            }
+        }
+        if own.conflict != "order" {
+            self.wrong(&at("conflict"), format!("{:?} is not in this release: \"order\" is", own.conflict));
+        }
+        if own.shards != 1 {
+            self.wrong(&at("shards"), format!("{} shards are not in this release: 1 is", own.shards));
+        }
+        let spill = &dataset.producer.spill;
+        if spill.shed != "none" {
+            let what =
+                format!("{:?} is not in this release: \"none\" is, which pauses the source", spill.shed);
+            // Inherited by all datasets it is still one mistake, where it was written.
+            let inherited = self.effective.place(&path(&["producer", "spill", "shed"]));
+            let below = ["datasets", name, "producer", "spill", "shed"];
+            let is_inherited = inherited == self.effective.place(&path(&below));
+            self.wrong(if is_inherited { &["producer", "spill", "shed"] } else { &below }, what);
+        }
+        self.batching(name, dataset);
+        if self.is_right(&["datasets", name, "source", "format"])
+            && let Some(reading) = self.read(name, dataset)
+        {
+            self.reading.insert(name.to_owned(), reading);
+        }
+    }
+
+    /// What is allowed, and still cannot be meant.
+    fn batching(&mut self, name: &str, dataset: &DatasetModel) {
+        let batching = &dataset.producer.batching;
+        let (size, pending) = (batching.max_batch_size, batching.max_pending_records);
+        let threshold = batching.memory_pressure_threshold;
+        let at = |key: &'static str| ["datasets", name, "producer", "batching", key];
+        if threshold > pending {
+            let what =
+                format!("never takes effect: records above max_pending_records ({pending}) are on disk only");
+            self.warn(&at("memory_pressure_threshold"), what);
+        }
+        let limit = threshold.min(pending);
+        if size > limit {
+            let what = format!(
+                "{size} is never reached: {limit} pending records make a version in any case; raise \
+                 max_pending_records or memory_pressure_threshold"
+            );
+            self.warn(&at("max_batch_size"), what);
+        }
+    }
+
+    /// The dataset's schema, format and key rule, as far as they are right and fit together.
+    fn read(&mut self, name: &str, dataset: &DatasetModel) -> Option<Reading> {
+        let (own, source) = (&dataset.own, &dataset.source);
+        let schema_at = ["datasets", name, "schema"];
+        let format_at = ["datasets", name, "source", "format"];
+        let writer_at = ["datasets", name, "source", "schema"];
+        let extra_at = ["datasets", name, "source", "extra_fields"];
+        let registry = self.model.schema_registry.url.is_some();
+        if source.format != "avro" && source.schema.is_some() {
+            self.wrong(
+                &writer_at,
+                format!("is for avro; {} values have no schema of their own", source.format),
+            );
+        }
+        if source.format != "json" && source.extra_fields != "ignore" {
+            self.wrong(&extra_at, format!("is for json, not for {}", source.format));
+        }
+        let schema = match (source.format.as_str(), &own.schema) {
+            ("raw", None) => Arc::new(Schema::raw()),
+            ("raw", Some(_)) => {
+                self.wrong(&schema_at, "is not for raw values, which are kept as they come: remove it");
+                return None;
+            }
+            (_, Some(file)) => self.schema(&schema_at, file, Schema::dataset)?,
+            ("avro", None) if registry => {
+                let what = "\"avro\" through the schema registry is not in this release: name a schema file \
+                            (schema = \"FILE.avsc\")";
+                self.wrong(&format_at, what);
+                return None;
+            }
+            (format, None) => {
+                let what = format!(
+                    "is missing: {format} values need the dataset's Avro schema, as in schema = \"FILE.avsc\""
+                );
+                self.wrong(&schema_at, what);
+                return None;
+            }
+        };
+        let format = match source.format.as_str() {
+            "raw" => Format::Raw,
+            "avro" => {
+                if registry {
+                    let what = "is not used in this release: avro values are read with the schema file, without the \
+                                registry's five bytes before them";
+                    self.warn(&["schema_registry", "url"], what);
+                }
+                let writer = match &source.schema {
+                    Some(file) => self.schema(&writer_at, file, Schema::parse)?,
+                    None => schema.clone(),
+                };
+                Format::Avro { writer }
+            }
+            _ => Format::Json {
+                extra_fields: match source.extra_fields.as_str() {
+                    "reject" => ExtraFields::Reject,
+                    _ => ExtraFields::Ignore,
+                },
+            },
+        };
+        let key = match &own.key {
+            Keyed::Kafka(_) => KeyRule::Kafka,
+            Keyed::Fields(fields) => KeyRule::Fields(fields.clone()),
+        };
+        match Codec::new(format.clone(), key.clone(), schema.clone()) {
+            Ok(_) => Some(Reading { schema, format, key }),
+            Err(crate::codec::Error::Key { field, reason }) => {
+                let names = field_names(&schema);
+                let near = nearest(&field, names.iter().map(String::as_str)).filter(|near| *near != field);
+                let hint = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
+                self.wrong(&["datasets", name, "key"], format!("{field:?}: {reason}{hint}"));
+                None
+            }
+            Err(error) => {
+                let at = if source.schema.is_some() { &writer_at[..] } else { &schema_at[..] };
+                self.wrong(at, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn schema(
+        &mut self,
+        at: &[&str],
+        file: &Path,
+        parse: fn(&str) -> Result<Schema, crate::schema::Error>,
+    ) -> Option<Arc<Schema>> {
+        if !self.is_right(at) {
+            return None;
+        }
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) => {
+                // A relative path is where the surprise is: say from where it was looked for.
+                let from = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+                self.wrong(at, format!("cannot read {}: {error}", from.display()));
+                return None;
+            }
+        };
+        match parse(&text) {
+            Ok(schema) => Some(Arc::new(schema)),
+            Err(error) => {
+                self.wrong(at, format!("{}: {error}", file.display()));
+                None
+            }
+        }
+    }
+
+    /// What two datasets, or two roles of one, must not share.
+    fn topics(&mut self) {
+        let mut written: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+        for (name, dataset) in &self.model.datasets {
+            for (key, topic) in
+                [("announcements", &dataset.own.announcements), ("dead_letters", &dataset.own.dead_letters)]
+            {
+                // Two datasets may share a dead-letter topic: each letter says whose it is.
+                if let Some((other, role)) = written.insert(topic, (name, key))
+                    && (role, key) != ("dead_letters", "dead_letters")
+                {
+                    let what =
+                        format!("{topic:?} is also datasets.{other}.{role}: each needs a topic of its own");
+                    self.wrong(&["datasets", name, key], what);
+                }
+            }
+        }
+        for (name, dataset) in &self.model.datasets {
+            for topic in &dataset.source.topics {
+                if let Some((other, role)) = written.get(topic.as_str()) {
+                    let what =
+                        format!("{topic:?} is also datasets.{other}.{role}, which would be read as records");
+                    self.wrong(&["datasets", name, "source", "topics"], what);
+                }
+            }
+        }
+    }
+}
+
+/// The names of a record schema's fields.
+fn field_names(schema: &Schema) -> Vec<String> {
+    #[derive(serde::Deserialize)]
+    struct Record {
+        #[serde(default)]
+        fields: Vec<Field>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Field {
+        name: String,
+    }
+    let record = serde_json::from_str::<Record>(schema.json());
+    record.map_or(Vec::new(), |record| record.fields.into_iter().map(|field| field.name).collect())
+}
+
+/// Kafka's rule for the names of topics, which instance ids obey too, and which is safe in blob names.
+fn topic_like(name: &str) -> Result<(), String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    match name {
+        "" => Err("is empty".to_owned()),
+        "." | ".." => Err("is no name".to_owned()),
+        _ if name.len() > 249 => Err("is longer than 249 characters".to_owned()),
+        _ => match name.chars().find(|c| !legal(*c)) {
+            Some(c) => Err(format!("has {c:?} in it: write letters, digits, '.', '_' and '-'")),
+            None => Ok(()),
+        },
+    }
+}
+
+/// What the blob store will say, without opening it.
+fn blobs_url(url: &str) -> Result<(), String> {
+    let shown = secret::without_user(url);
+    let Some((scheme, rest)) = url.split_once("://") else {
+        let guess = if url.starts_with('/') { url } else { "/DIR" };
+        return Err(format!("{shown:?} is not a URL: write a folder as \"file://{guess}\""));
+    };
+    match scheme {
+        "file" if !rest.starts_with('/') => Err(format!(
+            "{shown:?} is not absolute: write three slashes, as in \"file:///var/lib/stillwell/blobs\""
+        )),
+        "file" | "memory" => Ok(()),
+        "s3" | "gs" | "az" | "kafka" => {
+            Err(format!("{scheme}:// is not in this release: file:// and memory:// are"))
+        }
+        _ => {
+            let near = nearest(scheme, ["file", "memory", "s3", "gs", "az", "kafka"]);
+            let hint = near.map_or(String::new(), |near| format!("; did you mean {near}://?"));
+            Err(format!("{shown:?} has an unknown scheme{hint}"))
+        }
+    }
+}

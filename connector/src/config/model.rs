@@ -1,0 +1,385 @@
+//! Every key, once: its meaning, what it takes, its default, and what a profile makes of it. The structs that hold
+//! the values, the check that finds unknown keys, and docs/configuration.md are made from this list.
+//!
+//! A line is `name: Type = Kind, Default;` or, where profiles differ, `… Default, [low-latency high-throughput
+//! small-memory];` with `_` for "as default". Why a profile has its values stands in `profile.rs`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::values::{Keyed, Kind, Listen, Secret, Size, Span};
+use Fallback::{Derived, Is, Required, Unset};
+use Kind::{Choice, Fraction, KeyRule, Level, Path, Share, Switch, Text, Texts, Whole};
+
+/// What holds where a key is not given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Must be given.
+    Required,
+    /// Nothing.
+    Unset,
+    /// This, as it would be written.
+    Is(&'static str),
+    /// Computed from other values (see `derive.rs`); says how.
+    Derived(&'static str),
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in its section.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What holds where it is not given.
+    pub fallback: Fallback,
+    /// What the profiles low-latency, high-throughput and small-memory make of it.
+    pub profiles: [Option<&'static str>; 3],
+    /// What it means.
+    pub about: &'static str,
+}
+
+/// A section of keys.
+#[derive(Debug)]
+pub struct Section {
+    /// Its path; empty for the top level, `*` stands for a dataset's name.
+    pub path: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+    /// Its keys.
+    pub keys: &'static [Key],
+}
+
+/// A struct that is a section's values.
+pub trait Values: for<'de> Deserialize<'de> {
+    /// The section.
+    const SECTION: Section;
+}
+
+macro_rules! profiles {
+    () => { [None, None, None] };
+    ($low:tt $high:tt $small:tt) => { [profiles!(one $low), profiles!(one $high), profiles!(one $small)] };
+    (one _) => { None };
+    (one $value:literal) => { Some($value) };
+}
+
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        $name:ident at $path:literal {
+            $(
+                $(#[doc = $help:literal])+
+                $field:ident: $type:ty = $kind:expr, $fallback:expr $(, [$($profile:tt)+])?;
+            )*
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, Deserialize)]
+        pub struct $name {
+            $( $(#[doc = $help])+ pub $field: $type, )*
+        }
+
+        impl Values for $name {
+            const SECTION: Section = Section {
+                path: $path,
+                about: concat!($($about),+),
+                keys: &[$( Key {
+                    name: stringify!($field),
+                    kind: $kind,
+                    fallback: $fallback,
+                    profiles: profiles!($($($profile)+)?),
+                    about: concat!($($help),+),
+                }, )*],
+            };
+        }
+    };
+}
+
+section! {
+    /// The process.
+    Process at "" {
+        /// Values to start from.
+        profile: String = Choice(super::profile::NAMES), Is("default");
+        /// Name of this instance in Kafka's groups (static membership): a restart in place under the same name is
+        /// instant. Letters, digits, `.`, `_` and `-`; no two running instances may share one.
+        instance_id: String = Text, Derived("host name and data_dir");
+    }
+}
+
+section! {
+    /// Log lines, on stderr.
+    Log at "log" {
+        /// Level, or directives as in `info,stillwell::producer=debug`.
+        level: String = Level, Is("info");
+        /// Lines for people, or one JSON object a line.
+        format: String = Choice(&["human", "json"]), Is("human");
+    }
+}
+
+section! {
+    /// How to reach Kafka.
+    Kafka at "kafka" {
+        /// Brokers to start from: `HOST:PORT`, separated by commas.
+        bootstrap_servers: String = Text, Is("localhost:9092");
+        /// Name under which brokers log and limit us.
+        client_id: String = Text, Is("stillwell");
+        /// Create topics that are missing; `false`: a missing topic is an error.
+        create_topics: bool = Switch, Is("true");
+        /// Replication factor of topics that are created. Unset: the broker's default.
+        replication_factor: Option<i16> = Whole(1, 32_767), Unset;
+    }
+}
+
+section! {
+    /// Confluent-compatible schema registry; optional.
+    SchemaRegistry at "schema_registry" {
+        /// Its URL.
+        url: Option<String> = Text, Unset;
+    }
+}
+
+section! {
+    /// Where things lie.
+    Storage at "storage" {
+        /// Root of this instance's own files: write-ahead log and blob cache.
+        data_dir: PathBuf = Kind::Folder, Required;
+        /// Where versions are stored: `file:///PATH` or `memory://` (demo, tests).
+        blobs: String = Text, Derived("blobs in data_dir");
+        /// Snapshots that are kept, with the versions since.
+        keep_snapshots: u32 = Whole(1, 1_000_000), Is("4");
+        /// From "no longer kept" being announced to the blobs being deleted.
+        clean_grace: Span = Kind::Span(0), Is("10m");
+    }
+}
+
+section! {
+    /// Health, metrics, records.
+    Http at "http" {
+        /// Where to listen; `off`: nowhere.
+        listen: Listen = Kind::Listen, Is("127.0.0.1:8080");
+        /// Ready with a version that has caught up with the source, or with any.
+        ready_when: String = Choice(&["caught_up", "any"]), Is("caught_up");
+        /// Ready with a cached version while Kafka is away.
+        serve_stale: bool = Switch, Is("false");
+        /// Bearer token of the admin routes. Unset: they are off.
+        admin_token: Option<Secret> = Text, Unset;
+    }
+}
+
+section! {
+    /// When records become a version. Here for every dataset; `[datasets.NAME.producer.batching]` overrides.
+    Batching at "producer.batching" {
+        /// Most records in a version.
+        max_batch_size: usize = Whole(1, 10_000_000), Is("1000"), [_ "100000" "500"];
+        /// Most key and value bytes in a version.
+        max_batch_bytes: Size = Kind::Size(1_000), Is("8MB"), ["1MB" "64MB" "1MB"];
+        /// Longest time that a record waits for its version to fill.
+        batch_timeout: Span = Kind::Span(1), Is("1s"), ["5ms" _ _];
+        /// Records in memory; beyond it they are on disk only.
+        max_pending_records: usize = Whole(1, 100_000_000), Is("10000"), [_ "1000000" "2000"];
+        /// Pending records that make a version whatever its size.
+        memory_pressure_threshold: usize = Whole(1, 100_000_000), Derived("80% of max_pending_records");
+    }
+}
+
+section! {
+    /// How versions are stored. `[datasets.NAME.producer.performance]` overrides.
+    Performance at "producer.performance" {
+        /// Uploads at a time.
+        worker_pool_size: usize = Whole(1, 1_000), Is("5"), [_ "8" "2"];
+        /// Longest time that one upload may take.
+        write_timeout: Span = Kind::Span(100), Is("30s"), ["10s" "2m" _];
+        /// Versions between snapshots, at least. The chain of deltas is cut at 384 in any case.
+        snapshot_frequency: u64 = Whole(1, 1_000_000), Is("25"), ["200" _ _];
+        /// Share of the last snapshot's bytes that the deltas since must reach before the next.
+        snapshot_min_change: f64 = Share, Is("25%");
+        /// Longest time between snapshots of a dataset that changes.
+        snapshot_max_interval: Span = Kind::Span(1_000), Is("1h");
+        /// Compress blobs in the store (zstd).
+        enable_compression: bool = Switch, Is("true");
+    }
+}
+
+section! {
+    /// How fast records leave the log; 0 is unlimited. `[datasets.NAME.producer.pacing]` overrides.
+    Pacing at "producer.pacing" {
+        /// Records a second.
+        max_records_per_second: u32 = Whole(0, 4_294_967_295), Is("0");
+        /// Key and value bytes a second.
+        max_bytes_per_second: Size = Kind::Size(0), Is("0B");
+        /// Pressure (0 idle, 1 full) above which the source is paused.
+        pressure_high: f64 = Fraction, Is("0.8");
+    }
+}
+
+section! {
+    /// What happens when records come faster than versions are announced. `[datasets.NAME.producer.spill]` overrides.
+    Spill at "producer.spill" {
+        /// Most bytes of log on disk.
+        max_log_size: Size = Kind::Size(1_000_000), Is("10GB"), [_ "50GB" "1GB"];
+        /// What gives way past it: nothing (the source is paused), or records.
+        shed: String = Choice(&["none", "drop_newest", "drop_oldest", "sample", "dead_letter"]), Is("none");
+    }
+}
+
+section! {
+    /// What happens when the store or Kafka fails. `[datasets.NAME.producer.reliability]` overrides.
+    Reliability at "producer.reliability" {
+        /// Attempts after the first, before the failure counts against the circuit breaker.
+        max_retry_attempts: u32 = Whole(0, 1_000), Is("3");
+        /// First wait between attempts; it doubles.
+        retry_backoff: Span = Kind::Span(1), Is("1s"), ["50ms" _ _];
+        /// Failures in a row that open the circuit breaker.
+        circuit_breaker_threshold: u32 = Whole(1, 1_000_000), Is("10");
+        /// How long it stays open before it lets one attempt through.
+        circuit_breaker_reset: Span = Kind::Span(1), Is("30s"), ["5s" _ _];
+    }
+}
+
+section! {
+    /// How the producer side of the process is watched.
+    Monitoring at "producer.monitoring" {
+        /// How often librdkafka's figures and the log's size are brought up to date.
+        metrics_interval: Span = Kind::Span(100), Is("30s"), ["10s" _ _];
+        /// Port of `/health` and `/metrics` with `--role producer`, where `http.listen` is not given.
+        health_check_port: u16 = Whole(1, 65_535), Is("8081");
+        /// Metrics by partition and broker, too.
+        enable_detailed_metrics: bool = Switch, Is("true");
+    }
+}
+
+section! {
+    /// The reading side.
+    Consumer at "consumer" {
+        /// Shortest wait between polls.
+        poll_interval: Span = Kind::Span(1), Is("100ms"), ["5ms" _ _];
+        /// Longest wait, while idle or failing; an announcement ends it at once.
+        max_backoff: Span = Kind::Span(1), Is("5s"), ["1s" _ _];
+        /// How often health is judged.
+        health_check_interval: Span = Kind::Span(100), Is("30s"), ["5s" _ _];
+        /// Errors a minute beyond which it is unhealthy.
+        max_errors_per_minute: u32 = Whole(0, 1_000_000), Is("10");
+        /// Memory for what is not mapped from the cache: overlays, merges, fetches.
+        memory_limit: Size = Kind::Size(1_000_000), Is("512MB"), [_ "2GB" "64MB"];
+        /// Time to end in after SIGTERM or SIGINT; what is unfinished then is aborted, and said.
+        graceful_shutdown_timeout: Span = Kind::Span(1), Is("30s"), [_ "1m" _];
+    }
+}
+
+section! {
+    /// A dataset. Its name makes the names of its topics, blobs and routes.
+    Dataset at "datasets.*" {
+        /// The dataset's own Avro schema, in which values are kept. Not with format `raw`.
+        schema: Option<PathBuf> = Path, Unset;
+        /// Where keys come from: the record's key, or fields of the value.
+        key: Keyed = KeyRule, Is("kafka");
+        /// Topic of the announcements.
+        announcements: String = Text, Derived("NAME.announcements");
+        /// Topic of the dead letters.
+        dead_letters: String = Text, Derived("NAME.dlq");
+        /// From source timestamp to readable: what is worse is said by health.
+        freshness_slo: Option<Span> = Kind::Span(1), Unset;
+        /// Which of two writes of a key wins: a key lives in one partition and the later offset wins, or the later
+        /// timestamp.
+        conflict: String = Choice(&["order", "timestamp"]), Is("order");
+        /// Partitions of the announcement topic, each with a writer of its own; fixed when the topic is created.
+        shards: u32 = Whole(1, 1_024), Is("1");
+    }
+}
+
+section! {
+    /// What the dataset is made from.
+    Source at "datasets.*.source" {
+        /// Topics.
+        topics: Vec<String> = Texts, Required;
+        /// How values are written there.
+        format: String = Choice(&["avro", "json", "raw"]), Required;
+        /// Schema with which `avro` values were written, where it is not the dataset's own.
+        schema: Option<PathBuf> = Path, Unset;
+        /// Fields in `json` that the schema does not have.
+        extra_fields: String = Choice(&["ignore", "reject"]), Is("ignore");
+    }
+}
+
+/// Every section, in the order of the documentation.
+pub const SECTIONS: &[Section] = &[
+    Process::SECTION,
+    Log::SECTION,
+    Kafka::SECTION,
+    SchemaRegistry::SECTION,
+    Storage::SECTION,
+    Http::SECTION,
+    Batching::SECTION,
+    Performance::SECTION,
+    Pacing::SECTION,
+    Spill::SECTION,
+    Reliability::SECTION,
+    Monitoring::SECTION,
+    Consumer::SECTION,
+    Dataset::SECTION,
+    Source::SECTION,
+];
+
+/// Flags for experimental optimisations: name and meaning. Off by default; this release has none.
+pub const FEATURES: &[(&str, &str)] = &[];
+
+/// Other spellings that are taken, and what they mean.
+pub const ALIASES: &[(&str, &str)] = &[
+    ("create_topics", "kafka.create_topics"),
+    ("datasets.*.extra_fields", "datasets.*.source.extra_fields"),
+];
+
+/// The producer's sections that a dataset may override.
+#[derive(Clone, Debug)]
+pub struct Producer {
+    /// `batching`
+    pub batching: Batching,
+    /// `performance`
+    pub performance: Performance,
+    /// `pacing`
+    pub pacing: Pacing,
+    /// `spill`
+    pub spill: Spill,
+    /// `reliability`
+    pub reliability: Reliability,
+}
+
+/// A dataset with its own sections.
+#[derive(Clone, Debug)]
+pub struct DatasetModel {
+    /// `[datasets.NAME]`
+    pub own: Dataset,
+    /// `source`
+    pub source: Source,
+    /// `[producer]` with this dataset's overrides.
+    pub producer: Producer,
+}
+
+/// The effective values.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Top level.
+    pub process: Process,
+    /// `[log]`
+    pub log: Log,
+    /// `[kafka]`
+    pub kafka: Kafka,
+    /// `[kafka.properties]`
+    pub properties: super::secret::Properties,
+    /// `[schema_registry]`
+    pub schema_registry: SchemaRegistry,
+    /// `[storage]`
+    pub storage: Storage,
+    /// `[http]`
+    pub http: Http,
+    /// `[producer.monitoring]`
+    pub monitoring: Monitoring,
+    /// `[consumer]`
+    pub consumer: Consumer,
+    /// `[datasets]`, by name.
+    pub datasets: BTreeMap<String, DatasetModel>,
+    /// `[features]`
+    pub features: BTreeMap<String, bool>,
+}

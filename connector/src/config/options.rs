@@ -1,0 +1,213 @@
+//! What each room is given: its own options, made of the configuration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Config;
+use super::mistakes::Place;
+use super::model::{DatasetModel, Producer};
+use crate::blob::Store;
+use crate::clock::{Clock, Entropy};
+use crate::telemetry::Metrics;
+use crate::telemetry::log::{Form, Level};
+use crate::version::Shard;
+use crate::{Error, ErrorKind, Result};
+use crate::{consumer, kafka, producer};
+
+/// What the options of all datasets have in common.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Opened once: each opening of `memory://` is another store.
+    pub store: Store,
+    /// Where the rooms' metrics are shown.
+    pub metrics: Metrics,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+}
+
+/// Which sides a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Both.
+    Both,
+    /// Writes versions.
+    Producer,
+    /// Reads them.
+    Consumer,
+}
+
+impl Config {
+    /// Opens the blob store.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] where it cannot be.
+    pub fn store(&self) -> Result<Store> {
+        let url = &self.model().storage.blobs;
+        Store::open(url).map_err(|error| {
+            let place = self.place_of("storage.blobs");
+            Error::because(
+                ErrorKind::Config,
+                format!("cannot open the blob store (storage.blobs, {place})"),
+                error,
+            )
+        })
+    }
+
+    /// How to reach Kafka.
+    pub fn kafka(&self) -> kafka::Options {
+        let mut properties = self.model().properties.0.clone();
+        let interval = self.model().monitoring.metrics_interval.0;
+        properties.insert("statistics.interval.ms".to_owned(), interval.as_millis().to_string());
+        kafka::Options {
+            bootstrap_servers: self.model().kafka.bootstrap_servers.clone(),
+            properties,
+            client_id: self.model().kafka.client_id.clone(),
+            embedded: false,
+        }
+    }
+
+    fn dataset(&self, name: &str) -> Result<&DatasetModel> {
+        let datasets = &self.model().datasets;
+        datasets.get(name).ok_or_else(|| {
+            let near = super::mistakes::nearest(name, datasets.keys().map(String::as_str));
+            let hint = match near {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("there are: {}", datasets.keys().cloned().collect::<Vec<_>>().join(", ")),
+            };
+            Error::new(ErrorKind::Rejected, format!("no dataset {name:?} in {}; {hint}", self.file()))
+        })
+    }
+
+    /// What the producer of a dataset needs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] where there is no such dataset.
+    pub fn producer(&self, name: &str, shared: &Shared) -> Result<producer::Options> {
+        let dataset = self.dataset(name)?;
+        let reading = self.reading(name);
+        let kafka = &self.model().kafka;
+        let Producer { batching, performance, pacing, spill, reliability } = &dataset.producer;
+        Ok(producer::Options {
+            dataset: name.to_owned(),
+            instance_id: self.model().process.instance_id.clone(),
+            kafka: self.kafka(),
+            topics: dataset.source.topics.clone(),
+            format: reading.format.clone(),
+            key: reading.key.clone(),
+            schema: reading.schema.clone(),
+            announcements: dataset.own.announcements.clone(),
+            dead_letters: dataset.own.dead_letters.clone(),
+            shards: dataset.own.shards,
+            create_topics: kafka.create_topics,
+            replication: kafka.replication_factor,
+            data_dir: self.data_dir(),
+            store: shared.store.clone(),
+            batching: producer::Batching {
+                max_batch_size: batching.max_batch_size,
+                max_batch_bytes: batching.max_batch_bytes.0,
+                batch_timeout: batching.batch_timeout.0,
+                max_pending_records: batching.max_pending_records,
+                memory_pressure_threshold: batching.memory_pressure_threshold,
+            },
+            performance: producer::Performance {
+                worker_pool_size: performance.worker_pool_size,
+                write_timeout: performance.write_timeout.0,
+                snapshot_frequency: performance.snapshot_frequency,
+                snapshot_min_change: performance.snapshot_min_change,
+                snapshot_max_interval: performance.snapshot_max_interval.0,
+                enable_compression: performance.enable_compression,
+            },
+            pacing: producer::Pacing {
+                max_records_per_second: pacing.max_records_per_second,
+                max_bytes_per_second: pacing.max_bytes_per_second.0,
+                pressure_high: pacing.pressure_high,
+            },
+            spill: producer::Spill { max_log_size: spill.max_log_size.0 },
+            reliability: producer::Reliability {
+                max_retry_attempts: reliability.max_retry_attempts,
+                retry_backoff: reliability.retry_backoff.0,
+                circuit_breaker_threshold: reliability.circuit_breaker_threshold,
+                circuit_breaker_reset: reliability.circuit_breaker_reset.0,
+            },
+            clock: shared.clock.clone(),
+            entropy: shared.entropy.clone(),
+            metrics: shared.metrics.producer(name, Shard(0)),
+        })
+    }
+
+    /// What the consumer of a dataset needs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] where there is no such dataset.
+    pub fn consumer(&self, name: &str, shared: &Shared) -> Result<consumer::Options> {
+        let dataset = self.dataset(name)?;
+        let consumer = &self.model().consumer;
+        let http = &self.model().http;
+        Ok(consumer::Options {
+            dataset: name.to_owned(),
+            kafka: self.kafka(),
+            announcements: dataset.own.announcements.clone(),
+            store: shared.store.clone(),
+            cache_dir: self.data_dir().join("cache"),
+            poll_interval: consumer.poll_interval.0,
+            max_backoff: consumer.max_backoff.0,
+            max_errors_per_minute: consumer.max_errors_per_minute,
+            memory_limit: consumer.memory_limit.0,
+            ready_when_any: http.ready_when == "any",
+            serve_stale: http.serve_stale,
+            clock: shared.clock.clone(),
+            entropy: shared.entropy.clone(),
+            metrics: shared.metrics.consumer(name, Shard(0)),
+        })
+    }
+
+    /// Root of this instance's own files.
+    pub fn data_dir(&self) -> PathBuf {
+        self.model().storage.data_dir.clone()
+    }
+
+    /// Where HTTP listens in this role; `None`: nowhere. A producer alone, whose `http.listen` is not given, listens
+    /// on its health check port instead.
+    pub fn listen(&self, role: Role) -> Option<SocketAddr> {
+        let listen = self.model().http.listen.0;
+        let given = !matches!(self.place_of("http.listen"), Place::Default | Place::Profile(_));
+        match listen {
+            Some(address) if role == Role::Producer && !given => {
+                Some(SocketAddr::new(address.ip(), self.model().monitoring.health_check_port))
+            }
+            listen => listen,
+        }
+    }
+
+    /// Form and level of log lines.
+    pub fn log(&self) -> (Form, Level) {
+        let log = &self.model().log;
+        (log.format.parse().unwrap_or_default(), log.level.parse().unwrap_or_default())
+    }
+}
+
+/// Entropy and clock of the system.
+impl Shared {
+    /// On the system's clock and chance.
+    ///
+    /// # Errors
+    /// As [`Config::store`].
+    pub fn system(config: &Config, metrics: Metrics) -> Result<Shared> {
+        Ok(Shared { store: config.store()?, metrics, clock: Clock::system(), entropy: Entropy::system() })
+    }
+}
+
+/// The schema of a dataset, for commands that read without a producer.
+impl Config {
+    /// See [`crate::schema::Schema`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] where there is no such dataset.
+    pub fn schema(&self, name: &str) -> Result<Arc<crate::schema::Schema>> {
+        self.dataset(name)?;
+        Ok(self.reading(name).schema.clone())
+    }
+}

@@ -1,0 +1,63 @@
+//! What must never be shown.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What stands in place of a secret.
+pub const MASK: &str = "***";
+
+/// librdkafka properties; `Debug` shows no secrets.
+#[derive(Clone, Default)]
+pub struct Properties(pub BTreeMap<String, String>);
+
+impl fmt::Debug for Properties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.iter().map(|(name, value)| {
+            (name, if is_secret(std::slice::from_ref(name)) { MASK } else { value.as_str() })
+        });
+        f.debug_map().entries(shown).finish()
+    }
+}
+
+/// Whether the value at this path must never be shown. A value that came by `{ file = }` or `{ env = }` never is,
+/// whatever its path: who fetches a value from outside the file has a reason.
+pub fn is_secret(path: &[String]) -> bool {
+    let Some(name) = path.last() else { return false };
+    let name = name.to_ascii_lowercase();
+    ["password", "secret", "token"].iter().any(|word| name.contains(word))
+        || ["sasl.", "ssl.key.", "ssl_key"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// A URL without its user and password.
+pub fn without_user(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{MASK}@{host}{path}"),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_known_by_their_names() {
+        let path = |name: &str| vec!["kafka".to_owned(), "properties".to_owned(), name.to_owned()];
+        for secret in
+            ["sasl.password", "sasl.username", "ssl.key.pem", "ssl.keystore.password", "Client_Secret"]
+        {
+            assert!(is_secret(&path(secret)), "{secret}");
+        }
+        for open in ["security.protocol", "ssl.ca.location", "max_batch_size"] {
+            assert!(!is_secret(&path(open)), "{open}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_without_who_asks() {
+        assert_eq!(without_user("http://me:pw@host:8081/x"), "http://***@host:8081/x");
+        assert_eq!(without_user("http://host:8081/a@b"), "http://host:8081/a@b");
+    }
+}

@@ -1,0 +1,424 @@
+use std::time::Duration;
+
+use super::*;
+use crate::codec::KeyRule;
+
+/// A folder with a schema, and a configuration file in it.
+struct Case {
+    dir: tempfile::TempDir,
+    sources: Sources,
+}
+
+const SCHEMA: &str = r#"{"type":"record","name":"Product","fields":[
+    {"name":"id","type":"string"},{"name":"price","type":"double"}]}"#;
+
+/// The least that is right; its first line is line 1 of the file.
+const LEAST: &str = r#"[storage]
+data_dir = "data"
+[datasets.products]
+source = { topics = ["products"], format = "json" }
+schema = "product.avsc"
+key = ["id"]
+"#;
+
+fn case(text: &str) -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("product.avsc"), SCHEMA).unwrap();
+    let file = Some((dir.path().join("stillwell.toml"), text.to_owned()));
+    Case { dir, sources: Sources { file, ..Sources::default() } }
+}
+
+impl Case {
+    fn env(mut self, name: &str, value: &str) -> Case {
+        self.sources.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    fn set(mut self, key: &str, value: &str) -> Case {
+        self.sources.flags.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn file(self, name: &str, text: &str) -> Case {
+        std::fs::write(self.dir.path().join(name), text).unwrap();
+        self
+    }
+
+    fn right(&self) -> Config {
+        Config::read(&self.sources).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The mistakes as lines, without the folder.
+    fn wrong(&self) -> Vec<String> {
+        let Err(Error::Mistakes { mistakes, .. }) = Config::read(&self.sources) else {
+            panic!("no mistake found")
+        };
+        let dir = format!("{}/", self.dir.path().display());
+        mistakes.to_string().replace(&dir, "").lines().map(str::to_owned).collect()
+    }
+
+    #[track_caller]
+    fn says(&self, lines: &[&str]) {
+        assert_eq!(self.wrong(), lines, "\n{}", self.wrong().join("\n"));
+    }
+}
+
+fn shown(config: &Config, key: &str) -> (String, String) {
+    let all = config.shown();
+    let one = all.iter().find(|shown| shown.key == key).unwrap_or_else(|| panic!("{key} is not shown"));
+    (one.value.clone(), one.source.clone())
+}
+
+#[test]
+fn the_interface_page_is_understood_as_written() {
+    let text = r#"
+instance_id = "shop-1"
+[kafka]
+bootstrap_servers = "localhost:9092"
+[kafka.properties]
+"security.protocol" = "SASL_SSL"
+[schema_registry]
+url = "http://localhost:8081"
+[storage]
+data_dir = "/var/lib/stillwell"
+blobs    = "file:///var/lib/stillwell/blobs"
+keep_snapshots = 4
+clean_grace = "10m"
+[http]
+listen = "127.0.0.1:8080"
+ready_when = "caught_up"
+serve_stale = false
+admin_token = { env = "STILLWELL_ADMIN_TOKEN" }
+[producer.batching]
+max_batch_size = 1000
+max_batch_bytes = "8MB"
+batch_timeout = "1s"
+max_pending_records = 10000
+memory_pressure_threshold = 8000
+[producer.performance]
+worker_pool_size = 5
+write_timeout = "30s"
+snapshot_frequency = 25
+snapshot_min_change = "25%"
+snapshot_max_interval = "1h"
+enable_compression = true
+[producer.pacing]
+max_records_per_second = 0
+max_bytes_per_second = "0B"
+pressure_high = 0.8
+[producer.spill]
+max_log_size = "10GB"
+shed = "none"
+[producer.reliability]
+max_retry_attempts = 3
+retry_backoff = "1s"
+circuit_breaker_threshold = 10
+circuit_breaker_reset = "30s"
+[producer.monitoring]
+metrics_interval = "30s"
+health_check_port = 8081
+enable_detailed_metrics = true
+[consumer]
+poll_interval = "100ms"
+max_backoff = "5s"
+health_check_interval = "30s"
+max_errors_per_minute = 10
+memory_limit = "512MB"
+graceful_shutdown_timeout = "30s"
+[datasets.products]
+source   = { topics = ["products"], format = "avro" }
+schema   = "product.avsc"
+key      = "kafka"
+announcements = "products.announcements"
+dead_letters  = "products.dlq"
+freshness_slo = "2s"
+conflict = "order"
+shards = 1
+[features]
+"#;
+    let given = case(text).env("STILLWELL_ADMIN_TOKEN", "s3cret");
+    let config = given.right();
+    assert_eq!(config.model().http.admin_token.as_ref().unwrap().expose(), "s3cret");
+    assert_eq!(config.warnings().list().len(), 1, "the registry is not used yet, and that is said");
+
+    // What the page gives are the defaults: leaving all out that can be left out changes nothing.
+    let least = case(&LEAST.replace("\"data\"", "\"/var/lib/stillwell\"").replace("json", "avro")).right();
+    for one in config.shown() {
+        let same = ["datasets.products.key", "instance_id"].contains(&one.key.as_str());
+        let unset = ["admin_token", "url", "security.protocol", "freshness_slo", ".schema"];
+        if !same && !unset.iter().any(|name| one.key.contains(name)) {
+            assert_eq!(shown(&least, &one.key).0, one.value, "{}", one.key);
+        }
+    }
+}
+
+#[test]
+fn layers_win_in_order_and_are_named() {
+    let text =
+        format!("profile = \"high-throughput\"\n{LEAST}[producer.batching]\nmax_batch_bytes = \"5MB\"\n");
+    let case = case(&text)
+        .env("STILLWELL_PRODUCER__BATCHING__BATCH_TIMEOUT", "20ms")
+        .env("STILLWELL_CONSUMER__POLL_INTERVAL", "1s")
+        .set("consumer.poll_interval", "2s");
+    let config = case.right();
+    let batching = |key: &str| shown(&config, &format!("producer.batching.{key}"));
+    assert_eq!(batching("max_batch_size"), ("100000".into(), "profile high-throughput".into()));
+    let file = format!("{}/stillwell.toml:9", case.dir.path().display());
+    assert_eq!(batching("max_batch_bytes"), ("\"5MB\"".into(), file.clone()));
+    assert_eq!(
+        batching("batch_timeout"),
+        ("\"20ms\"".into(), "env STILLWELL_PRODUCER__BATCHING__BATCH_TIMEOUT".into())
+    );
+    assert_eq!(
+        batching("memory_pressure_threshold"),
+        ("800000".into(), "default: 80% of max_pending_records".into())
+    );
+    assert_eq!(
+        shown(&config, "consumer.poll_interval"),
+        ("\"2s\"".into(), "flag --set consumer.poll_interval".into())
+    );
+    assert_eq!(shown(&config, "producer.pacing.pressure_high"), ("0.8".into(), "default".into()));
+    // A dataset's own value is inherited with where it came from.
+    assert_eq!(shown(&config, "datasets.products.producer.batching.max_batch_bytes").1, file);
+}
+
+#[test]
+fn a_dataset_overrides_the_producer() {
+    let text = format!("{LEAST}producer.batching = {{ max_batch_size = 7, max_pending_records = 100 }}\n");
+    let config = case(&text).right();
+    let batching = &config.model().datasets["products"].producer.batching;
+    assert_eq!((batching.max_batch_size, batching.memory_pressure_threshold), (7, 80));
+    assert_eq!(batching.batch_timeout.0, Duration::from_secs(1));
+}
+
+#[test]
+fn every_mistake_is_said_at_once_with_its_line() {
+    case(
+        r#"instance_idd = "x"
+[kafka]
+bootstrap_servers = "localhost"
+[kafka.properties]
+"isolation.level" = "read_uncommitted"
+client.id = "me"
+[storage]
+blobs = "/var/lib/blobs"
+[http]
+listen = 8080
+[producer]
+max_batch_size = 10
+[producer.batching]
+max_batchsize = 10
+batch_timeout = 100
+max_batch_bytes = "8 bananas"
+[producr.pacing]
+x = 1
+[consumer]
+poll_interval = "10s"
+[datasets.products]
+source = { topics = "products", format = "jsn" }
+shards = 4
+[datasets."a b"]
+source = { topics = ["x", "x"], format = "json" }
+schema = "missing.avsc"
+[features]
+warp = true
+"#,
+    )
+    .says(&[
+        "stillwell.toml:1: instance_idd: unknown key; did you mean instance_id?",
+        "stillwell.toml:5: kafka.properties.\"isolation.level\": cannot be changed: aborted records must not be seen",
+        "stillwell.toml:6: kafka.properties.\"client.id\": conflicts with kafka.client_id: set that instead",
+        "stillwell.toml:8: storage.blobs: \"/var/lib/blobs\" is not a URL: write a folder as \"file:///var/lib/blobs\"",
+        "stillwell.toml:10: http.listen: 8080 cannot stand here: write an address and a port, as in \
+         \"127.0.0.1:8080\", or \"off\"",
+        "stillwell.toml:12: producer.max_batch_size: unknown key; did you mean producer.batching.max_batch_size?",
+        "stillwell.toml:14: producer.batching.max_batchsize: unknown key; did you mean \
+         producer.batching.max_batch_size?",
+        "stillwell.toml:15: producer.batching.batch_timeout: 100 cannot stand here: write a number with its unit, as \
+         in \"100ms\", \"1s\" or \"10m\"",
+        "stillwell.toml:16: producer.batching.max_batch_bytes: \"8 bananas\" cannot stand here: write a number with \
+         its unit, as in \"8MB\", \"512MiB\" or \"10GB\"",
+        "stillwell.toml:17: producr: unknown key; did you mean producer?",
+        "stillwell.toml:20: consumer.poll_interval: is longer than max_backoff (5s)",
+        "stillwell.toml:22: datasets.products.source.format: \"jsn\" is not one of avro, json, raw; did you mean \
+         \"json\"?",
+        "stillwell.toml:22: datasets.products.source.topics: \"products\" cannot stand here: write a list, as in \
+         [\"products\"]",
+        "stillwell.toml:23: datasets.products.shards: 4 shards are not in this release: 1 is",
+        "stillwell.toml:24: datasets.\"a b\": \"a b\" has ' ' in it: write letters, digits, '.', '_' and '-'",
+        "stillwell.toml:25: datasets.\"a b\".source.topics: names \"x\" twice",
+        "stillwell.toml:26: datasets.\"a b\".schema: cannot read missing.avsc: No such file or directory (os error 2)",
+        "stillwell.toml:28: features.warp: this release has no such flag",
+        "storage.data_dir: is missing: write a folder, as in \"/var/lib/stillwell\"",
+    ]);
+}
+
+#[test]
+fn not_toml_is_said_with_its_lines() {
+    let wrong = case("[storage]\ndata_dir = \n[http\nlisten = \"off\"\n").wrong();
+    assert!(wrong.iter().any(|line| line.starts_with("stillwell.toml:2: not TOML: ")), "{wrong:#?}");
+    assert!(wrong.iter().any(|line| line.starts_with("stillwell.toml:3: not TOML: ")), "{wrong:#?}");
+    case(&format!("{LEAST}key = \"kafka\"\n")).says(&["stillwell.toml:7: not TOML: duplicate key"]);
+}
+
+#[test]
+fn the_environment_alone_is_enough() {
+    let mut case = case("")
+        .env("STILLWELL_STORAGE__DATA_DIR", "/var/lib/stillwell")
+        .env("STILLWELL_DATASETS__PRODUCTS__SOURCE__TOPICS", "a, b")
+        .env("STILLWELL_DATASETS__PRODUCTS__SOURCE__FORMAT", "raw")
+        .env("STILLWELL_KAFKA__PROPERTIES__SASL_PASSWORD", "hush")
+        .env("STILLWELL_PROFILE", "low-latency")
+        .env("STILLWELL_HTTP__ADMIN_TOKEN", "");
+    case.sources.file = None;
+    let config = case.right();
+    assert_eq!(config.model().datasets["products"].source.topics, ["a", "b"]);
+    assert_eq!(config.model().properties.0["sasl.password"], "hush");
+    assert_eq!(
+        config.model().datasets["products"].producer.batching.batch_timeout.0,
+        Duration::from_millis(5)
+    );
+    assert!(config.model().http.admin_token.is_none(), "an empty variable is one that is not set");
+}
+
+#[test]
+fn a_wrong_variable_is_named_and_a_strange_one_left_alone() {
+    case(LEAST)
+        .env("STILLWELL_PRODUCER__BATCHING__MAX_BATCHSIZE", "7")
+        .env("STILLWELL_PRODUCER_BATCHING_MAX_BATCH_SIZE", "7")
+        .env("STILLWELL_CONSUMER__POLL_INTERVAL", "7")
+        .env("STILLWELL_HTTP", "x")
+        .env("STILLWELL_INSTANCEID", "x")
+        .env("STILLWELL_PORT", "tcp://10.0.0.1:80")
+        .env("STILLWELL_SERVICE_HOST", "10.0.0.1")
+        .env("STILLWELL_CONFIG", "x.toml")
+        .says(&[
+            "env STILLWELL_CONSUMER__POLL_INTERVAL: consumer.poll_interval: \"7\" cannot stand here: write a number \
+             with its unit, as in \"100ms\", \"1s\" or \"10m\"",
+            "env STILLWELL_HTTP: http: is a section: name one of its keys",
+            "env STILLWELL_INSTANCEID: instanceid: unknown key; did you mean STILLWELL_INSTANCE_ID?",
+            "env STILLWELL_PRODUCER_BATCHING_MAX_BATCH_SIZE: producer_batching_max_batch_size: unknown key; did you \
+             mean STILLWELL_PRODUCER__BATCHING__MAX_BATCH_SIZE?",
+            "env STILLWELL_PRODUCER__BATCHING__MAX_BATCHSIZE: producer.batching.max_batchsize: unknown key; did you \
+             mean STILLWELL_PRODUCER__BATCHING__MAX_BATCH_SIZE?",
+        ]);
+}
+
+#[test]
+fn a_variable_finds_the_dataset_that_the_file_names() {
+    let text = LEAST.replace("datasets.products", "datasets.Shop-Products");
+    let config = case(&text).env("STILLWELL_DATASETS__SHOP_PRODUCTS__FRESHNESS_SLO", "2s").right();
+    assert_eq!(config.datasets().collect::<Vec<_>>(), ["Shop-Products"]);
+    assert_eq!(config.model().datasets["Shop-Products"].own.freshness_slo.unwrap().0, Duration::from_secs(2));
+}
+
+#[test]
+fn secrets_are_fetched_and_never_shown() {
+    let text = format!(
+        "{LEAST}[http]\nadmin_token = {{ file = \"token\" }}\n[kafka]\nbootstrap_servers = {{ env = \"BROKERS\" }}\n\
+         [kafka.properties]\n\"sasl.password\" = \"pa55\"\n[schema_registry]\nurl = \"http://me:pa55@reg:8081\"\n"
+    );
+    let case = case(&text).file("token", "pa55word\n").env("BROKERS", "pa55.example.com:9092");
+    let config = case.right();
+    assert_eq!(config.model().http.admin_token.as_ref().unwrap().expose(), "pa55word");
+    assert_eq!(config.kafka().bootstrap_servers, "pa55.example.com:9092");
+    let everything = format!("{}{:?}{:?}", to_toml(&config.shown()), config.shown(), config.kafka());
+    assert!(!everything.contains("pa55"), "{everything}");
+    let (value, source) = shown(&config, "http.admin_token");
+    assert_eq!(value, "\"***\"");
+    assert!(source.ends_with(&format!("from file {}/token", case.dir.path().display())), "{source}");
+    assert!(to_toml(&config.shown()).contains("url = \"http://***@reg:8081\""));
+}
+
+#[test]
+fn a_secret_that_cannot_be_fetched_or_used_is_said_without_it() {
+    let text = format!(
+        "{LEAST}[http]\nlisten = {{ env = \"WHERE\" }}\nadmin_token = {{ file = \"nowhere\" }}\n\
+         [kafka]\nclient_id = {{ env = \"NOT_SET\" }}\n"
+    );
+    case(&text).env("WHERE", "pa55").says(&[
+        "stillwell.toml:8: http.listen: *** cannot stand here: write an address and a port, as in \
+         \"127.0.0.1:8080\", or \"off\"",
+        "stillwell.toml:9: http.admin_token: cannot read nowhere: No such file or directory (os error 2)",
+        "stillwell.toml:11: kafka.client_id: environment variable NOT_SET is not set",
+    ]);
+}
+
+#[test]
+fn what_this_release_does_not_have_is_refused() {
+    let text = format!("{LEAST}conflict = \"timestamp\"\n[producer.spill]\nshed = \"sample\"\n");
+    case(&text.replace("[storage]\n", "[storage]\nblobs = \"s3://bucket/x\"\n")).says(&[
+        "stillwell.toml:2: storage.blobs: s3:// is not in this release: file:// and memory:// are",
+        "stillwell.toml:8: datasets.products.conflict: \"timestamp\" is not in this release: \"order\" is",
+        "stillwell.toml:10: producer.spill.shed: \"sample\" is not in this release: \"none\" is, which pauses the source",
+    ]);
+    let registry = LEAST.replace("json", "avro").replace("schema = \"product.avsc\"\n", "");
+    let registry = format!("{registry}[schema_registry]\nurl = \"http://localhost:8081\"\n");
+    case(&registry).says(&[
+        "stillwell.toml:4: datasets.products.source.format: \"avro\" through the schema registry is not in this \
+         release: name a schema file (schema = \"FILE.avsc\")",
+    ]);
+}
+
+#[test]
+fn schemas_keys_and_topics_must_fit() {
+    case(&LEAST.replace("[\"id\"]", "[\"idd\"]")).says(&[
+        "stillwell.toml:6: datasets.products.key: \"idd\": the schema has no such field; did you mean \"id\"?",
+    ]);
+    let bad =
+        case(LEAST).file("product.avsc", r#"{"type":"record","name":"P","fields":[{"name":"x"}]}"#).wrong();
+    assert!(
+        bad.len() == 1 && bad[0].starts_with("stillwell.toml:5: datasets.products.schema: product.avsc: "),
+        "{bad:#?}"
+    );
+    let nothing = LEAST.replace("schema = \"product.avsc\"\n", "");
+    case(&nothing).says(&[
+        "stillwell.toml:3: datasets.products.schema: is missing: json values need the dataset's Avro schema, as in \
+         schema = \"FILE.avsc\"",
+    ]);
+    let two = "[datasets.prices]\nsource = { topics = [\"products.dlq\"], format = \"raw\" }\n\
+               announcements = \"products.announcements\"\ndead_letters = \"products.dlq\"\n";
+    case(&format!("{LEAST}{two}")).says(&[
+        "stillwell.toml:5: datasets.products.announcements: \"products.announcements\" is also \
+         datasets.prices.announcements: each needs a topic of its own",
+        "stillwell.toml:8: datasets.prices.source.topics: \"products.dlq\" is also datasets.products.dead_letters, \
+         which would be read as records",
+    ]);
+}
+
+#[test]
+fn both_spellings_are_taken_and_both_at_once_are_not() {
+    let config = case(&format!("create_topics = false\n{LEAST}extra_fields = \"reject\"\n")).right();
+    assert!(!config.model().kafka.create_topics);
+    let text = LEAST.replace("\"json\"", "\"json\", extra_fields = \"ignore\"");
+    let wrong = case(&format!("{text}extra_fields = \"reject\"\n")).wrong();
+    assert!(wrong.len() == 1 && wrong[0].contains("was given at"), "{wrong:#?}");
+}
+
+#[test]
+fn options_say_what_the_configuration_says() {
+    let text = format!("{LEAST}[kafka.properties]\n\"security.protocol\" = \"SSL\"\n");
+    let case = case(&text).set("storage.blobs", "memory://");
+    let config = case.right();
+    let shared = Shared::system(&config, crate::telemetry::Metrics::new()).unwrap();
+    let producer = config.producer("products", &shared).unwrap();
+    assert_eq!(producer.key, KeyRule::Fields(vec!["id".into()]));
+    assert_eq!(
+        (producer.announcements.as_str(), producer.dead_letters.as_str()),
+        ("products.announcements", "products.dlq")
+    );
+    assert_eq!(producer.data_dir, case.dir.path().join("data"));
+    assert_eq!(producer.kafka.properties["security.protocol"], "SSL");
+    assert_eq!(producer.kafka.properties["statistics.interval.ms"], "30000");
+    assert!((producer.performance.snapshot_min_change - 0.25).abs() < 1e-9);
+    let consumer = config.consumer("products", &shared).unwrap();
+    assert_eq!(consumer.memory_limit, 512_000_000);
+    assert!(!consumer.ready_when_any);
+    let error = config.consumer("product", &shared).unwrap_err().to_string();
+    assert!(error.contains("did you mean \"products\"?"), "{error}");
+
+    assert_eq!(config.listen(Role::Both).unwrap().port(), 8080);
+    assert_eq!(config.listen(Role::Producer).unwrap().port(), 8081);
+    let given = super::tests::case(&format!("{LEAST}[http]\nlisten = \"127.0.0.1:8080\"\n")).right();
+    assert_eq!(given.listen(Role::Producer).unwrap().port(), 8080);
+}
