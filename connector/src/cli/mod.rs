@@ -1,1 +1,130 @@
-//! (being written)
+//! The command line: one file per command, which parses its arguments and does it.
+//!
+//! ```text
+//! arguments -> Cli -> command (its file) -> Config, rooms ... -> stdout: data only
+//!                          |                                    stderr: logs, progress, what went wrong
+//!                          v
+//!                      exit code: 0, 1 (the answer is no), or why not (sysexits)
+//! ```
+//!
+//! Owns: arguments, exit codes, how an error is told to a person. Does not own: anything a library user could not do.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind as Usage;
+use clap::{Args, Parser, Subcommand};
+
+use crate::Result;
+use crate::telemetry::log;
+
+mod given;
+mod edge;
+pub mod progress;
+pub mod table;
+pub mod check;
+pub mod config;
+pub mod blob;
+pub mod healthcheck;
+
+pub use edge::Answer;
+pub use given::Given;
+
+/// Exit code of a wrong command line (`EX_USAGE`).
+const USAGE: u8 = 64;
+
+#[derive(Debug, Parser)]
+#[command(name = "stillwell", version, about, max_term_width = 110, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    logging: Logging,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How to log; the configuration's `[log]` says it for commands that have one.
+#[derive(Clone, Debug, Args)]
+struct Logging {
+    /// Log lines for people, or one JSON object a line [default: human]
+    #[arg(long, global = true, value_name = "human|json", help_heading = "Logging")]
+    log_format: Option<log::Form>,
+    /// Level, or directives as in info,stillwell::producer=debug [default: info]
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Logging")]
+    log_level: Option<log::Level>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Check),
+    Config(config::Config),
+    Blob(blob::Blob),
+    Healthcheck(healthcheck::Healthcheck),
+}
+
+impl Command {
+    fn run(self, edge: &edge::Edge) -> Result<Answer> {
+        match self {
+            Command::Check(command) => command.run(edge),
+            Command::Config(command) => command.run(edge),
+            Command::Blob(command) => command.run(edge),
+            Command::Healthcheck(command) => command.run(edge),
+        }
+    }
+}
+
+/// Runs the process's command line.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version that were asked for are data; all else is a wrong command line.
+            let asked = matches!(error.kind(), Usage::DisplayHelp | Usage::DisplayVersion);
+            let _ = error.print();
+            return ExitCode::from(if asked { 0 } else { USAGE });
+        }
+    };
+    let edge = edge::Edge::new(cli.logging);
+    match cli.command.run(&edge) {
+        Ok(Answer::Yes) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::FAILURE,
+        // `stillwell … | head` has seen what it wanted.
+        Err(error) if edge::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = write!(std::io::stderr().lock(), "{}", edge::tell(&error));
+            ExitCode::from(edge::exit_code(&error))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound_and_everything_has_help() {
+        let mut tree = Cli::command();
+        tree.build();
+        fn walk(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} of {} has no help",
+                    argument.get_id(),
+                    command.get_name()
+                );
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&tree);
+        tree.debug_assert();
+    }
+
+    #[test]
+    fn wrong_levels_are_wrong_command_lines() {
+        assert!(Cli::try_parse_from(["stillwell", "--log-level", "loud", "check"]).is_err());
+        assert!(Cli::try_parse_from(["stillwell", "check", "--log-level", "debug"]).is_ok());
+    }
+}

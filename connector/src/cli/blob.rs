@@ -1,0 +1,306 @@
+//! `stillwell blob`: what a blob says of itself, and whether it is whole.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::edge::{Answer, Edge, print};
+use super::table::{self, Output};
+use crate::blob::name::Name;
+use crate::clock::Entropy;
+use crate::format::container::{Decompressor, Header, Reader, Unpacked};
+use crate::format::index::Layout;
+use crate::record::SourcePartition;
+use crate::version::Checksum;
+use crate::view::map::{Map, Paged};
+use crate::{Error, ErrorKind, Result};
+
+/// Bytes of a container that its header lies in; schema and sources are in it, nothing else.
+const HEADER: usize = 64 << 20;
+
+/// Looks into deltas, snapshots and indexes
+#[derive(Debug, Args)]
+pub struct Blob {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Inspect(Inspect),
+    Verify(Verify),
+}
+
+/// Prints what a blob says of itself: what it is, of which version, how many entries, its checksums
+#[derive(Debug, Args)]
+struct Inspect {
+    /// The blob: a file:// URL as `versions list` prints it, or a path
+    url: String,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Reads a blob to its end and checks everything: checksums, frames, order, counts
+#[derive(Debug, Args)]
+struct Verify {
+    /// The blob: a file:// URL as `versions list` prints it, or a path
+    url: String,
+}
+
+impl Blob {
+    pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
+        edge.log(None);
+        match self.command {
+            Command::Inspect(command) => {
+                let said = Said::of(&command.url)?;
+                print(|out| match command.output {
+                    Output::Json => table::json(out, &said),
+                    Output::Table => said.lines(out),
+                })?;
+            }
+            Command::Verify(command) => {
+                let seen = verify(&command.url)?;
+                print(|out| writeln!(out, "{}: whole; {seen}", command.url))?;
+            }
+        }
+        Ok(Answer::Yes)
+    }
+}
+
+/// What a blob says of itself.
+#[derive(Debug, Serialize)]
+struct Said {
+    url: String,
+    kind: &'static str,
+    bytes: u64,
+    checksum: Checksum,
+    #[serde(flatten)]
+    what: What,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum What {
+    Container {
+        codec: &'static str,
+        plain_bytes: u64,
+        plain_checksum: Checksum,
+        dataset: String,
+        topic_id: String,
+        shard: u32,
+        shards: u32,
+        version: u64,
+        previous: u64,
+        epoch: u64,
+        writer: String,
+        upserts: Option<u64>,
+        deletes: Option<u64>,
+        sources: Vec<SourcePartition>,
+        schema: Box<serde_json::value::RawValue>,
+    },
+    Index {
+        entries: u64,
+        records: u64,
+        blocks: u64,
+        snapshot_bytes: u64,
+        snapshot_checksum: Checksum,
+    },
+}
+
+impl Said {
+    fn of(url: &str) -> Result<Said> {
+        let path = path(url)?;
+        if is_index(url) {
+            let bytes = fs::read(&path).map_err(|error| unreadable(url, error))?;
+            let layout = Layout::parse(&bytes).map_err(|error| corrupt(url, error))?;
+            return Ok(Said {
+                url: url.to_owned(),
+                kind: "index",
+                bytes: layout.bytes,
+                checksum: Checksum::of(&bytes),
+                what: What::Index {
+                    entries: layout.entries,
+                    records: layout.records,
+                    blocks: layout.blocks,
+                    snapshot_bytes: layout.snapshot_bytes,
+                    snapshot_checksum: layout.snapshot_checksum,
+                },
+            });
+        }
+        let mut head = Head(Vec::new());
+        let unpacked = unpack(url, &path, &mut head)?;
+        let header = Reader::parse(&head.0).map_err(|error| corrupt(url, error))?.into_header();
+        Ok(Said {
+            url: url.to_owned(),
+            kind: header.kind.name(),
+            bytes: unpacked.bytes,
+            checksum: unpacked.checksum,
+            what: container(url, header, &unpacked)?,
+        })
+    }
+
+    fn lines(&self, out: &mut dyn Write) -> io::Result<()> {
+        let said = serde_json::to_value(self)?;
+        let said = said.as_object().into_iter().flatten();
+        for (name, value) in said.filter(|(_, value)| !value.is_null()) {
+            match value.as_str() {
+                Some(text) => writeln!(out, "{name:18} {text}")?,
+                None => writeln!(out, "{name:18} {value}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn container(url: &str, header: Header, unpacked: &Unpacked) -> Result<What> {
+    let schema = header.schema().map_err(|error| corrupt(url, error))?;
+    let schema = serde_json::value::RawValue::from_string(schema.json().to_owned());
+    Ok(What::Container {
+        // Compressed blocks are announced by the header, so that not even the headers of both forms are the same.
+        codec: if unpacked.checksum == unpacked.plain_checksum { "null" } else { "zstandard" },
+        plain_bytes: unpacked.plain_bytes,
+        plain_checksum: unpacked.plain_checksum,
+        dataset: header.dataset,
+        topic_id: header.topic_id.to_string(),
+        shard: header.shard.0,
+        shards: header.shards,
+        version: header.version.0,
+        previous: header.previous.0,
+        epoch: header.life.epoch,
+        writer: header.life.writer.to_string(),
+        upserts: header.counts.map(|counts| counts.upserts),
+        deletes: header.counts.map(|counts| counts.deletes),
+        sources: header.sources,
+        schema: schema.map_err(|error| corrupt(url, error))?,
+    })
+}
+
+/// Checks all that can be checked of one blob, and says what was seen.
+fn verify(url: &str) -> Result<String> {
+    let path = path(url)?;
+    let (checksum, seen) = if is_index(url) {
+        let bytes = fs::metadata(&path).map_err(|error| unreadable(url, error))?.len();
+        let map = Map::open(&path, bytes).map_err(|error| corrupt(url, error))?;
+        let layout = Layout::parse(map.bytes()).map_err(|error| corrupt(url, error))?;
+        let checksum = Checksum::of(map.bytes());
+        let sums = layout.body_sums(map.bytes());
+        let start = usize::try_from(layout.body).map_err(|error| corrupt(url, error))?;
+        Paged::new(map, start, sums).check_all().map_err(|error| corrupt(url, error))?;
+        (checksum, format!("index of {} entries", layout.entries))
+    } else {
+        let plain = Scratch::new()?;
+        let mut file =
+            File::create_new(&plain.0).map_err(|error| unreadable(&plain.0.display().to_string(), error))?;
+        let unpacked = unpack(url, &path, &mut file)?;
+        let map = Map::open(&plain.0, unpacked.plain_bytes).map_err(|error| corrupt(url, error))?;
+        map.will_scan();
+        let reader = Reader::parse(map.bytes()).map_err(|error| corrupt(url, error))?;
+        let schema = reader.header().schema().map_err(|error| corrupt(url, error))?;
+        let (mut upserts, mut deletes) = (0u64, 0u64);
+        for located in reader.entries(&schema) {
+            match located.map_err(|error| corrupt(url, error))?.entry.value {
+                Some(_) => upserts += 1,
+                None => deletes += 1,
+            }
+        }
+        let header = reader.header();
+        let Header { kind, dataset, version, .. } = header;
+        (
+            unpacked.checksum,
+            format!("{kind} of {dataset}, version {version}: {upserts} upserts, {deletes} deletes"),
+        )
+    };
+    // The name carries the checksum that the blob was stored with; a file of another name carries none.
+    match named(&path) {
+        Some(name) if name.checksum != checksum => {
+            let what = format!("its checksum is {checksum}, its name says {}", name.checksum);
+            Err(corrupt(url, io::Error::other(what)))
+        }
+        Some(_) => Ok(format!("{seen}; {checksum}, as its name says")),
+        None => Ok(format!("{seen}; {checksum}")),
+    }
+}
+
+/// The blob's name, where the path ends in one.
+fn named(path: &Path) -> Option<Name> {
+    let parts: Vec<&str> = path.iter().map(|part| part.to_str()).collect::<Option<_>>()?;
+    parts.get(parts.len().checked_sub(4)?..)?.join("/").parse().ok()
+}
+
+fn is_index(url: &str) -> bool {
+    url.ends_with(".index")
+}
+
+/// Streams a container through the decompressor, which checks its frames and sums both forms.
+fn unpack(url: &str, path: &Path, out: &mut impl Write) -> Result<Unpacked> {
+    let mut file = File::open(path).map_err(|error| unreadable(url, error))?;
+    let length = file.metadata().map_err(|error| unreadable(url, error))?.len();
+    // zstd packs up to some 1:1000; what claims more is not a blob of ours.
+    let most = length.saturating_mul(2_000).saturating_add(HEADER as u64);
+    let mut decompressor = Decompressor::new(length, most).map_err(|error| corrupt(url, error))?;
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut piece).map_err(|error| unreadable(url, error))?;
+        let Some(piece) = piece.get(..read).filter(|piece| !piece.is_empty()) else { break };
+        decompressor.push(piece, out).map_err(|error| corrupt(url, error))?;
+    }
+    decompressor.finish().map_err(|error| corrupt(url, error))
+}
+
+/// The path that a URL names.
+fn path(url: &str) -> Result<PathBuf> {
+    match url.split_once("://") {
+        None => Ok(PathBuf::from(url)),
+        Some(("file", path)) => Ok(PathBuf::from(path)),
+        Some((scheme, _)) => {
+            let what = format!("{url}: {scheme}:// cannot be read from here: give a file:// URL or a path");
+            Err(Error::new(ErrorKind::Rejected, what))
+        }
+    }
+}
+
+fn unreadable(url: &str, error: io::Error) -> Error {
+    let kind =
+        if error.kind() == io::ErrorKind::NotFound { ErrorKind::Rejected } else { ErrorKind::Unavailable };
+    Error::because(kind, format!("cannot read {url}"), error)
+}
+
+fn corrupt(url: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::because(ErrorKind::Corrupt, format!("{url} is not whole"), error)
+}
+
+/// Keeps the beginning of what is written to it.
+struct Head(Vec<u8>);
+
+impl Write for Head {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = HEADER.saturating_sub(self.0.len());
+        self.0.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file of our own, gone when it is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Scratch> {
+        let name = format!("stillwell-{}.avro", Entropy::system().uuid());
+        Ok(Scratch(std::env::temp_dir().join(name)))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It may never have been made.
+        let _ = fs::remove_file(&self.0);
+    }
+}

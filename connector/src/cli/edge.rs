@@ -1,0 +1,159 @@
+//! The edge between the process and the world: logging, the runtime, stdout, and how an error is told.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::io::{self, BufWriter, Write};
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::Logging;
+use super::progress::Screen;
+use crate::config::{Config, Error as Mistaken};
+use crate::telemetry::log::{self, Form, Handle, Level};
+use crate::{Error, ErrorKind, Result};
+
+/// What a command found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Exit code 0.
+    Yes,
+    /// Exit code 1: it worked, and the answer is no (a key is absent, a service is not healthy).
+    No,
+}
+
+/// What every command is given.
+#[derive(Debug)]
+pub struct Edge {
+    logging: Logging,
+    /// stderr, shared by logs and progress bars.
+    pub screen: Screen,
+}
+
+impl Edge {
+    pub(super) fn new(logging: Logging) -> Edge {
+        Edge { logging, screen: Screen::new() }
+    }
+
+    /// Starts logging as flags say, else as the configuration says, else for people. The handle changes the level.
+    pub fn log(&self, config: Option<&Config>) -> Option<Handle> {
+        let (form, level) = config.map_or((Form::default(), Level::default()), Config::log);
+        let form = self.logging.log_format.unwrap_or(form);
+        let level = self.logging.log_level.clone().unwrap_or(level);
+        log::init(form, &level, self.screen.clone())
+    }
+
+    /// A runtime for commands that wait for the network.
+    pub fn runtime(&self) -> Result<Runtime> {
+        let runtime = Builder::new_multi_thread().enable_all().thread_name("stillwell").build();
+        runtime.map_err(|error| Error::because(ErrorKind::Unavailable, "cannot start threads", error))
+    }
+}
+
+/// Writes data to stdout, buffered, and flushes it.
+pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    write(&mut out).and_then(|()| out.flush()).map_err(unwritten)
+}
+
+/// Why standard output could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unwritten(io::Error);
+
+fn unwritten(error: io::Error) -> Error {
+    Error::because(ErrorKind::Unavailable, "cannot write to standard output", Unwritten(error))
+}
+
+fn unwritten_because(error: &Error) -> Option<io::ErrorKind> {
+    Some(error.source()?.downcast_ref::<Unwritten>()?.0.kind())
+}
+
+/// Whether an error is that nobody reads our output any more.
+pub(super) fn is_broken_pipe(error: &Error) -> bool {
+    unwritten_because(error) == Some(io::ErrorKind::BrokenPipe)
+}
+
+/// The exit code: by kind, save that output that cannot be written is an I/O error (`EX_IOERR`).
+pub(super) fn exit_code(error: &Error) -> u8 {
+    if unwritten_because(error).is_some() { 74 } else { error.kind().exit_code() }
+}
+
+/// An error as a person reads it: what and where in one line, from the outermost to the cause, then what to do.
+/// A configuration's mistakes have a line each.
+pub(super) fn tell(error: &Error) -> String {
+    let mut text = String::new();
+    if let Some(Mistaken::Mistakes { mistakes, warnings }) =
+        error.source().and_then(|source| source.downcast_ref::<Mistaken>())
+    {
+        for warning in warnings.list() {
+            let _ = writeln!(text, "warning: {warning}");
+        }
+        for mistake in mistakes.list() {
+            let _ = writeln!(text, "error: {mistake}");
+        }
+        let count = mistakes.list().len();
+        let _ = writeln!(text, "{count} mistake{} in the configuration", if count == 1 { "" } else { "s" });
+        return text;
+    }
+    let _ = writeln!(text, "error: {}", error.chain());
+    let advice = match error.kind() {
+        ErrorKind::Config => {
+            "change the configuration, or what it points at; `stillwell check` says whether it is right"
+        }
+        ErrorKind::Unavailable => "look at what it names; once that answers, run this again",
+        ErrorKind::Fenced => "nothing: a newer writer has taken over, and this one has stopped",
+        ErrorKind::Corrupt => {
+            "look at the disk or the store it names; what can be fetched again is, on the next run"
+        }
+        ErrorKind::Rejected => "change what was asked for",
+        ErrorKind::Closed => "it was shut down; start it again if it should run",
+        ErrorKind::Internal => "this is a bug: please report it with this line and the log before it",
+    };
+    let _ = writeln!(text, "what to do: {advice}");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Mistakes, Place};
+
+    #[test]
+    fn an_error_says_what_where_and_what_to_do_once() {
+        let cause = io::Error::new(io::ErrorKind::PermissionDenied, "permission denied");
+        let error =
+            Error::because(ErrorKind::Config, "cannot open /var/lib/x (storage.data_dir, a.toml:3)", cause);
+        assert_eq!(
+            tell(&error),
+            "error: cannot open /var/lib/x (storage.data_dir, a.toml:3): permission denied\nwhat to do: change the \
+             configuration, or what it points at; `stillwell check` says whether it is right\n"
+        );
+        assert_eq!(exit_code(&error), 78);
+    }
+
+    #[test]
+    fn mistakes_have_a_line_each() {
+        let mut mistakes = Mistakes::default();
+        mistakes.add(
+            Some(Place::File("a.toml".into(), 3)),
+            "http.lisen",
+            "unknown key; did you mean http.listen?",
+        );
+        mistakes.add(None, "storage.data_dir", "is missing");
+        let error: Error = Mistaken::Mistakes { mistakes, warnings: Mistakes::default() }.into();
+        assert_eq!(
+            tell(&error),
+            "error: a.toml:3: http.lisen: unknown key; did you mean http.listen?\nerror: storage.data_dir: is \
+             missing\n2 mistakes in the configuration\n"
+        );
+    }
+
+    #[test]
+    fn a_reader_that_leaves_is_no_failure_and_a_full_disk_is() {
+        let told = |kind: io::ErrorKind| unwritten(io::Error::from(kind));
+        assert!(is_broken_pipe(&told(io::ErrorKind::BrokenPipe)));
+        let full = told(io::ErrorKind::StorageFull);
+        assert!(!is_broken_pipe(&full));
+        assert_eq!(exit_code(&full), 74);
+    }
+}
