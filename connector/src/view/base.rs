@@ -31,8 +31,8 @@ pub struct Base {
     sync: [u8; SYNC_BYTES],
     snapshot: Paged,
     index: Paged,
-    /// Keeps the files from being evicted; `None` for a base that only this process has.
-    _files: Option<BaseFiles>,
+    /// `None` for a base that only this process has.
+    files: Option<BaseFiles>,
 }
 
 impl Base {
@@ -84,7 +84,7 @@ impl Base {
         let reader = snapshot.growing(0, |window| Reader::parse(window).ok())?;
         let (sync, header) = (reader.sync(), reader.into_header());
         let schema = schema_of(&header, known).map_err(|detail| Error::corrupt(snapshot.path(), detail))?;
-        Ok(Base { header, schema, layout, sync, snapshot, index, _files: files })
+        Ok(Base { header, schema, layout, sync, snapshot, index, files })
     }
 
     /// What it is.
@@ -110,6 +110,11 @@ impl Base {
     /// Bytes of snapshot and index.
     pub fn bytes(&self) -> u64 {
         self.layout.snapshot_bytes + self.layout.bytes
+    }
+
+    /// Its files in the cache; `None` for a base that only this process has.
+    pub fn files(&self) -> Option<&BaseFiles> {
+        self.files.as_ref()
     }
 
     /// Its files if a page of one was found damaged: they have to be discarded and fetched again.

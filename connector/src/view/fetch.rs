@@ -230,16 +230,16 @@ impl Fetcher {
                 done => return done,
             }
         }
-        match self.from_store(identity, name, blob).await {
+        match self.read_store(identity, name, blob).await {
             Err(Error::CorruptBlob { url, detail }) => {
                 tracing::warn!(url, detail, "a blob came damaged from the store; fetching it again");
-                self.from_store(identity, name, blob).await
+                self.read_store(identity, name, blob).await
             }
             done => done,
         }
     }
 
-    async fn from_store(&self, identity: &Identity, name: FileName, blob: &BlobRef) -> Result<Held, Error> {
+    async fn read_store(&self, identity: &Identity, name: FileName, blob: &BlobRef) -> Result<Held, Error> {
         let content = self.store.get(&blob.name).await.map_err(store)?;
         let url = self.store.absolute_url(&blob.name);
         let pieces = stream::unfold(content, move |mut content| {

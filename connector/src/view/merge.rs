@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use super::base::{Base, BaseCursor, BaseFiles};
 use super::cache::{Cache, FileName, Temporary};
+use super::map::Map;
 use super::overlay::{Overlay, RunCursor};
 use super::{Error, Found, Identity, View};
 use crate::blob;
-use crate::format::container::{Header, Kind, Summary, Writer};
+use crate::format::container::{Header, Kind, Stored, Summary, Writer, compress};
 use crate::format::index;
 use crate::record::Entry;
 use crate::schema::Schema;
@@ -109,6 +110,21 @@ impl Snapshot {
         self.index.path()
     }
 
+    /// Writes the stored form into another file of the cache without a name, to be uploaded from there. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn pack(&self, level: i32, cache: &Cache, identity: &Identity) -> Result<(Temporary, Stored), Error> {
+        let map = Map::open(self.snapshot.path(), self.summary.plain_bytes)?;
+        map.will_scan();
+        let packed = cache.temporary(identity)?;
+        let path = packed.path().to_owned();
+        let mut out = BufWriter::with_capacity(1 << 20, packed);
+        let stored = compress(map.bytes(), level, &mut out).map_err(|error| Error::writing(&path, error))?;
+        let packed = out.into_inner().map_err(|error| Error::io("writing", &path, error.into_error()))?;
+        Ok((packed, stored))
+    }
+
     /// Gives both files their names in the cache, so that a restart finds them.
     ///
     /// # Errors
@@ -130,7 +146,8 @@ impl Snapshot {
         })
     }
 
-    /// As a base of this process alone: its files have no names and are gone with the last view on it.
+    /// As a base of this process alone: its files have no names, count against no budget, and are gone with the last
+    /// view on it. The announced chain below stays in the cache for a restart.
     ///
     /// # Errors
     /// [`Error::Io`].

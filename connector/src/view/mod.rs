@@ -328,6 +328,9 @@ struct Inner {
     about: About,
     base: Option<Arc<Base>>,
     overlay: Overlay,
+    /// Files of the cache from which a restart makes this version again. Held, so that they are not evicted: also those
+    /// that a local base or a merged run has made superfluous here.
+    files: Vec<(Version, Held)>,
     resolvers: Vec<(Arc<Schema>, Reading)>,
     reads: Arc<Reads>,
 }
@@ -367,6 +370,7 @@ impl View {
             about: About::nothing(schema),
             base: None,
             overlay: Overlay::default(),
+            files: Vec::new(),
             resolvers: Vec::new(),
             reads: Arc::new(Reads::default()),
         }))
@@ -399,8 +403,12 @@ impl View {
             let known = deltas.last().map_or(&about.schema, |last| last.schema());
             deltas.push(Arc::new(DeltaFile::open(held, identity, delta, known)?));
         }
-        let overlay = Overlay::of(deltas)?;
-        View::assemble(identity.clone(), about, base, overlay, Arc::new(Reads::default()))
+        let mut held = base.iter().flat_map(|base| base_files(base)).collect::<Vec<_>>();
+        held.extend(
+            chain.deltas.iter().zip(&files.deltas).map(|(delta, held)| (delta.version, held.clone())),
+        );
+        let layers = Layers { base, overlay: Overlay::of(deltas)?, files: held };
+        View::assemble(identity.clone(), about, layers, Arc::new(Reads::default()))
     }
 
     /// The next version: this one with `delta` on top. Cost: the delta's entries (see `overlay` for the merging that
@@ -423,8 +431,11 @@ impl View {
             .expect(header, Kind::Delta, about.version, about.life.epoch)
             .map_err(|detail| Error::Foreign { what: "the delta".into(), detail })?;
         inner.share_schema(&mut about);
-        let overlay = inner.overlay.with(delta)?;
-        View::assemble(inner.identity.clone(), about, inner.base.clone(), overlay, inner.reads.clone())
+        let mut files = Vec::with_capacity(inner.files.len() + 1);
+        files.extend_from_slice(&inner.files);
+        files.extend(delta.held().map(|held| (header.version, held.clone())));
+        let layers = Layers { base: inner.base.clone(), overlay: inner.overlay.with(delta.clone())?, files };
+        View::assemble(inner.identity.clone(), about, layers, inner.reads.clone())
     }
 
     /// The same version on another base: deltas that the base covers are let go of.
@@ -445,8 +456,13 @@ impl View {
             .identity
             .expect(base.header(), Kind::Snapshot, version, base.header().life.epoch)
             .map_err(|detail| Error::Foreign { what: "the base".into(), detail })?;
-        let overlay = inner.overlay.above(version);
-        View::assemble(inner.identity.clone(), inner.about.clone(), Some(base), overlay, inner.reads.clone())
+        let mut files = inner.files.clone();
+        if base.files().is_some() {
+            files.retain(|(of, _)| *of > version);
+            files.extend(base_files(&base));
+        }
+        let layers = Layers { base: Some(base), overlay: inner.overlay.above(version), files };
+        View::assemble(inner.identity.clone(), inner.about.clone(), layers, inner.reads.clone())
     }
 
     /// The same version with other facts about it, as when Kafka is back and confirms that it is the newest.
@@ -463,30 +479,20 @@ impl View {
             )));
         }
         inner.share_schema(&mut about);
-        let overlay = inner.overlay.clone();
-        View::assemble(inner.identity.clone(), about, inner.base.clone(), overlay, inner.reads.clone())
+        View::assemble(inner.identity.clone(), about, inner.layers(), inner.reads.clone())
     }
 
     /// The same view, counting its reads in `reads`, and all views made from it too.
     pub fn counting(&self, reads: Arc<Reads>) -> View {
         let inner = &*self.0;
-        View(Arc::new(Inner {
-            identity: inner.identity.clone(),
-            about: inner.about.clone(),
-            base: inner.base.clone(),
-            overlay: inner.overlay.clone(),
-            resolvers: inner.resolvers.clone(),
-            reads,
-        }))
+        let Layers { base, overlay, files } = inner.layers();
+        let (identity, about, resolvers) =
+            (inner.identity.clone(), inner.about.clone(), inner.resolvers.clone());
+        View(Arc::new(Inner { identity, about, base, overlay, files, resolvers, reads }))
     }
 
-    fn assemble(
-        identity: Identity,
-        about: About,
-        base: Option<Arc<Base>>,
-        overlay: Overlay,
-        reads: Arc<Reads>,
-    ) -> Result<View, Error> {
+    fn assemble(identity: Identity, about: About, layers: Layers, reads: Arc<Reads>) -> Result<View, Error> {
+        let Layers { base, overlay, files } = layers;
         let mut resolvers: Vec<(Arc<Schema>, Reading)> = Vec::new();
         for schema in base.iter().map(|base| base.schema()).chain(overlay.schemas()) {
             let known = resolvers.iter().any(|(have, _)| Arc::ptr_eq(have, schema));
@@ -501,7 +507,7 @@ impl View {
             };
             resolvers.push((schema.clone(), reading));
         }
-        Ok(View(Arc::new(Inner { identity, about, base, overlay, resolvers, reads })))
+        Ok(View(Arc::new(Inner { identity, about, base, overlay, files, resolvers, reads })))
     }
 
     /// What this version holds for `key`, a delete included where one is kept; in the version's schema.
@@ -582,7 +588,23 @@ impl View {
     }
 }
 
+/// What a view is made of.
+struct Layers {
+    base: Option<Arc<Base>>,
+    overlay: Overlay,
+    files: Vec<(Version, Held)>,
+}
+
+fn base_files(base: &Base) -> impl Iterator<Item = (Version, Held)> + '_ {
+    let files = base.files().into_iter().flat_map(|files| [&files.snapshot, &files.index]);
+    files.map(|held| (base.version(), held.clone()))
+}
+
 impl Inner {
+    fn layers(&self) -> Layers {
+        Layers { base: self.base.clone(), overlay: self.overlay.clone(), files: self.files.clone() }
+    }
+
     /// Takes this view's schema where the next version's is the same text: all that compares by pointer then fits.
     fn share_schema(&self, about: &mut About) {
         if about.schema.json() == self.about.schema.json() {

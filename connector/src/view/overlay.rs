@@ -7,8 +7,9 @@
 //!
 //! A run refers to entries that lie in deltas; nothing is copied. A new delta is a run; while the newest run has at
 //! least half as many entries as the one before it, or both together are tiny, the two become one. So each run is more
-//! than twice as large as the one before it, and of n entries there are at most 2 + log2(n / 1024) runs: 5 for 10,000
-//! entries, 12 for a million; where deltas are alike, half of that. An entry is merged about as often as there are runs.
+//! than twice as large as the one before it, the newest two hold more than 1024, and so of n entries there are at most
+//! 2 + log2(n / 683) runs: 5 for 10,000 entries, 12 for a million; where deltas are alike, half of that. An entry is
+//! merged about as often as there are runs.
 //!
 //! Owns: deltas in memory, runs. Does not own: the base, the order of versions (`mod`).
 
@@ -35,7 +36,7 @@ const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
 
 #[derive(Debug)]
 enum Data {
-    Mapped { map: Map, _held: Held },
+    Mapped(Map),
     Owned(Box<[u8]>),
 }
 
@@ -43,7 +44,7 @@ impl Data {
     #[inline]
     fn bytes(&self) -> &[u8] {
         match self {
-            Data::Mapped { map, .. } => map.bytes(),
+            Data::Mapped(map) => map.bytes(),
             Data::Owned(bytes) => bytes,
         }
     }
@@ -66,6 +67,7 @@ pub struct DeltaFile {
     refs: Arc<[Ref]>,
     counts: Counts,
     checksum: Checksum,
+    held: Option<Held>,
 }
 
 impl DeltaFile {
@@ -84,7 +86,7 @@ impl DeltaFile {
         let data = if held.bytes() >= MAP_FROM {
             let map = Map::open(path, delta.blob.plain_bytes)?;
             map.will_scan();
-            Data::Mapped { map, _held: held.clone() }
+            Data::Mapped(map)
         } else {
             Data::Owned(fs::read(path).map_err(|source| Error::io("reading", path, source))?.into())
         };
@@ -98,7 +100,7 @@ impl DeltaFile {
             if file.counts != counts {
                 return Err(format!("it holds {:?} instead of {counts:?}", file.counts));
             }
-            Ok(file)
+            Ok(DeltaFile { held: Some(held.clone()), ..file })
         });
         file.map_err(|detail| Error::corrupt(path, detail))
     }
@@ -135,7 +137,17 @@ impl DeltaFile {
         }
         let header = reader.into_header();
         let checksum = Checksum::of(data.bytes());
-        Ok(DeltaFile { header, schema, refs: refs.into(), counts, checksum, data })
+        Ok(DeltaFile { header, schema, refs: refs.into(), counts, checksum, data, held: None })
+    }
+
+    /// With its file in the cache, which then is kept for as long as a view needs it to be found after a restart.
+    pub fn with_file(self, held: Held) -> DeltaFile {
+        DeltaFile { held: Some(held), ..self }
+    }
+
+    /// Its file in the cache.
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
     }
 
     /// What it is.
@@ -257,7 +269,7 @@ impl Sorted {
 
     /// Lets go of files that no entry is left of: where the same keys change again and again that is most of them.
     fn without_idle_files(mut self) -> Sorted {
-        let mut places = vec![None; self.files.len()];
+        let mut places: Vec<Option<u64>> = vec![None; self.files.len()];
         for at in self.refs.iter() {
             if let Some(place) = places.get_mut((at.at >> OFFSET_BITS) as usize) {
                 *place = Some(0);
@@ -266,10 +278,8 @@ impl Sorted {
         if places.iter().all(Option::is_some) {
             return self;
         }
-        let mut kept = 0u64;
-        for place in places.iter_mut().flatten() {
-            *place = kept;
-            kept += 1;
+        for (kept, place) in places.iter_mut().flatten().enumerate() {
+            *place = kept as u64;
         }
         let mut used = places.iter();
         self.files.retain(|_| used.next().is_some_and(Option::is_some));
@@ -308,9 +318,7 @@ fn head<'a>(sorted: &'a Sorted, at: Option<&'a Ref>) -> Result<Head<'a>, Error> 
 fn changed(file: &DeltaFile) -> Error {
     let what = format!("the delta of version {}", file.header.version);
     match &file.data {
-        Data::Mapped { map, .. } => {
-            Error::corrupt(map.path(), format!("{what} has changed since it was opened"))
-        }
+        Data::Mapped(map) => Error::corrupt(map.path(), format!("{what} has changed since it was opened")),
         Data::Owned(_) => Error::Internal("a delta in memory has changed"),
     }
 }

@@ -226,9 +226,10 @@ fn torn_and_hostile_bytes_never_panic() {
     }
     let mut bytes = plain.clone();
     for at in 0..bytes.len() {
-        bytes[at] ^= 1 << (at % 8);
+        let bit = 1 << (at % 8);
+        bytes[at] ^= bit;
         let _ = read(&bytes, &schema);
-        bytes[at] = plain[at];
+        bytes[at] ^= bit;
     }
     let mut bytes = stored.clone();
     for at in 0..bytes.len() {

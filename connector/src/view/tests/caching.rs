@@ -78,6 +78,14 @@ fn a_view_keeps_its_files() {
     assert_eq!(contents(&world.view).unwrap(), world.model);
     assert_eq!(world.files(".snapshot.avro").len(), 1);
     assert_eq!(world.files(".index").len(), 1);
+    // The newest delta is needed after a restart; those below the snapshot are not.
+    assert_eq!(world.files(".delta.avro").len(), 1);
+    // A local base makes them superfluous here, but not after a restart.
+    let base = world.view.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap();
+    world.view = world.view.rebase(base).unwrap();
+    world.cache.put(&world.identity, &named(8, b"x"), b"x").unwrap();
+    assert_eq!((world.files(".snapshot.avro").len(), world.files(".index").len()), (1, 1));
+    assert_eq!(contents(&world.view).unwrap(), world.model);
     world.view = View::empty(world.identity.clone(), world.schema.clone());
     world.cache.put(&world.identity, &named(9, b"x"), b"x").unwrap();
     assert!(world.files(".snapshot.avro").is_empty());

@@ -32,7 +32,7 @@ fn no_temporaries(world: &World) {
         if left().next().is_none() {
             return;
         }
-        world.runtime.block_on(tokio::time::sleep(std::time::Duration::from_millis(10)));
+        world.runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(10)).await });
     }
     panic!("left behind: {:?}", left().collect::<Vec<_>>());
 }

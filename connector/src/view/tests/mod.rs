@@ -147,6 +147,8 @@ impl World {
         let version = view.version();
         let records = snapshot.summary().counts.upserts;
         let plain = std::fs::read(snapshot.snapshot_path()).unwrap();
+        let (packed, stored) = snapshot.pack(LEVEL, &self.cache, &self.identity).unwrap();
+        assert_eq!(stored.checksum, Checksum::of(&std::fs::read(packed.path()).unwrap()));
         let index = std::fs::read(snapshot.index_path()).unwrap();
         assert_eq!(snapshot.summary().plain_checksum, Checksum::of(&plain));
         let snapshot = SnapshotRef {

@@ -124,7 +124,7 @@ fn a_chain_of_512_deltas_opens_as_it_was_applied_and_stays_in_few_runs() {
         most = most.max(world.view.overlay().runs);
     }
     let entries = world.view.overlay().entries;
-    assert!(most as f64 <= 2.0 + (entries as f64 / 1024.0).log2(), "{most} runs of {entries} entries");
+    assert!(most as f64 <= 2.0 + (entries as f64 / 683.0).log2(), "{most} runs of {entries} entries");
     assert_eq!(contents(&world.view).unwrap(), world.model);
     let opened = world.open().unwrap();
     assert_eq!(opened.overlay().runs, 1);
