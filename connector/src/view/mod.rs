@@ -16,17 +16,16 @@
 //! it is first touched. So a damaged byte is an error ([`Error::Corrupt`]) and never a value.
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::blob;
-use crate::error::ErrorKind;
-use crate::format::announcement::Announcement;
-use crate::format::container::{self, Header, Kind};
-use crate::record::{Entry, Position, SourcePartition, Stamp, TopicId};
+use crate::format::container::Kind;
+use crate::record::{Entry, Stamp};
 use crate::schema::Schema;
-use crate::version::{Chain, Checksum, Life, Shard, Version};
+use crate::version::{Chain, Version};
 
+mod error;
+mod about;
 pub mod cache;
 pub mod map;
 mod overlay;
@@ -35,256 +34,16 @@ mod merge;
 mod read;
 pub mod fetch;
 
+pub use about::{About, Identity};
 pub use base::{Base, BaseFiles};
 pub use cache::{Cache, FileName, Held};
+pub use error::Error;
 pub use fetch::Fetcher;
 pub use merge::Snapshot;
 pub use overlay::DeltaFile;
 pub use read::{Origin, Reads, Scan, Value};
 
 use overlay::Overlay;
-
-/// Why a version cannot be opened or read.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Bytes of a local file are not what they were: discard the file and fetch it again.
-    #[error("{} is corrupt: {detail}; it is fetched again, and if this repeats the disk is failing", path.display())]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        detail: String,
-    },
-    /// A blob in the store is not what was announced: its source has to be mended, fetching again does not help.
-    #[error("blob {url} came corrupt twice: {detail}; restore it, or have the writer make a new snapshot")]
-    CorruptBlob {
-        /// The blob.
-        url: String,
-        /// What is wrong with it.
-        detail: String,
-    },
-    /// A blob is not in the store: it was cleaned away, so go on from the newest announcement.
-    #[error("a blob is gone")]
-    Missing(#[source] blob::Error),
-    /// The store does not answer, or refuses.
-    #[error("a blob cannot be fetched")]
-    Store(#[source] blob::Error),
-    /// It belongs to another dataset, shard, version or life.
-    #[error("{what} does not belong here: {detail}")]
-    Foreign {
-        /// What.
-        what: String,
-        /// How it differs.
-        detail: String,
-    },
-    /// The delta or snapshot does not join the version at hand: open the chain anew.
-    #[error("{0}")]
-    Gap(String),
-    /// Values of another schema cannot be read in the version's.
-    #[error("values were written under a schema that cannot be read as the version's")]
-    Schema(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The disk refuses.
-    #[error("{doing} {}", path.display())]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The dataset's name cannot be a directory's.
-    #[error("{0:?} cannot be a dataset's name: letters, digits, '.', '_' and '-' only, and no '.' in front")]
-    Name(String),
-    /// The process is shutting down.
-    #[error("shutting down")]
-    Closed,
-    /// A bug.
-    #[error("{0}: this is a bug, please report it")]
-    Internal(&'static str),
-}
-
-impl Error {
-    fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Error {
-        Error::Io { doing, path: path.to_owned(), source }
-    }
-
-    #[cold]
-    fn corrupt(path: &Path, detail: impl Into<String>) -> Error {
-        Error::Corrupt { path: path.to_owned(), detail: detail.into() }
-    }
-
-    fn writing(path: &Path, error: container::Error) -> Error {
-        match error {
-            container::Error::Io(source) => Error::io("writing", path, source),
-            container::Error::Order => Error::Internal("entries were merged out of order"),
-            error => Error::Foreign { what: path.display().to_string(), detail: error.to_string() },
-        }
-    }
-
-    /// Whether the same again can help.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Error::Io { .. } | Error::Corrupt { .. } => true,
-            Error::Store(error) => error.is_transient(),
-            _ => false,
-        }
-    }
-}
-
-impl From<Error> for crate::Error {
-    #[cold]
-    fn from(error: Error) -> crate::Error {
-        let kind = match &error {
-            Error::Corrupt { .. } | Error::CorruptBlob { .. } => ErrorKind::Corrupt,
-            Error::Missing(error) | Error::Store(error) => error.kind(),
-            Error::Io { .. } => ErrorKind::Unavailable,
-            Error::Closed => ErrorKind::Closed,
-            Error::Foreign { .. } | Error::Name(_) | Error::Schema(_) => ErrorKind::Config,
-            Error::Gap(_) | Error::Internal(_) => ErrorKind::Internal,
-        };
-        crate::Error::because(kind, "reading a version", error)
-    }
-}
-
-/// Which shard of which dataset, in which life of its announcement topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Dataset name.
-    pub dataset: Arc<str>,
-    /// Id of the announcement topic.
-    pub topic_id: TopicId,
-    /// The shard.
-    pub shard: Shard,
-    /// How many shards there are.
-    pub shards: u32,
-}
-
-impl Identity {
-    /// The folder of its blobs, in stores and caches.
-    pub fn folder(&self) -> blob::name::Folder {
-        blob::name::Folder { dataset: self.dataset.to_string(), topic_id: self.topic_id, shard: self.shard }
-    }
-
-    /// The name of a blob in a store; `checksum` is of the stored form.
-    pub fn blob_name(
-        &self,
-        kind: blob::name::Kind,
-        version: Version,
-        epoch: u64,
-        checksum: Checksum,
-    ) -> String {
-        blob::name::Name { folder: self.folder(), version, epoch, checksum, kind }.to_string()
-    }
-
-    /// The header of a blob of this shard.
-    pub fn header(
-        &self,
-        kind: Kind,
-        version: Version,
-        previous: Version,
-        life: Life,
-        schema: &Schema,
-        sources: Vec<SourcePartition>,
-    ) -> Header {
-        Header {
-            kind,
-            dataset: self.dataset.to_string(),
-            topic_id: self.topic_id,
-            shard: self.shard,
-            shards: self.shards,
-            version,
-            previous,
-            life,
-            entry_schema: schema.entry_json().into(),
-            sources,
-            counts: None,
-        }
-    }
-
-    /// Checks that a blob is the one that is spoken of; says how it differs.
-    fn expect(&self, header: &Header, kind: Kind, version: Version, epoch: u64) -> Result<(), String> {
-        let have =
-            (header.kind, &*header.dataset, header.topic_id, header.shard, header.version, header.life.epoch);
-        let want = (kind, &*self.dataset, self.topic_id, self.shard, version, epoch);
-        if have == want {
-            return Ok(());
-        }
-        let say = |(kind, dataset, topic_id, shard, version, epoch): (
-            Kind,
-            &str,
-            TopicId,
-            Shard,
-            Version,
-            u64,
-        )| {
-            format!(
-                "the {kind} of version {version} of {dataset}/{shard} (topic id {topic_id}, epoch {epoch})"
-            )
-        };
-        Err(format!("it is {} instead of {}", say(have), say(want)))
-    }
-}
-
-/// One announcement's facts, which the view of its version carries.
-#[derive(Clone, Debug)]
-pub struct About {
-    /// The version.
-    pub version: Version,
-    /// The life that announced it.
-    pub life: Life,
-    /// When, milliseconds since the Unix epoch.
-    pub announced_at_ms: i64,
-    /// Whether everything is in it that its sources held when they were first seen.
-    pub caught_up: bool,
-    /// Keys in it.
-    pub records: u64,
-    /// What it holds of each source, in the order of the dataset's append-only list, into which an entry's source
-    /// counts.
-    pub positions: Vec<Position>,
-    /// The dataset's schema.
-    pub schema: Arc<Schema>,
-    /// The newest timestamp of a record in it or in a version before.
-    pub newest_timestamp_ms: Option<i64>,
-    /// The oldest version whose blobs are kept.
-    pub oldest_kept: Version,
-    /// Taken from the cache while Kafka was away: there may be a newer one.
-    pub stale: bool,
-}
-
-impl About {
-    /// What an announcement says. `schema` is its schema, parsed once by the caller.
-    pub fn announced(announcement: &Announcement, schema: Arc<Schema>) -> About {
-        About {
-            version: announcement.version,
-            life: announcement.life,
-            announced_at_ms: announcement.announced_at,
-            caught_up: announcement.caught_up,
-            records: announcement.records,
-            positions: announcement.positions.iter().map(|position| position.position()).collect(),
-            schema,
-            newest_timestamp_ms: announcement.newest_timestamp,
-            oldest_kept: announcement.oldest_kept,
-            stale: false,
-        }
-    }
-
-    /// Of version 0, before anything was announced.
-    pub fn nothing(schema: Arc<Schema>) -> About {
-        About {
-            version: Version(0),
-            life: Life { epoch: 0, writer: uuid::Uuid::nil() },
-            announced_at_ms: 0,
-            caught_up: false,
-            records: 0,
-            positions: Vec::new(),
-            schema,
-            newest_timestamp_ms: None,
-            oldest_kept: Version(0),
-            stale: false,
-        }
-    }
-}
 
 /// An entry and what its value is encoded in.
 #[derive(Clone, Copy, Debug)]

@@ -2,15 +2,18 @@
 //! version has to equal.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::blob::Store;
+use crate::blob::{self, Store};
+use crate::error::ErrorKind;
 use crate::format::container::{LEVEL, Writer, compress};
+use crate::record::{Position, SourcePartition, TopicId};
 use crate::schema::wire::put_bytes;
-use crate::version::{BlobRef, DeltaRef, SnapshotRef};
+use crate::version::{BlobRef, Checksum, DeltaRef, Life, Shard, SnapshotRef};
 
 mod model;
 mod damage;
