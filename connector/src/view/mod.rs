@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::format::container::Kind;
 use crate::record::{Entry, Stamp};
-use crate::schema::Schema;
+use crate::schema::{Resolver, Schema};
 use crate::version::{Chain, Version};
 
 mod error;
@@ -393,17 +393,6 @@ impl Inner {
             }
             None => Err(Error::Internal("no resolver for a schema of the view")),
         }
-    }
-}
-
-// TRANSITION
-struct Resolver;
-impl Resolver {
-    fn new(_: &Schema, _: &Schema) -> Result<Resolver, crate::schema::Error> {
-        Ok(Resolver)
-    }
-    fn resolve(&self, _: &[u8], _: &mut Vec<u8>) -> Result<(), crate::schema::Malformed> {
-        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::merge::Merged;
 use super::{Error, Found, Inner, View};
+use crate::codec::{Part, text};
 use crate::record::{SourcePartition, Stamp};
 use crate::schema::Schema;
 use crate::version::ShardVersions;
@@ -122,6 +123,32 @@ impl<'a> Value<'a> {
             offset: self.stamp.offset,
             timestamp_ms: self.stamp.timestamp,
         }
+    }
+
+    /// The value as JSON, without whitespace, fields in the schema's order. Raw bytes are a base64 string.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the datum is none of the schema; its page was checked, so
+    /// this is a bug of whoever wrote it.
+    pub fn to_json(&self) -> crate::Result<String> {
+        let mut out = String::with_capacity(self.datum.len() * 2);
+        text::to_json(self.schema(), &self.datum, &mut out).map_err(|error| self.malformed(error))?;
+        Ok(out)
+    }
+
+    /// One field, by name (`a.b` reaches into a record), without decoding the rest. `None`: there is no such field,
+    /// or it is null.
+    ///
+    /// # Errors
+    /// As [`Value::to_json`].
+    pub fn field(&self, path: &str) -> crate::Result<Option<Part<'_>>> {
+        text::field(self.schema(), &self.datum, path).map_err(|error| self.malformed(error))
+    }
+
+    #[cold]
+    fn malformed(&self, error: crate::schema::Malformed) -> crate::Error {
+        let doing = format!("decoding the value of key {}", String::from_utf8_lossy(self.key));
+        crate::Error::because(crate::ErrorKind::Corrupt, doing, error)
     }
 
     /// Whether it lies in the map, rather than in a copy that was resolved from another schema.

@@ -86,3 +86,86 @@ fn readers_see_whole_versions_while_a_writer_goes_on() {
     });
     assert_eq!(contents(&world.view).unwrap(), world.model);
 }
+
+/// The dataset's schema changes: older layers are read, compared and merged in the newest one.
+#[test]
+fn values_of_an_older_schema_are_read_in_the_versions_own() {
+    const OLD: &str = r#"{"type":"record","name":"P","fields":[{"name":"id","type":"string"},{"name":"price","type":"int"}]}"#;
+    const NEW: &str = r#"{"type":"record","name":"P","fields":[{"name":"price","type":"double"},{"name":"id","type":"string"},
+        {"name":"note","type":"string","default":"none"}]}"#;
+    // A word of documentation changes no byte.
+    const DOCUMENTED: &str = r#"{"type":"record","name":"P","doc":"A product.","fields":[{"name":"price","type":"double"},
+        {"name":"id","type":"string"},{"name":"note","type":"string","default":"none"}]}"#;
+    let old = |id: &str, price: i64| {
+        let mut out = Vec::new();
+        put_bytes(&mut out, id.as_bytes());
+        crate::schema::wire::put_long(&mut out, price);
+        out
+    };
+    let new = |id: &str, price: f64, note: &str| {
+        let mut out = price.to_le_bytes().to_vec();
+        put_bytes(&mut out, id.as_bytes());
+        put_bytes(&mut out, note.as_bytes());
+        out
+    };
+    let world = World::new();
+    let delta =
+        |version: u64, schema: &Arc<Schema>, known: &Arc<Schema>, rows: &[(&str, Option<Vec<u8>>)]| {
+            let header = world.identity.header(
+                Kind::Delta,
+                Version(version),
+                Version(version - 1),
+                LIFE,
+                schema,
+                Vec::new(),
+            );
+            let mut writer = Writer::new(Vec::new(), &header).unwrap();
+            for (key, value) in rows {
+                let entry = Entry { key: key.as_bytes(), stamp: Stamp::default(), value: value.as_deref() };
+                writer.push(&entry).unwrap();
+            }
+            let plain = writer.finish().unwrap().1;
+            Arc::new(DeltaFile::from_plain(plain, &world.identity, known).unwrap())
+        };
+    let about = |version, schema: &Arc<Schema>| About {
+        version: Version(version),
+        life: LIFE,
+        ..About::nothing(schema.clone())
+    };
+    let [first, second, third] = [OLD, NEW, DOCUMENTED].map(|json| Arc::new(Schema::dataset(json).unwrap()));
+
+    let view = View::empty(world.identity.clone(), first.clone());
+    let rows = [("a", Some(old("a", 1))), ("b", Some(old("b", 2))), ("c", Some(old("c", 3)))];
+    let view = view.apply(delta(1, &first, &first, &rows), about(1, &first)).unwrap();
+    let base = view.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap();
+    let view = view.rebase(base).unwrap();
+    let rows = [("b", Some(new("b", 2.5, "dear"))), ("c", None)];
+    let view = view.apply(delta(2, &second, view.schema(), &rows), about(2, &second)).unwrap();
+
+    let a = view.get("a").unwrap().unwrap();
+    assert!(!a.is_zero_copy());
+    assert_eq!(a.bytes(), new("a", 1.0, "none"));
+    assert_eq!(a.to_json().unwrap(), r#"{"price":1.0,"id":"a","note":"none"}"#);
+    assert_eq!(a.field("note").unwrap().unwrap().as_str(), Some("none"));
+    let b = view.get("b").unwrap().unwrap();
+    assert!(b.is_zero_copy());
+    assert_eq!(b.to_json().unwrap(), r#"{"price":2.5,"id":"b","note":"dear"}"#);
+    assert_eq!(view.entry(b"a").unwrap().unwrap().value.unwrap(), new("a", 1.0, "none"));
+    assert_eq!((view.reads().zero_copy(), view.reads().fallback()), (1, 1));
+
+    // After a merge all of it is in the newest schema, borrowed again.
+    let base = view.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap();
+    let merged = view.rebase(base).unwrap();
+    assert!(merged.get("a").unwrap().unwrap().is_zero_copy());
+    let all = |view: &View| view.iter().map(|value| value.unwrap().to_json().unwrap()).collect::<Vec<_>>();
+    assert_eq!(all(&merged), all(&view));
+
+    let view = merged.apply(delta(3, &third, merged.schema(), &[]), about(3, &third)).unwrap();
+    assert!(view.get("a").unwrap().unwrap().is_zero_copy(), "only documentation differs");
+
+    let other = Arc::new(
+        Schema::dataset(r#"{"type":"record","name":"P","fields":[{"name":"x","type":"long"}]}"#).unwrap(),
+    );
+    let refused = view.apply(delta(4, &other, view.schema(), &[]), about(4, &other));
+    assert!(matches!(refused, Err(Error::Schema(_))), "{refused:?}");
+}
