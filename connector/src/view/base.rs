@@ -137,8 +137,7 @@ impl Base {
             ));
         }
         self.index.check_all()?;
-        self.snapshot.map().will_scan();
-        self.snapshot.check_all()
+        self.snapshot.map().pass(|_| self.snapshot.check_all())
     }
 
     #[inline]

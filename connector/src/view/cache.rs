@@ -106,6 +106,8 @@ struct State {
     held: HashMap<PathBuf, Weak<HeldFile>>,
     /// Bytes in the directory, as far as this process knows: exact after each scan.
     used: u64,
+    /// Beyond how many bytes room is looked for: the budget, or more where the last look found too little to evict.
+    look_at: u64,
     /// How many of `held` are too many not to look for dead ones among them.
     sweep_at: usize,
     /// Said once, not at every version.
@@ -304,8 +306,11 @@ impl Cache {
 
     /// Evicts down to nine tenths of the budget, once it is passed: files that nothing holds, oldest first.
     fn make_room(&self) -> Result<(), Error> {
-        if self.state().used <= self.0.budget {
-            return Ok(());
+        {
+            let state = self.state();
+            if state.used <= self.0.budget.max(state.look_at) {
+                return Ok(());
+            }
         }
         // Counted anew, since other processes add and remove too.
         let mut files = self.scan()?;
@@ -327,6 +332,8 @@ impl Cache {
             }
         }
         state.used = used;
+        // Where all is in use, a scan for every small delta would find the same.
+        state.look_at = if used > self.0.budget { used + self.0.budget / 10 } else { self.0.budget };
         if used > self.0.budget && !state.said_full {
             state.said_full = true;
             tracing::warn!(

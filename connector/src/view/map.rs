@@ -37,7 +37,7 @@ impl Map {
         // name and renamed once whole; after that nothing of Stillwell writes or truncates them, eviction only unlinks
         // (a mapped file keeps its bytes), and a second process follows the same rules. Someone who truncates a cache
         // file by hand while it is mapped ends this process with SIGBUS; nothing in a process can prevent that, and it
-        // is the price of reading without a copy (docs/decisions).
+        // is the price of reading without a copy (docs/decisions/0001-mapped-cache.md).
         let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io("mapping", path, source))?;
         Ok(Map { map, path: path.to_owned() })
     }
@@ -53,10 +53,18 @@ impl Map {
         &self.path
     }
 
-    /// Tells the system to read ahead: for a pass over all of it.
+    /// Tells the system to read far ahead: for a map that is passed over and then let go of.
     pub fn will_scan(&self) {
-        // Advice only: where the system has none to take, the pass is merely slower.
+        // Advice only: where the system takes none, the pass is merely slower.
         let _ = self.map.advise(Advice::Sequential);
+    }
+
+    /// A pass over all of it, for which the system reads far ahead; afterwards it does not.
+    pub fn pass<T>(&self, over: impl FnOnce(&[u8]) -> T) -> T {
+        self.will_scan();
+        let done = over(&self.map);
+        let _ = self.map.advise(Advice::Normal);
+        done
     }
 }
 

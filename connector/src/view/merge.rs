@@ -116,11 +116,12 @@ impl Snapshot {
     /// [`Error::Io`].
     pub fn pack(&self, level: i32, cache: &Cache, identity: &Identity) -> Result<(Temporary, Stored), Error> {
         let map = Map::open(self.snapshot.path(), self.summary.plain_bytes)?;
-        map.will_scan();
         let packed = cache.temporary(identity)?;
         let path = packed.path().to_owned();
         let mut out = BufWriter::with_capacity(1 << 20, packed);
-        let stored = compress(map.bytes(), level, &mut out).map_err(|error| Error::writing(&path, error))?;
+        let stored = map
+            .pass(|plain| compress(plain, level, &mut out))
+            .map_err(|error| Error::writing(&path, error))?;
         let packed = out.into_inner().map_err(|error| Error::io("writing", &path, error.into_error()))?;
         Ok((packed, stored))
     }

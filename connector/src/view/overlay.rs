@@ -84,9 +84,7 @@ impl DeltaFile {
     ) -> Result<DeltaFile, Error> {
         let path = held.path();
         let data = if held.bytes() >= MAP_FROM {
-            let map = Map::open(path, delta.blob.plain_bytes)?;
-            map.will_scan();
-            Data::Mapped(map)
+            Data::Mapped(Map::open(path, delta.blob.plain_bytes)?)
         } else {
             Data::Owned(fs::read(path).map_err(|source| Error::io("reading", path, source))?.into())
         };
