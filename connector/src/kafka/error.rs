@@ -186,6 +186,7 @@ fn class(code: Code) -> Class {
         | Code::InvalidPartitions
         | Code::InvalidReplicationFactor
         | Code::InvalidRequest
+        | Code::OffsetOutOfRange
         | Code::InvalidArgument
         | Code::InvalidTransactionTimeout
         | Code::UnsupportedForMessageFormat => Class::Rejected,

@@ -12,6 +12,7 @@
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull, addr_of};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,11 +51,30 @@ impl Drop for Queue {
 
 /// Ends the wait of the [`Inlet`] that it came from, from any thread. After the inlet is gone it does nothing.
 #[derive(Clone)]
-pub(super) struct Bell(Arc<Mutex<Option<Queue>>>);
+pub(super) struct Bell(Arc<Rope>);
+
+struct Rope {
+    /// Rung, and not yet answered. librdkafka has such a flag too, but any call that takes records clears it.
+    rung: AtomicBool,
+    queue: Mutex<Option<Queue>>,
+}
 
 impl Bell {
+    fn new(queue: Queue) -> Bell {
+        Bell(Arc::new(Rope { rung: AtomicBool::new(false), queue: Mutex::new(Some(queue)) }))
+    }
+
+    fn answer(&self) -> bool {
+        self.0.rung.swap(false, Ordering::AcqRel)
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Option<Queue>> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn ring(&self) {
-        if let Some(queue) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        self.0.rung.store(true, Ordering::Release);
+        if let Some(queue) = &*self.queue() {
             // SAFETY: the inlet takes the handle out, under this lock, before the client goes.
             unsafe { rd::rd_kafka_queue_yield(queue.as_ptr()) }
         }
@@ -97,8 +117,8 @@ impl Inlet {
         // stderr. They stay in the main queue, which `serve` empties.
         // SAFETY: both handles are live; a null destination ends the forwarding.
         unsafe { rd::rd_kafka_queue_forward(main.as_ptr(), ptr::null_mut()) }
-        let bell = Bell(Arc::new(Mutex::new(Some(wake))));
-        Some(Inlet { batch: Vec::with_capacity(BATCH), next: 0, bell, queue, main, consumer })
+        let batch = Vec::with_capacity(BATCH);
+        Some(Inlet { batch, next: 0, bell: Bell::new(wake), queue, main, consumer })
     }
 
     /// The consumer, for assignment, pausing and the like.
@@ -119,7 +139,7 @@ impl Inlet {
             // for one.
             if self.take(BATCH, Duration::ZERO) == 0 {
                 serve(&self.main, self.consumer.client());
-                if timeout.is_zero() || self.take(1, timeout) == 0 {
+                if self.bell.answer() || timeout.is_zero() || self.take(1, timeout) == 0 {
                     return None;
                 }
             }
@@ -157,9 +177,25 @@ impl Inlet {
 }
 
 impl Drop for Inlet {
+    /// rdkafka's consumer closes itself on drop, but stops reading its queue the moment that it is closed. What is
+    /// left there holds on to partitions, a partition to its broker's thread, and the end of the client waits for
+    /// that thread for ever (seen, a time in three, where a fetch had just come in). So it is closed here, and its
+    /// queue emptied.
     fn drop(&mut self) {
-        self.bell.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.bell.queue().take();
         self.discard();
+        if self.consumer.close_queue().is_ok() {
+            while !self.consumer.closed() {
+                self.take(BATCH, Duration::from_millis(10));
+                self.discard();
+            }
+        }
+        // A call may come back empty in the middle: it stops at the word that the consumer is closed.
+        let mut empty = 0;
+        while empty < 3 {
+            empty = if self.take(BATCH, Duration::ZERO) == 0 { empty + 1 } else { 0 };
+            self.discard();
+        }
     }
 }
 

@@ -225,8 +225,16 @@ fn stay(consumer: Arc<BaseConsumer<Role>>, shared: &Shared, events: &mpsc::Sende
     }
     shared.closing.store(true, Ordering::Release);
     shared.owned().clear();
-    // Whoever is just asking for metadata holds the consumer for a moment longer, and then drops it in its thread;
-    // closing would be done there, which is correct, only slower for them.
+    // Closed by hand and read empty, for the reason given at `Inlet::drop`. Then it does not matter either that who
+    // is just asking for metadata may be the last to hold it.
+    if consumer.close_queue().is_ok() {
+        while !consumer.closed() {
+            consumer.poll(Duration::from_millis(10));
+        }
+    }
+    for _ in 0..3 {
+        while consumer.poll(Duration::ZERO).is_some() {}
+    }
     drop(consumer);
 }
 

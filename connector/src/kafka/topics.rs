@@ -102,6 +102,11 @@ impl Admin {
         self.serve();
         let mut answer = answer.map_err(|error| Error::from_kafka(doing(), &error))?;
         match answer.pop() {
+            // rdkafka drops the resource's own error, and a topic always has settings: ask what is wrong.
+            Some(Ok(resource)) if resource.entries.is_empty() => Err(match self.describe(topic).await? {
+                None => Error::from_code(doing(), Code::UnknownTopicOrPartition, ""),
+                Some(_) => Error::from_code(doing(), Code::TopicAuthorizationFailed, ""),
+            }),
             Some(Ok(resource)) => {
                 let set = resource.entries.into_iter().filter(|entry| !entry.is_sensitive);
                 Ok(set.filter_map(|entry| Some((entry.name, entry.value?))).collect())

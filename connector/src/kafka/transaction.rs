@@ -12,6 +12,7 @@
 //! Owns: order within a transaction, checking every delivery, and telling outcomes apart. Does not own: what is sent,
 //! or what follows from an outcome. Every call blocks; meant for one dedicated thread.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -234,8 +235,18 @@ impl Transaction {
 
     /// Aborts. Where even that fails, the coordinator does so after `transaction.timeout.ms`, or the next life does.
     pub fn abort(&mut self, timeout: Duration) -> Result<(), Error> {
-        let result = self.producer.abort_transaction(timeout);
-        self.serve();
+        // librdkafka waits for the report of every record, and reports come to who polls: somebody has to, meanwhile.
+        let (done, producer) = (AtomicBool::new(false), &self.producer);
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    producer.poll(Duration::from_millis(1));
+                }
+            });
+            let result = producer.abort_transaction(timeout);
+            done.store(true, Ordering::Release);
+            result
+        });
         result.map_err(|error| self.sort("aborting", &error))
     }
 

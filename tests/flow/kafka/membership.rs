@@ -1,0 +1,116 @@
+//! Membership: static members, standbys, handing over, being replaced.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use stillwell::kafka::{Error, Event, Member};
+use stillwell_tests::{Topic, unique};
+use tokio::time::timeout;
+
+use super::{LONG, now, options, runtime};
+
+fn join(group: &str, topic: &Topic, instance: &str) -> Member {
+    Member::join(&options(), group, topic.name(), instance).expect("a member")
+}
+
+async fn assigned(member: &mut Member) -> Vec<i32> {
+    match timeout(LONG, member.next()).await {
+        Ok(Some(Event::Assigned(partitions))) => partitions,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A restart in place: the group does not even notice.
+#[test]
+fn a_static_member_that_comes_back_has_its_shard_at_once() {
+    let topic = Topic::create("restart", 1);
+    let (group, instance) = (unique("restart"), unique("instance"));
+    runtime().block_on(async {
+        let mut first = join(&group, &topic, &instance);
+        assert_eq!(assigned(&mut first).await, [0]);
+        first.close().await;
+        let started = now();
+        let mut second = join(&group, &topic, &instance);
+        assert_eq!(assigned(&mut second).await, [0]);
+        let took = started.elapsed();
+        println!("a restart in place takes {took:?}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        second.close().await;
+    });
+}
+
+/// A standby joins and takes nothing; when the owner's session ends, it has the shard.
+#[test]
+fn a_standby_takes_over_when_the_owner_is_gone() {
+    let topic = Topic::create("standby", 1);
+    let group = unique("standby");
+    runtime().block_on(async {
+        let mut owner = join(&group, &topic, &unique("owner"));
+        assert_eq!(assigned(&mut owner).await, [0]);
+        let mut standby = join(&group, &topic, &unique("standby"));
+        let quiet = Duration::from_secs(4);
+        assert!(timeout(quiet, owner.next()).await.is_err(), "the owner keeps what it has");
+        assert!(timeout(Duration::from_millis(1), standby.next()).await.is_err());
+        assert!(owner.membership().owns(0) && !standby.membership().owns(0));
+        let metadata = owner.membership();
+        owner.close().await;
+        assert!(!metadata.owns(0) && metadata.group_metadata().is_none());
+        let started = now();
+        assert_eq!(assigned(&mut standby).await, [0]);
+        println!("a standby takes over after {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(12));
+        standby.close().await;
+    });
+}
+
+/// Two shards, two members: one shard moves, after its owner let go; the other never stops.
+#[test]
+fn a_shard_moves_only_when_its_owner_lets_go() {
+    let topic = Topic::create("move", 2);
+    let group = unique("move");
+    runtime().block_on(async {
+        let mut first = join(&group, &topic, &unique("first"));
+        let mut owned = BTreeSet::new();
+        while owned.len() < 2 {
+            owned.extend(assigned(&mut first).await);
+        }
+        let mut second = join(&group, &topic, &unique("second"));
+        let revoked = match timeout(LONG, first.next()).await {
+            Ok(Some(Event::Revoked(revoked))) => revoked,
+            other => panic!("{other:?}"),
+        };
+        let moving = revoked.partitions.clone();
+        assert_eq!(moving.len(), 1, "{revoked:?}");
+        let membership = first.membership();
+        // Until it lets go it owns the shard, and may commit.
+        assert!(membership.owns(moving[0]) && membership.group_metadata().is_some());
+        assert!(timeout(Duration::from_secs(2), second.next()).await.is_err(), "not before it is let go");
+        revoked.release();
+        assert_eq!(assigned(&mut second).await, moving);
+        assert!(!membership.owns(moving[0]) && membership.owns(1 - moving[0]));
+        assert!(timeout(Duration::from_millis(500), first.next()).await.is_err(), "the other shard never stopped");
+        first.close().await;
+        second.close().await;
+    });
+}
+
+#[test]
+fn a_second_member_of_the_same_name_fences_the_first() {
+    let topic = Topic::create("twin", 1);
+    let (group, instance) = (unique("twin"), unique("instance"));
+    runtime().block_on(async {
+        let mut first = join(&group, &topic, &instance);
+        assert_eq!(assigned(&mut first).await, [0]);
+        let mut second = join(&group, &topic, &instance);
+        assert_eq!(assigned(&mut second).await, [0]);
+        let mut events = Vec::new();
+        while let Ok(Some(event)) = timeout(LONG, first.next()).await {
+            events.push(event);
+        }
+        assert!(matches!(events.last(), Some(Event::Fenced(Error::Fenced { .. }))), "{events:?}");
+        assert!(!first.membership().owns(0));
+        assert!(second.membership().owns(0));
+        first.close().await;
+        second.close().await;
+    });
+}
