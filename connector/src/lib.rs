@@ -60,4 +60,9 @@ pub mod cli;
 #[doc(hidden)]
 pub mod demo;
 
+pub use consumer::{Consumer, ConsumerBuilder};
 pub use error::{Error, ErrorKind, Result};
+pub use producer::{Farewell, Producer, ProducerBuilder};
+pub use record::{Position, SourcePartition, TopicId};
+pub use version::{Shard, ShardVersions, Version};
+pub use view::{Value, View};

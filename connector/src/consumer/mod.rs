@@ -1,43 +1,172 @@
 //! The consumer side of one dataset: announcements in, readable views out.
+//!
+//! ```text
+//!  tail ==Seen==> follow --swaps--> slot <--loads-- view()
+//!  thread         task              (lock-free)     any thread
+//! ```
+//!
+//! Owns: the dataset's reading tasks and the slot with the newest view. Does not own: the view itself (`view/`), the
+//! writing side (`producer`), HTTP.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::blob::Store;
-use crate::clock::{Clock, Entropy};
-use crate::kafka;
-use crate::telemetry::ConsumerMetrics;
+use arc_swap::ArcSwapOption;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-/// Everything that the consumer of one dataset needs to know.
+pub mod options;
+pub mod builder;
+pub mod tail;
+pub mod follow;
+
+pub use builder::ConsumerBuilder;
+pub use options::Options;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::TopicId;
+use crate::schema::Schema;
+use crate::version::Shard;
+use crate::view::{Cache, Identity, View};
+use follow::{Follower, Readable, Slot};
+use tail::{Tail, TailStatus};
+
+/// Announcements that wait for the follower: it skips to the newest, so more would only be memory.
+const ANNOUNCEMENTS: usize = 16;
+
+/// What the consumer is doing, for health and for who embeds it.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// Dataset name.
-    pub dataset: String,
-    /// Kafka connection.
-    pub kafka: kafka::Options,
-    /// Announcement topic.
-    pub announcements: String,
-    /// Blob store.
-    pub store: Store,
-    /// Where blobs are cached.
-    pub cache_dir: PathBuf,
-    /// Shortest wait between polls.
-    pub poll_interval: Duration,
-    /// Longest wait between polls, while idle or failing.
-    pub max_backoff: Duration,
-    /// Errors a minute that make it unhealthy.
-    pub max_errors_per_minute: u32,
-    /// Bytes of memory and cache.
-    pub memory_limit: u64,
-    /// `start` returns on the first version (`false`: on the first caught-up one).
-    pub ready_when_any: bool,
-    /// Serve a cached version while Kafka is away.
-    pub serve_stale: bool,
-    /// Time.
-    pub clock: Clock,
-    /// Chance.
-    pub entropy: Entropy,
-    /// Metrics of this dataset.
-    pub metrics: Arc<ConsumerMetrics>,
+pub struct Status {
+    /// The newest version.
+    pub readable: Readable,
+    /// The tail.
+    pub tail: TailStatus,
+}
+
+/// A running consumer of one dataset. Dropping it cancels its tasks without waiting; [`Consumer::shutdown`] waits.
+#[derive(Debug)]
+pub struct Consumer {
+    dataset: String,
+    slot: Slot,
+    empty: View,
+    readable: watch::Receiver<Readable>,
+    tail: watch::Receiver<TailStatus>,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+    ready_when_any: bool,
+    serve_stale: bool,
+}
+
+impl Consumer {
+    /// A builder for the consumer of `dataset`.
+    pub fn builder(dataset: impl Into<String>) -> ConsumerBuilder {
+        ConsumerBuilder::new(dataset)
+    }
+
+    /// Starts the consumer and returns at once; [`Consumer::ready`] waits for the first version.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] where the cache directory cannot be written.
+    pub fn spawn(options: Options) -> Result<Consumer> {
+        let cache = Cache::open(&options.cache_dir, options.cache_bytes).map_err(|error| {
+            let doing = format!("opening the blob cache in {}", options.cache_dir.display());
+            Error::because(ErrorKind::Config, doing, error)
+        })?;
+        let slot: Slot = Arc::new(ArcSwapOption::empty());
+        let (readable_in, readable) = watch::channel(Readable::default());
+        let (tail_in, tail_status) = watch::channel(tail::unknown());
+        let (seen, seen_in) = mpsc::channel(ANNOUNCEMENTS);
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let tail = Tail::new(options.clone(), Shard(0), seen, tail_in);
+        let stop_tail = stop.clone();
+        tasks.spawn_blocking(move || tail.run(&stop_tail));
+        let follower = Follower::new(options.clone(), Shard(0), cache, slot.clone(), readable_in);
+        tasks.spawn(follower.run(seen_in, stop.clone()));
+        Ok(Consumer {
+            empty: nothing(&options.dataset),
+            dataset: options.dataset,
+            slot,
+            readable,
+            tail: tail_status,
+            tasks,
+            stop,
+            ready_when_any: options.ready_when_any,
+            serve_stale: options.serve_stale,
+        })
+    }
+
+    /// Waits until a version is readable that may be served: a caught-up one confirmed by the tail, or what the
+    /// options `ready_when_any` and `serve_stale` allow.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] if it is shut down meanwhile.
+    pub async fn ready(&self) -> Result<()> {
+        let mut readable = self.readable.clone();
+        readable
+            .wait_for(|readable| self.may_serve(readable))
+            .await
+            .map(|_| ())
+            .map_err(|_| Error::new(ErrorKind::Closed, format!("the consumer of {} has ended", self.dataset)))
+    }
+
+    /// Whether the newest view may be served now: the answer of `/ready`.
+    pub fn is_ready(&self) -> bool {
+        let kafka = self.serve_stale || self.tail.borrow().reachable == Some(true);
+        kafka && self.may_serve(&self.readable.borrow())
+    }
+
+    fn may_serve(&self, readable: &Readable) -> bool {
+        readable.version.0 > 0
+            && (!readable.stale || self.serve_stale)
+            && (readable.caught_up || self.ready_when_any)
+    }
+
+    /// The newest readable version: immutable, never locks, stays readable as long as it is held. Before the first
+    /// one is readable, version 0, which is empty.
+    pub fn view(&self) -> View {
+        self.slot.load().as_deref().cloned().unwrap_or_else(|| self.empty.clone())
+    }
+
+    /// Follows what is readable.
+    pub fn watch(&self) -> watch::Receiver<Readable> {
+        self.readable.clone()
+    }
+
+    /// What it is doing.
+    pub fn status(&self) -> Status {
+        Status { readable: self.readable.borrow().clone(), tail: self.tail.borrow().clone() }
+    }
+
+    /// Stops its tasks and waits for them. Views that are held stay readable.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] if one of them had panicked.
+    pub async fn shutdown(mut self) -> Result<()> {
+        self.stop.cancel();
+        let mut outcome = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(panic) = ended {
+                outcome = Err(Error::because(
+                    ErrorKind::Internal,
+                    format!("a task of the consumer of {} panicked", self.dataset),
+                    panic,
+                ));
+            }
+        }
+        outcome
+    }
+}
+
+/// Version 0 of a dataset of which nothing is known yet.
+fn nothing(dataset: &str) -> View {
+    let identity =
+        Identity { dataset: Arc::from(dataset), topic_id: TopicId::default(), shard: Shard(0), shards: 1 };
+    View::empty(identity, Arc::new(Schema::raw()))
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
 }

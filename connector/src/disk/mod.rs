@@ -22,6 +22,7 @@ pub mod keys;
 pub mod rocksdb;
 pub mod thread;
 
+use crate::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use self::rocksdb::{Database, Opened, Options, Survey, bytes_in};
@@ -77,6 +78,16 @@ impl Error {
         match self {
             Error::Failed { .. } | Error::Corrupt { .. } => true,
             Error::Locked { .. } | Error::Directory { .. } | Error::Closed => false,
+        }
+    }
+
+    /// What the operator does about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Locked { .. } | Error::Directory { .. } => ErrorKind::Config,
+            Error::Failed { .. } => ErrorKind::Unavailable,
+            Error::Corrupt { .. } => ErrorKind::Corrupt,
+            Error::Closed => ErrorKind::Closed,
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod index;
 pub mod wire;
 pub mod chunk;
 pub mod announcement;
+pub mod succession;
 pub mod letter;
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use std::fmt;
 use bytes::Bytes;
 
 mod client;
+pub mod back;
 pub mod embedded;
 mod error;
 pub mod ids;
@@ -35,6 +36,7 @@ pub mod transaction;
 #[cfg(test)]
 mod tests;
 
+pub use back::{Kept, read_back};
 pub use embedded::Cluster;
 pub use error::Error;
 pub use ids::Message;

@@ -42,6 +42,7 @@ use tokio::sync::{Notify, watch};
 
 use self::judge::{Cursor, judge};
 use self::queue::{Queue, Room, Spilled};
+use crate::ErrorKind;
 use crate::clock::Clock;
 use crate::disk::{self, Database, Keeper, Survey, Waiting, Writer};
 use crate::format::chunk::Range;
@@ -103,6 +104,16 @@ impl Error {
             Error::Disk(error) => error.is_transient(),
             Error::Cut { .. } => true,
             Error::Gap { .. } | Error::Closed => false,
+        }
+    }
+
+    /// What the operator does about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Disk(error) => error.kind(),
+            Error::Cut { .. } => ErrorKind::Corrupt,
+            Error::Gap { .. } => ErrorKind::Internal,
+            Error::Closed => ErrorKind::Closed,
         }
     }
 }

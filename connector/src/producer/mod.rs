@@ -1,126 +1,436 @@
-//! The producer side of one shard: source topics in, announced versions out.
+//! The producer side of one dataset: source topics in, announced versions out.
+//!
+//! ```text
+//!  member (group stillwell.NAME) --Assigned/Revoked/Lost--> own --> a life (life.rs), and another, and another
+//! ```
+//!
+//! Owns: the shard's supervisor, the log and the membership, which outlive each life. Does not own: reading
+//! (`consumer`), several datasets in one process (`host`), the HTTP routes.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::blob::Store;
-use crate::clock::{Clock, Entropy};
-use crate::codec::{Format, KeyRule};
-use crate::kafka;
-use crate::schema::Schema;
-use crate::telemetry::ProducerMetrics;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
+pub mod options;
+pub mod builder;
+pub mod own;
+pub mod topics;
+pub mod recover;
+pub mod read_back;
+pub mod life;
+pub mod source;
+pub mod validate;
 pub mod log;
+pub mod pace;
+pub mod batch;
+pub mod build;
+pub mod snapshot;
+pub mod store;
+pub mod announce;
 
-/// Everything that the producer of one dataset needs to know.
+pub use builder::ProducerBuilder;
+pub use options::{Batching, Options, Pacing, Performance, Reliability, Spill};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::gauge::Pressure;
+use crate::kafka::{self, Admin, Member};
+use crate::record::Position;
+use crate::retry::Backoff;
+use crate::version::{Shard, Version};
+use crate::view::Cache;
+use announce::Announced;
+use life::{End, Ground};
+use log::Log;
+use own::{Action, Event, Ownership, State};
+use recover::Recovery;
+
+/// Between lives, and between attempts to reach Kafka.
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+
+/// What the producer is doing, for health and for who embeds it.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// Dataset name.
-    pub dataset: String,
-    /// Static membership: `group.instance.id`.
-    pub instance_id: String,
-    /// Kafka connection.
-    pub kafka: kafka::Options,
-    /// Source topics, in the configured order.
-    pub topics: Vec<String>,
-    /// How values are encoded there.
-    pub format: Format,
-    /// Where keys come from.
-    pub key: KeyRule,
-    /// The dataset's own schema.
-    pub schema: Arc<Schema>,
-    /// Announcement topic.
-    pub announcements: String,
-    /// Dead-letter topic.
-    pub dead_letters: String,
-    /// Partitions of the announcement topic.
-    pub shards: u32,
-    /// Create topics that are missing.
-    pub create_topics: bool,
-    /// Replication factor of topics created; `None`: the broker's default.
-    pub replication: Option<i16>,
-    /// Root of this instance's own files; the log is in `DIR/log/DATASET`, the cache in `DIR/cache`.
-    pub data_dir: PathBuf,
-    /// Blob store.
-    pub store: Store,
-    /// Batching.
-    pub batching: Batching,
-    /// Performance.
-    pub performance: Performance,
-    /// Pacing.
-    pub pacing: Pacing,
-    /// Spill.
-    pub spill: Spill,
-    /// Reliability.
-    pub reliability: Reliability,
-    /// Time and chance.
-    pub clock: Clock,
-    /// Chance.
-    pub entropy: Entropy,
-    /// Metrics of this dataset.
-    pub metrics: Arc<ProducerMetrics>,
+pub struct Status {
+    /// Where the shard stands; `None` until Kafka has answered once.
+    pub state: Option<State>,
+    /// Why the last life ended or the next one cannot begin, if it did not end well.
+    pub error: Option<String>,
+    /// Lives that ended with an error.
+    pub failures: u64,
 }
 
-/// `[producer.batching]`.
+/// How a producer ended.
 #[derive(Clone, Debug)]
-pub struct Batching {
-    /// Most records in a version.
-    pub max_batch_size: usize,
-    /// Most key and value bytes in a version.
-    pub max_batch_bytes: u64,
-    /// Longest time that a record waits for its batch to fill.
-    pub batch_timeout: Duration,
-    /// Records in memory beyond which they spill.
-    pub max_pending_records: usize,
-    /// Pending records that force a flush.
-    pub memory_pressure_threshold: usize,
+pub struct Farewell {
+    /// The last version that it announced, if any.
+    pub version: Option<Version>,
+    /// Its positions.
+    pub positions: Vec<Position>,
+    /// Records that are durable in the log and not announced; the next start takes them up.
+    pub left_in_log: u64,
 }
 
-/// `[producer.performance]`.
-#[derive(Clone, Debug)]
-pub struct Performance {
-    /// Uploads at a time.
-    pub worker_pool_size: usize,
-    /// Longest time that one upload may take.
-    pub write_timeout: Duration,
-    /// Versions between snapshots, at least.
-    pub snapshot_frequency: u64,
-    /// Share of the last snapshot's bytes that the deltas since must have, 0 to 1.
-    pub snapshot_min_change: f64,
-    /// A snapshot is due after this long whatever changed.
-    pub snapshot_max_interval: Duration,
-    /// Compress blobs in the store.
-    pub enable_compression: bool,
+impl std::fmt::Display for Farewell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.version {
+            Some(version) => write!(f, "last version {version}")?,
+            None => f.write_str("no version announced")?,
+        }
+        for (i, position) in self.positions.iter().enumerate() {
+            write!(f, "{} {position}", if i == 0 { "," } else { "" })?;
+        }
+        write!(f, ", {} records left in the log", self.left_in_log)
+    }
 }
 
-/// `[producer.pacing]`; 0 is unlimited.
-#[derive(Clone, Debug)]
-pub struct Pacing {
-    /// Records a second.
-    pub max_records_per_second: u32,
-    /// Bytes a second.
-    pub max_bytes_per_second: u64,
-    /// Pressure above which the source pauses.
-    pub pressure_high: f64,
+/// A running producer of one dataset.
+///
+/// Dropping it cancels its tasks without waiting; [`Producer::shutdown`] lets them finish.
+#[derive(Debug)]
+pub struct Producer {
+    tasks: JoinSet<Result<Farewell>>,
+    stop: CancellationToken,
+    status: watch::Receiver<Status>,
+    announced: watch::Receiver<Option<Announced>>,
 }
 
-/// `[producer.spill]`.
-#[derive(Clone, Debug)]
-pub struct Spill {
-    /// Most bytes of log on disk.
-    pub max_log_size: u64,
+impl Producer {
+    /// A builder for the producer of `dataset`.
+    pub fn builder(dataset: impl Into<String>) -> ProducerBuilder {
+        ProducerBuilder::new(dataset)
+    }
+
+    /// Starts the producer: opens log and cache, then joins the group in the background. Kafka need not be there yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] where another process holds the data directory, or it cannot be written.
+    pub async fn start(options: Options) -> Result<Producer> {
+        let dir = options.data_dir.join("log").join(&options.dataset);
+        let doing = || format!("opening the log of dataset {} in {}", options.dataset, dir.display());
+        let metrics = options.metrics.clone();
+        let persisted = std::sync::Arc::new(move |took: Duration| {
+            metrics.persist_latency_seconds.observe(took.as_secs_f64());
+        });
+        let log = Log::open(
+            &dir,
+            log::Options { on_persisted: Some(persisted), ..log::Options::new(options.clock.clone()) },
+        )
+        .await
+        .map_err(|error| Error::because(error.kind(), doing(), error))?;
+        let cache_dir = options.data_dir.join("cache");
+        let cache = Cache::open(&cache_dir, options.cache_bytes).map_err(|error| {
+            Error::because(
+                ErrorKind::Config,
+                format!("opening the blob cache in {}", cache_dir.display()),
+                error,
+            )
+        })?;
+        let (status_in, status) = watch::channel(Status { state: None, error: None, failures: 0 });
+        let (announced_in, announced) = watch::channel(None);
+        let stop = CancellationToken::new();
+        let supervisor = Supervisor { options, log, cache, status: status_in, announced: announced_in };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(supervisor.run(stop.clone()));
+        Ok(Producer { tasks, stop, status, announced })
+    }
+
+    /// What it is doing.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// The newest version that this process has announced.
+    pub fn announced(&self) -> watch::Receiver<Option<Announced>> {
+        self.announced.clone()
+    }
+
+    /// Waits until it ends by itself, which it does only for a mistake that it cannot wait out.
+    ///
+    /// # Errors
+    /// That mistake.
+    pub async fn ended(&mut self) -> Result<Farewell> {
+        match self.tasks.join_next().await {
+            Some(Ok(ended)) => ended,
+            Some(Err(panic)) => Err(Error::because(ErrorKind::Internal, "the producer panicked", panic)),
+            None => Err(Error::new(ErrorKind::Closed, "the producer has ended before")),
+        }
+    }
+
+    /// Stops gracefully: source paused, log synced, batch flushed, versions in flight announced, a last snapshot, the
+    /// group left. Whoever cannot wait that long drops the future: what was not announced stays in the log.
+    ///
+    /// # Errors
+    /// What went wrong on the way.
+    pub async fn shutdown(mut self) -> Result<Farewell> {
+        self.stop.cancel();
+        self.ended().await
+    }
 }
 
-/// `[producer.reliability]`.
-#[derive(Clone, Debug)]
-pub struct Reliability {
-    /// Attempts after the first.
-    pub max_retry_attempts: u32,
-    /// First wait between attempts.
-    pub retry_backoff: Duration,
-    /// Failures in a row that open a breaker.
-    pub circuit_breaker_threshold: u32,
-    /// How long it stays open.
-    pub circuit_breaker_reset: Duration,
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Supervisor {
+    options: Options,
+    log: Log,
+    cache: Cache,
+    status: watch::Sender<Status>,
+    announced: watch::Sender<Option<Announced>>,
+}
+
+/// A life under way.
+struct Running {
+    end: End,
+    recovered: Option<oneshot::Receiver<()>>,
+}
+
+impl Supervisor {
+    async fn run(self, stop: CancellationToken) -> Result<Farewell> {
+        let dataset = self.options.dataset.clone();
+        let ended = self.supervise(stop).await;
+        if let Err(error) = &ended {
+            tracing::error!(dataset, error = %error.chain(), "the producer has ended");
+        }
+        let synced = self.log.close().await;
+        let farewell = {
+            let announced = self.announced.borrow();
+            Farewell {
+                version: announced.as_ref().map(|announced| announced.version),
+                positions: announced
+                    .as_ref()
+                    .map(|announced| announced.positions.clone())
+                    .unwrap_or_default(),
+                left_in_log: self.log.stats().pending_records,
+            }
+        };
+        ended?;
+        synced
+            .map_err(|error| Error::because(error.kind(), format!("closing the log of {dataset}"), error))?;
+        Ok(farewell)
+    }
+
+    async fn supervise(&self, stop: CancellationToken) -> Result<()> {
+        let options = &self.options;
+        let Some((admin, prepared)) = self.prepare(&stop).await? else { return Ok(()) };
+        let unavailable = |doing: &str, error: crate::kafka::Error| {
+            Error::because(error.kind(), format!("{doing} for dataset {}", options.dataset), error)
+        };
+        let group = format!("stillwell.{}", options.dataset);
+        let mut member = Member::join(&options.kafka, &group, &options.announcements, &options.instance_id)
+            .map_err(|error| unavailable("joining the group", error))?;
+        let ground = Ground {
+            recovery: Recovery {
+                options: options.clone(),
+                shard: Shard(0),
+                admin,
+                topic_id: prepared.announcements_id,
+                cache: self.cache.clone(),
+                log: self.log.clone(),
+            },
+            member: member.membership(),
+            announced: self.announced.clone(),
+            letter_limit: prepared.letter_limit,
+            pressure: Pressure::default(),
+        };
+
+        let mut ownership = Ownership::default();
+        let mut backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
+        let mut lives = JoinSet::new();
+        let mut running: Option<Running> = None;
+        let mut release = None;
+        let mut stopping = false;
+        loop {
+            self.status.send_modify(|status| status.state = Some(ownership.state()));
+            let event = tokio::select! {
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    Event::Stop
+                }
+                Some(event) = member.next() => match event {
+                    kafka::Event::Assigned(partitions) if partitions.contains(&0) => Event::Assigned,
+                    kafka::Event::Revoked(revoked) => {
+                        if !revoked.partitions.contains(&0) {
+                            revoked.release();
+                            continue;
+                        }
+                        release = Some(revoked);
+                        Event::Revoked
+                    }
+                    kafka::Event::Lost(partitions) if partitions.contains(&0) => Event::Lost,
+                    kafka::Event::Assigned(_) | kafka::Event::Lost(_) => continue,
+                    kafka::Event::Failed(error) if error.is_transient() => {
+                        tracing::warn!(dataset = options.dataset, %error, "the group does not answer; trying again");
+                        continue;
+                    }
+                    kafka::Event::Failed(error) => {
+                        stop_life(&running, &mut lives).await;
+                        return Err(unavailable("staying in the group", error));
+                    }
+                    kafka::Event::Fenced(error) => {
+                        // Another process runs under this instance_id; two must not take turns.
+                        stop_life(&running, &mut lives).await;
+                        return Err(Error::because(
+                            ErrorKind::Config,
+                            format!(
+                                "another process runs as instance {:?} of dataset {}: give each its own instance_id",
+                                options.instance_id, options.dataset
+                            ),
+                            error,
+                        ));
+                    }
+                },
+                () = recovered(&mut running) => {
+                    backoff.reset();
+                    self.status.send_modify(|status| status.error = None);
+                    Event::Recovered
+                }
+                Some(ended) = lives.join_next() => {
+                    running = None;
+                    self.note_end(ended);
+                    Event::Ended
+                }
+            };
+            match ownership.on(event) {
+                Action::Wait => {}
+                action @ (Action::Begin | Action::BeginAgain) => {
+                    let wait = if action == Action::BeginAgain {
+                        backoff.next(&options.entropy)
+                    } else {
+                        Duration::ZERO
+                    };
+                    let end = End::new();
+                    let (recovered, recovered_in) = oneshot::channel();
+                    running = Some(Running { end: end.clone(), recovered: Some(recovered_in) });
+                    let ground = ground.clone();
+                    lives.spawn(async move {
+                        tokio::select! {
+                            () = end.kill.cancelled() => return Ok(()),
+                            () = tokio::time::sleep(wait) => {}
+                        }
+                        life::live(ground, end, recovered).await
+                    });
+                }
+                Action::Drain => {
+                    if let Some(running) = &running {
+                        running.end.last_snapshot.store(stopping, Ordering::Release);
+                        running.end.drain.cancel();
+                    }
+                }
+                Action::Kill => {
+                    if let Some(running) = &running {
+                        running.end.kill.cancel();
+                    }
+                }
+                Action::Release => {
+                    if let Some(ack) = release.take() {
+                        ack.release();
+                    }
+                }
+                Action::Leave => {
+                    if let Some(ack) = release.take() {
+                        ack.release();
+                    }
+                    member.close().await;
+                    self.status.send_modify(|status| status.state = Some(ownership.state()));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits for Kafka, and for the topics. `None`: told to stop meanwhile.
+    async fn prepare(&self, stop: &CancellationToken) -> Result<Option<(Admin, topics::Prepared)>> {
+        let options = &self.options;
+        let admin = Admin::new(&options.kafka).map_err(|error| {
+            Error::because(
+                error.kind(),
+                format!("creating Kafka's admin client for {}", options.dataset),
+                error,
+            )
+        })?;
+        let mut backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
+        loop {
+            let error = tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                prepared = topics::prepare(&admin, options) => match prepared {
+                    Ok(prepared) => {
+                        self.status.send_modify(|status| status.error = None);
+                        return Ok(Some((admin, prepared)));
+                    }
+                    Err(error) => error,
+                },
+            };
+            let transient = error.is_transient();
+            let error = Error::because(
+                if transient { ErrorKind::Unavailable } else { ErrorKind::Config },
+                format!("preparing the topics of dataset {}", options.dataset),
+                error,
+            );
+            if !transient {
+                return Err(error);
+            }
+            let wait = backoff.next(&options.entropy);
+            tracing::warn!(
+                dataset = options.dataset, servers = options.kafka.bootstrap_servers, error = %error.chain(), ?wait,
+                "Kafka is not ready; trying again"
+            );
+            self.status.send_modify(|status| status.error = Some(error.chain()));
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn note_end(&self, ended: Result<Result<(), life::Error>, tokio::task::JoinError>) {
+        let dataset = &self.options.dataset;
+        let error = match ended {
+            Ok(Ok(())) => {
+                tracing::info!(dataset, "the life has ended");
+                return;
+            }
+            Ok(Err(error)) => error,
+            Err(panic) => life::Error::Panicked(panic),
+        };
+        let fenced = error.is_fenced();
+        let kind = match &error {
+            _ if fenced => ErrorKind::Fenced,
+            error if error.is_transient() => ErrorKind::Unavailable,
+            _ => ErrorKind::Config,
+        };
+        let error = Error::because(kind, format!("writing dataset {dataset}"), error);
+        if fenced {
+            tracing::warn!(dataset, error = %error.chain(), "fenced; standing by, or beginning anew where still owner");
+        } else {
+            tracing::error!(dataset, error = %error.chain(), "the life has ended; nothing that was logged is lost");
+        }
+        self.status.send_modify(|status| {
+            status.error = Some(error.chain());
+            status.failures += 1;
+        });
+    }
+}
+
+async fn stop_life(running: &Option<Running>, lives: &mut JoinSet<Result<(), life::Error>>) {
+    if let Some(running) = running {
+        running.end.kill.cancel();
+    }
+    while lives.join_next().await.is_some() {}
+}
+
+/// Resolves when the life under way has taken over.
+async fn recovered(running: &mut Option<Running>) {
+    let Some(Running { recovered, .. }) = running else { return std::future::pending().await };
+    let Some(receiver) = recovered else { return std::future::pending().await };
+    let taken = receiver.await;
+    *recovered = None;
+    if taken.is_err() {
+        std::future::pending::<()>().await;
+    }
 }

@@ -9,10 +9,12 @@
 //! Does not own: repetition after a store's failure (the caller knows what else waits), the cache's budget (`cache`).
 
 use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -69,10 +71,10 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Store`], [`Error::CorruptBlob`], [`Error::Gap`], [`Error::Io`].
-    pub async fn fetch(
-        &self,
-        identity: &Identity,
-        chain: &Chain,
+    pub async fn fetch<'a>(
+        &'a self,
+        identity: &'a Identity,
+        chain: &'a Chain,
         inline: Option<(Version, Bytes)>,
     ) -> Result<Files, Error> {
         chain.check().map_err(Error::Gap)?;
@@ -82,13 +84,13 @@ impl Fetcher {
                 None => Ok(None),
             }
         };
-        let deltas = stream::iter(&chain.deltas)
-            .map(|delta| {
-                let inline = inline.as_ref().filter(|(version, _)| *version == delta.version);
-                self.delta(identity, delta, inline.map(|(_, bytes)| bytes.clone()))
-            })
-            .buffered(AT_A_TIME)
-            .try_collect();
+        // Boxed: the compiler cannot show a stream of closures over borrowed deltas to be `Send`.
+        let each = |delta: &'a DeltaRef| {
+            let inline = inline.as_ref().filter(|(version, _)| *version == delta.version);
+            self.delta(identity, delta, inline.map(|(_, bytes)| bytes.clone())).boxed()
+        };
+        let deltas: Vec<_> = chain.deltas.iter().map(each).collect();
+        let deltas = stream::iter(deltas).buffered(AT_A_TIME).try_collect();
         let (base, deltas) = futures::try_join!(base, deltas)?;
         Ok(Files { base, deltas })
     }
@@ -129,21 +131,23 @@ impl Fetcher {
         inline: Option<(Version, Bytes)>,
         about: About,
     ) -> Result<View, Error> {
-        self.mending(async || {
+        let mut mended = Mended::default();
+        loop {
             let files = self.fetch(identity, chain, inline.clone()).await?;
             let (identity, chain, about, whole) =
                 (identity.clone(), chain.clone(), about.clone(), self.whole);
-            blocking(move || {
+            let opened = blocking(move || {
                 let view = View::open(&identity, &files, &chain, about)?;
                 match (view.base(), &chain.snapshot) {
                     (Some(base), Some(snapshot)) if whole => base.check_all(snapshot)?,
                     _ => {}
                 }
                 Ok(view)
-            })
-            .await
-        })
-        .await
+            });
+            if let Some(done) = mended.after(&self.cache, opened.await).await? {
+                return Ok(done);
+            }
+        }
     }
 
     /// Fetches a delta and applies it.
@@ -157,16 +161,18 @@ impl Fetcher {
         inline: Option<Bytes>,
         about: About,
     ) -> Result<View, Error> {
-        self.mending(async || {
+        let mut mended = Mended::default();
+        loop {
             let held = self.delta(view.identity(), delta, inline.clone()).await?;
             let (view, delta, about) = (view.clone(), delta.clone(), about.clone());
-            blocking(move || {
+            let applied = blocking(move || {
                 let file = DeltaFile::open(&held, view.identity(), &delta, view.schema())?;
                 view.apply(Arc::new(file), about)
-            })
-            .await
-        })
-        .await
+            });
+            if let Some(done) = mended.after(&self.cache, applied.await).await? {
+                return Ok(done);
+            }
+        }
     }
 
     /// Fetches a snapshot and puts it below `view`, whose version stays.
@@ -174,34 +180,19 @@ impl Fetcher {
     /// # Errors
     /// As [`Fetcher::fetch`] and [`View::rebase`].
     pub async fn rebase(&self, view: &View, snapshot: &SnapshotRef) -> Result<View, Error> {
-        self.mending(async || {
+        let mut mended = Mended::default();
+        loop {
             let files = self.snapshot(view.identity(), snapshot).await?;
             let (view, snapshot, whole) = (view.clone(), snapshot.clone(), self.whole);
-            blocking(move || {
+            let rebased = blocking(move || {
                 let base = Base::open(&files, view.identity(), &snapshot, view.schema())?;
                 if whole {
                     base.check_all(&snapshot)?;
                 }
                 view.rebase(Arc::new(base))
-            })
-            .await
-        })
-        .await
-    }
-
-    /// Does `make`; where it finds a file of the cache damaged, discards that file and does it again. A file that is
-    /// damaged a second time ends it: the disk is at fault then.
-    async fn mending(&self, mut make: impl AsyncFnMut() -> Result<View, Error>) -> Result<View, Error> {
-        let mut discarded = Vec::new();
-        loop {
-            match make().await {
-                Err(Error::Corrupt { path, detail }) if !discarded.contains(&path) => {
-                    tracing::warn!(path = %path.display(), detail, "a file of the blob cache is damaged; fetching it again");
-                    let (cache, damaged) = (self.cache.clone(), path.clone());
-                    blocking(move || cache.discard(&damaged)).await?;
-                    discarded.push(path);
-                }
-                done => return done,
+            });
+            if let Some(done) = mended.after(&self.cache, rebased.await).await? {
+                return Ok(done);
             }
         }
     }
@@ -294,6 +285,27 @@ impl Fetcher {
         // Not `try_join`: the sink is always waited for, so that its temporary file is gone when this returns.
         let (fed, kept) = futures::join!(feed, sink);
         fed.and(kept)
+    }
+}
+
+/// Files of the cache that were found damaged and discarded on the way to one view.
+#[derive(Default)]
+struct Mended(Vec<PathBuf>);
+
+impl Mended {
+    /// `None`: a damaged file was discarded, so fetch it and try once more. A file that is damaged a second time is an
+    /// error: the disk is at fault then.
+    async fn after(&mut self, cache: &Cache, made: Result<View, Error>) -> Result<Option<View>, Error> {
+        match made {
+            Err(Error::Corrupt { path, detail }) if !self.0.contains(&path) => {
+                tracing::warn!(path = %path.display(), detail, "a file of the blob cache is damaged; fetching it again");
+                let (cache, damaged) = (cache.clone(), path.clone());
+                blocking(move || cache.discard(&damaged)).await?;
+                self.0.push(path);
+                Ok(None)
+            }
+            made => made.map(Some),
+        }
     }
 }
 

@@ -1,0 +1,160 @@
+//! A consumer out of a few words, for who embeds one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Consumer, Options};
+use crate::blob::Store;
+use crate::clock::{Clock, Entropy};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kafka;
+use crate::telemetry::ConsumerMetrics;
+
+/// Builds a [`Consumer`]. What is not given has the defaults of the configuration file.
+#[derive(Clone, Debug)]
+pub struct ConsumerBuilder {
+    dataset: String,
+    kafka: kafka::Options,
+    announcements: Option<String>,
+    blobs: Option<String>,
+    store: Option<Store>,
+    cache_dir: PathBuf,
+    serve_stale: bool,
+    ready_when_any: bool,
+    poll_interval: Duration,
+    max_backoff: Duration,
+}
+
+impl ConsumerBuilder {
+    pub(super) fn new(dataset: impl Into<String>) -> ConsumerBuilder {
+        ConsumerBuilder {
+            dataset: dataset.into(),
+            kafka: kafka::Options { bootstrap_servers: "localhost:9092".into(), ..Default::default() },
+            announcements: None,
+            blobs: None,
+            store: None,
+            cache_dir: PathBuf::from("stillwell-cache"),
+            serve_stale: false,
+            ready_when_any: false,
+            poll_interval: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(5),
+        }
+    }
+
+    /// Kafka's `bootstrap.servers`. Default `localhost:9092`.
+    #[must_use]
+    pub fn bootstrap_servers(mut self, servers: impl Into<String>) -> Self {
+        self.kafka.bootstrap_servers = servers.into();
+        self
+    }
+
+    /// Any librdkafka property, for TLS and SASL.
+    #[must_use]
+    pub fn kafka_property(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.kafka.properties.insert(key.into(), value.into());
+        self
+    }
+
+    /// All of the Kafka connection.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn kafka(mut self, options: kafka::Options) -> Self {
+        self.kafka = options;
+        self
+    }
+
+    /// Announcement topic. Default `NAME.announcements`.
+    #[must_use]
+    pub fn announcements(mut self, topic: impl Into<String>) -> Self {
+        self.announcements = Some(topic.into());
+        self
+    }
+
+    /// Blob store of the producer, as a URL. Default: `file://` and the folder `blobs` beside the cache.
+    #[must_use]
+    pub fn blobs(mut self, url: impl Into<String>) -> Self {
+        self.blobs = Some(url.into());
+        self
+    }
+
+    /// A store that is open already; needed for `memory://`, which lives in one process.
+    #[must_use]
+    pub fn store(mut self, store: Store) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Where blobs are cached; kept over restarts. Default `stillwell-cache` in the working directory.
+    #[must_use]
+    pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.cache_dir = dir.into();
+        self
+    }
+
+    /// Serve the cached version while Kafka is away.
+    #[must_use]
+    pub fn serve_stale(mut self, serve: bool) -> Self {
+        self.serve_stale = serve;
+        self
+    }
+
+    /// Be ready with the first version, though it may hold only part of what the sources held at the beginning.
+    #[must_use]
+    pub fn ready_when_any(mut self, any: bool) -> Self {
+        self.ready_when_any = any;
+        self
+    }
+
+    /// Longest wait between polls while idle or failing; an announcement ends it at once. Default 5 s.
+    #[must_use]
+    pub fn max_backoff(mut self, longest: Duration) -> Self {
+        self.max_backoff = longest;
+        self
+    }
+
+    /// Starts it; returns when a version is readable.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] for a store or directory that cannot be opened.
+    pub async fn start(self) -> Result<Consumer> {
+        let consumer = self.spawn()?;
+        consumer.ready().await?;
+        Ok(consumer)
+    }
+
+    /// Starts it without waiting for a version. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`ConsumerBuilder::start`].
+    pub fn spawn(self) -> Result<Consumer> {
+        let store = match self.store {
+            Some(store) => store,
+            None => {
+                let url = self.blobs.unwrap_or_else(|| {
+                    let beside = self.cache_dir.parent().unwrap_or(&self.cache_dir).join("blobs");
+                    format!("file://{}", beside.display())
+                });
+                let doing = format!("opening the blob store {url}");
+                Store::open(&url).map_err(|error| Error::because(ErrorKind::Config, doing, error))?
+            }
+        };
+        let announcements = self.announcements.unwrap_or_else(|| format!("{}.announcements", self.dataset));
+        Consumer::spawn(Options {
+            metrics: ConsumerMetrics::detached(),
+            dataset: self.dataset,
+            kafka: self.kafka,
+            announcements,
+            store,
+            cache_dir: self.cache_dir,
+            cache_bytes: super::options::DEFAULT_CACHE_BYTES,
+            poll_interval: self.poll_interval,
+            max_backoff: self.max_backoff,
+            max_errors_per_minute: 10,
+            memory_limit: 512 << 20,
+            ready_when_any: self.ready_when_any,
+            serve_stale: self.serve_stale,
+            clock: Clock::system(),
+            entropy: Entropy::system(),
+        })
+    }
+}

@@ -1,0 +1,353 @@
+//! Following: each valid announcement becomes the next view, swapped in whole.
+//!
+//! ```text
+//!  Announced -> the deltas above the view it holds, or all of the chain -> View -> swapped in
+//!                                                                            |
+//!                     base + overlay merged beside the flow  <---------------+ when the overlay is large
+//! ```
+//!
+//! Announcements that wait are skipped over: the newest says all that it takes. A failure keeps the last good version
+//! readable and is tried again, with backoff, unless a newer announcement comes first.
+//!
+//! Owns: the newest view, and when it is merged. Does not own: which announcements count (`tail`), bytes (`view`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Options;
+use super::tail::Seen;
+use crate::format::announcement::{Announcement, Message};
+use crate::record::TopicId;
+use crate::retry::Backoff;
+use crate::schema::{self, Schema};
+use crate::version::{Life, Shard, Version};
+use crate::view::{self, About, Base, Cache, Fetcher, Identity, View};
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+/// Entries below which an overlay is never merged.
+const MERGE_FROM: u64 = 10_000;
+
+/// Why a version could not be made readable.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Blobs cannot be fetched or opened.
+    #[error("opening version {version}")]
+    View {
+        /// The version.
+        version: Version,
+        /// Why.
+        #[source]
+        source: view::Error,
+    },
+    /// The announced schema does not parse.
+    #[error("reading the schema of version {version}")]
+    Schema {
+        /// The version.
+        version: Version,
+        /// Why.
+        #[source]
+        source: schema::Error,
+    },
+}
+
+/// What readers can be told about the newest version.
+#[derive(Clone, Debug, Default)]
+pub struct Readable {
+    /// Its number; 0 while none is readable.
+    pub version: Version,
+    /// The newest version announced, readable or not.
+    pub announced: Version,
+    /// Whether it holds all that was there when the dataset's first life began.
+    pub caught_up: bool,
+    /// It came from the cache, and the tail has not confirmed it yet.
+    pub stale: bool,
+    /// The tail has reached the topic's end and this is what it found: the newest there is.
+    pub newest: bool,
+    /// The last failure, until the next success.
+    pub error: Option<String>,
+}
+
+/// Where readers find the newest view.
+pub type Slot = Arc<ArcSwapOption<View>>;
+
+/// The stage.
+pub struct Follower {
+    options: Options,
+    shard: Shard,
+    cache: Cache,
+    fetcher: Fetcher,
+    slot: Slot,
+    readable: watch::Sender<Readable>,
+    schema: Option<Arc<Schema>>,
+    merges: JoinSet<Result<Arc<Base>, view::Error>>,
+}
+
+impl Follower {
+    /// A follower that swaps views into `slot`.
+    pub fn new(
+        options: Options,
+        shard: Shard,
+        cache: Cache,
+        slot: Slot,
+        readable: watch::Sender<Readable>,
+    ) -> Follower {
+        let fetcher = Fetcher::new(options.store.clone(), cache.clone());
+        Follower { options, shard, cache, fetcher, slot, readable, schema: None, merges: JoinSet::new() }
+    }
+
+    /// Follows until `stop`, or until the tail is gone.
+    pub async fn run(mut self, mut seen: mpsc::Receiver<Seen>, stop: CancellationToken) {
+        self.open_cached().await;
+        let mut pending: Option<(TopicId, Box<Announcement>, Vec<u8>)> = None;
+        let mut backoff = Backoff::new(FIRST_BACKOFF, self.options.max_backoff);
+        let mut retry_at: Option<tokio::time::Instant> = None;
+        let mut tail_at_end = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(merged) = self.merges.join_next() => self.merged(merged),
+                next = seen.recv() => match next {
+                    Some(Seen::Announced { topic_id, announcement, encoded }) => {
+                        self.note_announced(announcement.version);
+                        pending = Some((topic_id, announcement, encoded));
+                        backoff.reset();
+                        retry_at = None;
+                    }
+                    Some(Seen::UpToDate) => tail_at_end = true,
+                    None => return,
+                },
+                () = sleep_until(retry_at) => retry_at = None,
+            }
+            // Whatever else waits already: the newest announcement is self-sufficient.
+            while let Ok(next) = seen.try_recv() {
+                match next {
+                    Seen::Announced { topic_id, announcement, encoded } => {
+                        self.note_announced(announcement.version);
+                        pending = Some((topic_id, announcement, encoded));
+                        retry_at = None;
+                    }
+                    Seen::UpToDate => tail_at_end = true,
+                }
+            }
+            if let Some((topic_id, announcement, encoded)) = &pending
+                && retry_at.is_none()
+            {
+                match self.advance(*topic_id, announcement, encoded).await {
+                    Ok(()) => {
+                        backoff.reset();
+                        pending = None;
+                    }
+                    Err(error) => {
+                        let wait = backoff.next(&self.options.entropy);
+                        self.failed(&error, wait);
+                        retry_at = Some(tokio::time::Instant::now() + wait);
+                    }
+                }
+            }
+            if tail_at_end && pending.is_none() {
+                self.readable.send_if_modified(|readable| !std::mem::replace(&mut readable.newest, true));
+            }
+        }
+    }
+
+    fn note_announced(&self, version: Version) {
+        self.options.metrics.announced_version.set(version.0 as i64);
+        self.readable.send_if_modified(|readable| {
+            readable.announced = readable.announced.max(version);
+            false
+        });
+    }
+
+    fn failed(&self, error: &Error, wait: Duration) {
+        self.options.metrics.errors_total.with(&["follow"]).inc();
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        tracing::warn!(
+            dataset = self.options.dataset,
+            error = text,
+            ?wait,
+            "a version cannot be opened; the last good one stays readable; trying again"
+        );
+        self.readable.send_modify(|readable| readable.error = Some(text));
+    }
+
+    /// What this machine held last is readable at once, marked stale until the tail confirms or replaces it.
+    async fn open_cached(&mut self) {
+        let cached = match self.cache.load_current(&self.options.dataset, self.shard) {
+            Ok(Some(cached)) => cached,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(dataset = self.options.dataset, %error, "the cached version cannot be read");
+                return;
+            }
+        };
+        let (topic_id, encoded) = cached;
+        let Ok(Message::Announcement(announcement)) = Message::decode(&encoded) else { return };
+        match self.open(topic_id, &announcement).await {
+            Ok(view) => self.publish(view, &announcement, true),
+            Err(error) => {
+                tracing::info!(dataset = self.options.dataset, %error, "the cached version cannot be opened");
+            }
+        }
+    }
+
+    async fn advance(
+        &mut self,
+        topic_id: TopicId,
+        announcement: &Announcement,
+        encoded: &[u8],
+    ) -> Result<(), Error> {
+        let view = match self.slot.load_full() {
+            Some(held) if self.follows(&held, topic_id, announcement) => {
+                self.apply(&held, announcement).await?
+            }
+            _ => self.open(topic_id, announcement).await?,
+        };
+        if let Err(error) = self.cache.save_current(view.identity(), encoded) {
+            // Costs the next start some time, nothing else.
+            tracing::warn!(dataset = self.options.dataset, %error, "the cache cannot note its newest version");
+        }
+        self.publish(view, announcement, false);
+        let metrics = &self.options.metrics;
+        metrics.processed_versions_total.inc();
+        metrics.current_version.set(announcement.version.0 as i64);
+        let now = self.options.clock.wall_ms();
+        let since = |then: i64| (now - then).max(0) as f64 / 1_000.0;
+        metrics.processing_latency_seconds.observe(since(announcement.announced_at));
+        if let Some(newest) = announcement.newest_timestamp {
+            metrics.freshness_seconds.observe(since(newest));
+        }
+        Ok(())
+    }
+
+    /// Whether the deltas above the held version lead to the announced one. Valid announcements form one line, so a
+    /// version that was valid when it was opened lies on it, as long as the topic is the same one.
+    fn follows(&self, held: &View, topic_id: TopicId, announcement: &Announcement) -> bool {
+        let base = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
+        let at = held.version();
+        held.identity().topic_id == topic_id
+            && at >= base
+            && at <= announcement.version
+            && (at != announcement.version || held.about().life == announcement.life)
+            && (at.next() != announcement.version
+                || announcement
+                    .previous
+                    .is_none_or(|previous| previous.0 == at && previous.1 == held.about().life.epoch))
+    }
+
+    async fn apply(&mut self, held: &View, announcement: &Announcement) -> Result<View, Error> {
+        let version = announcement.version;
+        let failed = |source| Error::View { version, source };
+        let about = About::announced(announcement, self.schema(announcement)?);
+        let mut view = held.clone();
+        for delta in announcement.chain.iter().filter(|delta| delta.version > held.version()) {
+            // Versions in between are stepped over: their facts are not known, and nobody sees them.
+            let life = Life { epoch: delta.epoch, ..about.life };
+            let facts = About { version: delta.version, life, ..about.clone() };
+            let inline = announcement.inline.clone().filter(|_| delta.version == version);
+            view = self.fetcher.apply(&view, delta, inline, facts).await.map_err(failed)?;
+        }
+        view.restate(about).map_err(failed)
+    }
+
+    async fn open(&mut self, topic_id: TopicId, announcement: &Announcement) -> Result<View, Error> {
+        let version = announcement.version;
+        let identity = Identity {
+            dataset: Arc::from(self.options.dataset.as_str()),
+            topic_id,
+            shard: self.shard,
+            shards: announcement.shards,
+        };
+        let about = About::announced(announcement, self.schema(announcement)?);
+        let inline = announcement.inline.clone().map(|inline| (version, inline));
+        let view = self.fetcher.open(&identity, &announcement.chain(), inline, about).await;
+        view.map_err(|source| Error::View { version, source })
+    }
+
+    /// The announced schema, parsed once as long as it stays the same.
+    fn schema(&mut self, announcement: &Announcement) -> Result<Arc<Schema>, Error> {
+        match &self.schema {
+            Some(schema) if schema.fingerprint() == announcement.schema_fingerprint => Ok(schema.clone()),
+            _ => {
+                let schema = Schema::parse(&announcement.schema)
+                    .map_err(|source| Error::Schema { version: announcement.version, source })?;
+                let schema = Arc::new(schema);
+                self.schema = Some(schema.clone());
+                Ok(schema)
+            }
+        }
+    }
+
+    fn publish(&mut self, view: View, announcement: &Announcement, stale: bool) {
+        let version = view.version();
+        if self.merges.is_empty() && wants_merge(&view) {
+            let (view, cache, life) = (view.clone(), self.cache.clone(), announcement.life);
+            self.merges.spawn_blocking(move || view.merge_snapshot(life, &cache)?.into_base());
+        }
+        self.show_memory(&view);
+        self.slot.store(Some(Arc::new(view)));
+        self.readable.send_modify(|readable| {
+            readable.version = version;
+            readable.announced = readable.announced.max(version);
+            readable.caught_up = announcement.caught_up;
+            readable.stale = stale;
+            readable.error = None;
+        });
+    }
+
+    fn show_memory(&self, view: &View) {
+        let bytes = &self.options.metrics.memory_bytes;
+        let overlay = view.overlay();
+        bytes.with(&["overlay"]).set(overlay.memory_bytes as i64);
+        bytes.with(&["deltas"]).set(overlay.plain_bytes as i64);
+        bytes.with(&["base"]).set(view.base().map_or(0, |base| base.bytes()) as i64);
+    }
+
+    /// A merge is done: the same version, and those since, on a newer base.
+    fn merged(&mut self, merged: Result<Result<Arc<Base>, view::Error>, tokio::task::JoinError>) {
+        let rebased = match merged {
+            Ok(Ok(base)) => match self.slot.load_full() {
+                Some(held) => held.rebase(base),
+                None => return,
+            },
+            Ok(Err(error)) => Err(error),
+            Err(panic) => {
+                tracing::error!(dataset = self.options.dataset, %panic, "merging panicked; the overlay stays");
+                return;
+            }
+        };
+        match rebased {
+            Ok(view) => {
+                self.show_memory(&view);
+                self.slot.store(Some(Arc::new(view)));
+            }
+            Err(error) => {
+                tracing::warn!(dataset = self.options.dataset, %error, "merging failed; the overlay stays");
+            }
+        }
+    }
+}
+
+/// Whether the overlay is large enough that merging it into a base of its own pays: a quarter of the base, as for the
+/// writer's snapshots, yet not for a handful of entries.
+fn wants_merge(view: &View) -> bool {
+    let overlay = view.overlay();
+    let base = view.base().map_or(0, |base| base.bytes());
+    overlay.entries >= MERGE_FROM && overlay.plain_bytes.saturating_mul(4) >= base
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

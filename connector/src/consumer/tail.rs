@@ -1,0 +1,275 @@
+//! The tail: reads the announcement topic from its last announcement on, and hands on what is valid.
+//!
+//! ```text
+//!  describe -> read back from the end -> last valid announcement -> one long fetch after another
+//!      ^                                                                     |
+//!      +------------ backoff, through the breaker <-------- error, lost -----+
+//! ```
+//!
+//! The client does nothing else, so its long fetch blocks nobody: while nothing is announced the broker holds one
+//! fetch for up to `max_backoff`, and an announcement that arrives ends it at once. Backing off costs no latency.
+//!
+//! Owns: the position in the announcement topic, the succession of lives. Does not own: blobs and views (`follow`).
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::Options;
+use crate::clock::Clock;
+use crate::format::announcement::{Announcement, Message};
+use crate::format::succession::{Succession, Verdict, window_is_enough};
+use crate::kafka::{self, Admin, Kept, Polled, Poller, Tuning};
+use crate::record::TopicId;
+use crate::retry::{Backoff, Breaker, Circuit};
+use crate::version::Shard;
+
+/// Errors in a row that open the breaker, and how long it stays open.
+const BREAKER: (u32, Duration) = (10, Duration::from_secs(30));
+/// How long reading back may take before it counts as an error.
+const READ_BACK: Duration = Duration::from_secs(30);
+/// Longest that a poll blocks without looking whether it should stop.
+const SLICE: Duration = Duration::from_millis(200);
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+
+/// What the tail hands on.
+#[derive(Debug)]
+pub enum Seen {
+    /// A valid announcement. The first one after a (re)start is the last in the topic.
+    Announced {
+        /// Id of the topic that it was read from: caches belong to one.
+        topic_id: TopicId,
+        /// It.
+        announcement: Box<Announcement>,
+        /// Its bytes, for a start without Kafka.
+        encoded: Vec<u8>,
+    },
+    /// The end of the topic was reached, so what was handed on is the newest there is.
+    UpToDate,
+}
+
+/// How the tail is doing.
+#[derive(Clone, Debug)]
+pub struct TailStatus {
+    /// Whether the last attempt to reach Kafka succeeded; `None` before the first.
+    pub reachable: Option<bool>,
+    /// The breaker's state.
+    pub circuit: Circuit,
+    /// The last error, until the next success.
+    pub error: Option<String>,
+}
+
+/// The stage; runs on a thread of its own.
+pub struct Tail {
+    options: Options,
+    shard: Shard,
+    out: mpsc::Sender<Seen>,
+    status: watch::Sender<TailStatus>,
+    clock: Clock,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("announcement topic {0} does not exist yet: no producer has started")]
+    NoTopic(String),
+    #[error("reading the announcement topic {topic}")]
+    Kafka {
+        topic: String,
+        #[source]
+        source: kafka::Error,
+    },
+}
+
+/// Told to stop, or nobody listens.
+struct Stopped;
+
+impl Tail {
+    /// A tail of one shard.
+    pub fn new(
+        options: Options,
+        shard: Shard,
+        out: mpsc::Sender<Seen>,
+        status: watch::Sender<TailStatus>,
+    ) -> Tail {
+        let clock = options.clock.clone();
+        Tail { options, shard, out, status, clock }
+    }
+
+    /// Tails until `stop`. Blocks: for a thread of its own, within a runtime.
+    pub fn run(mut self, stop: &CancellationToken) {
+        let mut backoff = Backoff::new(FIRST_BACKOFF, self.options.max_backoff);
+        let mut breaker = Breaker::new(BREAKER.0, BREAKER.1);
+        while !stop.is_cancelled() {
+            if breaker.allows(self.clock.now()) {
+                let error = match self.follow(stop, &mut backoff, &mut breaker) {
+                    Ok(Stopped) => return,
+                    Err(error) => error,
+                };
+                breaker.failed(self.clock.now());
+                self.failed(&error, breaker.state(self.clock.now()), &backoff);
+            }
+            let wait = backoff.next(&self.options.entropy);
+            self.options.metrics.backoff_seconds.set(wait.as_secs_f64());
+            Handle::current().block_on(async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(wait) => {}
+                }
+            });
+        }
+    }
+
+    fn failed(&self, error: &Error, circuit: Circuit, backoff: &Backoff) {
+        let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        // Once, then at every doubling: an outage of an hour is a handful of lines.
+        if backoff.failures().is_power_of_two() || backoff.failures() == 0 {
+            tracing::warn!(
+                dataset = self.options.dataset, servers = self.options.kafka.bootstrap_servers, %error, source,
+                failures = backoff.failures() + 1,
+                "announcements cannot be read; the last good version stays readable; trying again"
+            );
+        }
+        self.options.metrics.errors_total.with(&["tail"]).inc();
+        let text = if source.is_empty() { error.to_string() } else { format!("{error}: {source}") };
+        self.status.send_replace(TailStatus { reachable: Some(false), circuit, error: Some(text) });
+    }
+
+    fn follow(
+        &mut self,
+        stop: &CancellationToken,
+        backoff: &mut Backoff,
+        breaker: &mut Breaker,
+    ) -> Result<Stopped, Error> {
+        let topic = self.options.announcements.clone();
+        let kafka = |source| Error::Kafka { topic: topic.clone(), source };
+        let partition = self.shard.0 as i32;
+        let admin = Admin::new(&self.options.kafka).map_err(kafka)?;
+        let described = Handle::current().block_on(async {
+            tokio::select! {
+                () = stop.cancelled() => None,
+                described = async {
+                    (admin.describe(&topic).await, admin.watermarks(&topic, partition).await)
+                } => Some(described),
+            }
+        });
+        let Some((described, ends)) = described else { return Ok(Stopped) };
+        let info = described.map_err(kafka)?.ok_or_else(|| Error::NoTopic(topic.clone()))?;
+        let ends = ends.map_err(kafka)?;
+        drop(admin);
+
+        let tuning = Tuning::tail(&format!("stillwell.{}", self.options.dataset), self.options.max_backoff);
+        let mut poller = Poller::new(&self.options.kafka, &tuning).map_err(kafka)?;
+        let enough = |records: &[Kept]| {
+            window_is_enough(records.iter().filter_map(|record| {
+                let message = Message::decode(record.value.as_deref()?).ok()?;
+                Some((message.life(), matches!(message, Message::Epoch(_))))
+            }))
+        };
+        let deadline = self.clock.now() + READ_BACK;
+        let window = kafka::read_back(&mut poller, &topic, partition, ends, &self.clock, deadline, enough)
+            .map_err(kafka)?;
+
+        let mut succession = Succession::default();
+        let mut last = None;
+        for record in window.records {
+            last = self.judge(&mut succession, info.id, record.offset, record.value).or(last);
+        }
+        backoff.reset();
+        breaker.succeeded();
+        self.status.send_replace(TailStatus { reachable: Some(true), circuit: Circuit::Closed, error: None });
+        for seen in last.into_iter().chain([Seen::UpToDate]) {
+            if self.out.blocking_send(seen).is_err() {
+                return Ok(Stopped);
+            }
+        }
+        self.keep_polling(&mut poller, &mut succession, info.id, window.next, stop).map_err(kafka)
+    }
+
+    fn keep_polling(
+        &mut self,
+        poller: &mut Poller,
+        succession: &mut Succession,
+        topic_id: TopicId,
+        mut next: i64,
+        stop: &CancellationToken,
+    ) -> Result<Stopped, kafka::Error> {
+        // Grows while idle, as a gauge of how rarely the broker is asked; an arrival wakes the poll whatever it is.
+        let mut wait = self.options.poll_interval;
+        while !stop.is_cancelled() {
+            self.options.metrics.backoff_seconds.set(wait.as_secs_f64());
+            match poller.poll(wait.min(SLICE)) {
+                Some(Polled::Record { message, .. }) if message.offset() >= next => {
+                    next = message.offset() + 1;
+                    wait = self.options.poll_interval;
+                    let value = message.value().map(<[u8]>::to_vec);
+                    if let Some(seen) = self.judge(succession, topic_id, message.offset(), value)
+                        && self.out.blocking_send(seen).is_err()
+                    {
+                        return Ok(Stopped);
+                    }
+                }
+                Some(Polled::Record { .. }) => {}
+                Some(Polled::End { .. }) | None => wait = (wait * 2).min(self.options.max_backoff),
+                Some(Polled::Lost { detail, .. }) => {
+                    let doing = format!("reading {} at offset {next}", self.options.announcements);
+                    return Err(kafka::Error::Unavailable { doing, detail });
+                }
+                Some(Polled::Error(error)) if error.is_transient() => {
+                    self.options.metrics.errors_total.with(&["tail"]).inc();
+                    let text = error.to_string();
+                    self.status.send_modify(|status| {
+                        status.reachable = Some(false);
+                        status.error = Some(text);
+                    });
+                }
+                Some(Polled::Error(error)) => return Err(error),
+            }
+        }
+        Ok(Stopped)
+    }
+
+    fn judge(
+        &self,
+        succession: &mut Succession,
+        topic_id: TopicId,
+        offset: i64,
+        value: Option<Vec<u8>>,
+    ) -> Option<Seen> {
+        let encoded = value.unwrap_or_default();
+        let message = match Message::decode(&encoded) {
+            Ok(message) => message,
+            Err(error) => {
+                self.options.metrics.errors_total.with(&["tail"]).inc();
+                tracing::error!(
+                    topic = self.options.announcements, offset, %error,
+                    "this record is not one of ours; it is passed over. Nobody but Stillwell may write here"
+                );
+                return None;
+            }
+        };
+        match message {
+            Message::Epoch(record) => {
+                succession.epoch(record.life);
+                None
+            }
+            Message::Announcement(announcement) => {
+                let verdict = succession.announcement(announcement.life, announcement.version);
+                if verdict == Verdict::Valid {
+                    return Some(Seen::Announced { topic_id, announcement, encoded });
+                }
+                tracing::warn!(
+                    offset, version = %announcement.version, life = %announcement.life, ?verdict,
+                    "an announcement does not count"
+                );
+                None
+            }
+        }
+    }
+}
+
+/// A status before anything was tried.
+pub fn unknown() -> TailStatus {
+    TailStatus { reachable: None, circuit: Circuit::Closed, error: None }
+}

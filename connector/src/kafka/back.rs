@@ -1,0 +1,98 @@
+//! Reading back from the end of a partition: the last records that count may lie behind commit markers and aborted
+//! transactions, so "end - 1" is rarely a record.
+//!
+//! Owns: stepping back. Does not own: what the records mean.
+
+use std::time::{Duration, Instant};
+
+use super::{Error, Polled, Poller};
+use crate::clock::Clock;
+
+/// First step back, in offsets; doubled until the caller has seen enough.
+const FIRST_STEP: i64 = 16;
+
+/// A record kept beyond the poll that brought it.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp, milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub struct Window {
+    /// The committed records, in offset order.
+    pub records: Vec<Kept>,
+    /// The next offset to read; the poller stands there.
+    pub next: i64,
+    /// Whether it begins where the partition begins.
+    pub whole: bool,
+}
+
+/// Reads the last committed records of a partition, stepping back until `enough` says so, or to `low`, the
+/// partition's beginning. `end` is the last stable offset; what is committed meanwhile is read too. Blocks.
+///
+/// # Errors
+/// Kafka's; [`Error::Unavailable`] when the end is not reached by `deadline` (a transaction that hangs, a broker away).
+pub fn read_back(
+    poller: &mut Poller,
+    topic: &str,
+    partition: i32,
+    (low, end): (i64, i64),
+    clock: &Clock,
+    deadline: Instant,
+    mut enough: impl FnMut(&[Kept]) -> bool,
+) -> Result<Window, Error> {
+    let mut step = FIRST_STEP;
+    loop {
+        let start = end.saturating_sub(step).max(low);
+        let (records, next) = read_to_end(poller, topic, partition, start, clock, deadline)?;
+        let whole = start == low;
+        if whole || enough(&records) {
+            return Ok(Window { records, next, whole });
+        }
+        step = step.saturating_mul(2);
+    }
+}
+
+fn read_to_end(
+    poller: &mut Poller,
+    topic: &str,
+    partition: i32,
+    start: i64,
+    clock: &Clock,
+    deadline: Instant,
+) -> Result<(Vec<Kept>, i64), Error> {
+    poller.assign(&[(topic, partition, start)])?;
+    let mut records = Vec::new();
+    loop {
+        match poller.poll(Duration::from_millis(100)) {
+            Some(Polled::Record { message, .. }) => records.push(Kept {
+                offset: message.offset(),
+                timestamp_ms: message.timestamp_ms(),
+                value: message.value().map(<[u8]>::to_vec),
+            }),
+            Some(Polled::End { offset, .. }) => return Ok((records, offset.max(start))),
+            Some(Polled::Lost { detail, .. }) => {
+                let doing = format!("reading {topic}[{partition}] at offset {start}");
+                return Err(Error::Unavailable { doing, detail });
+            }
+            Some(Polled::Error(error)) if !error.is_transient() => return Err(error),
+            Some(Polled::Error(error)) => {
+                tracing::debug!(%error, topic, partition, "reading back; trying again")
+            }
+            None => {}
+        }
+        if clock.now() >= deadline {
+            return Err(Error::Unavailable {
+                doing: format!("reading {topic}[{partition}] to its end from offset {start}"),
+                detail: "the end was not reached in time: the broker is slow, or a transaction hangs"
+                    .to_owned(),
+            });
+        }
+    }
+}

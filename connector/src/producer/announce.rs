@@ -1,0 +1,393 @@
+//! Announcing: one Kafka transaction makes a run of versions visible, moves the source offsets and sends the dead
+//! letters, or does none of it.
+//!
+//! ```text
+//!  begin -> letters -> source offsets -> announcements -> commit -> read back
+//! ```
+//!
+//! The order matters: librdkafka has no KIP-890 v2, so a late duplicate EndTxn can end the *next* transaction of the
+//! same producer early. With the announcement last, what is committed early holds letters and offsets of versions
+//! that the next life makes again from the announced positions; an announcement is never there without them. Only
+//! what has been read back counts, and after any doubt a new life with a new producer begins (`recover`).
+//!
+//! Owns: the transactional producer, the chain and the positions as announced. Does not own: uploads (`store`), the
+//! log's trimming (told through the watch), deciding to live again (`producer`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::read_back::{self, ReadBack};
+use super::snapshot::Snapshotted;
+use super::store::Stored;
+use crate::clock::Clock;
+use crate::format::announcement::{self, Announcement, Message, SourcePosition};
+use crate::format::succession::MAX_RUN;
+use crate::kafka::{self, Membership, Outcome, Outgoing, Transaction};
+use crate::record::Position;
+use crate::telemetry::ProducerMetrics;
+use crate::version::{Chain, Life, Version};
+use crate::view::View;
+
+/// The group's offsets expire on the broker after a week by default, though positions have not moved.
+const RECOMMIT_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest that a step of a transaction may take: beyond the transaction's own time limit, so that its outcome is known.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for the own announcement to be read back.
+const READ_BACK: Duration = Duration::from_secs(30);
+
+/// Why no more can be announced in this life.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A newer life writes the shard.
+    #[error("fenced: a newer life writes the shard")]
+    Fenced(#[source] kafka::Error),
+    /// Kafka refused, or the outcome is not known: the next life reads what became of it.
+    #[error("announcing {what}")]
+    Kafka {
+        /// Which versions, which step.
+        what: String,
+        /// Kafka's reason.
+        #[source]
+        source: kafka::Error,
+    },
+    /// Committed, but not found as valid in the topic.
+    #[error("reading back the announcement of version {version}")]
+    ReadBack {
+        /// The version.
+        version: Version,
+        /// Why.
+        #[source]
+        source: read_back::Error,
+    },
+}
+
+/// The newest announced version of this life, for who waits on it.
+#[derive(Clone, Debug)]
+pub struct Announced {
+    /// Its number.
+    pub version: Version,
+    /// It as readable memory.
+    pub view: View,
+    /// Its positions.
+    pub positions: Vec<Position>,
+    /// Whether it has passed the ends that the first life saw.
+    pub caught_up: bool,
+    /// The deltas since the newest announced snapshot.
+    pub chain: ChainSize,
+}
+
+/// How much a reader that starts from the snapshot has to apply.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ChainSize {
+    /// Deltas.
+    pub deltas: usize,
+    /// Their bytes as stored.
+    pub bytes: u64,
+    /// Their entries.
+    pub entries: u64,
+}
+
+impl ChainSize {
+    fn of(chain: &Chain) -> ChainSize {
+        chain.deltas.iter().fold(ChainSize::default(), |sum, delta| ChainSize {
+            deltas: sum.deltas + 1,
+            bytes: sum.bytes + delta.blob.bytes,
+            entries: sum.entries + delta.upserts + delta.deletes,
+        })
+    }
+}
+
+/// What does not change from announcement to announcement.
+#[derive(Clone, Debug)]
+pub struct Constants {
+    /// Dataset name.
+    pub dataset: String,
+    /// Shard.
+    pub shard: crate::version::Shard,
+    /// Number of shards.
+    pub shards: u32,
+    /// This life.
+    pub life: Life,
+    /// Announcement topic.
+    pub announcements: String,
+    /// Dead-letter topic.
+    pub dead_letters: String,
+    /// The dataset's schema.
+    pub schema: Arc<crate::schema::Schema>,
+    /// Most bytes of letters in one transaction.
+    pub max_letter_bytes: u64,
+}
+
+/// The state that announcements carry on from one to the next.
+#[derive(Clone, Debug, Default)]
+pub struct Carried {
+    /// The last announced version and the epoch that announced it.
+    pub previous: Option<(Version, u64)>,
+    /// How to make it.
+    pub chain: Chain,
+    /// The positions, in the order of the dataset's list of source partitions.
+    pub positions: Vec<SourcePosition>,
+    /// Keys in it.
+    pub records: u64,
+    /// Whether the positions have passed their targets.
+    pub caught_up: bool,
+    /// From here on all is kept.
+    pub oldest_kept: Version,
+}
+
+/// The stage; runs on a thread of its own.
+pub struct Announcer {
+    constants: Constants,
+    carried: Carried,
+    transaction: Transaction,
+    member: Membership,
+    read_back: ReadBack,
+    snapshots: mpsc::UnboundedReceiver<Snapshotted>,
+    announced: watch::Sender<Option<Announced>>,
+    clock: Clock,
+    metrics: Arc<ProducerMetrics>,
+}
+
+impl Announcer {
+    /// An announcer that follows what recovery found.
+    #[expect(clippy::too_many_arguments, reason = "a stage's needs come by its constructor, by name")]
+    pub fn new(
+        constants: Constants,
+        carried: Carried,
+        transaction: Transaction,
+        member: Membership,
+        read_back: ReadBack,
+        snapshots: mpsc::UnboundedReceiver<Snapshotted>,
+        announced: watch::Sender<Option<Announced>>,
+        clock: Clock,
+        metrics: Arc<ProducerMetrics>,
+    ) -> Announcer {
+        Announcer { constants, carried, transaction, member, read_back, snapshots, announced, clock, metrics }
+    }
+
+    /// Announces what has been stored, in order, until the channel closes. Blocks: for a thread of its own, within
+    /// a runtime. `kill` ends it between two transactions.
+    ///
+    /// # Errors
+    /// [`Error`]: the life is over, and what has become of the last transaction is for the next one to read.
+    pub fn run(mut self, mut stored: mpsc::Receiver<Stored>, kill: &CancellationToken) -> Result<(), Error> {
+        let runtime = Handle::current();
+        let mut held: Option<Stored> = None;
+        loop {
+            let first = match held.take() {
+                Some(first) => first,
+                None => {
+                    let next = runtime.block_on(async {
+                        tokio::select! {
+                            () = kill.cancelled() => Some(None),
+                            next = stored.recv() => Some(next),
+                            () = tokio::time::sleep(RECOMMIT_EVERY) => None,
+                        }
+                    });
+                    match next {
+                        Some(Some(first)) => first,
+                        Some(None) => return Ok(()),
+                        None => {
+                            self.recommit()?;
+                            continue;
+                        }
+                    }
+                }
+            };
+            let mut letters = first.letter_bytes;
+            let mut run = vec![first];
+            while run.len() < MAX_RUN {
+                let Ok(next) = stored.try_recv() else { break };
+                if letters + next.letter_bytes > self.constants.max_letter_bytes {
+                    held = Some(next);
+                    break;
+                }
+                letters += next.letter_bytes;
+                run.push(next);
+            }
+            self.announce(run)?;
+        }
+    }
+
+    fn announce(&mut self, run: Vec<Stored>) -> Result<(), Error> {
+        let Some(last_version) = run.last().map(|stored| stored.delta.version) else { return Ok(()) };
+        let mut carried = self.carried.clone();
+        let mut announcements = Vec::with_capacity(run.len());
+        for stored in &run {
+            announcements.push(self.next(&mut carried, stored));
+        }
+        self.send(&run, &announcements, &carried).map_err(|source| self.failed(last_version, source))?;
+        match self.transaction.commit(PATIENCE) {
+            Outcome::Committed => {}
+            Outcome::Fenced(source) => return Err(Error::Fenced(source)),
+            Outcome::Aborted(source) | Outcome::Unknown(source) | Outcome::Fatal(source) => {
+                return Err(self.failed(last_version, source));
+            }
+        }
+        self.read_back
+            .until_version(self.constants.life, last_version, self.clock.now() + READ_BACK)
+            .map_err(|source| Error::ReadBack { version: last_version, source })?;
+        self.carried = carried;
+        self.tell(run);
+        Ok(())
+    }
+
+    /// The announcement of one version, and what the next one carries on.
+    fn next(&mut self, carried: &mut Carried, stored: &Stored) -> Announcement {
+        while let Ok(done) = self.snapshots.try_recv() {
+            // Listed only once its own version is announced: it was made of an announced view.
+            carried.chain.rebase(done.snapshot);
+        }
+        for moved in &stored.positions {
+            if let Some(position) = carried.positions.iter_mut().find(|known| known.source == moved.source) {
+                position.offset = position.offset.max(moved.offset);
+            }
+        }
+        carried.caught_up |= carried.positions.iter().all(|position| position.offset >= position.target);
+        carried.chain.deltas.push(stored.delta.clone());
+        carried.records = stored.view.records();
+        let previous = carried.previous.replace((stored.delta.version, self.constants.life.epoch));
+        if carried.oldest_kept == Version(0) {
+            carried.oldest_kept = Version(1);
+        }
+        Announcement {
+            dataset: self.constants.dataset.clone(),
+            shard: self.constants.shard,
+            shards: self.constants.shards,
+            life: self.constants.life,
+            version: stored.delta.version,
+            previous,
+            announced_at: self.clock.wall_ms(),
+            caught_up: carried.caught_up,
+            records: carried.records,
+            upserts: stored.delta.upserts,
+            deletes: stored.delta.deletes,
+            letters: stored.letters.len() as u64,
+            coalesced: stored.coalesced,
+            unchanged: stored.unchanged,
+            schema: self.constants.schema.json().to_owned(),
+            schema_fingerprint: self.constants.schema.fingerprint(),
+            positions: carried.positions.clone(),
+            delta: stored.delta.clone(),
+            inline: stored.inline.clone(),
+            snapshot: carried.chain.snapshot.clone(),
+            chain: carried.chain.deltas.clone(),
+            oldest_kept: carried.oldest_kept,
+            newest_timestamp: stored.newest_timestamp,
+            traceparent: None,
+        }
+    }
+
+    fn send(
+        &mut self,
+        run: &[Stored],
+        announcements: &[Announcement],
+        carried: &Carried,
+    ) -> Result<(), kafka::Error> {
+        self.transaction.begin()?;
+        let failed_at = self.clock.wall_ms();
+        for letter in run.iter().flat_map(|stored| &stored.letters) {
+            let headers = letter.letter.kafka_headers(
+                &self.constants.dataset,
+                self.constants.shard.0,
+                failed_at,
+                letter.value_blob.as_deref(),
+            );
+            let value = if letter.value_blob.is_some() { None } else { letter.letter.value.as_deref() };
+            let record = Outgoing {
+                topic: &self.constants.dead_letters,
+                partition: None,
+                key: letter.letter.key.as_deref(),
+                value,
+                headers: &headers,
+                timestamp: Some(letter.letter.timestamp),
+            };
+            self.transaction.send(&record, PATIENCE)?;
+        }
+        self.send_offsets(carried)?;
+        let key = announcement::key(&self.constants.dataset, self.constants.shard);
+        for announcement in announcements {
+            let value = Message::Announcement(Box::new(announcement.clone())).encode();
+            let record = Outgoing {
+                topic: &self.constants.announcements,
+                partition: Some(self.constants.shard.0 as i32),
+                key: Some(key.as_bytes()),
+                value: Some(&value),
+                ..Outgoing::default()
+            };
+            self.transaction.send(&record, PATIENCE)?;
+        }
+        Ok(())
+    }
+
+    fn send_offsets(&mut self, carried: &Carried) -> Result<(), kafka::Error> {
+        let offsets: Vec<(&str, i32, i64)> = carried
+            .positions
+            .iter()
+            .map(|position| (&*position.source.topic, position.source.partition, position.offset))
+            .collect();
+        let group = self.member.group_metadata().ok_or_else(|| kafka::Error::Closed {
+            doing: format!(
+                "adding the source offsets of {}: the member has left the group",
+                self.constants.dataset
+            ),
+        })?;
+        self.transaction.send_offsets(&offsets, &group, PATIENCE)
+    }
+
+    /// Commits the offsets again though nothing moved, since the broker forgets them otherwise.
+    fn recommit(&mut self) -> Result<(), Error> {
+        let version = self.carried.previous.map_or(Version(0), |(version, _)| version);
+        let carried = self.carried.clone();
+        self.transaction
+            .begin()
+            .and_then(|()| self.send_offsets(&carried))
+            .map_err(|source| self.failed(version, source))?;
+        match self.transaction.commit(PATIENCE) {
+            Outcome::Committed => Ok(()),
+            Outcome::Fenced(source) => Err(Error::Fenced(source)),
+            Outcome::Aborted(source) | Outcome::Unknown(source) | Outcome::Fatal(source) => {
+                Err(self.failed(version, source))
+            }
+        }
+    }
+
+    fn failed(&self, version: Version, source: kafka::Error) -> Error {
+        if matches!(source, kafka::Error::Fenced { .. }) {
+            Error::Fenced(source)
+        } else {
+            Error::Kafka { what: format!("version {version} of {}", self.constants.dataset), source }
+        }
+    }
+
+    /// Tells metrics, log and waiters, after the read-back only.
+    fn tell(&mut self, run: Vec<Stored>) {
+        let now = self.clock.now();
+        for stored in &run {
+            self.metrics.versions_total.inc();
+            self.metrics.coalesced_records_total.inc_by(stored.coalesced);
+            self.metrics.unchanged_records_total.inc_by(stored.unchanged);
+            if let Some(received) = stored.received_at {
+                let took = now.saturating_duration_since(received);
+                self.metrics.publish_latency_seconds.observe(took.as_secs_f64());
+            }
+        }
+        if let Some(last) = run.into_iter().last() {
+            tracing::debug!(
+                version = %last.delta.version, upserts = last.delta.upserts, deletes = last.delta.deletes,
+                letters = last.letters.len(), "announced"
+            );
+            self.announced.send_replace(Some(Announced {
+                version: last.delta.version,
+                view: last.into_built().view,
+                positions: self.carried.positions.iter().map(SourcePosition::position).collect(),
+                caught_up: self.carried.caught_up,
+                chain: ChainSize::of(&self.carried.chain),
+            }));
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Batches: how much of the log becomes one version.
+//!
+//! ```text
+//!  log ==chunk==> [ records | bytes | time | pressure ] ==Batch==> build
+//! ```
+//!
+//! A batch may end inside a chunk: its positions are exact to the record. While the builder is busy a batch that is
+//! due goes on growing to its limits, so that load makes versions larger rather than later.
+//!
+//! Owns: when a batch ends, and its positions. Does not own: what becomes of its records (`build`), the chunks'
+//! durability (`log`), the rate (`pace`).
+
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Batching;
+use super::log::{self, Logged, Reader};
+use super::pace::Pace;
+use crate::clock::Clock;
+use crate::format::chunk::{Body, Chunk};
+use crate::gauge::Lease;
+use crate::record::{Position, SourcePartition};
+
+/// A record of a batch: which of its chunks, and where in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Index into [`Batch::chunks`].
+    pub chunk: u32,
+    /// See [`Chunk::at`].
+    pub cursor: u32,
+}
+
+/// A run of the log that becomes one version: what it holds, and how far it goes.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The chunks that hold its records, in log order.
+    pub chunks: Vec<Chunk>,
+    /// Upserts and deletes, in log order.
+    pub items: Vec<Item>,
+    /// Misfits, in log order.
+    pub misfits: Vec<Item>,
+    /// Per source partition that it touches, the next offset after it.
+    pub positions: Vec<Position>,
+    /// Bytes of its records in the log.
+    pub bytes: u64,
+    /// When its oldest record was received from Kafka.
+    pub received_at: Option<Instant>,
+    /// The bytes that it keeps in memory.
+    pub leases: Vec<Lease>,
+}
+
+impl Batch {
+    /// Records, misfits included.
+    pub fn records(&self) -> usize {
+        self.items.len() + self.misfits.len()
+    }
+
+    /// Whether it moves nothing on.
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    fn advance(&mut self, source: &SourcePartition, to: i64) {
+        match self.positions.iter_mut().find(|position| position.source == *source) {
+            Some(position) => position.offset = position.offset.max(to),
+            None => self.positions.push(Position { source: source.clone(), offset: to }),
+        }
+    }
+}
+
+/// A chunk that is being taken over into batches, record by record.
+#[derive(Debug)]
+struct Open {
+    logged: Logged,
+    cursor: Option<u32>,
+}
+
+/// The task: takes chunks from the log, hands batches to the builder.
+pub struct Batcher {
+    reader: Reader,
+    pace: Pace,
+    rules: Batching,
+    clock: Clock,
+    out: mpsc::Sender<Batch>,
+    open: Option<Open>,
+    batch: Batch,
+    began: Option<Instant>,
+}
+
+impl Batcher {
+    /// A batcher over `reader`.
+    pub fn new(
+        reader: Reader,
+        pace: Pace,
+        rules: Batching,
+        clock: Clock,
+        out: mpsc::Sender<Batch>,
+    ) -> Batcher {
+        Batcher { reader, pace, rules, clock, out, open: None, batch: Batch::default(), began: None }
+    }
+
+    /// Runs until `drain` is cancelled (the batch that has begun is still handed on; what is in the log stays there)
+    /// or the builder is gone.
+    ///
+    /// # Errors
+    /// The log's, when it cannot be read.
+    pub async fn run(mut self, drain: CancellationToken) -> Result<(), log::Error> {
+        loop {
+            self.fill().await;
+            let full = self.is_full();
+            let due =
+                full || self.began.is_some_and(|began| self.clock.now() >= began + self.rules.batch_timeout);
+            let timer =
+                self.began.map(|began| tokio::time::Instant::from_std(began + self.rules.batch_timeout));
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => {
+                    if !self.batch.is_empty() {
+                        let _ = self.out.send(std::mem::take(&mut self.batch)).await;
+                    }
+                    return Ok(());
+                }
+                permit = self.out.reserve(), if due => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    permit.send(std::mem::take(&mut self.batch));
+                    self.began = None;
+                }
+                next = self.reader.next(), if !full && self.open.is_none() => {
+                    match next? {
+                        Some(logged) => self.open = Some(Open { logged, cursor: None }),
+                        None => return Ok(()),
+                    }
+                }
+                () = wait_until(timer), if !due => {}
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        let records = self.batch.records();
+        records >= self.rules.max_batch_size
+            || self.batch.bytes >= self.rules.max_batch_bytes
+            || records >= self.rules.memory_pressure_threshold
+    }
+
+    /// Takes what fits from the open chunk, as fast as the pace allows.
+    async fn fill(&mut self) {
+        while self.open.is_some() && !self.is_full() {
+            let (records, bytes) = self.step();
+            self.pace.admit(records, bytes).await;
+        }
+    }
+
+    /// Moves a stretch of the open chunk into the batch: to the chunk's end, the batch's limits or the pace's step,
+    /// whichever comes first.
+    fn step(&mut self) -> (usize, u64) {
+        let Some(open) = &mut self.open else { return (0, 0) };
+        let most = self
+            .pace
+            .step()
+            .min(
+                self.rules
+                    .max_batch_size
+                    .min(self.rules.memory_pressure_threshold)
+                    .saturating_sub(self.batch.records()),
+            )
+            .max(1);
+        let room = self.rules.max_batch_bytes.saturating_sub(self.batch.bytes).max(1);
+        if self.began.is_none() {
+            self.began = Some(self.clock.now());
+        }
+        if open.cursor.is_none() || self.batch.chunks.is_empty() {
+            self.batch.chunks.push(open.logged.chunk.clone());
+        }
+        let chunk_index = self.batch.chunks.len() as u32 - 1;
+        let chunk = open.logged.chunk.clone();
+        let received = self.batch.received_at.get_or_insert(open.logged.received_at);
+        *received = (*received).min(open.logged.received_at);
+
+        let (mut taken, mut bytes) = (0, 0u64);
+        let mut reached: Vec<Option<i64>> = vec![None; chunk.ranges().len()];
+        let mut stopped = None;
+        let start = open.cursor.unwrap_or_else(|| chunk.first());
+        for (cursor, record) in chunk.iter_from(start) {
+            if taken >= most || bytes >= room {
+                stopped = Some(cursor);
+                break;
+            }
+            let slot = usize::from(record.slot);
+            // A life begins at the announced positions, which may lie inside a chunk.
+            if open.logged.from.get(slot).is_some_and(|from| record.offset < *from) {
+                continue;
+            }
+            let item = Item { chunk: chunk_index, cursor };
+            bytes += record.body.bytes() as u64;
+            taken += 1;
+            match record.body {
+                Body::Misfit { .. } => self.batch.misfits.push(item),
+                Body::Upsert { .. } | Body::Delete { .. } => self.batch.items.push(item),
+            }
+            if let Some(reached) = reached.get_mut(slot) {
+                *reached = Some(record.offset + 1);
+            }
+        }
+        self.batch.bytes += bytes;
+        match stopped {
+            Some(cursor) => {
+                for (range, reached) in chunk.ranges().iter().zip(reached) {
+                    if let Some(to) = reached {
+                        self.batch.advance(&range.source, to);
+                    }
+                }
+                open.cursor = Some(cursor);
+            }
+            None => {
+                for (range, from) in chunk.ranges().iter().zip(&open.logged.from) {
+                    // A chunk that lies wholly before the life's position moves nothing back.
+                    self.batch.advance(&range.source, range.to.max(*from));
+                }
+                if let Some(lease) = self.open.take().and_then(|open| open.logged.lease) {
+                    self.batch.leases.push(lease);
+                }
+            }
+        }
+        (taken, bytes)
+    }
+}
+
+async fn wait_until(timer: Option<tokio::time::Instant>) {
+    match timer {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

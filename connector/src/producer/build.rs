@@ -1,0 +1,509 @@
+//! Building: a batch becomes the next version, as the difference from the view of the last one.
+//!
+//! ```text
+//!  Batch -> sort by key, last write wins -> compare with the view, unchanged dropped -> delta -> next view
+//! ```
+//!
+//! There is no second copy of the state: the view that the batch is compared with is the one that readers of that
+//! version hold. What must be said without a change (positions moved over unchanged records or misfits, new
+//! partitions, a snapshot) waits for the next change, at most [`SAY_AFTER`], then goes out as an empty delta.
+//!
+//! Owns: the numbering of versions, the newest view. Does not own: batches (`batch`), uploads (`store`), when a
+//! version is announced, `caught_up` (`announce`).
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::batch::{Batch, Item};
+use super::snapshot::Rebase;
+use crate::blob::name::{self, Folder, Name};
+use crate::clock::Clock;
+use crate::format::chunk::{Body, Chunk};
+use crate::format::container::{self, Counts, Kind};
+use crate::format::letter::Letter;
+use crate::gauge::Lease;
+use crate::record::{Entry, Position, SourcePartition, Stamp};
+use crate::telemetry::ProducerMetrics;
+use crate::version::{BlobRef, Checksum, DeltaRef, Life, Version};
+use crate::view::{self, About, Cache, DeltaFile, FileName, Identity, View};
+
+/// Longest that something worth saying without a change waits.
+const SAY_AFTER: Duration = Duration::from_secs(1);
+/// zstd's fastest positive level: blobs are fetched more often than stored, and the producer has better things to do.
+pub(super) const COMPRESSION_LEVEL: i32 = 1;
+/// Largest delta that travels inside its announcement, which saves readers the fetch.
+const INLINE_BYTES: usize = 64 * 1024;
+
+/// Why no more can be built in this life.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The view, which is mapped files, cannot be read or written.
+    #[error("building version {version}")]
+    View {
+        /// The version that was to be built.
+        version: Version,
+        /// Why.
+        #[source]
+        source: view::Error,
+    },
+    /// The log's bytes are not what they were; they were checked when they were read.
+    #[error("building version {version}: a record of the log cannot be read")]
+    Record {
+        /// The version that was to be built.
+        version: Version,
+        /// Why.
+        #[source]
+        source: crate::format::letter::Error,
+    },
+    /// The container could not be made.
+    #[error("building version {version}: writing its delta")]
+    Container {
+        /// The version that was to be built.
+        version: Version,
+        /// Why.
+        #[source]
+        source: container::Error,
+    },
+    /// The build panicked: a bug.
+    #[error("building a version panicked")]
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+/// A version that is built, not yet stored.
+#[derive(Debug)]
+pub struct Built {
+    /// Its delta, as it will be announced.
+    pub delta: DeltaRef,
+    /// The delta's bytes as they go into the store.
+    pub stored: Bytes,
+    /// The same, where they are small enough to travel in the announcement.
+    pub inline: Option<Bytes>,
+    /// It as readable memory.
+    pub view: View,
+    /// The positions that it moves.
+    pub positions: Vec<Position>,
+    /// What goes to the dead-letter topic with it.
+    pub letters: Vec<Letter>,
+    /// Records that a later one of the same batch made unnecessary.
+    pub coalesced: u64,
+    /// Records that changed nothing.
+    pub unchanged: u64,
+    /// The newest source timestamp in it, milliseconds since the Unix epoch.
+    pub newest_timestamp: Option<i64>,
+    /// When its oldest record was received.
+    pub received_at: Option<Instant>,
+    /// The memory that its records take until it is announced.
+    pub leases: Vec<Lease>,
+}
+
+/// What does not change from version to version.
+#[derive(Clone)]
+pub struct Constants {
+    /// Dataset, announcement topic id, shard.
+    pub identity: Identity,
+    /// This life.
+    pub life: Life,
+    /// The dataset's list of source partitions.
+    pub sources: Arc<[SourcePartition]>,
+    /// The dataset's schema.
+    pub schema: Arc<crate::schema::Schema>,
+    /// Compress blobs for the store.
+    pub compress: bool,
+    /// Where the writer's own deltas are mapped from; readers on this machine find them there.
+    pub cache: Cache,
+    /// Letters beyond this go out at once.
+    pub max_letter_bytes: u64,
+}
+
+/// What has to be said, and has not been yet.
+#[derive(Debug, Default)]
+struct Unsaid {
+    positions: Vec<Position>,
+    letters: Vec<Letter>,
+    letter_bytes: u64,
+    unchanged: u64,
+    coalesced: u64,
+    newest_timestamp: Option<i64>,
+    received_at: Option<Instant>,
+    since: Option<Instant>,
+}
+
+impl Unsaid {
+    fn move_to(&mut self, moved: Vec<Position>) {
+        for position in moved {
+            match self.positions.iter_mut().find(|known| known.source == position.source) {
+                Some(known) => known.offset = known.offset.max(position.offset),
+                None => self.positions.push(position),
+            }
+        }
+    }
+}
+
+/// The stage.
+pub struct Builder {
+    state: State,
+    clock: Clock,
+    metrics: Arc<ProducerMetrics>,
+}
+
+struct State {
+    constants: Constants,
+    view: View,
+    unsaid: Unsaid,
+    conflicts: u64,
+}
+
+impl Builder {
+    /// A builder on top of `view`. `must_say`: mint a version at once, though nothing changed.
+    pub fn new(
+        constants: Constants,
+        view: View,
+        must_say: bool,
+        clock: Clock,
+        metrics: Arc<ProducerMetrics>,
+    ) -> Builder {
+        let mut unsaid = Unsaid::default();
+        if must_say {
+            unsaid.since = Some(clock.now() - SAY_AFTER);
+        }
+        Builder { state: State { constants, view, unsaid, conflicts: 0 }, clock, metrics }
+    }
+
+    /// Builds what comes. When `batches` closes, says what is unsaid, tells `settled` the last version, and goes on
+    /// only for what `rebases` (the last snapshot) makes it say.
+    ///
+    /// # Errors
+    /// [`Error`]; the life ends with it.
+    pub async fn run(
+        mut self,
+        mut batches: mpsc::Receiver<Batch>,
+        mut rebases: mpsc::UnboundedReceiver<Rebase>,
+        out: mpsc::Sender<Built>,
+        settled: oneshot::Sender<Version>,
+        kill: CancellationToken,
+    ) -> Result<(), Error> {
+        let mut settled = Some(settled);
+        let mut draining = false;
+        loop {
+            if draining && self.state.unsaid.since.is_none() {
+                if let Some(settled) = settled.take() {
+                    let _ = settled.send(self.state.view.version());
+                }
+            }
+            // In a drain nothing more will come that could take it along.
+            let patience = if draining { Duration::ZERO } else { SAY_AFTER };
+            let say_at = self.state.unsaid.since.map(|since| since + patience);
+            let input = tokio::select! {
+                biased;
+                () = kill.cancelled() => return Ok(()),
+                () = sleep_until(say_at) => Input::Say,
+                rebase = rebases.recv() => match rebase {
+                    Some(rebase) => Input::Rebase(rebase),
+                    // Nothing can come any more; what the last snapshot made worth saying is still said.
+                    None if self.state.unsaid.since.is_some() => Input::Say,
+                    None => return Ok(()),
+                },
+                batch = batches.recv(), if !draining => match batch {
+                    Some(batch) => Input::Batch(batch),
+                    None => {
+                        draining = true;
+                        continue;
+                    }
+                },
+            };
+            let now = self.clock.now();
+            let metrics = self.metrics.clone();
+            let mut state = self.state;
+            let step = move || {
+                let built = state.step(input, now, &metrics);
+                (state, built)
+            };
+            let (state, built) = tokio::task::spawn_blocking(step).await.map_err(Error::Panicked)?;
+            self.state = state;
+            if let Some(built) = built?
+                && out.send(built).await.is_err()
+            {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What makes the builder act.
+enum Input {
+    Batch(Batch),
+    Rebase(Rebase),
+    /// What is unsaid has waited long enough.
+    Say,
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(tokio::time::Instant::from_std(at)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An entry of the delta under way.
+struct Candidate<'a> {
+    /// The key's first eight bytes, big-endian: decides most comparisons without touching the key.
+    prefix: u64,
+    key: &'a [u8],
+    order: u32,
+    stamp: Stamp,
+    value: Option<&'a [u8]>,
+}
+
+impl State {
+    fn step(
+        &mut self,
+        input: Input,
+        now: Instant,
+        metrics: &ProducerMetrics,
+    ) -> Result<Option<Built>, Error> {
+        let version = self.view.version().next();
+        let batch = match input {
+            Input::Rebase(Rebase { base }) => {
+                self.view = self.view.rebase(base).map_err(|source| Error::View { version, source })?;
+                self.unsaid.since.get_or_insert(now);
+                return Ok(None);
+            }
+            Input::Say => {
+                self.unsaid.since = None;
+                return self.mint(&[], self.view.records(), Vec::new(), version).map(Some);
+            }
+            Input::Batch(batch) => batch,
+        };
+        let Batch { chunks, items, misfits, positions, received_at, leases, .. } = batch;
+        metrics.batches_total.inc();
+        metrics.batch_records.observe((items.len() + misfits.len()) as f64);
+        for item in &misfits {
+            let letter = letter_at(&chunks, *item).map_err(|source| Error::Record { version, source })?;
+            self.unsaid.letter_bytes += letter.size() as u64;
+            self.unsaid.letters.push(letter);
+        }
+        self.unsaid.move_to(positions);
+        if let Some(received_at) = received_at {
+            let oldest = self.unsaid.received_at.get_or_insert(received_at);
+            *oldest = (*oldest).min(received_at);
+        }
+        let (changes, records) = self.changes(&chunks, &items, version)?;
+        if changes.is_empty() && self.unsaid.letter_bytes < self.constants.max_letter_bytes {
+            self.unsaid.since.get_or_insert(now);
+            return Ok(None);
+        }
+        self.unsaid.since = None;
+        self.mint(&changes, records, leases, version).map(Some)
+    }
+
+    /// The batch's net effect on the view, sorted by key, and the number of keys that it leaves.
+    fn changes<'a>(
+        &mut self,
+        chunks: &'a [Chunk],
+        items: &[Item],
+        version: Version,
+    ) -> Result<(Vec<Entry<'a>>, u64), Error> {
+        // Which source each chunk's slots are: chunks name partitions themselves, blobs by index into one list.
+        let sources: Vec<Vec<u32>> = chunks
+            .iter()
+            .map(|chunk| {
+                let index = |range: &crate::format::chunk::Range| {
+                    self.constants
+                        .sources
+                        .iter()
+                        .position(|source| *source == range.source)
+                        .unwrap_or_default() as u32
+                };
+                chunk.ranges().iter().map(index).collect()
+            })
+            .collect();
+        let mut candidates = Vec::with_capacity(items.len());
+        for (order, item) in items.iter().enumerate() {
+            let Some(chunk) = chunks.get(item.chunk as usize) else { continue };
+            let record = chunk.at(item.cursor);
+            let (key, value) = match record.body {
+                Body::Upsert { key, value } => (key, Some(value)),
+                Body::Delete { key } => (key, None),
+                Body::Misfit { .. } => continue,
+            };
+            let source = sources
+                .get(item.chunk as usize)
+                .and_then(|slots| slots.get(usize::from(record.slot)))
+                .copied()
+                .unwrap_or_default();
+            let stamp = Stamp { timestamp: record.timestamp, source, offset: record.offset };
+            self.unsaid.newest_timestamp = self.unsaid.newest_timestamp.max(Some(record.timestamp));
+            candidates.push(Candidate { prefix: prefix(key), key, order: order as u32, stamp, value });
+        }
+        candidates.sort_unstable_by(|a, b| {
+            a.prefix.cmp(&b.prefix).then_with(|| a.key.cmp(b.key)).then(a.order.cmp(&b.order))
+        });
+
+        let mut changes: Vec<Entry<'a>> = Vec::with_capacity(candidates.len());
+        let mut records = self.view.records();
+        let view = self.view.clone();
+        for group in candidates.chunk_by(|a, b| a.prefix == b.prefix && a.key == b.key) {
+            let Some((first, later)) = group.split_first() else { continue };
+            let mut winner = first;
+            for candidate in later {
+                self.unsaid.coalesced += 1;
+                if self.wins(candidate.key, &candidate.stamp, &winner.stamp) {
+                    winner = candidate;
+                }
+            }
+            let held = view.entry(winner.key).map_err(|source| Error::View { version, source })?;
+            if let Some(held) = &held
+                && !self.wins(winner.key, &winner.stamp, &held.stamp)
+            {
+                self.unsaid.unchanged += 1;
+                continue;
+            }
+            // Bytes are compared as such: one life has one schema, and recovery refuses another one's blobs.
+            let was = held.as_ref().and_then(|held| held.value.as_deref());
+            if was == winner.value {
+                self.unsaid.unchanged += 1;
+                continue;
+            }
+            match (was.is_some(), winner.value.is_some()) {
+                (false, true) => records += 1,
+                (true, false) => records = records.saturating_sub(1),
+                _ => {}
+            }
+            changes.push(Entry { key: winner.key, stamp: winner.stamp, value: winner.value });
+        }
+        Ok((changes, records))
+    }
+
+    /// Whether a record that comes later in the log replaces an earlier one of its key. Within a partition it does. A
+    /// key that arrives from another partition breaks the order that Kafka gives: the later timestamp wins, then topic,
+    /// partition and offset decide, so that every replay decides alike; and it is said.
+    fn wins(&mut self, key: &[u8], later: &Stamp, earlier: &Stamp) -> bool {
+        if later.source == earlier.source {
+            return true;
+        }
+        self.conflicts += 1;
+        // Powers of two: loud at first, not for ever.
+        if self.conflicts.is_power_of_two() {
+            let name =
+                |stamp: &Stamp| self.constants.sources.get(stamp.source as usize).map(ToString::to_string);
+            tracing::warn!(
+                conflicts = self.conflicts, key = %String::from_utf8_lossy(key),
+                from = ?name(earlier), to = ?name(later),
+                "a key has moved to another partition; the later timestamp wins. Keep a key in one partition"
+            );
+        }
+        let rank = |stamp: &Stamp| {
+            let source = self.constants.sources.get(stamp.source as usize);
+            (stamp.timestamp, source.map(|source| (source.topic.clone(), source.partition)), stamp.offset)
+        };
+        rank(later).cmp(&rank(earlier)) == Ordering::Greater
+    }
+
+    /// Makes the next version out of `changes` and all that is unsaid.
+    fn mint(
+        &mut self,
+        changes: &[Entry<'_>],
+        records: u64,
+        leases: Vec<Lease>,
+        version: Version,
+    ) -> Result<Built, Error> {
+        let constants = &self.constants;
+        let container = |source| Error::Container { version, source };
+        let upserts = changes.iter().filter(|entry| entry.value.is_some()).count() as u64;
+        let deletes = changes.len() as u64 - upserts;
+        let mut header = constants.identity.header(
+            Kind::Delta,
+            version,
+            self.view.version(),
+            constants.life,
+            &constants.schema,
+            constants.sources.to_vec(),
+        );
+        header.counts = Some(Counts { upserts, deletes });
+        let estimate: usize =
+            changes.iter().map(|entry| entry.key.len() + entry.value.map_or(0, <[u8]>::len) + 24).sum();
+        let mut writer =
+            container::Writer::new(Vec::with_capacity(estimate + 4096), &header).map_err(container)?;
+        for entry in changes {
+            writer.push(entry).map_err(container)?;
+        }
+        let (summary, plain) = writer.finish().map_err(container)?;
+        let plain = Bytes::from(plain);
+        let (stored, checksum) = if constants.compress {
+            let mut stored = Vec::with_capacity(plain.len() / 2);
+            let written = container::compress(&plain, COMPRESSION_LEVEL, &mut stored).map_err(container)?;
+            (Bytes::from(stored), written.checksum)
+        } else {
+            (plain.clone(), summary.plain_checksum)
+        };
+        let delta = DeltaRef {
+            version,
+            epoch: constants.life.epoch,
+            blob: BlobRef {
+                name: blob_name(&constants.identity, name::Kind::Delta, version, constants.life, checksum),
+                bytes: stored.len() as u64,
+                checksum,
+                plain_bytes: plain.len() as u64,
+                plain_checksum: summary.plain_checksum,
+                location: None,
+            },
+            upserts,
+            deletes,
+        };
+        let unsaid = std::mem::take(&mut self.unsaid);
+        let about = About { version, life: constants.life, records, ..self.view.about().clone() };
+        let failed = |source| Error::View { version, source };
+        let held =
+            constants.cache.put(&constants.identity, &FileName::delta(&delta), &plain).map_err(failed)?;
+        // Opened as readers open it, so that what the next batch is compared with is what they will see.
+        let file = DeltaFile::open(&held, &constants.identity, &delta, &constants.schema).map_err(failed)?;
+        self.view = self.view.apply(Arc::new(file), about).map_err(failed)?;
+        Ok(Built {
+            inline: (stored.len() <= INLINE_BYTES).then(|| stored.clone()),
+            delta,
+            stored,
+            view: self.view.clone(),
+            positions: unsaid.positions,
+            letters: unsaid.letters,
+            coalesced: unsaid.coalesced,
+            unchanged: unsaid.unchanged,
+            newest_timestamp: unsaid.newest_timestamp,
+            received_at: unsaid.received_at,
+            leases,
+        })
+    }
+}
+
+/// The name under which a blob of this life is stored.
+pub(super) fn blob_name(
+    identity: &Identity,
+    kind: name::Kind,
+    version: Version,
+    life: Life,
+    checksum: Checksum,
+) -> String {
+    let folder =
+        Folder { dataset: identity.dataset.to_string(), topic_id: identity.topic_id, shard: identity.shard };
+    Name { folder, version, epoch: life.epoch, checksum, kind }.to_string()
+}
+
+fn letter_at(chunks: &[Chunk], item: Item) -> Result<Letter, crate::format::letter::Error> {
+    let body = chunks.get(item.chunk as usize).map(|chunk| chunk.at(item.cursor).body);
+    match body {
+        Some(Body::Misfit { letter }) => Letter::decode(letter),
+        _ => Letter::decode(&[]),
+    }
+}
+
+fn prefix(key: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    for (to, from) in first.iter_mut().zip(key) {
+        *to = *from;
+    }
+    u64::from_be_bytes(first)
+}

@@ -1,0 +1,258 @@
+//! A producer out of a few words, for who embeds one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Producer;
+use super::options::{Batching, DEFAULT_CACHE_BYTES, Options, Pacing, Performance, Reliability, Spill};
+use crate::blob::Store;
+use crate::clock::{Clock, Entropy};
+use crate::codec::{ExtraFields, Format, KeyRule};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kafka;
+use crate::schema::Schema;
+use crate::telemetry::ProducerMetrics;
+
+/// How the values of the source topics are encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    Json,
+    Avro,
+    Raw,
+}
+
+/// Builds a [`Producer`]. What is not given has the defaults of the configuration file.
+#[derive(Clone, Debug)]
+pub struct ProducerBuilder {
+    dataset: String,
+    instance_id: Option<String>,
+    kafka: kafka::Options,
+    topics: Vec<String>,
+    encoding: Encoding,
+    key: KeyRule,
+    schema: Option<String>,
+    schema_file: Option<PathBuf>,
+    data_dir: PathBuf,
+    blobs: Option<String>,
+    store: Option<Store>,
+    batching: Batching,
+    performance: Performance,
+}
+
+impl ProducerBuilder {
+    pub(super) fn new(dataset: impl Into<String>) -> ProducerBuilder {
+        ProducerBuilder {
+            dataset: dataset.into(),
+            instance_id: None,
+            kafka: kafka::Options { bootstrap_servers: "localhost:9092".into(), ..Default::default() },
+            topics: Vec::new(),
+            encoding: Encoding::Json,
+            key: KeyRule::Kafka,
+            schema: None,
+            schema_file: None,
+            data_dir: PathBuf::from("stillwell-data"),
+            blobs: None,
+            store: None,
+            batching: Batching::default(),
+            performance: Performance::default(),
+        }
+    }
+
+    /// Kafka's `bootstrap.servers`. Default `localhost:9092`.
+    #[must_use]
+    pub fn bootstrap_servers(mut self, servers: impl Into<String>) -> Self {
+        self.kafka.bootstrap_servers = servers.into();
+        self
+    }
+
+    /// Any librdkafka property, for TLS and SASL.
+    #[must_use]
+    pub fn kafka_property(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.kafka.properties.insert(key.into(), value.into());
+        self
+    }
+
+    /// All of the Kafka connection.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn kafka(mut self, options: kafka::Options) -> Self {
+        self.kafka = options;
+        self
+    }
+
+    /// Adds a source topic; at least one.
+    #[must_use]
+    pub fn source(mut self, topic: impl Into<String>) -> Self {
+        self.topics.push(topic.into());
+        self
+    }
+
+    /// Values are JSON, made to fit the schema. The default.
+    #[must_use]
+    pub fn json(mut self) -> Self {
+        self.encoding = Encoding::Json;
+        self
+    }
+
+    /// Values are Avro datums in the schema.
+    #[must_use]
+    pub fn avro(mut self) -> Self {
+        self.encoding = Encoding::Avro;
+        self
+    }
+
+    /// Values are bytes, kept as they are; needs no schema.
+    #[must_use]
+    pub fn raw(mut self) -> Self {
+        self.encoding = Encoding::Raw;
+        self
+    }
+
+    /// The dataset's Avro schema, as a file.
+    #[must_use]
+    pub fn schema_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.schema_file = Some(file.into());
+        self
+    }
+
+    /// The dataset's Avro schema, as text.
+    #[must_use]
+    pub fn schema(mut self, json: impl Into<String>) -> Self {
+        self.schema = Some(json.into());
+        self
+    }
+
+    /// The key is made of these fields of the value. Default: the Kafka key.
+    #[must_use]
+    pub fn key_fields<T: Into<String>>(mut self, fields: impl IntoIterator<Item = T>) -> Self {
+        self.key = KeyRule::Fields(fields.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Where log and cache lie. Default `stillwell-data` in the working directory. One process at a time.
+    #[must_use]
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.data_dir = dir.into();
+        self
+    }
+
+    /// Blob store, as a URL. Default: `file://` and the folder `blobs` in the data directory.
+    #[must_use]
+    pub fn blobs(mut self, url: impl Into<String>) -> Self {
+        self.blobs = Some(url.into());
+        self
+    }
+
+    /// A store that is open already; needed for `memory://`, which lives in one process.
+    #[must_use]
+    pub fn store(mut self, store: Store) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// `group.instance.id`. Default: made of the host's name and the data directory.
+    #[must_use]
+    pub fn instance_id(mut self, id: impl Into<String>) -> Self {
+        self.instance_id = Some(id.into());
+        self
+    }
+
+    /// When a batch becomes a version.
+    #[must_use]
+    pub fn batching(mut self, batching: Batching) -> Self {
+        self.batching = batching;
+        self
+    }
+
+    /// Uploads and snapshots.
+    #[must_use]
+    pub fn performance(mut self, performance: Performance) -> Self {
+        self.performance = performance;
+        self
+    }
+
+    /// Starts it. Kafka need not be there yet: it is waited for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] for what is missing or cannot be opened, with what to do.
+    pub async fn start(self) -> Result<Producer> {
+        Producer::start(self.options()?).await
+    }
+
+    /// What it would start with.
+    ///
+    /// # Errors
+    /// As [`ProducerBuilder::start`].
+    #[doc(hidden)]
+    pub fn options(self) -> Result<Options> {
+        let dataset = &self.dataset;
+        let config = |text: String| Error::new(ErrorKind::Config, text);
+        if self.topics.is_empty() {
+            return Err(config(format!(
+                "dataset {dataset} has no source topic: name one with source(TOPIC)"
+            )));
+        }
+        let schema = match (&self.schema, &self.schema_file, self.encoding) {
+            (None, None, Encoding::Raw) => Schema::raw(),
+            (None, None, _) => {
+                return Err(config(format!(
+                    "dataset {dataset} has no schema: give one with schema_file(FILE)"
+                )));
+            }
+            (Some(json), ..) => Schema::dataset(json).map_err(|error| {
+                Error::because(ErrorKind::Config, format!("parsing the schema of {dataset}"), error)
+            })?,
+            (None, Some(file), _) => {
+                let doing = || format!("reading the schema of {dataset} from {}", file.display());
+                let json = std::fs::read_to_string(file)
+                    .map_err(|error| Error::because(ErrorKind::Config, doing(), error))?;
+                Schema::dataset(&json).map_err(|error| Error::because(ErrorKind::Config, doing(), error))?
+            }
+        };
+        let schema = Arc::new(schema);
+        let format = match self.encoding {
+            Encoding::Json => Format::Json { extra_fields: ExtraFields::Ignore },
+            Encoding::Avro => Format::Avro { writer: schema.clone() },
+            Encoding::Raw => Format::Raw,
+        };
+        let data_dir = std::path::absolute(&self.data_dir).map_err(|error| {
+            Error::because(ErrorKind::Config, format!("finding {}", self.data_dir.display()), error)
+        })?;
+        let store = match self.store {
+            Some(store) => store,
+            None => {
+                let url =
+                    self.blobs.unwrap_or_else(|| format!("file://{}", data_dir.join("blobs").display()));
+                let doing = format!("opening the blob store {url}");
+                Store::open(&url).map_err(|error| Error::because(ErrorKind::Config, doing, error))?
+            }
+        };
+        Ok(Options {
+            instance_id: self.instance_id.unwrap_or_else(|| Options::default_instance_id(&data_dir)),
+            kafka: self.kafka,
+            topics: self.topics,
+            format,
+            key: self.key,
+            schema,
+            announcements: format!("{dataset}.announcements"),
+            dead_letters: format!("{dataset}.dlq"),
+            control: format!("{dataset}.control"),
+            shards: 1,
+            create_topics: true,
+            replication: None,
+            source_partitions: 1,
+            data_dir,
+            cache_bytes: DEFAULT_CACHE_BYTES,
+            store,
+            batching: self.batching,
+            performance: self.performance,
+            pacing: Pacing::default(),
+            spill: Spill::default(),
+            reliability: Reliability::default(),
+            clock: Clock::system(),
+            entropy: Entropy::system(),
+            metrics: ProducerMetrics::detached(),
+            dataset: self.dataset,
+        })
+    }
+}

@@ -1,0 +1,367 @@
+//! One life of a shard's writer: takes over, then runs the stages until it is told to end or one of them fails.
+//!
+//! ```text
+//!  source ==chunks==> log ==chunks==> batch ==Batch==> build ==Built==> store ==Stored==> announce
+//!  thread             thread          task   (2)       task   (uploads)  task   (uploads)   thread
+//!                       ^ trim                 ^ Rebase                                        |
+//!                       +---- keeper <---------|---- snapshot <---------- Announced (watch) ---+
+//! ```
+//!
+//! A drain closes the line from the left: the source stops, the log syncs, the batch is flushed, and each stage ends
+//! when the channel before it does. A kill cancels all at once; what was not announced is left to the next life.
+//!
+//! Owns: the stages' tasks and channels. Does not own: whether there is a next life (`producer`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::announce::{self, Announced, Announcer};
+use super::batch::Batcher;
+use super::build::{self, Builder};
+use super::log::{self, Log};
+use super::pace::Pace;
+use super::recover::{self, Recovered, Recovery};
+use super::snapshot::Snapshotter;
+use super::source::{self, Source};
+use super::store::{Storer, Uploader};
+use super::validate::Validator;
+use crate::blob;
+use crate::blob::name::Folder;
+use crate::codec;
+use crate::gauge::{Budget, Pressure, Strain};
+use crate::kafka::{self, Membership, Poller, Tuning};
+use crate::version::Version;
+use crate::view::Identity;
+
+/// Bytes that the source's client fetches ahead: half a second's worth at full speed.
+const FETCH_AHEAD: u64 = 64 << 20;
+/// Batches that wait for the builder: one being built, one ready.
+const BATCHES: usize = 2;
+/// How often the log is trimmed and the gauges are set.
+const KEEP_EVERY: Duration = Duration::from_millis(200);
+/// Deltas at which readers refuse a chain.
+const LONGEST_CHAIN: f64 = 512.0;
+
+/// Why a life ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It never began.
+    #[error("taking over")]
+    Recover(#[from] recover::Error),
+    /// The source ended.
+    #[error("the source ended")]
+    Source(#[from] source::Error),
+    /// The codec cannot be made.
+    #[error("preparing the codec")]
+    Codec(#[from] codec::Error),
+    /// Kafka refuses a client.
+    #[error("creating a Kafka client")]
+    Kafka(#[from] kafka::Error),
+    /// The log failed.
+    #[error("the log failed")]
+    Log(#[from] log::Error),
+    /// No version can be built.
+    #[error("building ended")]
+    Build(#[from] build::Error),
+    /// Blobs cannot be stored.
+    #[error("storing ended")]
+    Store(#[from] blob::Error),
+    /// Nothing can be announced.
+    #[error("announcing ended")]
+    Announce(#[from] announce::Error),
+    /// A stage panicked: a bug.
+    #[error("a stage panicked")]
+    Panicked(#[from] tokio::task::JoinError),
+}
+
+impl Error {
+    /// Whether a newer life ended this one.
+    pub fn is_fenced(&self) -> bool {
+        match self {
+            Error::Announce(announce::Error::Fenced(_)) => true,
+            Error::Announce(announce::Error::ReadBack { source, .. }) => {
+                matches!(source, super::read_back::Error::Superseded { .. })
+            }
+            Error::Recover(recover::Error::Kafka { source, .. }) => {
+                matches!(source, kafka::Error::Fenced { .. })
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a next life may do better without anybody's doing.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Recover(error) => error.is_transient(),
+            Error::Source(source::Error::Lost { .. }) | Error::Codec(_) => false,
+            _ => true,
+        }
+    }
+}
+
+/// What a life works on; the same for all lives of a process.
+#[derive(Clone)]
+pub struct Ground {
+    /// How to take over.
+    pub recovery: Recovery,
+    /// Membership in the group.
+    pub member: Membership,
+    /// The newest announced version, for who waits on it.
+    pub announced: watch::Sender<Option<Announced>>,
+    /// Dead letters larger than this have their value in a blob.
+    pub letter_limit: usize,
+    /// Shared by the stages.
+    pub pressure: Pressure,
+}
+
+/// How a life is told to end.
+#[derive(Clone)]
+pub struct End {
+    /// Finish what has begun.
+    pub drain: CancellationToken,
+    /// End at once.
+    pub kill: CancellationToken,
+    /// With the drain: make a last snapshot. Set before `drain` is cancelled.
+    pub last_snapshot: Arc<AtomicBool>,
+}
+
+impl End {
+    /// Nobody has told it yet.
+    pub fn new() -> End {
+        let kill = CancellationToken::new();
+        End { drain: kill.child_token(), kill, last_snapshot: Arc::default() }
+    }
+}
+
+/// A stage that has ended well.
+enum Done {
+    Source,
+    Announcer,
+    Other,
+}
+
+/// Lives once: takes over, says so through `recovered`, runs until `end` says so.
+///
+/// # Errors
+/// The first error of a stage; all tasks are joined by then.
+pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> Result<(), Error> {
+    // A stage on a thread cannot be aborted: whoever drops this future must still end it.
+    let _killed_on_drop = end.kill.clone().drop_guard();
+    let taken = tokio::select! {
+        () = end.kill.cancelled() => return Ok(()),
+        taken = ground.recovery.take_over() => taken?,
+    };
+    tracing::info!(life = %taken.life, version = %taken.view.version(), records = taken.view.records(), "took over");
+    let _ = recovered.send(());
+    let mut stages = JoinSet::new();
+    let source_stop = end.drain.child_token();
+    let batch_stop = end.kill.child_token();
+    let keeper_stop = end.kill.child_token();
+    spawn(&mut stages, &ground, taken, &end, [&source_stop, &batch_stop, &keeper_stop])?;
+
+    let mut outcome = Ok(());
+    while let Some(ended) = stages.join_next().await {
+        match ended.map_err(Error::from).and_then(|stage| stage) {
+            Ok(Done::Source) if end.drain.is_cancelled() && !end.kill.is_cancelled() => {
+                batch_stop.cancel();
+            }
+            Ok(Done::Announcer) => keeper_stop.cancel(),
+            Ok(Done::Source | Done::Other) => {}
+            Err(error) => {
+                outcome = outcome.and(Err(error));
+                end.kill.cancel();
+            }
+        }
+    }
+    outcome
+}
+
+type Stages = JoinSet<Result<Done, Error>>;
+
+fn spawn(
+    stages: &mut Stages,
+    ground: &Ground,
+    taken: Recovered,
+    end: &End,
+    [source_stop, batch_stop, keeper_stop]: [&CancellationToken; 3],
+) -> Result<(), Error> {
+    let Recovery { options, shard, topic_id, cache, log, .. } = &ground.recovery;
+    let Recovered { life, transaction, read_back, carried, view, fetch_from, must_say } = taken;
+    let (clock, metrics) = (options.clock.clone(), options.metrics.clone());
+    let identity = Identity {
+        dataset: Arc::from(options.dataset.as_str()),
+        topic_id: *topic_id,
+        shard: *shard,
+        shards: options.shards,
+    };
+    let sources: Arc<[_]> = carried.positions.iter().map(|position| position.source.clone()).collect();
+    let uploader = Uploader::new(
+        options.store.clone(),
+        &options.performance,
+        &options.reliability,
+        options.entropy.clone(),
+        metrics.clone(),
+    );
+
+    let (batches, batches_in) = mpsc::channel(BATCHES);
+    let (built, built_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
+    let (stored, stored_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
+    let (listed, listed_in) = mpsc::unbounded_channel();
+    let (rebases, rebases_in) = mpsc::unbounded_channel();
+    let (settled, settled_in) = oneshot::channel();
+
+    // source -> log
+    let tuning = Tuning::source(&format!("stillwell.{}", options.dataset), FETCH_AHEAD);
+    let poller = Poller::new(&options.kafka, &tuning)?;
+    let validator =
+        Validator::new(options.format.clone(), options.key.clone(), options.schema.clone(), metrics.clone())?;
+    let source = Source::new(
+        poller,
+        &fetch_from,
+        validator,
+        log.appender(),
+        ground.pressure.clone(),
+        options.pacing.pressure_high,
+        clock.clone(),
+        metrics.clone(),
+    )?;
+    let stop = source_stop.clone();
+    stages.spawn_blocking(move || Ok(source.run(&stop).map(|()| Done::Source)?));
+
+    // log -> batch
+    let memory = Budget::new(options.batching.memory_bytes());
+    let reader = log.reader(options.batching.max_pending_records, memory);
+    let batcher =
+        Batcher::new(reader, Pace::new(&options.pacing), options.batching.clone(), clock.clone(), batches);
+    let stop = batch_stop.clone();
+    stages.spawn(async move { Ok(batcher.run(stop).await.map(|()| Done::Other)?) });
+
+    // batch -> build
+    let constants = build::Constants {
+        identity: identity.clone(),
+        life,
+        sources,
+        schema: options.schema.clone(),
+        compress: options.performance.enable_compression,
+        cache: cache.clone(),
+        max_letter_bytes: options.batching.max_batch_bytes,
+    };
+    let builder = Builder::new(constants, view, must_say, clock.clone(), metrics.clone());
+    let kill = end.kill.clone();
+    stages.spawn(async move {
+        Ok(builder.run(batches_in, rebases_in, built, settled, kill).await.map(|()| Done::Other)?)
+    });
+
+    // build -> store
+    let folder = Folder { dataset: options.dataset.clone(), topic_id: *topic_id, shard: *shard };
+    let storer =
+        Storer::new(uploader.clone(), options.performance.worker_pool_size, ground.letter_limit, folder);
+    let kill = end.kill.clone();
+    stages.spawn(async move {
+        tokio::select! {
+            () = kill.cancelled() => Ok(Done::Other),
+            ended = storer.run(built_in, stored) => Ok(ended.map(|()| Done::Other)?),
+        }
+    });
+
+    // store -> announce
+    let snapshot = carried.chain.snapshot.as_ref().map(|snapshot| (snapshot.version, snapshot.blob.bytes));
+    let constants = announce::Constants {
+        dataset: options.dataset.clone(),
+        shard: *shard,
+        shards: options.shards,
+        life,
+        announcements: options.announcements.clone(),
+        dead_letters: options.dead_letters.clone(),
+        schema: options.schema.clone(),
+        max_letter_bytes: options.batching.max_batch_bytes,
+    };
+    let announcer = Announcer::new(
+        constants,
+        carried,
+        transaction,
+        ground.member.clone(),
+        read_back,
+        listed_in,
+        ground.announced.clone(),
+        clock.clone(),
+        metrics.clone(),
+    );
+    let kill = end.kill.clone();
+    stages.spawn_blocking(move || Ok(announcer.run(stored_in, &kill).map(|()| Done::Announcer)?));
+
+    // beside the flow
+    let snapshotter = Snapshotter {
+        identity,
+        life,
+        rules: options.performance.clone(),
+        cache: cache.clone(),
+        uploader,
+        last: snapshot,
+        clock,
+        metrics: metrics.clone(),
+    };
+    let announced = ground.announced.subscribe();
+    let kill = end.kill.clone();
+    let last_snapshot = end.last_snapshot.clone();
+    stages.spawn(async move {
+        let last = async { (settled_in.await.unwrap_or(Version(0)), last_snapshot.load(Ordering::Acquire)) };
+        tokio::select! {
+            () = kill.cancelled() => {}
+            () = snapshotter.run(announced, listed, rebases, last) => {}
+        }
+        Ok(Done::Other)
+    });
+    let keeper = Keeper {
+        log: log.clone(),
+        announced: ground.announced.subscribe(),
+        pressure: ground.pressure.clone(),
+        max_log_size: options.spill.max_log_size,
+        metrics,
+    };
+    let stop = keeper_stop.clone();
+    stages.spawn(async move { Ok(keeper.run(stop).await.map(|()| Done::Other)?) });
+    Ok(())
+}
+
+/// Trims the log behind the announcements, and feeds the pressure gauge.
+struct Keeper {
+    log: Log,
+    announced: watch::Receiver<Option<Announced>>,
+    pressure: Pressure,
+    max_log_size: u64,
+    metrics: Arc<crate::telemetry::ProducerMetrics>,
+}
+
+impl Keeper {
+    async fn run(mut self, stop: CancellationToken) -> Result<(), log::Error> {
+        loop {
+            let stopping = tokio::select! {
+                () = stop.cancelled() => true,
+                () = tokio::time::sleep(KEEP_EVERY) => false,
+            };
+            let announced = match self.announced.has_changed() {
+                Ok(true) => self.announced.borrow_and_update().clone(),
+                _ => None,
+            };
+            if let Some(announced) = announced {
+                self.pressure.set(Strain::Chain, announced.chain.deltas as f64 / LONGEST_CHAIN);
+                self.log.trim(&announced.positions).await?;
+            }
+            let stats = self.log.stats();
+            self.pressure.set(Strain::Log, stats.log_bytes as f64 / self.max_log_size.max(1) as f64);
+            self.metrics.log_bytes.set(stats.log_bytes as i64);
+            self.metrics.pending_records.set(stats.pending_records as i64);
+            self.metrics.spilled_records.set(stats.spilled_records as i64);
+            self.metrics.pressure.set(self.pressure.value());
+            if stopping {
+                return Ok(());
+            }
+        }
+    }
+}

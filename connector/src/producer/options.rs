@@ -1,0 +1,204 @@
+//! What the producer of one dataset needs to know.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::blob::Store;
+use crate::clock::{Clock, Entropy};
+use crate::codec::{Format, KeyRule};
+use crate::kafka;
+use crate::schema::Schema;
+use crate::telemetry::ProducerMetrics;
+
+/// Everything that the producer of one dataset needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Dataset name.
+    pub dataset: String,
+    /// Static membership: `group.instance.id`.
+    pub instance_id: String,
+    /// Kafka connection.
+    pub kafka: kafka::Options,
+    /// Source topics, in the configured order.
+    pub topics: Vec<String>,
+    /// How values are encoded there.
+    pub format: Format,
+    /// Where keys come from.
+    pub key: KeyRule,
+    /// The dataset's own schema.
+    pub schema: Arc<Schema>,
+    /// Announcement topic.
+    pub announcements: String,
+    /// Dead-letter topic.
+    pub dead_letters: String,
+    /// Control topic.
+    pub control: String,
+    /// Partitions of the announcement topic.
+    pub shards: u32,
+    /// Create topics that are missing.
+    pub create_topics: bool,
+    /// Replication factor of topics created; `None`: the broker's default.
+    pub replication: Option<i16>,
+    /// Partitions of source topics created.
+    pub source_partitions: i32,
+    /// Root of this instance's own files; the log is in `DIR/log/DATASET`, the cache in `DIR/cache`.
+    pub data_dir: PathBuf,
+    /// Most bytes of the cache, beyond what is mapped.
+    pub cache_bytes: u64,
+    /// Blob store.
+    pub store: Store,
+    /// Batching.
+    pub batching: Batching,
+    /// Performance.
+    pub performance: Performance,
+    /// Pacing.
+    pub pacing: Pacing,
+    /// Spill.
+    pub spill: Spill,
+    /// Reliability.
+    pub reliability: Reliability,
+    /// Time and chance.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+    /// Metrics of this dataset.
+    pub metrics: Arc<ProducerMetrics>,
+}
+
+/// `[producer.batching]`.
+#[derive(Clone, Debug)]
+pub struct Batching {
+    /// Most records in a version.
+    pub max_batch_size: usize,
+    /// Most key and value bytes in a version.
+    pub max_batch_bytes: u64,
+    /// Longest time that a record waits for its batch to fill.
+    pub batch_timeout: Duration,
+    /// Records in memory beyond which they spill.
+    pub max_pending_records: usize,
+    /// Pending records that force a flush.
+    pub memory_pressure_threshold: usize,
+}
+
+/// `[producer.performance]`.
+#[derive(Clone, Debug)]
+pub struct Performance {
+    /// Uploads at a time.
+    pub worker_pool_size: usize,
+    /// Longest time that one upload may take.
+    pub write_timeout: Duration,
+    /// Versions between snapshots, at least.
+    pub snapshot_frequency: u64,
+    /// Share of the last snapshot's bytes that the deltas since must have, 0 to 1.
+    pub snapshot_min_change: f64,
+    /// A snapshot is due after this long whatever changed.
+    pub snapshot_max_interval: Duration,
+    /// Compress blobs in the store.
+    pub enable_compression: bool,
+}
+
+/// `[producer.pacing]`; 0 is unlimited.
+#[derive(Clone, Debug)]
+pub struct Pacing {
+    /// Records a second.
+    pub max_records_per_second: u32,
+    /// Bytes a second.
+    pub max_bytes_per_second: u64,
+    /// Pressure above which the source pauses.
+    pub pressure_high: f64,
+}
+
+/// `[producer.spill]`.
+#[derive(Clone, Debug)]
+pub struct Spill {
+    /// Most bytes of log on disk.
+    pub max_log_size: u64,
+}
+
+/// `[producer.reliability]`.
+#[derive(Clone, Debug)]
+pub struct Reliability {
+    /// Attempts after the first.
+    pub max_retry_attempts: u32,
+    /// First wait between attempts.
+    pub retry_backoff: Duration,
+    /// Failures in a row that open a breaker.
+    pub circuit_breaker_threshold: u32,
+    /// How long it stays open.
+    pub circuit_breaker_reset: Duration,
+}
+
+/// Blob files of versions that nobody holds any more are evicted beyond this.
+pub const DEFAULT_CACHE_BYTES: u64 = 10 << 30;
+
+impl Options {
+    /// Static membership wants a name that stays the same over restarts and differs between instances: the host's
+    /// name and the data directory, which only one process can hold.
+    pub fn default_instance_id(data_dir: &std::path::Path) -> String {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .ok()
+            .map(|name| name.trim().to_owned())
+            .filter(|name| !name.is_empty())
+            .or_else(|| std::env::var("HOSTNAME").ok())
+            .unwrap_or_else(|| "stillwell".to_owned());
+        let dir = crate::version::Checksum::of(data_dir.as_os_str().as_encoded_bytes());
+        format!("{host}-{}", dir.hex())
+    }
+}
+
+impl Batching {
+    /// Bytes of log that may wait in memory between the log and the announcement: two batches, so that one fills
+    /// while another is built. Beyond it chunks stay on disk.
+    pub fn memory_bytes(&self) -> u64 {
+        self.max_batch_bytes.saturating_mul(2).max(16 << 20)
+    }
+}
+
+impl Default for Batching {
+    fn default() -> Batching {
+        Batching {
+            max_batch_size: 1_000,
+            max_batch_bytes: 8 << 20,
+            batch_timeout: Duration::from_secs(1),
+            max_pending_records: 10_000,
+            memory_pressure_threshold: 8_000,
+        }
+    }
+}
+
+impl Default for Performance {
+    fn default() -> Performance {
+        Performance {
+            worker_pool_size: 5,
+            write_timeout: Duration::from_secs(30),
+            snapshot_frequency: 25,
+            snapshot_min_change: 0.25,
+            snapshot_max_interval: Duration::from_secs(3600),
+            enable_compression: true,
+        }
+    }
+}
+
+impl Default for Pacing {
+    fn default() -> Pacing {
+        Pacing { max_records_per_second: 0, max_bytes_per_second: 0, pressure_high: 0.8 }
+    }
+}
+
+impl Default for Spill {
+    fn default() -> Spill {
+        Spill { max_log_size: 10 << 30 }
+    }
+}
+
+impl Default for Reliability {
+    fn default() -> Reliability {
+        Reliability {
+            max_retry_attempts: 3,
+            retry_backoff: Duration::from_secs(1),
+            circuit_breaker_threshold: 10,
+            circuit_breaker_reset: Duration::from_secs(30),
+        }
+    }
+}

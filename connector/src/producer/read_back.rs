@@ -1,0 +1,191 @@
+//! The writer's own tail: reads back what it has committed, by the rule that readers use, before it counts.
+//!
+//! Owns: one client on the announcement partition, and the succession up to where it has read. Does not own: the
+//! transaction (`announce`), or what to do when something else is found (`recover`).
+
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::format::announcement::{self, Announcement, Message};
+use crate::format::succession::{Succession, Verdict, window_is_enough};
+use crate::kafka::{self, Kept, Polled, Poller};
+use crate::version::{Life, Version};
+
+/// Why what was committed does not count.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another life has begun.
+    #[error("life {newer} has begun after this one")]
+    Superseded {
+        /// The newer life.
+        newer: Life,
+    },
+    /// It did not appear in time.
+    #[error("it did not appear within the time allowed; the topic was read to offset {next}")]
+    Missing {
+        /// Where reading stands.
+        next: i64,
+    },
+    /// The topic cannot be read.
+    #[error("reading the announcement topic")]
+    Kafka(#[from] kafka::Error),
+    /// A record that no version of Stillwell wrote.
+    #[error("the record at offset {offset} of the announcement topic is not one of ours")]
+    Foreign {
+        /// Its offset.
+        offset: i64,
+        /// What is wrong with it.
+        #[source]
+        source: announcement::Error,
+    },
+}
+
+/// What the topic says at a moment.
+#[derive(Debug, Default)]
+pub struct Truth {
+    /// The last valid announcement.
+    pub last: Option<Box<Announcement>>,
+    /// The highest epoch in any record, valid or not.
+    pub highest_epoch: u64,
+}
+
+/// The reader.
+pub struct ReadBack {
+    poller: Poller,
+    topic: String,
+    partition: i32,
+    clock: Clock,
+    succession: Succession,
+    truth: Truth,
+    next: i64,
+}
+
+impl ReadBack {
+    /// Reads the end of the announcement partition, as far back as it takes to judge.
+    ///
+    /// # Errors
+    /// [`Error::Kafka`], [`Error::Foreign`].
+    pub fn open(
+        mut poller: Poller,
+        topic: &str,
+        partition: i32,
+        (low, end): (i64, i64),
+        clock: Clock,
+        deadline: Instant,
+    ) -> Result<ReadBack, Error> {
+        let enough = |records: &[Kept]| {
+            window_is_enough(records.iter().filter_map(|record| {
+                let message = Message::decode(record.value.as_deref()?).ok()?;
+                Some((message.life(), matches!(message, Message::Epoch(_))))
+            }))
+        };
+        let window = kafka::read_back(&mut poller, topic, partition, (low, end), &clock, deadline, enough)?;
+        let mut read_back = ReadBack {
+            poller,
+            topic: topic.to_owned(),
+            partition,
+            clock,
+            succession: Succession::default(),
+            truth: Truth::default(),
+            next: window.next,
+        };
+        for record in window.records {
+            read_back.see(record.offset, record.value.as_deref().unwrap_or_default())?;
+        }
+        Ok(read_back)
+    }
+
+    /// What has been read so far.
+    pub fn truth(&self) -> &Truth {
+        &self.truth
+    }
+
+    /// Takes the truth out, once it is complete.
+    pub fn take_truth(&mut self) -> Truth {
+        std::mem::take(&mut self.truth)
+    }
+
+    /// Reads on until the epoch record of `life` is there. The verdict is [`Verdict::Superseded`] when another life
+    /// of its epoch, or a newer one, came first.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn until_life(&mut self, life: Life, deadline: Instant) -> Result<Verdict, Error> {
+        self.until(deadline, |message, verdict, _| match message {
+            Message::Epoch(record) if record.life == life => Some(Ok(verdict)),
+            _ => None,
+        })
+    }
+
+    /// Reads on until the announcement of `version` by `life` is there and valid.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`] as soon as a newer life appears, else as above.
+    pub fn until_version(&mut self, life: Life, version: Version, deadline: Instant) -> Result<(), Error> {
+        self.until(deadline, |message, verdict, highest| match message {
+            _ if highest.is_some_and(|highest| highest != life) => {
+                Some(Err(Error::Superseded { newer: highest.unwrap_or(life) }))
+            }
+            Message::Announcement(announcement)
+                if announcement.life == life
+                    && announcement.version == version
+                    && verdict == Verdict::Valid =>
+            {
+                Some(Ok(()))
+            }
+            _ => None,
+        })?;
+        // The truth is the life's own from here on; keeping its announcements would only cost memory.
+        self.truth.last = None;
+        Ok(())
+    }
+
+    fn until<T>(
+        &mut self,
+        deadline: Instant,
+        mut found: impl FnMut(&Message, Verdict, Option<Life>) -> Option<Result<T, Error>>,
+    ) -> Result<T, Error> {
+        loop {
+            let record = match self.poller.poll(Duration::from_millis(100)) {
+                Some(Polled::Record { message, .. }) => {
+                    Some((message.offset(), message.value().unwrap_or_default().to_vec()))
+                }
+                Some(Polled::Lost { detail, .. }) => {
+                    let doing = format!("reading {}[{}] at offset {}", self.topic, self.partition, self.next);
+                    return Err(kafka::Error::Unavailable { doing, detail }.into());
+                }
+                Some(Polled::Error(error)) if !error.is_transient() => return Err(error.into()),
+                Some(Polled::Error(_) | Polled::End { .. }) | None => None,
+            };
+            if let Some((offset, value)) = record
+                && offset >= self.next
+            {
+                let (message, verdict) = self.see(offset, &value)?;
+                if let Some(found) = found(&message, verdict, self.succession.life()) {
+                    return found;
+                }
+            }
+            if self.clock.now() >= deadline {
+                return Err(Error::Missing { next: self.next });
+            }
+        }
+    }
+
+    fn see(&mut self, offset: i64, value: &[u8]) -> Result<(Message, Verdict), Error> {
+        let message = Message::decode(value).map_err(|source| Error::Foreign { offset, source })?;
+        self.next = offset + 1;
+        let life = message.life();
+        self.truth.highest_epoch = self.truth.highest_epoch.max(life.epoch);
+        let verdict = match &message {
+            Message::Epoch(_) => self.succession.epoch(life),
+            Message::Announcement(announcement) => {
+                let verdict = self.succession.announcement(life, announcement.version);
+                if verdict == Verdict::Valid {
+                    self.truth.last = Some(announcement.clone());
+                }
+                verdict
+            }
+        };
+        Ok((message, verdict))
+    }
+}

@@ -1,0 +1,341 @@
+//! Taking over: start, handover, an unknown outcome, any abort and any error within a transaction all come here.
+//!
+//! ```text
+//!  (1) fence        a new transactional producer: ends or fences what was under way
+//!  (2) epoch record the highest epoch in the topic + 1, committed
+//!  (3) read up to it: the last valid announcement is the truth (version, positions)
+//!  (4) view         topic ids compared; the view of that version opened from cache or store
+//!  (5) log          what joins the positions is kept, the rest is discarded; Kafka from there on
+//! ```
+//!
+//! Owns: those five steps, each of which may be the last one that this process does: nothing they leave behind is
+//! visible to a reader, and the next life starts at step 1. Does not own: when to take over (`own`), the stages that
+//! follow (`producer`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::Options;
+use super::announce::Carried;
+use super::log::{self, Log};
+use super::read_back::{self, ReadBack, Truth};
+use crate::format::announcement::{Announcement, EpochRecord, Message, SourcePosition};
+use crate::format::succession::Verdict;
+use crate::kafka::{self, Admin, Outcome, Outgoing, Poller, Transaction, Tuning};
+use crate::record::{Position, SourcePartition, TopicId};
+use crate::version::{Life, Shard, Version};
+use crate::view::{self, About, Cache, Fetcher, Identity, View};
+
+/// Longest wait for Kafka's transaction coordinator, and for the topic's end: beyond a transaction's own time limit.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The broker holds the tail's fetch back this long while nothing is there; what arrives ends it at once.
+const LONG_FETCH: Duration = Duration::from_secs(5);
+/// Races for an epoch before the life gives up: each lost one means that another writer is alive.
+const MOST_RACES: u32 = 5;
+
+/// Why a life could not take over.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka does not answer, or refuses.
+    #[error("{doing}")]
+    Kafka {
+        /// The step.
+        doing: &'static str,
+        /// Kafka's reason.
+        #[source]
+        source: kafka::Error,
+    },
+    /// The announcement topic cannot be read, or holds what is not ours.
+    #[error("reading the announcement topic {topic}")]
+    Announcements {
+        /// Its name.
+        topic: String,
+        /// Why.
+        #[source]
+        source: read_back::Error,
+    },
+    /// Another writer won the race for the epoch, again and again.
+    #[error("another writer of {dataset} took epoch {epoch} first, {MOST_RACES} times in a row")]
+    Outrun {
+        /// The dataset.
+        dataset: String,
+        /// The last epoch tried.
+        epoch: u64,
+    },
+    /// What the topic says does not fit the configuration or the sources.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The last version's blobs cannot be opened.
+    #[error("opening version {version} of {dataset}")]
+    View {
+        /// The dataset.
+        dataset: String,
+        /// The version.
+        version: Version,
+        /// Why.
+        #[source]
+        source: view::Error,
+    },
+    /// The log cannot be read.
+    #[error("reading the log")]
+    Log(#[from] log::Error),
+}
+
+impl Error {
+    /// Whether trying again may help without anybody's doing.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Kafka { source, .. } => {
+                source.is_transient()
+                    || matches!(source, kafka::Error::Fenced { .. } | kafka::Error::Fatal { .. })
+            }
+            Error::Announcements { source, .. } => !matches!(source, read_back::Error::Foreign { .. }),
+            Error::Outrun { .. } => true,
+            Error::Mismatch(_) => false,
+            Error::View { source, .. } => source.is_transient(),
+            Error::Log(_) => true,
+        }
+    }
+}
+
+/// A life that has taken over.
+pub struct Recovered {
+    /// The life.
+    pub life: Life,
+    /// Its producer, fencing all before it.
+    pub transaction: Transaction,
+    /// Its tail, read up to its own epoch record.
+    pub read_back: ReadBack,
+    /// What its announcements carry on.
+    pub carried: Carried,
+    /// The view of the last announced version.
+    pub view: View,
+    /// Where Kafka continues, per source partition.
+    pub fetch_from: Vec<Position>,
+    /// Whether something must be said before a record is taken: the first version, or partitions never seen.
+    pub must_say: bool,
+}
+
+/// What taking over needs.
+#[derive(Clone)]
+pub struct Recovery {
+    /// The producer's options.
+    pub options: Options,
+    /// The shard.
+    pub shard: Shard,
+    /// Kafka's administration.
+    pub admin: Admin,
+    /// The announcement topic's id.
+    pub topic_id: TopicId,
+    /// The blob cache.
+    pub cache: Cache,
+    /// The log.
+    pub log: Log,
+}
+
+impl Recovery {
+    /// Takes over.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn take_over(&self) -> Result<Recovered, Error> {
+        let this = self.clone();
+        let (life, transaction, read_back, truth) = tokio::task::spawn_blocking(move || this.fence())
+            .await
+            .map_err(|panic| Error::Mismatch(format!("taking over panicked: {panic}")))??;
+        let (carried, must_say) = self.carry_on(truth.last.as_deref()).await?;
+        let view = self.open_view(truth.last.as_deref()).await?;
+        let positions: Vec<Position> = carried.positions.iter().map(SourcePosition::position).collect();
+        let fetch_from = self.log.resume(&positions).await?;
+        for (position, fetch) in positions.iter().zip(&fetch_from) {
+            tracing::info!(announced = %position, from_log = fetch.offset - position.offset, "resuming");
+        }
+        Ok(Recovered { life, transaction, read_back, carried, view, fetch_from, must_say })
+    }
+
+    async fn ends(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
+        self.admin
+            .watermarks(topic, partition)
+            .await
+            .map_err(|source| Error::Kafka { doing: "asking Kafka where the topic begins and ends", source })
+    }
+
+    /// Steps 1 to 3. Blocks.
+    fn fence(&self) -> Result<(Life, Transaction, ReadBack, Truth), Error> {
+        let options = &self.options;
+        let kafka = |doing| move |source| Error::Kafka { doing, source };
+        let announcements = |source| Error::Announcements { topic: options.announcements.clone(), source };
+        let partition = self.shard.0 as i32;
+
+        let id = format!("{}/{}", options.dataset, self.shard);
+        let mut transaction = Transaction::new(&options.kafka, &id, options.clock.clone())
+            .map_err(kafka("creating the transactional producer"))?;
+        transaction.init(PATIENCE).map_err(kafka("fencing earlier writers (init_transactions)"))?;
+
+        // Only now: what an earlier writer had under way has ended, so that the end stands still but for new lives.
+        let tuning = Tuning::tail(&format!("stillwell.{}", options.dataset), LONG_FETCH);
+        let poller = Poller::new(&options.kafka, &tuning).map_err(kafka("creating the tail's client"))?;
+        let (low, end) = Handle::current().block_on(self.ends(&options.announcements, partition))?;
+        let deadline = || options.clock.now() + PATIENCE;
+        let mut read_back = ReadBack::open(
+            poller,
+            &options.announcements,
+            partition,
+            (low, end),
+            options.clock.clone(),
+            deadline(),
+        )
+        .map_err(announcements)?;
+        if low > 0 && read_back.truth().last.is_none() {
+            return Err(Error::Mismatch(format!(
+                "{} begins at offset {low} and holds no valid announcement: its history was deleted. Set its \
+                 retention.ms and retention.bytes to -1 and cleanup.policy to delete, restore it, or choose another \
+                 announcement topic to begin a new history",
+                options.announcements
+            )));
+        }
+
+        let mut epoch = 0;
+        for _ in 0..MOST_RACES {
+            epoch = read_back.truth().highest_epoch + 1;
+            let life = Life { epoch, writer: options.entropy.uuid() };
+            let record = EpochRecord {
+                dataset: options.dataset.clone(),
+                shard: self.shard,
+                shards: options.shards,
+                life,
+                at: options.clock.wall_ms(),
+            };
+            let value = Message::Epoch(record).encode();
+            let record = Outgoing {
+                topic: &options.announcements,
+                partition: Some(partition),
+                key: Some(id.as_bytes()),
+                value: Some(&value),
+                ..Outgoing::default()
+            };
+            transaction
+                .begin()
+                .and_then(|()| transaction.send(&record, PATIENCE))
+                .map_err(kafka("writing the epoch record"))?;
+            match transaction.commit(PATIENCE) {
+                Outcome::Committed => {}
+                Outcome::Aborted(source)
+                | Outcome::Unknown(source)
+                | Outcome::Fenced(source)
+                | Outcome::Fatal(source) => return Err(kafka("committing the epoch record")(source)),
+            }
+            match read_back.until_life(life, deadline()).map_err(announcements)? {
+                Verdict::Valid => {
+                    let truth = read_back.take_truth();
+                    return Ok((life, transaction, read_back, truth));
+                }
+                Verdict::Superseded | Verdict::Repeated => {
+                    tracing::warn!(%life, "another writer took this epoch first; trying the next");
+                }
+            }
+        }
+        Err(Error::Outrun { dataset: options.dataset.clone(), epoch })
+    }
+
+    /// Step 4, first half: what the last announcement says, held against the configuration and the sources.
+    async fn carry_on(&self, last: Option<&Announcement>) -> Result<(Carried, bool), Error> {
+        let options = &self.options;
+        let mut carried = match last {
+            None => Carried::default(),
+            Some(last) => {
+                if last.dataset != options.dataset || last.shards != options.shards {
+                    return Err(Error::Mismatch(format!(
+                        "{} holds announcements of dataset {:?} with {} shard(s), configured is {:?} with {}: the \
+                         number of shards is fixed at creation. Correct the configuration, or choose another \
+                         announcement topic",
+                        options.announcements, last.dataset, last.shards, options.dataset, options.shards
+                    )));
+                }
+                if last.schema_fingerprint != options.schema.fingerprint() {
+                    return Err(Error::Mismatch(format!(
+                        "the schema of {} is not the one that version {} was written with. This release keeps one \
+                         schema for a dataset's life: give the old schema, or a new dataset name",
+                        options.dataset, last.version
+                    )));
+                }
+                Carried {
+                    previous: Some((last.version, last.life.epoch)),
+                    chain: last.chain(),
+                    positions: last.positions.clone(),
+                    records: last.records,
+                    caught_up: last.caught_up,
+                    oldest_kept: last.oldest_kept,
+                }
+            }
+        };
+        let mut must_say = last.is_none();
+        for topic in &options.topics {
+            let info = self
+                .admin
+                .describe(topic)
+                .await
+                .map_err(|source| Error::Kafka { doing: "describing a source topic", source })?
+                .ok_or_else(|| Error::Mismatch(format!("source topic {topic} does not exist: create it")))?;
+            let known = carried.positions.iter().filter(|position| *position.source.topic == **topic);
+            if let Some(stranger) = known.clone().find(|position| position.source.topic_id != info.id) {
+                return Err(Error::Mismatch(format!(
+                    "source topic {topic} was deleted and created again since version {} (topic id {} then, {} now): \
+                     its offsets mean other records. Nothing was read. Rebuild the dataset under a new announcement \
+                     topic, or restore the old topic",
+                    last.map_or(Version(0), |last| last.version),
+                    stranger.source.topic_id,
+                    info.id
+                )));
+            }
+            let seen = known.count() as i32;
+            for partition in seen..info.partitions {
+                let (start, end) = self.ends(topic, partition).await?;
+                must_say = true;
+                carried.positions.push(SourcePosition {
+                    source: SourcePartition {
+                        topic: Arc::from(topic.as_str()),
+                        topic_id: info.id,
+                        partition,
+                    },
+                    start,
+                    offset: start,
+                    // A partition that appears later does not take `caught_up` back.
+                    target: if last.is_none() { end } else { start },
+                });
+            }
+        }
+        if let Some(gone) = carried
+            .positions
+            .iter()
+            .find(|position| !options.topics.iter().any(|t| **t == *position.source.topic))
+        {
+            return Err(Error::Mismatch(format!(
+                "source topic {} is part of dataset {} since an earlier version, but not configured any more. Add it \
+                 again, or begin a new history under another announcement topic",
+                gone.source.topic, options.dataset
+            )));
+        }
+        Ok((carried, must_say))
+    }
+
+    /// Step 4, second half.
+    async fn open_view(&self, last: Option<&Announcement>) -> Result<View, Error> {
+        let options = &self.options;
+        let identity = Identity {
+            dataset: Arc::from(options.dataset.as_str()),
+            topic_id: self.topic_id,
+            shard: self.shard,
+            shards: options.shards,
+        };
+        let Some(last) = last else { return Ok(View::empty(identity, options.schema.clone())) };
+        let failed = |source| Error::View { dataset: options.dataset.clone(), version: last.version, source };
+        // A writer maps only what it has checked whole in this life.
+        let fetcher = Fetcher::new(options.store.clone(), self.cache.clone()).checking_whole();
+        let inline = last.inline.clone().map(|inline| (last.version, inline));
+        let about = About::announced(last, options.schema.clone());
+        fetcher.open(&identity, &last.chain(), inline, about).await.map_err(failed)
+    }
+}

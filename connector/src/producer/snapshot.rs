@@ -1,0 +1,331 @@
+//! Snapshots: a whole version as one blob with its index, made beside the flow, so that a reader's start does not
+//! depend on how many versions there were.
+//!
+//! Owns: when one is due, and making it, one at a time. Does not own: the merge itself (`view/`), or listing it in an
+//! announcement (`announce`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::Performance;
+use super::announce::Announced;
+use super::build::{COMPRESSION_LEVEL, blob_name};
+use super::store::Uploader;
+use crate::blob::{self, Body, name};
+use crate::clock::Clock;
+use crate::format::container;
+use crate::telemetry::ProducerMetrics;
+use crate::version::{BlobRef, Life, SnapshotRef, Version};
+use crate::view::cache::Temporary;
+use crate::view::map::Map;
+use crate::view::{self, Base, Cache, Identity, View};
+
+/// A chain this long makes a snapshot due whatever changed: it must never pass 512, or readers refuse it.
+const LONGEST_CHAIN: usize = 384;
+
+/// A snapshot that is stored, for the next announcement to list.
+#[derive(Debug)]
+pub struct Snapshotted {
+    /// Where it is.
+    pub snapshot: SnapshotRef,
+}
+
+/// The same snapshot as files on this machine, for the builder to put under its view.
+#[derive(Debug)]
+pub struct Rebase {
+    /// The snapshot, mapped.
+    pub base: Arc<Base>,
+}
+
+/// Why a snapshot could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The merge failed.
+    #[error("merging version {version} into a snapshot")]
+    Merge {
+        /// The version.
+        version: Version,
+        /// Why.
+        #[source]
+        source: view::Error,
+    },
+    /// It could not be stored.
+    #[error("storing the snapshot of version {version}")]
+    Store {
+        /// The version.
+        version: Version,
+        /// Why.
+        #[source]
+        source: blob::Error,
+    },
+    /// It panicked: a bug.
+    #[error("merging a snapshot panicked")]
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+/// What the rule looks at.
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    versions: u64,
+    chain: usize,
+    /// Entries of the deltas since.
+    entries: u64,
+    /// Stored bytes of the deltas since.
+    changed_bytes: u64,
+    /// Stored bytes of the last snapshot; `None` before the first.
+    snapshot_bytes: Option<u64>,
+    age: Duration,
+    first_load_done: bool,
+}
+
+/// Whether a snapshot is due.
+fn is_due(since: &Since, rules: &Performance) -> bool {
+    // Versions that only say something (positions, a snapshot) add nothing to one, but for the chain's length.
+    if since.entries == 0 {
+        return since.chain >= LONGEST_CHAIN;
+    }
+    let Some(snapshot_bytes) = since.snapshot_bytes else {
+        // The first one when the first load is done: a snapshot in its midst would be outgrown at once.
+        return since.first_load_done
+            || since.chain >= LONGEST_CHAIN
+            || since.age >= rules.snapshot_max_interval;
+    };
+    let grown = since.changed_bytes as f64 >= snapshot_bytes as f64 * rules.snapshot_min_change;
+    (since.versions >= rules.snapshot_frequency && grown)
+        || since.age >= rules.snapshot_max_interval
+        || since.chain >= LONGEST_CHAIN
+}
+
+fn reached(announced: Option<&Announced>, version: Version) -> bool {
+    announced.map_or(Version(0), |announced| announced.version) >= version
+}
+
+/// The stage.
+pub struct Snapshotter {
+    /// Dataset, topic id, shard.
+    pub identity: Identity,
+    /// This life.
+    pub life: Life,
+    /// When one is due; whether to compress.
+    pub rules: Performance,
+    /// Where its files are made.
+    pub cache: Cache,
+    /// Uploads.
+    pub uploader: Uploader,
+    /// The version and the stored bytes of the newest snapshot that recovery found.
+    pub last: Option<(Version, u64)>,
+    /// Time.
+    pub clock: Clock,
+    /// Metrics.
+    pub metrics: Arc<ProducerMetrics>,
+}
+
+impl Snapshotter {
+    /// Makes snapshots of announced versions as they become due, until `last` says which version is the life's last
+    /// and whether to make one of it. A failure costs nothing but time: it is said, and tried again when the next
+    /// version is announced.
+    pub async fn run(
+        mut self,
+        mut announced: watch::Receiver<Option<Announced>>,
+        listed: mpsc::UnboundedSender<Snapshotted>,
+        rebases: mpsc::UnboundedSender<Rebase>,
+        last: impl Future<Output = (Version, bool)>,
+    ) {
+        let mut last = std::pin::pin!(last);
+        let mut last_made = self.clock.now();
+        let mut ending = false;
+        while !ending {
+            tokio::select! {
+                (version, wanted) = &mut last => {
+                    if !wanted || announced.wait_for(|now| reached(now.as_ref(), version)).await.is_err() {
+                        return;
+                    }
+                    ending = true;
+                }
+                changed = announced.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(self.rules.snapshot_max_interval) => {}
+            }
+            let Some(now) = announced.borrow_and_update().clone() else { continue };
+            let since = self.since(&now, last_made);
+            let due = if ending { since.entries > 0 } else { is_due(&since, &self.rules) };
+            if !due {
+                continue;
+            }
+            match self.make(&now).await {
+                Ok((snapshot, base)) => {
+                    last_made = self.clock.now();
+                    self.last = Some((snapshot.version, snapshot.blob.bytes));
+                    let _ = listed.send(Snapshotted { snapshot });
+                    // After it is listed: the rebase mints the version that says so.
+                    let _ = rebases.send(Rebase { base });
+                }
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(%error, cause, "no snapshot; the deltas since the last one are still there");
+                }
+            }
+        }
+    }
+
+    fn since(&self, now: &Announced, last_made: Instant) -> Since {
+        let base = self.last.map_or(Version(0), |(version, _)| version);
+        Since {
+            versions: now.version.0.saturating_sub(base.0),
+            chain: now.chain.deltas,
+            entries: now.chain.entries,
+            changed_bytes: now.chain.bytes,
+            snapshot_bytes: self.last.map(|(_, bytes)| bytes),
+            age: self.clock.now().saturating_duration_since(last_made),
+            first_load_done: now.caught_up && now.view.records() > 0,
+        }
+    }
+
+    /// Merges the view of an announced version, stores snapshot and index.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn make(&self, of: &Announced) -> Result<(SnapshotRef, Arc<Base>), Error> {
+        let version = of.version;
+        let began = self.clock.now();
+        let (view, cache, life, compress) =
+            (of.view.clone(), self.cache.clone(), self.life, self.rules.enable_compression);
+        let merged = tokio::task::spawn_blocking(move || merge(&view, &cache, life, compress))
+            .await
+            .map_err(Error::Panicked)?
+            .map_err(|source| Error::Merge { version, source })?;
+        let Merged { snapshot, base, body, index } = merged;
+        let store = |source| Error::Store { version, source };
+        self.uploader.put(&snapshot.blob.name, body.body()).await.map_err(store)?;
+        self.uploader.put(&snapshot.index.name, Body::File(index)).await.map_err(store)?;
+        let took = self.clock.now() - began;
+        self.metrics.snapshot_seconds.observe(took.as_secs_f64());
+        tracing::info!(%version, records = snapshot.records, bytes = snapshot.blob.bytes, ?took, "snapshot stored");
+        Ok((snapshot, base))
+    }
+}
+
+/// A merged snapshot: what the store gets, and what this machine keeps.
+struct Merged {
+    snapshot: SnapshotRef,
+    base: Arc<Base>,
+    body: Upload,
+    index: PathBuf,
+}
+
+/// The snapshot as stored: compressed into a file of its own, or the plain file itself.
+enum Upload {
+    Compressed(Temporary),
+    Plain(PathBuf),
+}
+
+impl Upload {
+    fn body(&self) -> Body {
+        Body::File(match self {
+            Upload::Compressed(file) => file.path().to_owned(),
+            Upload::Plain(path) => path.clone(),
+        })
+    }
+}
+
+fn merge(view: &View, cache: &Cache, life: Life, compress: bool) -> Result<Merged, view::Error> {
+    let identity = view.identity();
+    let merged = view.merge_snapshot(life, cache)?;
+    let (summary, index) = (*merged.summary(), *merged.index());
+    let (stored, compressed) = if compress {
+        let plain = Map::open(merged.snapshot_path(), summary.plain_bytes)?;
+        plain.will_scan();
+        let file = cache.temporary(identity)?;
+        let failed =
+            |source| view::Error::Io { doing: "compressing into", path: file.path().to_owned(), source };
+        let mut out = std::io::BufWriter::with_capacity(1 << 20, file.file());
+        let stored =
+            container::compress(plain.bytes(), COMPRESSION_LEVEL, &mut out).map_err(|error| match error {
+                container::Error::Io(source) => failed(source),
+                _ => view::Error::Internal("the snapshot that was just written does not read back"),
+            })?;
+        std::io::Write::flush(&mut out).map_err(failed)?;
+        drop(out);
+        ((stored.bytes, stored.checksum), Some(file))
+    } else {
+        ((summary.plain_bytes, summary.plain_checksum), None)
+    };
+    let version = view.version();
+    let blob = |kind, (bytes, checksum), (plain_bytes, plain_checksum)| BlobRef {
+        name: blob_name(identity, kind, version, life, checksum),
+        bytes,
+        checksum,
+        plain_bytes,
+        plain_checksum,
+        location: None,
+    };
+    let of_index = (index.bytes, index.checksum);
+    let snapshot = SnapshotRef {
+        version,
+        epoch: life.epoch,
+        blob: blob(name::Kind::Snapshot, stored, (summary.plain_bytes, summary.plain_checksum)),
+        index: blob(name::Kind::Index, of_index, of_index),
+        records: summary.counts.upserts,
+    };
+    let files = merged.keep(cache, identity)?;
+    let base = Arc::new(Base::open(&files, identity, &snapshot, view.schema())?);
+    let body = match compressed {
+        Some(file) => Upload::Compressed(file),
+        None => Upload::Plain(files.snapshot.path().to_owned()),
+    };
+    Ok(Merged { snapshot, base, body, index: files.index.path().to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Performance {
+        Performance {
+            worker_pool_size: 1,
+            write_timeout: Duration::from_secs(1),
+            snapshot_frequency: 25,
+            snapshot_min_change: 0.25,
+            snapshot_max_interval: Duration::from_secs(3600),
+            enable_compression: true,
+        }
+    }
+
+    fn since() -> Since {
+        Since {
+            versions: 25,
+            chain: 25,
+            entries: 100,
+            changed_bytes: 250,
+            snapshot_bytes: Some(1_000),
+            age: Duration::from_secs(1),
+            first_load_done: true,
+        }
+    }
+
+    #[test]
+    fn due_needs_both_enough_versions_and_enough_change() {
+        assert!(is_due(&since(), &rules()));
+        assert!(!is_due(&Since { versions: 24, ..since() }, &rules()));
+        assert!(!is_due(&Since { changed_bytes: 249, ..since() }, &rules()));
+    }
+
+    #[test]
+    fn an_old_or_long_chain_is_enough_by_itself_but_an_unchanged_version_never() {
+        let quiet = Since { entries: 1, changed_bytes: 0, versions: 1, chain: 1, ..since() };
+        assert!(!is_due(&quiet, &rules()));
+        assert!(is_due(&Since { age: Duration::from_secs(3600), ..quiet }, &rules()));
+        assert!(is_due(&Since { chain: LONGEST_CHAIN, ..quiet }, &rules()));
+        assert!(!is_due(&Since { entries: 0, age: Duration::from_secs(9999), ..quiet }, &rules()));
+    }
+
+    #[test]
+    fn the_first_one_waits_for_the_first_load() {
+        let first = Since { snapshot_bytes: None, first_load_done: false, ..since() };
+        assert!(!is_due(&first, &rules()));
+        assert!(is_due(&Since { first_load_done: true, ..first }, &rules()));
+        assert!(is_due(&Since { chain: LONGEST_CHAIN, ..first }, &rules()));
+    }
+}

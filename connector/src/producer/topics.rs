@@ -1,0 +1,155 @@
+//! The topics that a dataset stands on: created where missing, and refused where they would lose what they are for.
+//!
+//! Owns: their settings. Does not own: Kafka's administration (`kafka::Admin`).
+
+use std::time::Duration;
+
+use super::Options;
+use crate::kafka::{self, Admin, TopicSpec};
+use crate::record::TopicId;
+
+/// Why the topics are not as they must be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka does not answer, or refuses.
+    #[error("preparing topic {topic}")]
+    Kafka {
+        /// The topic.
+        topic: String,
+        /// Why.
+        #[source]
+        source: kafka::Error,
+    },
+    /// A topic is missing and may not be created.
+    #[error(
+        "topic {topic} does not exist and create_topics is false: create it with {partitions} partition(s){hint}"
+    )]
+    Missing {
+        /// The topic.
+        topic: String,
+        /// Partitions that it needs.
+        partitions: i32,
+        /// Settings that it needs.
+        hint: String,
+    },
+    /// A topic's settings would lose announcements.
+    #[error("topic {topic} has {key}={found}, but announcements are kept for ever: set {key}={wanted}")]
+    Setting {
+        /// The topic.
+        topic: String,
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// The announcement topic has another number of partitions than the dataset has shards.
+    #[error(
+        "topic {topic} has {found} partition(s), but the dataset has {wanted} shard(s): the number is fixed at creation"
+    )]
+    Shards {
+        /// The topic.
+        topic: String,
+        /// Its partitions.
+        found: i32,
+        /// The dataset's shards.
+        wanted: u32,
+    },
+}
+
+impl Error {
+    /// Whether trying again may help without anybody's doing.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Error::Kafka { source, .. } if source.is_transient())
+    }
+}
+
+/// Kept for ever: history and rollback need it, compaction would forget it.
+const ANNOUNCEMENTS: &[(&str, &str)] =
+    &[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
+const CONTROL: &[(&str, &str)] = &[("cleanup.policy", "compact")];
+
+/// How often, and how long apart, a new topic is looked for.
+const SETTLE_STEPS: u32 = 100;
+const SETTLE_STEP: Duration = Duration::from_millis(100);
+
+/// What is known once the topics are there.
+#[derive(Clone, Copy, Debug)]
+pub struct Prepared {
+    /// Id of the announcement topic.
+    pub announcements_id: TopicId,
+    /// Largest record that the dead-letter topic takes.
+    pub letter_limit: usize,
+}
+
+/// Makes sure that all topics of the dataset are there and fit.
+///
+/// # Errors
+/// [`Error`]; transient while Kafka is away.
+pub async fn prepare(admin: &Admin, options: &Options) -> Result<Prepared, Error> {
+    for topic in &options.topics {
+        ensure(admin, options, topic, options.source_partitions, &[]).await?;
+    }
+    ensure(admin, options, &options.dead_letters, 1, &[]).await?;
+    ensure(admin, options, &options.control, 1, CONTROL).await?;
+    let topic = &options.announcements;
+    let shards = options.shards as i32;
+    let announcements = ensure(admin, options, topic, shards, ANNOUNCEMENTS).await?;
+    if announcements.partitions != shards {
+        let (found, wanted) = (announcements.partitions, options.shards);
+        return Err(Error::Shards { topic: topic.clone(), found, wanted });
+    }
+    let failed = |topic: &str| {
+        let topic = topic.to_owned();
+        move |source| Error::Kafka { topic, source }
+    };
+    let config = admin.topic_config(topic).await.map_err(failed(topic))?;
+    for (key, wanted) in ANNOUNCEMENTS {
+        if let Some(found) = config.get(*key)
+            && found != wanted
+        {
+            return Err(Error::Setting { topic: topic.clone(), key, found: found.clone(), wanted });
+        }
+    }
+    let dead = admin.topic_config(&options.dead_letters).await.map_err(failed(&options.dead_letters))?;
+    // Kafka's default of `max.message.bytes`, less room for the headers and the batch around the record.
+    let limit = dead.get("max.message.bytes").and_then(|value| value.parse().ok()).unwrap_or(1_048_588usize);
+    Ok(Prepared { announcements_id: announcements.id, letter_limit: limit.saturating_sub(16 * 1024) })
+}
+
+async fn ensure(
+    admin: &Admin,
+    options: &Options,
+    topic: &str,
+    partitions: i32,
+    config: &[(&str, &str)],
+) -> Result<kafka::TopicInfo, Error> {
+    let failed = |source| Error::Kafka { topic: topic.to_owned(), source };
+    if let Some(info) = admin.describe(topic).await.map_err(failed)? {
+        return Ok(info);
+    }
+    if !options.create_topics {
+        let hint = config.iter().map(|(key, value)| format!(", {key}={value}")).collect();
+        return Err(Error::Missing { topic: topic.to_owned(), partitions, hint });
+    }
+    let spec = TopicSpec {
+        name: topic.to_owned(),
+        partitions,
+        replication: options.replication,
+        config: config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+    };
+    admin.create(&spec).await.map_err(failed)?;
+    tracing::info!(topic, partitions, "topic created");
+    // Creation is answered by the controller; the broker that is asked next may hear of it a moment later.
+    for _ in 0..SETTLE_STEPS {
+        if let Some(info) = admin.describe(topic).await.map_err(failed)? {
+            return Ok(info);
+        }
+        tokio::time::sleep(SETTLE_STEP).await;
+    }
+    Err(failed(kafka::Error::Unavailable {
+        doing: format!("creating topic {topic}"),
+        detail: "it was created, but the brokers do not show it yet".to_owned(),
+    }))
+}

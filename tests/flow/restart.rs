@@ -1,0 +1,92 @@
+//! Either side stops and starts again, with what it had on disk or without.
+
+use serde_json::json;
+use stillwell::Version;
+use stillwell_tests::scratch;
+
+use crate::line::SCHEMA;
+use crate::setting::Setting;
+
+/// Some changes each time: `n` upserts that overlap those before, and a delete.
+fn changes(setting: &mut Setting, round: i32) -> Vec<stillwell_tests::Record> {
+    let mut records: Vec<_> = (round * 50..round * 50 + 200)
+        .map(|i| {
+            let id = format!("P-{i}");
+            setting.upsert(&id, json!({"id": id, "price": f64::from(round), "stock": i}))
+        })
+        .collect();
+    records.push(setting.delete(&format!("P-{}", round * 50 + 3)));
+    records
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_starts_again_goes_on_where_it_was() {
+    let mut setting = Setting::new("restart", 3, SCHEMA);
+    let cache = scratch();
+    let (mut consumer, mut last) = (None, Version(0));
+    for round in 0..4 {
+        let records = changes(&mut setting, round);
+        setting.topic.produce(records);
+        match round {
+            // With all it had; without its log and cache, the blobs kept; with neither being asked for.
+            2 => std::fs::remove_dir_all(setting.data_dir()).expect("the disk is wiped"),
+            3 => std::fs::remove_dir_all(setting.data_dir().join("log")).expect("the log is lost"),
+            _ => {}
+        }
+        let producer = setting.producer().await;
+        if consumer.is_none() {
+            consumer = Some(setting.consumer(cache.path()).await);
+        }
+        let consumer = consumer.as_ref().expect("just made");
+        setting.settled(consumer).await;
+        let farewell = producer.shutdown().await.expect("the producer stops");
+        let version = farewell.version.expect("it announced");
+        assert!(version > last, "version {version} after {last}: numbering never starts again");
+        assert_eq!(farewell.left_in_log, 0);
+        last = version;
+    }
+    consumer.expect("made").shutdown().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_starts_from_its_cache_and_from_nothing() {
+    let mut setting = Setting::new("consumers", 1, SCHEMA);
+    let (kept, fresh) = (scratch(), scratch());
+    let records = changes(&mut setting, 0);
+    setting.topic.produce(records);
+    let producer = setting.producer().await;
+    let consumer = setting.consumer(kept.path()).await;
+    setting.settled(&consumer).await;
+    consumer.shutdown().await.expect("it stops");
+
+    // Behind by some versions, and with nothing at all: both find the newest.
+    let records = changes(&mut setting, 1);
+    setting.topic.produce(records);
+    for cache in [&kept, &fresh] {
+        let consumer = setting.consumer(cache.path()).await;
+        setting.settled(&consumer).await;
+        consumer.shutdown().await.expect("it stops");
+    }
+    producer.shutdown().await.expect("the producer stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_new_after_a_restart_at_rest_announces_nothing_but_the_life() {
+    let mut setting = Setting::new("rest", 1, SCHEMA);
+    let cache = scratch();
+    let records = changes(&mut setting, 0);
+    setting.topic.produce(records);
+    let producer = setting.producer().await;
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let first = producer.shutdown().await.expect("the producer stops").version.expect("it announced");
+
+    let producer = setting.producer().await;
+    let more = setting.upsert("one more", json!({"id": "one more", "price": 1.0, "stock": null}));
+    setting.topic.produce([more]);
+    setting.settled(&consumer).await;
+    let second = producer.shutdown().await.expect("the producer stops").version.expect("it announced");
+    // The change, and the version that lists the snapshot of the graceful stop.
+    assert!(second.0 - first.0 <= 2, "{first} to {second}: a restart at rest mints no version of its own");
+    consumer.shutdown().await.expect("it stops");
+}
