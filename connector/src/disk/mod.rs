@@ -48,9 +48,9 @@ pub enum Error {
         why: String,
     },
     /// The disk refuses: full, gone, failing. The log takes nothing more; open it again once the disk is well.
-    #[error("{doing} in {dir}: {why}", dir = .dir.display())]
+    #[error("{doing} {dir}: {why}", dir = .dir.display())]
     Failed {
-        /// What was being done.
+        /// What was being done to it.
         doing: &'static str,
         /// The directory.
         dir: PathBuf,

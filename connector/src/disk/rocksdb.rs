@@ -96,13 +96,13 @@ impl Database {
                 match (refused.kind(), why.contains("LOCK"), why.contains("No such file")) {
                     (_, true, _) => return Err(Error::Locked { dir: dir.to_owned(), by: String::new() }),
                     (ErrorKind::IOError, _, false) => {
-                        return Err(Error::Failed { doing: "opening the log", dir: dir.to_owned(), why });
+                        return Err(Error::Failed { doing: "opening", dir: dir.to_owned(), why });
                     }
                     _ => {}
                 }
                 aside = Some(put_aside(dir, why, options)?);
                 open_db(dir, options).map_err(|error| Error::Failed {
-                    doing: "making a new log",
+                    doing: "making anew",
                     dir: dir.to_owned(),
                     why: error.to_string(),
                 })?
@@ -155,6 +155,9 @@ impl Database {
             entries.next();
         }
         if let Err(error) = entries.status() {
+            if passes(&error) {
+                return Err(self.failed("looking through", &error));
+            }
             // The sorted files themselves are damaged: sooner or later compaction would stop on them.
             self.suspect(&error.to_string());
             survey.cut = Some((survey.next, error.to_string()));
@@ -180,7 +183,8 @@ impl Database {
     /// Chunk number `seq`, whole and verified, and verified to be the one that its summary speaks of.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it is not there, not whole, or not readable.
+    /// [`Error::Corrupt`] if it is not there, not whole, or not readable; [`Error::Failed`] if the system has no
+    /// means left to read it.
     pub fn chunk(&self, seq: u64) -> Result<Chunk, Error> {
         let corrupt = |why: String| Error::Corrupt { seq, dir: self.dir.clone(), why };
         let get = |kind| {
@@ -189,6 +193,7 @@ impl Database {
             match self.db.get_cf_opt(self.family(), key(kind, seq), &read) {
                 Ok(Some(bytes)) => Ok(bytes),
                 Ok(None) => Err(corrupt("it is not there".into())),
+                Err(error) if passes(&error) => Err(self.failed("reading", &error)),
                 Err(error) => Err(corrupt(error.to_string())),
             }
         };
@@ -214,7 +219,7 @@ impl Database {
             batch.put_cf(self.family(), key(Kind::Summary, seq), chunk.summary().encode());
             batch.put_cf(self.family(), key(Kind::Chunk, seq), chunk.encoded());
         }
-        self.write(batch, true, "appending to the log")
+        self.write(batch, true, "appending to")
     }
 
     /// Deletes the chunks `[from, to)`. Without `sync` they may be there again after a crash.
@@ -226,18 +231,20 @@ impl Database {
         for kind in [Kind::Summary, Kind::Chunk] {
             batch.delete_range_cf(self.family(), key(kind, from), key(kind, to));
         }
-        self.write(batch, sync, "deleting from the log")
+        self.write(batch, sync, "deleting from")
     }
 
     fn write(&self, batch: WriteBatch, sync: bool, doing: &'static str) -> Result<(), Error> {
         let mut write = WriteOptions::default();
         write.set_sync(sync);
-        self.db.write_opt(batch, &write).map_err(|error| {
-            if error.kind() == ErrorKind::Corruption {
-                self.suspect(&error.to_string());
-            }
-            Error::Failed { doing, dir: self.dir.clone(), why: error.to_string() }
-        })
+        self.db.write_opt(batch, &write).map_err(|error| self.failed(doing, &error))
+    }
+
+    fn failed(&self, doing: &'static str, error: &::rocksdb::Error) -> Error {
+        if error.kind() == ErrorKind::Corruption {
+            self.suspect(&error.to_string());
+        }
+        Error::Failed { doing, dir: self.dir.clone(), why: error.to_string() }
     }
 
     /// Gives the room of what was forgotten back to the file system: writes out the memtable, which lets go of the
@@ -247,12 +254,7 @@ impl Database {
     /// # Errors
     /// [`Error::Failed`].
     pub fn reclaim(&self) -> Result<(), Error> {
-        let failed = |error: ::rocksdb::Error| {
-            if error.kind() == ErrorKind::Corruption {
-                self.suspect(&error.to_string());
-            }
-            Error::Failed { doing: "reclaiming the room of", dir: self.dir.clone(), why: error.to_string() }
-        };
+        let failed = |error| self.failed("reclaiming the room of", &error);
         let mut flush = FlushOptions::default();
         flush.set_wait(true);
         self.db.flush_cf_opt(self.family(), &flush).map_err(failed)?;
@@ -301,6 +303,12 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
+}
+
+/// Whether the system only lacks the means at the moment. All else that goes wrong with a read goes wrong again: a log
+/// that tried once more would try for ever.
+fn passes(error: &::rocksdb::Error) -> bool {
+    ["Too many open files", "Cannot allocate memory"].iter().any(|lack| error.as_ref().contains(lack))
 }
 
 fn open_db(dir: &Path, options: &Options) -> Result<DB, ::rocksdb::Error> {
@@ -397,7 +405,7 @@ fn take_clean(dir: &Path) -> Option<u64> {
 
 fn put_aside(dir: &Path, why: String, options: &Options) -> Result<(PathBuf, String), Error> {
     let failed = |error: std::io::Error| Error::Failed {
-        doing: "putting a log aside that cannot be opened",
+        doing: "putting aside",
         dir: dir.to_owned(),
         why: error.to_string(),
     };

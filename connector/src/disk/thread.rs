@@ -234,7 +234,7 @@ fn write(
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error),
             Err(panic) => Some(Error::Failed {
-                doing: "appending to the log",
+                doing: "appending to",
                 dir: "the log's thread".into(),
                 why: words(&*panic),
             }),
@@ -300,7 +300,7 @@ impl Keeper {
             for job in todo {
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(&database))) {
                     let why = words(&*panic);
-                    panicked(Error::Failed { doing: "keeping the log", dir: database.dir().to_owned(), why });
+                    panicked(Error::Failed { doing: "keeping", dir: database.dir().to_owned(), why });
                 }
             }
         })?;

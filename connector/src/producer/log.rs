@@ -255,7 +255,7 @@ impl Engine {
         }
         let database = Arc::new(opened.database);
         let no_thread = |error: std::io::Error| disk::Error::Failed {
-            doing: "starting a thread for the log",
+            doing: "starting a thread for",
             dir: dir.to_owned(),
             why: error.to_string(),
         };

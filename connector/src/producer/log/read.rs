@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::queue::{Queue, Ready};
 use super::{Error, Log, Shared};
-use crate::disk::Database;
+use crate::disk::{self, Database};
 use crate::format::chunk::Chunk;
 use crate::gauge::Lease;
 
@@ -97,8 +97,12 @@ impl Reader {
         let Some(keeper) = self.log.0.keeper() else { return };
         let (shared, life) = (self.log.0.shared.clone(), self.life);
         queue.paging = keeper.run(move |database| {
-            if let Err((seq, error)) = page_back(database, &shared, life, lease) {
-                cut(database, &shared, life, seq, error);
+            match page_back(database, &shared, life, lease) {
+                Ok(()) => {}
+                Err(disk::Error::Corrupt { seq, dir, why }) => {
+                    cut(database, &shared, life, seq, disk::Error::Corrupt { seq, dir, why });
+                }
+                Err(error) => shared.fail(Error::Disk(error)),
             }
             let mut queue = shared.queue();
             if queue.life == life {
@@ -111,12 +115,7 @@ impl Reader {
 }
 
 /// Reads as many chunks as there is room for, in order. On the keeper's thread.
-fn page_back(
-    database: &Database,
-    shared: &Shared,
-    life: u64,
-    first: Lease,
-) -> Result<(), (u64, crate::disk::Error)> {
+fn page_back(database: &Database, shared: &Shared, life: u64, first: Lease) -> Result<(), disk::Error> {
     let mut lease = Some(first);
     let mut read = 0;
     loop {
@@ -131,7 +130,7 @@ fn page_back(
             next.seq
         };
         let Some(lease) = lease.take() else { return Ok(()) };
-        let chunk = database.chunk(seq).map_err(|error| (seq, error))?;
+        let chunk = database.chunk(seq)?;
         read += lease.bytes();
         let mut queue = shared.queue();
         if queue.life != life {
@@ -145,7 +144,7 @@ fn page_back(
 
 /// Takes the chunk that cannot be read out of the log, and all behind it: what comes after a hole cannot be announced
 /// anyway, and a log that still held it would stumble there in every life.
-fn cut(database: &Database, shared: &Shared, life: u64, seq: u64, error: crate::disk::Error) {
+fn cut(database: &Database, shared: &Shared, life: u64, seq: u64, error: disk::Error) {
     if let Err(error) = database.forget(seq, u64::MAX, true) {
         return shared.fail(Error::Disk(error));
     }
