@@ -133,12 +133,22 @@ pub struct Options {
     pub write_buffer_bytes: usize,
     /// Told of each chunk that has become durable.
     pub on_persisted: Option<Persisted>,
+    /// While true, commits fail as on a full disk.
+    #[cfg(test)]
+    pub full_disk: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Options {
     /// 32 MiB waiting, 64 MiB in RocksDB's memory.
     pub fn new(clock: Clock) -> Options {
-        Options { clock, max_waiting_bytes: 32 << 20, write_buffer_bytes: 64 << 20, on_persisted: None }
+        Options {
+            clock,
+            max_waiting_bytes: 32 << 20,
+            write_buffer_bytes: 64 << 20,
+            on_persisted: None,
+            #[cfg(test)]
+            full_disk: Arc::default(),
+        }
     }
 }
 
@@ -262,7 +272,7 @@ impl Engine {
         let writer = Writer::start(
             opened.survey.next,
             (options.max_waiting_bytes, MOST_WAITING),
-            database.clone(),
+            persist(&database, options),
             committed(shared.clone(), options.clone()),
         )
         .map_err(no_thread)?;
@@ -280,6 +290,16 @@ impl Engine {
         self.keeper.close();
         outcome
     }
+}
+
+#[cfg(not(test))]
+fn persist(database: &Arc<Database>, _: &Options) -> impl disk::Persist + 'static {
+    database.clone()
+}
+
+#[cfg(test)]
+fn persist(database: &Arc<Database>, options: &Options) -> impl disk::Persist + 'static {
+    tests::MaybeFull { database: database.clone(), full: options.full_disk.clone() }
 }
 
 /// What the writer's thread does after each commit.
