@@ -149,7 +149,7 @@ impl ConsumerBuilder {
             cache_bytes: super::options::DEFAULT_CACHE_BYTES,
             poll_interval: self.poll_interval,
             max_backoff: self.max_backoff,
-            max_errors_per_minute: 10,
+            max_errors_per_minute: super::options::DEFAULT_MAX_ERRORS_PER_MINUTE,
             memory_limit: 512 << 20,
             ready_when_any: self.ready_when_any,
             serve_stale: self.serve_stale,

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::tail::Seen;
-use crate::format::announcement::{Announcement, Message};
-use crate::record::TopicId;
+use crate::format::announcement::{Announcement, Message, SourcePosition};
+use crate::record::{Position, TopicId};
 use crate::retry::Backoff;
 use crate::schema::{self, Schema};
 use crate::version::{Life, Shard, Version};
@@ -66,6 +66,8 @@ pub struct Readable {
     pub caught_up: bool,
     /// It came from the cache, and the tail has not confirmed it yet.
     pub stale: bool,
+    /// Source records that the newest announced version covers and the readable one does not.
+    pub lag: u64,
     /// The tail has reached the topic's end and this is what it found: the newest there is.
     pub newest: bool,
     /// The last failure, until the next success.
@@ -113,7 +115,7 @@ impl Follower {
                 Some(merged) = self.merges.join_next() => self.merged(merged),
                 next = seen.recv() => match next {
                     Some(Seen::Announced { topic_id, announcement, encoded }) => {
-                        self.note_announced(announcement.version);
+                        self.note_announced(&announcement);
                         pending = Some((topic_id, announcement, encoded));
                         backoff.reset();
                         retry_at = None;
@@ -127,7 +129,7 @@ impl Follower {
             while let Ok(next) = seen.try_recv() {
                 match next {
                     Seen::Announced { topic_id, announcement, encoded } => {
-                        self.note_announced(announcement.version);
+                        self.note_announced(&announcement);
                         pending = Some((topic_id, announcement, encoded));
                         retry_at = None;
                     }
@@ -155,10 +157,15 @@ impl Follower {
         }
     }
 
-    fn note_announced(&self, version: Version) {
+    fn note_announced(&self, announcement: &Announcement) {
+        let version = announcement.version;
         self.options.metrics.announced_version.set(version.0 as i64);
+        let held = self.slot.load();
+        let held = held.as_deref().map_or(&[][..], |view| &view.about().positions);
+        let lag = behind(held, &announcement.positions);
         self.readable.send_if_modified(|readable| {
             readable.announced = readable.announced.max(version);
+            readable.lag = lag;
             false
         });
     }
@@ -192,7 +199,11 @@ impl Follower {
         };
         let (topic_id, encoded) = cached;
         let Ok(Message::Announcement(announcement)) = Message::decode(&encoded) else { return };
-        match self.open(topic_id, &announcement).await {
+        let opened = self.open(topic_id, &announcement).await.and_then(|view| {
+            let about = About { stale: true, ..view.about().clone() };
+            view.restate(about).map_err(|source| Error::View { version: announcement.version, source })
+        });
+        match opened {
             Ok(view) => self.publish(view, &announcement, true),
             Err(error) => {
                 tracing::info!(dataset = self.options.dataset, %error, "the cached version cannot be opened");
@@ -300,6 +311,7 @@ impl Follower {
             readable.announced = readable.announced.max(version);
             readable.caught_up = announcement.caught_up;
             readable.stale = stale;
+            readable.lag = 0;
             readable.error = None;
         });
     }
@@ -345,9 +357,36 @@ fn wants_merge(view: &View) -> bool {
     overlay.entries >= MERGE_FROM && overlay.plain_bytes.saturating_mul(4) >= base
 }
 
+/// How many source records lie between what is held and what is announced. A partition that is not held yet counts from
+/// where the dataset began to read it.
+fn behind(held: &[Position], announced: &[SourcePosition]) -> u64 {
+    let behind = announced.iter().map(|announced| {
+        let held = held.iter().find(|held| held.source == announced.source);
+        announced.offset.saturating_sub(held.map_or(announced.start, |held| held.offset)).max(0)
+    });
+    behind.sum::<i64>().unsigned_abs()
+}
+
 async fn sleep_until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::SourcePartition;
+
+    #[test]
+    fn lag_joins_by_partition_and_counts_a_new_one_from_its_start() {
+        let source = |partition| SourcePartition { topic: "t".into(), topic_id: TopicId([1; 16]), partition };
+        let at = |partition, start, offset| SourcePosition { source: source(partition), start, offset, target: 0 };
+        let held = [Position { source: source(1), offset: 70 }, Position { source: source(0), offset: 10 }];
+        assert_eq!(behind(&held, &[at(0, 0, 10), at(1, 0, 70)]), 0);
+        assert_eq!(behind(&held, &[at(0, 0, 15), at(1, 0, 71), at(2, 40, 42)]), 5 + 1 + 2);
+        assert_eq!(behind(&[], &[at(0, 3, 10)]), 7);
+        assert_eq!(behind(&held, &[at(0, 0, 5)]), 0, "never below zero");
     }
 }

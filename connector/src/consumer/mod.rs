@@ -19,9 +19,11 @@ pub mod options;
 pub mod builder;
 pub mod tail;
 pub mod follow;
+pub mod reader;
 
 pub use builder::ConsumerBuilder;
 pub use options::Options;
+pub use reader::Reader;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::TopicId;
@@ -46,15 +48,9 @@ pub struct Status {
 /// A running consumer of one dataset. Dropping it cancels its tasks without waiting; [`Consumer::shutdown`] waits.
 #[derive(Debug)]
 pub struct Consumer {
-    dataset: String,
-    slot: Slot,
-    empty: View,
-    readable: watch::Receiver<Readable>,
-    tail: watch::Receiver<TailStatus>,
+    reader: Reader,
     tasks: JoinSet<()>,
     stop: CancellationToken,
-    ready_when_any: bool,
-    serve_stale: bool,
 }
 
 impl Consumer {
@@ -83,17 +79,12 @@ impl Consumer {
         tasks.spawn_blocking(move || tail.run(&stop_tail));
         let follower = Follower::new(options.clone(), Shard(0), cache, slot.clone(), readable_in);
         tasks.spawn(follower.run(seen_in, stop.clone()));
-        Ok(Consumer {
-            empty: nothing(&options.dataset),
-            dataset: options.dataset,
-            slot,
-            readable,
-            tail: tail_status,
-            tasks,
-            stop,
-            ready_when_any: options.ready_when_any,
-            serve_stale: options.serve_stale,
-        })
+        Ok(Consumer { reader: Reader::new(&options, slot, readable, tail_status), tasks, stop })
+    }
+
+    /// What reads the dataset, for others to hold.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
     }
 
     /// Waits until a version is readable that may be served: a caught-up one confirmed by the tail, or what the
@@ -102,40 +93,28 @@ impl Consumer {
     /// # Errors
     /// [`ErrorKind::Closed`] if it is shut down meanwhile.
     pub async fn ready(&self) -> Result<()> {
-        let mut readable = self.readable.clone();
-        readable
-            .wait_for(|readable| self.may_serve(readable))
-            .await
-            .map(|_| ())
-            .map_err(|_| Error::new(ErrorKind::Closed, format!("the consumer of {} has ended", self.dataset)))
+        self.reader.ready().await
     }
 
     /// Whether the newest view may be served now: the answer of `/ready`.
     pub fn is_ready(&self) -> bool {
-        let kafka = self.serve_stale || self.tail.borrow().reachable == Some(true);
-        kafka && self.may_serve(&self.readable.borrow())
-    }
-
-    fn may_serve(&self, readable: &Readable) -> bool {
-        readable.version.0 > 0
-            && (!readable.stale || self.serve_stale)
-            && (readable.caught_up || self.ready_when_any)
+        self.reader.not_ready().is_none()
     }
 
     /// The newest readable version: immutable, never locks, stays readable as long as it is held. Before the first
     /// one is readable, version 0, which is empty.
     pub fn view(&self) -> View {
-        self.slot.load().as_deref().cloned().unwrap_or_else(|| self.empty.clone())
+        self.reader.view()
     }
 
     /// Follows what is readable.
     pub fn watch(&self) -> watch::Receiver<Readable> {
-        self.readable.clone()
+        self.reader.watch()
     }
 
     /// What it is doing.
     pub fn status(&self) -> Status {
-        Status { readable: self.readable.borrow().clone(), tail: self.tail.borrow().clone() }
+        self.reader.status()
     }
 
     /// Stops its tasks and waits for them. Views that are held stay readable.
@@ -149,7 +128,7 @@ impl Consumer {
             if let Err(panic) = ended {
                 outcome = Err(Error::because(
                     ErrorKind::Internal,
-                    format!("a task of the consumer of {} panicked", self.dataset),
+                    format!("a task of the consumer of {} panicked", self.reader.dataset()),
                     panic,
                 ));
             }

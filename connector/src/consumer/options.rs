@@ -12,6 +12,9 @@ use crate::telemetry::ConsumerMetrics;
 /// Blob files of versions that nobody holds any more are evicted beyond this.
 pub const DEFAULT_CACHE_BYTES: u64 = 10 << 30;
 
+/// Errors a minute beyond which a dataset is unhealthy, where nothing else is configured.
+pub const DEFAULT_MAX_ERRORS_PER_MINUTE: u32 = 10;
+
 /// Everything that the consumer of one dataset needs to know.
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -142,6 +142,11 @@ impl Producer {
         self.status.borrow().clone()
     }
 
+    /// Follows what it is doing.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
     /// The newest version that this process has announced.
     pub fn announced(&self) -> watch::Receiver<Option<Announced>> {
         self.announced.clone()

@@ -1,0 +1,141 @@
+//! The reading end of a consumer: what is handed to whoever reads or serves the dataset.
+//!
+//! Owns: the way to the newest view, and whether it may be served. Does not own: the tasks that bring it (`consumer`).
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwapOption, Guard};
+use tokio::sync::watch;
+
+use super::follow::{Readable, Slot};
+use super::tail::TailStatus;
+use super::{Options, Status, nothing};
+use crate::error::{Error, ErrorKind, Result};
+use crate::retry::Circuit;
+use crate::version::Version;
+use crate::view::View;
+
+/// Reads one dataset from anywhere in the process. Cheap to clone. It outlives the consumer: the last view stays.
+#[derive(Clone, Debug)]
+pub struct Reader(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    dataset: String,
+    slot: Slot,
+    empty: View,
+    readable: watch::Receiver<Readable>,
+    tail: watch::Receiver<TailStatus>,
+    ready_when_any: bool,
+    serve_stale: bool,
+}
+
+impl Reader {
+    pub(super) fn new(
+        options: &Options,
+        slot: Slot,
+        readable: watch::Receiver<Readable>,
+        tail: watch::Receiver<TailStatus>,
+    ) -> Reader {
+        Reader(Arc::new(Inner {
+            dataset: options.dataset.clone(),
+            slot,
+            empty: nothing(&options.dataset),
+            readable,
+            tail,
+            ready_when_any: options.ready_when_any,
+            serve_stale: options.serve_stale,
+        }))
+    }
+
+    /// A reader of one view that stands still: for who serves a version without following the dataset.
+    pub fn of(view: View) -> Reader {
+        let readable = Readable {
+            version: view.version(),
+            announced: view.version(),
+            caught_up: view.caught_up(),
+            stale: view.is_stale(),
+            newest: true,
+            ..Readable::default()
+        };
+        let tail = TailStatus { reachable: Some(true), circuit: Circuit::Closed, error: None };
+        let dataset = view.identity().dataset.to_string();
+        Reader(Arc::new(Inner {
+            empty: nothing(&dataset),
+            dataset,
+            slot: Arc::new(ArcSwapOption::new((view.version() > Version(0)).then(|| Arc::new(view)))),
+            readable: watch::channel(readable).1,
+            tail: watch::channel(tail).1,
+            ready_when_any: false,
+            serve_stale: false,
+        }))
+    }
+
+    /// Name of the dataset.
+    pub fn dataset(&self) -> &str {
+        &self.0.dataset
+    }
+
+    /// The newest readable view, borrowed out of its slot: neither a lock nor a count that other readers share. For
+    /// one read; what is held longer is better taken by [`Reader::view`]. `None`: no version is readable yet.
+    pub fn load(&self) -> Guard<Option<Arc<View>>> {
+        self.0.slot.load()
+    }
+
+    /// The newest readable version: immutable, never locks, stays readable as long as it is held. Before the first
+    /// one is readable, version 0, which is empty.
+    pub fn view(&self) -> View {
+        self.load().as_deref().cloned().unwrap_or_else(|| self.0.empty.clone())
+    }
+
+    /// Follows what is readable.
+    pub fn watch(&self) -> watch::Receiver<Readable> {
+        self.0.readable.clone()
+    }
+
+    /// What the consumer is doing.
+    pub fn status(&self) -> Status {
+        Status { readable: self.0.readable.borrow().clone(), tail: self.0.tail.borrow().clone() }
+    }
+
+    /// Waits until a version is readable that may be served: a caught-up one confirmed by the tail, or what the
+    /// options `ready_when_any` and `serve_stale` allow.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] if the consumer is shut down meanwhile.
+    pub async fn ready(&self) -> Result<()> {
+        let mut readable = self.watch();
+        let ready = readable.wait_for(|readable| self.withheld(readable).is_none()).await;
+        ready
+            .map(|_| ())
+            .map_err(|_| Error::new(ErrorKind::Closed, format!("the consumer of {} has ended", self.0.dataset)))
+    }
+
+    /// What keeps the newest view from being served; `None`: nothing. The answer of `/ready`.
+    pub fn not_ready(&self) -> Option<String> {
+        let Status { readable, tail } = self.status();
+        if tail.reachable != Some(true) && !self.0.serve_stale {
+            let why = tail.error.unwrap_or_else(|| "it has not answered yet".to_owned());
+            return Some(format!("Kafka is not reached: {why}"));
+        }
+        let withheld = self.withheld(&readable)?;
+        Some(match readable.error {
+            Some(error) => format!("{withheld}: {error}"),
+            None => withheld,
+        })
+    }
+
+    fn withheld(&self, readable: &Readable) -> Option<String> {
+        let version = readable.version;
+        if version == Version(0) {
+            return Some("no version is readable yet".to_owned());
+        }
+        if readable.stale && !self.0.serve_stale {
+            return Some(format!("version {version} comes from the cache and Kafka has not confirmed it"));
+        }
+        if !readable.caught_up && !self.0.ready_when_any {
+            return Some(format!("version {version} does not hold yet all that the sources held at the beginning"));
+        }
+        None
+    }
+}
