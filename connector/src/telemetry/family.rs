@@ -112,6 +112,12 @@ impl<I: Instrument> Family<I> {
             .clone()
     }
 
+    fn children_of(&self, owner: &[String]) -> Vec<I> {
+        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = children.iter().filter(|(key, _)| key.starts_with(owner));
+        own.map(|(_, child)| child.clone()).collect()
+    }
+
     fn forget(&self, values: &[&str]) {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         children.retain(|key, _| key.iter().ne(values.iter()));
@@ -152,15 +158,20 @@ impl<I: Instrument> By<I> {
     /// # Panics
     /// If their number is not that of the labels.
     pub fn with(&self, values: &[&str]) -> I {
-        self.family.child(&self.all(values))
+        self.family.child(&self.whole(values))
     }
 
     /// Stops showing the time series with these label values, for instance of a partition given away.
     pub fn forget(&self, values: &[&str]) {
-        self.family.forget(&self.all(values));
+        self.family.forget(&self.whole(values));
     }
 
-    fn all<'a>(&'a self, values: &[&'a str]) -> Vec<&'a str> {
+    /// All time series of this owner, for a sum over them.
+    pub fn all(&self) -> Vec<I> {
+        self.family.children_of(&self.owner)
+    }
+
+    fn whole<'a>(&'a self, values: &[&'a str]) -> Vec<&'a str> {
         self.owner.iter().map(String::as_str).chain(values.iter().copied()).collect()
     }
 }

@@ -1,0 +1,344 @@
+//! The datasets of the process as others see them: who serves or shows a dataset finds it here, by name.
+//!
+//! Owns: the way from a name to a view, and the facts that health and listings are made of. Does not own: the tasks
+//! behind them (`host`), how they are shown (`http`).
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::health::{self, Facts, LastMinute, Reading, Status, Writing};
+use crate::clock::Clock;
+use crate::consumer::Reader;
+use crate::producer::announce::Announced;
+use crate::producer::own::State;
+use crate::record::Position;
+use crate::retry::Circuit;
+use crate::telemetry::{ConsumerMetrics, ProducerMetrics};
+use crate::version::Version;
+use crate::{consumer, producer};
+
+/// All datasets of the process. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Directory(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// By name, sorted; fixed from the start on, so that looking one up takes no lock.
+    datasets: Vec<Arc<Dataset>>,
+    draining: AtomicBool,
+    clock: Clock,
+}
+
+impl Directory {
+    /// A directory of these.
+    pub fn new(datasets: impl IntoIterator<Item = Dataset>, clock: Clock) -> Directory {
+        let mut datasets: Vec<_> = datasets.into_iter().map(Arc::new).collect();
+        datasets.sort_by(|a, b| a.name.cmp(&b.name));
+        Directory(Arc::new(Inner { datasets, draining: AtomicBool::new(false), clock }))
+    }
+
+    /// The dataset of that name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Dataset>> {
+        let datasets = &self.0.datasets;
+        let at = datasets.binary_search_by(|dataset| dataset.name.as_str().cmp(name)).ok()?;
+        datasets.get(at)
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> &[Arc<Dataset>] {
+        &self.0.datasets
+    }
+
+    /// From here on nothing is ready: the process is about to stop.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// What keeps the process from being ready; nothing: it is.
+    pub fn not_ready(&self) -> Vec<String> {
+        if self.0.draining.load(Ordering::Acquire) {
+            return vec!["the process is shutting down".to_owned()];
+        }
+        self.0
+            .datasets
+            .iter()
+            .filter_map(|dataset| dataset.not_ready().map(|why| format!("{}: {why}", dataset.name)))
+            .collect()
+    }
+
+    /// The health of all, and the worst of it.
+    pub fn health(&self) -> (Status, Vec<Health>) {
+        let all: Vec<_> = self.0.datasets.iter().map(|dataset| dataset.health(&self.0.clock)).collect();
+        (all.iter().map(|health| health.status).max().unwrap_or(Status::Healthy), all)
+    }
+}
+
+/// The writing side as others see it.
+#[derive(Debug)]
+pub struct WritingSide {
+    pub(super) status: watch::Receiver<producer::Status>,
+    pub(super) announced: watch::Receiver<Option<Announced>>,
+    pub(super) metrics: Arc<ProducerMetrics>,
+    pub(super) log_dir: PathBuf,
+}
+
+/// The reading side as others see it.
+#[derive(Debug)]
+pub struct ReadingSide {
+    pub(super) reader: Reader,
+    pub(super) metrics: Arc<ConsumerMetrics>,
+    pub(super) max_errors_per_minute: u32,
+}
+
+/// One dataset of the process.
+#[derive(Debug)]
+pub struct Dataset {
+    name: String,
+    readable: Option<ReadingSide>,
+    writer: Option<WritingSide>,
+    /// Set once, by whoever joins a side that ended by a mistake.
+    ended: OnceLock<String>,
+    /// Taken only to judge, never by a read.
+    errors: Mutex<LastMinute>,
+    /// Wall time in milliseconds; 0: never.
+    last_activity: AtomicI64,
+}
+
+/// A dataset's health as the route shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Health {
+    /// Its name.
+    pub name: String,
+    /// The judgement.
+    pub status: Status,
+    /// What led to it.
+    pub reasons: Vec<String>,
+    /// The readable version; where nothing is read here, the last one announced.
+    pub version: Version,
+    /// When a version was last made readable or announced here (RFC 3339).
+    pub last_activity: Option<String>,
+    /// Errors since the start.
+    pub error_count: u64,
+    /// Errors of the last minute, which are held against `max_errors_per_minute`.
+    pub errors_last_minute: u64,
+    /// Versions made readable; where nothing is read here, versions announced.
+    pub processed_count: u64,
+    /// Bytes of memory that its versions take, apart from mapped files.
+    pub memory_usage: u64,
+    /// Bytes of files that its versions have mapped; the system may drop them from memory.
+    pub mapped_bytes: u64,
+    /// The worse of the reading and the writing side's breakers.
+    pub circuit: Circuit,
+    /// Records between what this process sees at the far end and what it has done: announced and not yet readable; plus,
+    /// where it writes, at the source and not yet announced.
+    pub lag: u64,
+    /// What the writing side does: `standby`, `recovering`, `running`, `draining`, `gone`, or `waiting` for Kafka. Null
+    /// where nothing is written here.
+    pub writer: Option<&'static str>,
+}
+
+impl Dataset {
+    /// A dataset with the sides that this process has of it.
+    pub fn new(name: impl Into<String>, readable: Option<ReadingSide>, writer: Option<WritingSide>) -> Dataset {
+        Dataset {
+            name: name.into(),
+            readable,
+            writer,
+            ended: OnceLock::new(),
+            errors: Mutex::default(),
+            last_activity: AtomicI64::new(0),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads it; `None` where this process has no reading side of it.
+    pub fn reader(&self) -> Option<&Reader> {
+        self.readable.as_ref().map(|readable| &readable.reader)
+    }
+
+    /// The last version that this process announced, with its positions.
+    pub fn announced(&self) -> Option<(Version, Vec<Position>)> {
+        let announced = self.writer.as_ref()?.announced.borrow();
+        announced.as_ref().map(|announced| (announced.version, announced.positions.clone()))
+    }
+
+    /// Where the log lies, and how many records in it are not announced.
+    pub(super) fn log(&self) -> Option<(PathBuf, i64)> {
+        self.writer.as_ref().map(|writer| (writer.log_dir.clone(), writer.metrics.pending_records.get()))
+    }
+
+    /// The mistake by which one of its sides has ended.
+    pub fn ended(&self) -> Option<&str> {
+        self.ended.get().map(String::as_str)
+    }
+
+    pub(super) fn end(&self, mistake: String) {
+        // The first mistake is the cause; what ends after it often ends because of it.
+        let _ = self.ended.set(mistake);
+    }
+
+    pub(super) fn touch(&self, clock: &Clock) {
+        self.last_activity.store(clock.wall_ms(), Ordering::Relaxed);
+    }
+
+    /// What keeps it from being ready. A standby is ready: it would take over at once, and waiting for more would hold
+    /// up a rolling restart for ever.
+    pub fn not_ready(&self) -> Option<String> {
+        if let Some(mistake) = self.ended() {
+            return Some(format!("it has ended: {mistake}"));
+        }
+        if let Some(reader) = self.reader() {
+            return reader.not_ready();
+        }
+        let status = self.writer.as_ref()?.status.borrow();
+        match (&status.error, status.state) {
+            (Some(error), _) => Some(error.clone()),
+            (None, None) => Some("Kafka has not answered yet".to_owned()),
+            (None, Some(State::Recovering)) => Some("the last version is being recovered".to_owned()),
+            (None, Some(State::Standby | State::Running | State::Draining | State::Gone)) => None,
+        }
+    }
+
+    /// How it is doing.
+    pub fn health(&self, clock: &Clock) -> Health {
+        let reading = self.readable.as_ref().map(ReadingSide::facts);
+        let writing = self.writer.as_ref().map(WritingSide::facts);
+        let error_count = self.error_count();
+        let errors_last_minute = {
+            let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+            errors.sample(clock.now(), error_count)
+        };
+        let circuit = health::worse(
+            reading.as_ref().map_or(Circuit::Closed, |reading| reading.circuit),
+            writing.as_ref().map_or(Circuit::Closed, |writing| writing.circuit),
+        );
+        let announced = self.writer.as_ref().map(|writer| writer.announced.borrow().clone());
+        let announced = announced.flatten();
+        let version = match &reading {
+            Some(reading) => reading.version,
+            None => announced.as_ref().map_or(Version(0), |announced| announced.version),
+        };
+        let mut lag = 0;
+        let (mut memory_usage, mut mapped_bytes) = (0, 0);
+        let mut views = Vec::new();
+        if let Some(readable) = &self.readable {
+            lag += readable.reader.status().readable.lag;
+            views.push(readable.reader.view());
+        }
+        if let Some(writer) = &self.writer {
+            let source: i64 = writer.metrics.source_lag_records.all().iter().map(|lag| lag.get()).sum();
+            lag += (source + writer.metrics.pending_records.get()).unsigned_abs();
+            views.extend(announced.map(|announced| announced.view));
+        }
+        for view in &views {
+            let overlay = view.overlay();
+            memory_usage += overlay.memory_bytes;
+            mapped_bytes += overlay.plain_bytes + view.base().map_or(0, |base| base.bytes());
+        }
+        let last_activity = self.last_activity.load(Ordering::Relaxed);
+        let facts = Facts { ended: self.ended.get().cloned(), errors_last_minute, reading, writing };
+        let (status, reasons) = health::judge(&facts, self.max_errors_per_minute());
+        Health {
+            name: self.name.clone(),
+            status,
+            reasons,
+            version,
+            last_activity: (last_activity > 0).then(|| rfc3339(last_activity)),
+            error_count,
+            errors_last_minute,
+            processed_count: self.processed_count(),
+            memory_usage,
+            mapped_bytes,
+            circuit,
+            lag,
+            writer: self.writer.as_ref().map(WritingSide::state),
+        }
+    }
+
+    fn error_count(&self) -> u64 {
+        let reading = self.readable.as_ref().map_or(0, |readable| {
+            readable.metrics.errors_total.all().iter().map(|errors| errors.get()).sum()
+        });
+        let writing = self
+            .writer
+            .as_ref()
+            .map_or(0, |writer| writer.metrics.write_failures_total.get() + writer.status.borrow().failures);
+        reading + writing
+    }
+
+    fn processed_count(&self) -> u64 {
+        match (&self.readable, &self.writer) {
+            (Some(readable), _) => readable.metrics.processed_versions_total.get(),
+            (None, Some(writer)) => writer.metrics.versions_total.get(),
+            (None, None) => 0,
+        }
+    }
+
+    fn max_errors_per_minute(&self) -> u32 {
+        let limit = self.readable.as_ref().map(|readable| readable.max_errors_per_minute);
+        limit.unwrap_or(consumer::options::DEFAULT_MAX_ERRORS_PER_MINUTE)
+    }
+}
+
+impl ReadingSide {
+    /// The reading side of a dataset.
+    pub fn new(reader: Reader, metrics: Arc<ConsumerMetrics>, max_errors_per_minute: u32) -> ReadingSide {
+        ReadingSide { reader, metrics, max_errors_per_minute }
+    }
+
+    fn facts(&self) -> Reading {
+        let consumer::Status { readable, tail } = self.reader.status();
+        Reading {
+            version: readable.version,
+            announced: readable.announced,
+            caught_up: readable.caught_up,
+            stale: readable.stale,
+            reachable: tail.reachable,
+            circuit: tail.circuit,
+            // An unreachable Kafka says more than what the follower could not do because of it.
+            error: tail.error.or(readable.error),
+        }
+    }
+}
+
+impl WritingSide {
+    fn facts(&self) -> Writing {
+        let status = self.status.borrow();
+        Writing {
+            reached: status.state.is_some(),
+            running: status.state == Some(State::Running),
+            circuit: match self.metrics.circuit_state.get() {
+                0 => Circuit::Closed,
+                1 => Circuit::HalfOpen,
+                _ => Circuit::Open,
+            },
+            error: status.error.clone(),
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        match self.status.borrow().state {
+            None => "waiting",
+            Some(State::Standby) => "standby",
+            Some(State::Recovering) => "recovering",
+            Some(State::Running) => "running",
+            Some(State::Draining) => "draining",
+            Some(State::Gone) => "gone",
+        }
+    }
+}
+
+/// Milliseconds since the Unix epoch as RFC 3339, in UTC.
+pub fn rfc3339(ms: i64) -> String {
+    let ms = u64::try_from(ms).unwrap_or(0);
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(ms);
+    humantime::format_rfc3339_millis(time).to_string()
+}

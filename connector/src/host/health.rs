@@ -1,0 +1,280 @@
+//! How a dataset is doing, as arithmetic: facts and the time go in, a status and its reasons come out.
+//!
+//! | status | means | what to do |
+//! | --- | --- | --- |
+//! | healthy | it writes or reads what there is | nothing |
+//! | degraded | it works, with less than it should: the last good version is served, or a failure is tried again | look |
+//! | unhealthy | it has ended by a mistake, or fails more often than `max_errors_per_minute` | act: restart or repair |
+//!
+//! Owns: the judgement. Does not own: gathering the facts (`directory`), showing them (`http`).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::retry::Circuit;
+use crate::version::Version;
+
+/// What the health route says. Ordered: the worst of several is the largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Nothing to say.
+    Healthy,
+    /// Works, with less than it should.
+    Degraded,
+    /// Does not do what it is for.
+    Unhealthy,
+}
+
+impl Status {
+    /// As it is spelled in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Healthy => "healthy",
+            Status::Degraded => "degraded",
+            Status::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// The reading side at one moment.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The readable version; 0 while there is none.
+    pub version: Version,
+    /// The newest one announced.
+    pub announced: Version,
+    /// Whether it holds all that its sources held at the beginning.
+    pub caught_up: bool,
+    /// Out of the cache, not confirmed by Kafka.
+    pub stale: bool,
+    /// Whether Kafka answered last time; `None` before the first try.
+    pub reachable: Option<bool>,
+    /// The tail's breaker.
+    pub circuit: Circuit,
+    /// Why the announced version is not the readable one, or why Kafka cannot be read.
+    pub error: Option<String>,
+}
+
+/// The writing side at one moment.
+#[derive(Clone, Debug)]
+pub struct Writing {
+    /// Whether Kafka has answered since the start.
+    pub reached: bool,
+    /// A life is under way and writes.
+    pub running: bool,
+    /// The breaker of store and announcement.
+    pub circuit: Circuit,
+    /// Why the last life ended, or the next cannot begin.
+    pub error: Option<String>,
+}
+
+/// All that is known of a dataset at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The mistake by which one of its sides has ended.
+    pub ended: Option<String>,
+    /// Errors of the last minute.
+    pub errors_last_minute: u64,
+    /// The reading side, where this process has one.
+    pub reading: Option<Reading>,
+    /// The writing side, where this process has one.
+    pub writing: Option<Writing>,
+}
+
+/// The judgement, and in words what led to it, the worst first. No reasons: healthy.
+pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>) {
+    let mut reasons: Vec<(Status, String)> = Vec::new();
+    let mut say = |status, reason: String| reasons.push((status, reason));
+    if let Some(mistake) = &facts.ended {
+        say(Status::Unhealthy, format!("it has ended: {mistake}"));
+    }
+    if facts.errors_last_minute > u64::from(max_errors_per_minute) {
+        let errors = facts.errors_last_minute;
+        say(
+            Status::Unhealthy,
+            format!("{errors} errors in the last minute, more than max_errors_per_minute = {max_errors_per_minute}"),
+        );
+    }
+    if let Some(reading) = &facts.reading {
+        // Each reason once: an unreachable Kafka is the reason for its own error, its breaker and a stale version.
+        if reading.reachable != Some(true) {
+            let why = reading.error.as_deref().unwrap_or("it has not answered yet");
+            say(Status::Degraded, format!("announcements cannot be read: {why}"));
+        } else if let Some(error) = &reading.error {
+            say(Status::Degraded, format!("version {} cannot be opened: {error}", reading.announced));
+        }
+        if reading.version == Version(0) {
+            say(Status::Degraded, "no version is readable yet".to_owned());
+        } else if reading.stale {
+            say(
+                Status::Degraded,
+                format!("version {} comes from the cache and Kafka has not confirmed it", reading.version),
+            );
+        } else if !reading.caught_up {
+            let version = reading.version;
+            say(
+                Status::Degraded,
+                format!("version {version} does not hold yet all that the sources held at the beginning"),
+            );
+        }
+    }
+    if let Some(writing) = &facts.writing {
+        if let Some(error) = &writing.error {
+            say(Status::Degraded, format!("no versions are written: {error}"));
+        } else if !writing.reached {
+            say(Status::Degraded, "no versions are written: Kafka has not answered yet".to_owned());
+        }
+        if writing.circuit != Circuit::Closed {
+            say(Status::Degraded, "the circuit breaker of store and announcement is open".to_owned());
+        }
+    }
+    reasons.sort_by_key(|(status, _)| std::cmp::Reverse(*status));
+    let worst = reasons.first().map_or(Status::Healthy, |(status, _)| *status);
+    (worst, reasons.into_iter().map(|(_, reason)| reason).collect())
+}
+
+/// The worse of two breakers: open is worse than half-open, half-open than closed.
+pub fn worse(a: Circuit, b: Circuit) -> Circuit {
+    if a as u8 >= b as u8 { a } else { b }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Samples closer together than this are one, so that asking often costs no memory.
+const GRAIN: Duration = Duration::from_secs(1);
+
+/// How much a counter has grown within the last minute, from samples of it.
+///
+/// What is counted begins at the newest sample that is at least a minute old, so the answer is never too small, and too
+/// large by at most what happened between two samples.
+#[derive(Debug, Default)]
+pub struct LastMinute {
+    samples: VecDeque<(Instant, u64)>,
+}
+
+impl LastMinute {
+    /// Takes a sample, and answers.
+    pub fn sample(&mut self, now: Instant, total: u64) -> u64 {
+        let recent = self.samples.back().is_some_and(|(at, _)| now.saturating_duration_since(*at) < GRAIN);
+        if !recent {
+            self.samples.push_back((now, total));
+        }
+        while let Some((second, _)) = self.samples.get(1)
+            && now.saturating_duration_since(*second) >= MINUTE
+        {
+            self.samples.pop_front();
+        }
+        // Counting begins with the first sample: what happened before it is not known to be recent.
+        self.samples.front().map_or(0, |(_, base)| total.saturating_sub(*base))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    fn reading() -> Reading {
+        Reading {
+            version: Version(7),
+            announced: Version(7),
+            caught_up: true,
+            stale: false,
+            reachable: Some(true),
+            circuit: Circuit::Closed,
+            error: None,
+        }
+    }
+
+    fn writing() -> Writing {
+        Writing { reached: true, running: true, circuit: Circuit::Closed, error: None }
+    }
+
+    fn judged(facts: Facts) -> (Status, String) {
+        let (status, reasons) = judge(&facts, 10);
+        (status, reasons.join("; "))
+    }
+
+    #[test]
+    fn what_works_is_healthy_whatever_sides_it_has() {
+        for (reading, writing) in
+            [(None, None), (Some(reading()), None), (None, Some(writing())), (Some(reading()), Some(writing()))]
+        {
+            let facts = Facts { reading, writing, errors_last_minute: 10, ..Facts::default() };
+            assert_eq!(judged(facts), (Status::Healthy, String::new()));
+        }
+    }
+
+    #[test]
+    fn an_outage_of_kafka_degrades_and_says_so_once() {
+        let away = Reading {
+            reachable: Some(false),
+            circuit: Circuit::Open,
+            error: Some("connection refused".into()),
+            stale: true,
+            ..reading()
+        };
+        let (status, reasons) = judge(&Facts { reading: Some(away), ..Facts::default() }, 10);
+        assert_eq!(status, Status::Degraded);
+        assert_eq!(reasons.len(), 2, "{reasons:?}");
+        assert!(reasons.first().unwrap().contains("connection refused"), "{reasons:?}");
+    }
+
+    #[test]
+    fn a_version_that_cannot_be_opened_degrades_while_the_last_good_one_is_served() {
+        let behind = Reading { announced: Version(8), error: Some("blob missing".into()), ..reading() };
+        let (status, reasons) = judged(Facts { reading: Some(behind), ..Facts::default() });
+        assert_eq!(status, Status::Degraded);
+        assert!(reasons.contains("version 8 cannot be opened: blob missing"), "{reasons}");
+    }
+
+    #[test]
+    fn a_start_is_degraded_until_something_whole_is_readable() {
+        let nothing = Reading { version: Version(0), caught_up: false, ..reading() };
+        let partly = Reading { caught_up: false, ..reading() };
+        for start in [nothing, partly] {
+            let (status, reasons) = judge(&Facts { reading: Some(start), ..Facts::default() }, 10);
+            assert_eq!((status, reasons.len()), (Status::Degraded, 1), "{reasons:?}");
+        }
+    }
+
+    #[test]
+    fn one_error_too_many_or_an_end_is_unhealthy_and_named_first() {
+        let waiting = Writing { reached: false, running: false, ..writing() };
+        let facts = Facts { errors_last_minute: 11, writing: Some(waiting), ..Facts::default() };
+        let (status, reasons) = judge(&facts, 10);
+        assert_eq!((status, reasons.len()), (Status::Unhealthy, 2));
+        assert!(reasons.first().unwrap().starts_with("11 errors"), "{reasons:?}");
+        let (status, reasons) = judged(Facts { ended: Some("wrong topic".into()), ..Facts::default() });
+        assert_eq!((status, reasons.as_str()), (Status::Unhealthy, "it has ended: wrong topic"));
+    }
+
+    #[test]
+    fn a_minute_passes_and_its_errors_are_forgotten() {
+        let clock = Clock::manual(0);
+        let mut errors = LastMinute::default();
+        assert_eq!(errors.sample(clock.now(), 100), 0, "from before the first sample");
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(errors.sample(clock.now(), 104), 4);
+        for _ in 0..11 {
+            clock.advance(Duration::from_secs(5));
+            assert_eq!(errors.sample(clock.now(), 104), 4);
+        }
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(errors.sample(clock.now(), 104), 0);
+        assert_eq!(errors.sample(clock.now(), 105), 1, "seen at once");
+    }
+
+    #[test]
+    fn asking_often_costs_no_memory() {
+        let clock = Clock::manual(0);
+        let mut errors = LastMinute::default();
+        for total in 0..100_000 {
+            clock.advance(Duration::from_millis(10));
+            errors.sample(clock.now(), total);
+        }
+        assert!(errors.samples.len() <= 62, "{}", errors.samples.len());
+    }
+}

@@ -1,0 +1,107 @@
+//! The host over fronts, and over a consumer whose Kafka is away.
+
+use super::*;
+use crate::blob::Store;
+use crate::clock::Entropy;
+use crate::kafka;
+use crate::telemetry::ConsumerMetrics;
+
+fn options(timeout: Duration) -> Options {
+    Options {
+        graceful_shutdown_timeout: timeout,
+        health_check_interval: Duration::from_secs(30),
+        clock: Clock::system(),
+    }
+}
+
+async fn host(timeout: Duration) -> Host {
+    Host::start(Vec::new(), options(timeout)).await.unwrap()
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_front_that_ends_by_itself_ends_the_process() {
+    let mut host = host(LONG).await;
+    host.front("HTTP", async |_| Err(Error::new(ErrorKind::Unavailable, "the socket broke")));
+    let end = host.next_end().await;
+    assert_eq!((end.label.to_string().as_str(), end.meaning), ("HTTP", Meaning::ProcessEnds));
+    assert_eq!(end.error.chain(), "the socket broke");
+    assert!(host.shutdown().await.is_clean(), "what has been reported is not reported again");
+}
+
+#[tokio::test]
+async fn a_panic_is_an_end_with_its_message() {
+    let mut host = host(LONG).await;
+    host.front("HTTP", async |_| panic!("no answer to this"));
+    let end = host.next_end().await;
+    assert_eq!(end.error.kind(), ErrorKind::Internal);
+    assert!(end.error.chain().contains("no answer to this"), "{}", end.error.chain());
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_what_finishes() {
+    let mut host = host(LONG).await;
+    let directory = host.directory().clone();
+    host.front("HTTP", async move |stop| {
+        stop.cancelled().await;
+        assert!(!directory.not_ready().is_empty(), "nothing is ready before the first front is stopped");
+        Ok(())
+    });
+    let goodbye = host.shutdown().await;
+    assert!(goodbye.is_clean(), "{goodbye}");
+}
+
+#[tokio::test]
+async fn what_does_not_finish_is_cut_off_at_the_deadline_and_named() {
+    let mut host = host(Duration::from_millis(50)).await;
+    host.front("HTTP", |_| std::future::pending());
+    let goodbye = host.shutdown().await;
+    assert_eq!(goodbye.to_string(), "HTTP was cut off with answers under way");
+    let error = goodbye.into_result().unwrap_err();
+    assert!(error.to_string().contains("graceful_shutdown_timeout"), "{error}");
+}
+
+#[test]
+fn the_last_of_a_kind_takes_the_process_with_it() {
+    assert_eq!(Task::Producer.meaning(1), Meaning::OthersLiveOn);
+    assert_eq!(Task::Producer.meaning(0), Meaning::ProcessEnds);
+    assert_eq!(Task::Consumer.meaning(0), Meaning::ProcessEnds);
+    assert_eq!(Task::Watch.meaning(0), Meaning::OthersLiveOn);
+}
+
+#[test]
+fn without_kafka_a_consumer_starts_waits_and_stops() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let consumer = consumer::Options {
+        dataset: "products".into(),
+        // Nobody listens on port 1.
+        kafka: kafka::Options { bootstrap_servers: "127.0.0.1:1".into(), ..kafka::Options::default() },
+        announcements: "products.announcements".into(),
+        store: Store::open("memory://").unwrap(),
+        cache_dir: dir.path().join("cache"),
+        cache_bytes: 1 << 20,
+        poll_interval: Duration::from_millis(10),
+        max_backoff: Duration::from_millis(100),
+        max_errors_per_minute: 10,
+        memory_limit: 1 << 20,
+        ready_when_any: false,
+        serve_stale: false,
+        clock: Clock::system(),
+        entropy: Entropy::seeded(1),
+        metrics: ConsumerMetrics::detached(),
+    };
+    runtime.block_on(async {
+        let part = Part { name: "products".into(), producer: None, consumer: Some(consumer) };
+        let host = Host::start(vec![part], options(LONG)).await.unwrap();
+        let why = host.directory().not_ready();
+        assert!(why.iter().any(|why| why.starts_with("products: Kafka is not reached")), "{why:?}");
+        let (status, health) = host.directory().health();
+        assert_eq!((status, health.len()), (Status::Degraded, 1), "{health:?}");
+        let goodbye = host.shutdown().await;
+        assert!(goodbye.is_clean(), "{goodbye}");
+    });
+    // librdkafka still waits for its broker on a thread; nobody waits for it.
+    runtime.shutdown_background();
+}
