@@ -1,0 +1,354 @@
+//! The routes over a dataset that stands still, in place and over a socket.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
+use http_body_util::BodyExt as _;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::*;
+use crate::consumer::Reader;
+use crate::format::container::{Kind, Writer};
+use crate::host::{Dataset, ReadingSide};
+use crate::record::{Entry, Position, SourcePartition, Stamp, TopicId};
+use crate::schema::Schema;
+use crate::schema::wire::put_bytes;
+use crate::telemetry::ConsumerMetrics;
+use crate::version::{Life, Shard, Version};
+use crate::view::{About, DeltaFile, Identity, View};
+
+const SCHEMA: &str = r#"{"type":"record","name":"Product","fields":[{"name":"name","type":"string"}]}"#;
+
+/// A view of version `version`, whose values are products named like their keys.
+fn view(version: u64, keys: &[&[u8]]) -> View {
+    let schema = Arc::new(Schema::dataset(SCHEMA).unwrap());
+    let topic_id = TopicId([7; 16]);
+    let identity = Identity { dataset: "products".into(), topic_id, shard: Shard(0), shards: 1 };
+    let life = Life { epoch: 1, writer: Uuid::nil() };
+    let source = SourcePartition { topic: "products".into(), topic_id, partition: 0 };
+    let mut view = View::empty(identity.clone(), schema.clone());
+    for at in 1..=version {
+        let (at, before) = (Version(at), Version(at - 1));
+        let header = identity.header(Kind::Delta, at, before, life, &schema, vec![source.clone()]);
+        let mut writer = Writer::new(Vec::new(), &header).unwrap();
+        if at.0 == version {
+            for key in keys {
+                let mut datum = Vec::new();
+                put_bytes(&mut datum, String::from_utf8_lossy(key).as_bytes());
+                let stamp = Stamp { timestamp: 1, source: 0, offset: 2 };
+                writer.push(&Entry { key, stamp, value: Some(&datum) }).unwrap();
+            }
+        }
+        let (_, plain) = writer.finish().unwrap();
+        let delta = DeltaFile::from_plain(plain, &identity, &schema).unwrap();
+        let about = About {
+            version: at,
+            life,
+            announced_at_ms: 1_700_000_000_000,
+            caught_up: true,
+            records: keys.len() as u64,
+            positions: vec![Position { source: source.clone(), offset: 3 }],
+            ..About::nothing(schema.clone())
+        };
+        view = view.apply(Arc::new(delta), about).unwrap();
+    }
+    view
+}
+
+fn app(views: impl IntoIterator<Item = View>) -> App {
+    let clock = Clock::manual(1_700_000_000_000);
+    let sides = views.into_iter().map(|view| {
+        let reader = Reader::of(view);
+        let name = reader.dataset().to_owned();
+        Dataset::new(name, Some(ReadingSide::new(reader, ConsumerMetrics::detached(), 10)), None)
+    });
+    App::new(Directory::new(sides, clock.clone()), Metrics::new(), clock)
+}
+
+async fn ask(app: &App, request: Request<Body>) -> Response {
+    TowerToHyperService::new(app.router()).call(request).await.unwrap()
+}
+
+async fn body(response: Response) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+async fn get(app: &App, path: &str) -> Response {
+    ask(app, Request::get(path).body(Body::empty()).unwrap()).await
+}
+
+async fn get_json(app: &App, path: &str) -> (StatusCode, Value) {
+    let response = get(app, path).await;
+    let status = response.status();
+    let text = body(response).await;
+    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}")))
+}
+
+/// A problem of this status; its detail.
+async fn problem(app: &App, path: &str, status: u16) -> Value {
+    let response = get(app, path).await;
+    assert_eq!(response.status(), status, "{path}");
+    assert_eq!(response.headers()["content-type"], "application/problem+json", "{path}");
+    let problem: Value = serde_json::from_str(&body(response).await).unwrap();
+    assert_eq!(problem["status"], status, "{path}");
+    assert!(problem["type"].as_str().unwrap().starts_with("urn:stillwell:problem:"), "{path}");
+    assert!(!problem["title"].as_str().unwrap().is_empty(), "{path}");
+    problem
+}
+
+#[tokio::test]
+async fn a_record_is_read_by_its_key_whatever_bytes_it_has() {
+    // In the order of their bytes, as a writer wants them.
+    let app = app([view(3, &[b"", b"%", b"P-1", b"a b", b"a/b", b"a/b/c", b"\xc3\xa9", b"\xff"])]);
+    for (path, name) in [
+        ("P-1", "P-1"),
+        ("a%20b", "a b"),
+        ("a/b", "a/b"),
+        ("a%2Fb", "a/b"),
+        ("a/b/c", "a/b/c"),
+        ("%25", "%"),
+        ("%FF", "\u{fffd}"),
+        ("%C3%A9", "é"),
+        ("", ""),
+    ] {
+        let response = get(&app, &format!("/v1/datasets/products/records/{path}")).await;
+        assert_eq!(response.status(), 200, "{path}");
+        assert_eq!(response.headers()["etag"], "\"3\"");
+        assert_eq!(response.headers()["content-type"], "application/json");
+        assert_eq!(body(response).await, json!({ "name": name }).to_string(), "{path}");
+    }
+    let absent = problem(&app, "/v1/datasets/products/records/P-2", 404).await;
+    assert_eq!(absent["version"], 3);
+    let bad = problem(&app, "/v1/datasets/products/records/%zz", 400).await;
+    assert_eq!(bad["type"], "urn:stillwell:problem:rejected");
+}
+
+#[tokio::test]
+async fn who_has_the_version_is_told_so() {
+    let app = app([view(3, &[b"P-1"])]);
+    for path in ["records/P-1", "records", "records?prefix=P"] {
+        let path = format!("/v1/datasets/products/{path}");
+        let with = |tag: &str| Request::get(&path).header("if-none-match", tag).body(Body::empty()).unwrap();
+        let same = ask(&app, with("\"2\", W/\"3\"")).await;
+        assert_eq!((same.status().as_u16(), same.headers()["etag"].to_str().unwrap()), (304, "\"3\""), "{path}");
+        assert_eq!(body(same).await, "");
+        assert_eq!(ask(&app, with("\"2\"")).await.status(), 200, "{path}");
+    }
+    // What does not exist is not "not modified".
+    let absent = Request::get("/v1/datasets/products/records/P-2").header("if-none-match", "*");
+    assert_eq!(ask(&app, absent.body(Body::empty()).unwrap()).await.status(), 404);
+}
+
+#[tokio::test]
+async fn only_the_version_that_is_held_is_served() {
+    let app = app([view(3, &[b"P-1"])]);
+    for path in ["records/P-1", "records"] {
+        let path = format!("/v1/datasets/products/{path}?version=");
+        assert_eq!(get(&app, &format!("{path}3")).await.status(), 200);
+        for (version, why) in [("2", "newer one has replaced"), ("4", "newest announced is 3"), ("0", "from 1")] {
+            let gone = problem(&app, &format!("{path}{version}"), 404).await;
+            assert!(gone["detail"].as_str().unwrap().contains(why), "{gone}");
+            assert_eq!(gone["version"], 3);
+        }
+        problem(&app, &format!("{path}three"), 400).await;
+    }
+    problem(&app, "/v1/datasets/products/records/P-1?verison=3", 400).await;
+}
+
+#[tokio::test]
+async fn pages_follow_one_another_in_key_order() {
+    let keys: Vec<String> = (0..25).map(|n| format!("a/{n:02}")).chain(["b".to_owned()]).collect();
+    let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
+    let app = app([view(3, &keys)]);
+    let (mut path, mut seen) = ("/v1/datasets/products/records?prefix=a%2F&limit=10".to_owned(), Vec::new());
+    loop {
+        let (status, page) = get_json(&app, &path).await;
+        assert_eq!((status.as_u16(), &page["version"], &page["dataset"]), (200, &json!(3), &json!("products")));
+        let records = page["records"].as_array().unwrap();
+        assert!(records.len() <= 10);
+        seen.extend(records.iter().map(|record| {
+            assert_eq!(record["key"], record["value"]["name"]);
+            record["key"].as_str().unwrap().to_owned()
+        }));
+        match page["next"].as_str() {
+            Some(next) => path = format!("/v1/datasets/products/records?prefix=a%2F&limit=10&next={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, (0..25).map(|n| format!("a/{n:02}")).collect::<Vec<_>>());
+    let (_, whole) = get_json(&app, "/v1/datasets/products/records?prefix=a%2F&limit=25").await;
+    assert_eq!(whole["next"], Value::Null, "no empty page at the end");
+    let (_, none) = get_json(&app, "/v1/datasets/products/records?prefix=zzz").await;
+    assert_eq!((none["records"].as_array().unwrap().len(), &none["next"]), (0, &Value::Null));
+    for bad in ["limit=0", "limit=10001", "limit=x", "next=%21", "prefix=%x", "size=3"] {
+        problem(&app, &format!("/v1/datasets/products/records?{bad}"), 400).await;
+    }
+}
+
+#[tokio::test]
+async fn keys_that_are_no_text_are_base64_in_pages() {
+    let app = app([view(1, &[b"\xff\0"])]);
+    let (_, page) = get_json(&app, "/v1/datasets/products/records?prefix=%FF").await;
+    assert_eq!(page["records"][0]["key"], json!({ "base64": "/wA=" }));
+}
+
+#[tokio::test]
+async fn what_there_is_is_listed_and_what_there_is_not_is_a_problem() {
+    let app = app([view(3, &[b"P-1", b"P-2"])]);
+    let (_, listed) = get_json(&app, "/v1/datasets").await;
+    assert_eq!(listed["datasets"][0]["name"], "products");
+    assert_eq!(listed["datasets"][0]["records"], 2);
+    let (_, one) = get_json(&app, "/v1/datasets/products").await;
+    assert_eq!((&one["version"], &one["ready"], &one["stale"]), (&json!(3), &json!(true), &json!(false)));
+    assert_eq!(one["positions"][0]["offset"], 3);
+    assert_eq!(one["schema"]["name"], "Product");
+    assert_eq!(one["announced_at"], "2023-11-14T22:13:20.000Z");
+
+    let none = problem(&app, "/v1/datasets/orders", 404).await;
+    assert_eq!(none["datasets"], json!(["products"]));
+    problem(&app, "/v1/datasets/orders/records/P-1", 404).await;
+    problem(&app, "/v1/datasets/%FF/records/P-1", 404).await;
+    problem(&app, "/v1/datasets/%f/records/P-1", 400).await;
+    for path in ["/", "/v2", "/v1/datasets/products/changes", "/admin/pin"] {
+        let routes = problem(&app, path, 404).await;
+        assert!(routes["routes"].as_array().unwrap().contains(&json!("/health")), "{routes}");
+    }
+}
+
+#[tokio::test]
+async fn a_method_that_does_not_fit_is_a_problem_with_those_that_do() {
+    let app = app([view(1, &[b"P-1"])]);
+    for path in ["/health", "/v1/datasets", "/v1/datasets/products/records/P-1", "/v1/datasets/products/records"] {
+        let put = ask(&app, Request::put(path).body(Body::from("{}")).unwrap()).await;
+        assert_eq!(put.status(), 405, "{path}");
+        assert_eq!(put.headers()["allow"], "GET,HEAD", "{path}");
+        assert_eq!(put.headers()["content-type"], "application/problem+json");
+    }
+    let path = "/v1/datasets/products/records/P-1";
+    let head = ask(&app, Request::head(path).body(Body::empty()).unwrap()).await;
+    assert_eq!((head.status().as_u16(), head.headers()["etag"].to_str().unwrap()), (200, "\"1\""));
+    assert_eq!(head.headers()["content-length"], "14");
+    assert_eq!(body(head).await, "");
+}
+
+#[tokio::test]
+async fn before_the_first_version_nothing_is_ready_but_all_is_alive() {
+    let app = app([view(0, &[])]);
+    assert_eq!(get(&app, "/live").await.status(), 200);
+    let (status, ready) = get_json(&app, "/ready").await;
+    assert_eq!((status.as_u16(), &ready["ready"]), (503, &json!(false)));
+    assert!(ready["reasons"][0].as_str().unwrap().contains("products: no version is readable yet"), "{ready}");
+    let (status, health) = get_json(&app, "/health").await;
+    assert_eq!((status.as_u16(), &health["status"]), (200, &json!("degraded")));
+    let response = get(&app, "/v1/datasets/products/records/P-1").await;
+    assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    problem(&app, "/v1/datasets/products/records", 503).await;
+}
+
+#[tokio::test]
+async fn health_says_what_it_is_asked_for() {
+    let app = app([view(3, &[b"P-1"])]);
+    let (status, health) = get_json(&app, "/health").await;
+    assert_eq!((status.as_u16(), &health["status"]), (200, &json!("healthy")));
+    let dataset = health["datasets"][0].as_object().unwrap();
+    for (member, value) in [
+        ("name", json!("products")),
+        ("status", json!("healthy")),
+        ("version", json!(3)),
+        ("error_count", json!(0)),
+        ("circuit", json!("closed")),
+        ("lag", json!(0)),
+        ("last_activity", Value::Null),
+    ] {
+        assert_eq!(dataset.get(member), Some(&value), "{member}");
+    }
+    assert!(dataset.contains_key("processed_count") && dataset.contains_key("memory_usage"));
+    assert_eq!(get(&app, "/ready").await.status(), 200);
+    app.0.directory.drain();
+    assert_eq!(get(&app, "/ready").await.status(), 503);
+    let metrics = get(&app, "/metrics").await;
+    assert_eq!(metrics.headers()["content-type"], "text/plain; version=0.0.4");
+    assert!(body(metrics).await.contains("stillwell_build_info"));
+}
+
+#[tokio::test]
+async fn too_many_errors_a_minute_are_unhealthy_until_the_minute_has_passed() {
+    let clock = Clock::manual(1_700_000_000_000);
+    let metrics = ConsumerMetrics::detached();
+    let side = ReadingSide::new(Reader::of(view(3, &[b"P-1"])), metrics.clone(), 2);
+    let directory = Directory::new([Dataset::new("products", Some(side), None)], clock.clone());
+    let app = App::new(directory, Metrics::new(), clock.clone());
+    assert_eq!(get(&app, "/health").await.status(), 200);
+    metrics.errors_total.with(&["tail"]).inc();
+    metrics.errors_total.with(&["follow"]).inc_by(2);
+    let (status, health) = get_json(&app, "/health").await;
+    assert_eq!((status.as_u16(), &health["status"]), (503, &json!("unhealthy")));
+    assert_eq!(health["datasets"][0]["error_count"], 3);
+    assert!(health["datasets"][0]["reasons"][0].as_str().unwrap().contains("max_errors_per_minute = 2"));
+    for _ in 0..13 {
+        clock.advance(std::time::Duration::from_secs(5));
+        get(&app, "/health").await;
+    }
+    let (status, health) = get_json(&app, "/health").await;
+    assert_eq!((status.as_u16(), &health["datasets"][0]["error_count"]), (200, &json!(3)));
+}
+
+/// Sends `text` over a new connection, and returns it for more.
+async fn connect(address: std::net::SocketAddr, text: &str) -> tokio::net::TcpStream {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Reads up to the end of the answer's body, which is known.
+async fn read_until(stream: &mut tokio::net::TcpStream, end: &str) -> String {
+    let (mut all, mut piece) = (Vec::new(), [0; 4096]);
+    while !String::from_utf8_lossy(&all).ends_with(end) {
+        let read = stream.read(&mut piece).await.unwrap();
+        assert_ne!(read, 0, "the connection ended after {}", String::from_utf8_lossy(&all));
+        all.extend_from_slice(&piece[..read]);
+    }
+    String::from_utf8(all).unwrap()
+}
+
+#[tokio::test]
+async fn a_stop_ends_idle_connections_and_refuses_new_ones() {
+    let listener = Listener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.address();
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(listener.serve(app([view(3, &[b"P-1"])]).router(), stop.clone()));
+
+    let request = "GET /v1/datasets/products/records/P-1 HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut stream = connect(address, request).await;
+    let answer = read_until(&mut stream, "{\"name\":\"P-1\"}").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    // The connection is kept, and answers again.
+    stream.write_all(request.as_bytes()).await.unwrap();
+    read_until(&mut stream, "{\"name\":\"P-1\"}").await;
+
+    stop.cancel();
+    tasks.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "an idle connection is closed");
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_a_mistake_in_the_configuration() {
+    let first = Listener::bind("127.0.0.1:0").await.unwrap();
+    for (address, say) in
+        [(first.address().to_string(), "another process"), ("8080".to_owned(), "HOST:PORT")]
+    {
+        let error = Listener::bind(&address).await.unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Config);
+        let text = error.chain();
+        assert!(text.contains("http.listen") && text.contains(say) && text.contains(&address), "{text}");
+    }
+}
