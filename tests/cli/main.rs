@@ -1,1 +1,3 @@
 //! The binary as its user runs it: arguments, exit codes, what it prints.
+
+mod serving;

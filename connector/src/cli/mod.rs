@@ -22,8 +22,14 @@ mod given;
 mod edge;
 pub mod progress;
 pub mod table;
+pub mod run;
 pub mod check;
+mod connect;
 pub mod config;
+mod reading;
+pub mod versions;
+pub mod get;
+pub mod scan;
 pub mod blob;
 pub mod healthcheck;
 
@@ -55,8 +61,12 @@ struct Logging {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Run),
     Check(check::Check),
     Config(config::Config),
+    Versions(versions::Versions),
+    Get(get::Get),
+    Scan(scan::Scan),
     Blob(blob::Blob),
     Healthcheck(healthcheck::Healthcheck),
 }
@@ -64,8 +74,12 @@ enum Command {
 impl Command {
     fn run(self, edge: &edge::Edge) -> Result<Answer> {
         match self {
+            Command::Run(command) => command.run(edge),
             Command::Check(command) => command.run(edge),
             Command::Config(command) => command.run(edge),
+            Command::Versions(command) => command.run(edge),
+            Command::Get(command) => command.run(edge),
+            Command::Scan(command) => command.run(edge),
             Command::Blob(command) => command.run(edge),
             Command::Healthcheck(command) => command.run(edge),
         }

@@ -20,6 +20,7 @@ pub mod builder;
 pub mod tail;
 pub mod follow;
 pub mod reader;
+pub mod history;
 
 pub use builder::ConsumerBuilder;
 pub use options::Options;

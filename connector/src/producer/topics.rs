@@ -94,17 +94,51 @@ pub async fn prepare(admin: &Admin, options: &Options) -> Result<Prepared, Error
     ensure(admin, options, &options.dead_letters, 1, &[]).await?;
     ensure(admin, options, &options.control, 1, CONTROL).await?;
     let topic = &options.announcements;
-    let shards = options.shards as i32;
-    let announcements = ensure(admin, options, topic, shards, ANNOUNCEMENTS).await?;
-    if announcements.partitions != shards {
-        let (found, wanted) = (announcements.partitions, options.shards);
+    let announcements = ensure(admin, options, topic, options.shards as i32, ANNOUNCEMENTS).await?;
+    fits(admin, options, announcements).await?;
+    let failed = |source| Error::Kafka { topic: options.dead_letters.clone(), source };
+    let dead = admin.topic_config(&options.dead_letters).await.map_err(failed)?;
+    // Kafka's default of `max.message.bytes`, less room for the headers and the batch around the record.
+    let limit = dead.get("max.message.bytes").and_then(|value| value.parse().ok()).unwrap_or(1_048_588usize);
+    Ok(Prepared { announcements_id: announcements.id, letter_limit: limit.saturating_sub(16 * 1024) })
+}
+
+/// Looks at all topics of the dataset as [`prepare`] would, creating none: each with what it is, or `None` where it is
+/// missing and [`prepare`] would create it.
+///
+/// # Errors
+/// As [`prepare`].
+pub async fn look(admin: &Admin, options: &Options) -> Result<Vec<(String, Option<kafka::TopicInfo>)>, Error> {
+    let mut seen = Vec::new();
+    let sources = options.topics.iter().map(|topic| (topic, options.source_partitions, &[][..]));
+    let own: [(_, _, &[_]); 3] = [
+        (&options.announcements, options.shards as i32, ANNOUNCEMENTS),
+        (&options.dead_letters, 1, &[]),
+        (&options.control, 1, CONTROL),
+    ];
+    for (topic, partitions, config) in sources.chain(own) {
+        let failed = |source| Error::Kafka { topic: topic.clone(), source };
+        let info = admin.describe(topic).await.map_err(failed)?;
+        if info.is_none() && !options.create_topics {
+            return Err(missing(topic, partitions, config));
+        }
+        if let Some(info) = info.filter(|_| *topic == options.announcements) {
+            fits(admin, options, info).await?;
+        }
+        seen.push((topic.clone(), info));
+    }
+    Ok(seen)
+}
+
+/// Whether the announcement topic keeps what is announced.
+async fn fits(admin: &Admin, options: &Options, info: kafka::TopicInfo) -> Result<(), Error> {
+    let topic = &options.announcements;
+    if info.partitions != options.shards as i32 {
+        let (found, wanted) = (info.partitions, options.shards);
         return Err(Error::Shards { topic: topic.clone(), found, wanted });
     }
-    let failed = |topic: &str| {
-        let topic = topic.to_owned();
-        move |source| Error::Kafka { topic, source }
-    };
-    let config = admin.topic_config(topic).await.map_err(failed(topic))?;
+    let failed = |source| Error::Kafka { topic: topic.clone(), source };
+    let config = admin.topic_config(topic).await.map_err(failed)?;
     for (key, wanted) in ANNOUNCEMENTS {
         if let Some(found) = config.get(*key)
             && found != wanted
@@ -112,10 +146,12 @@ pub async fn prepare(admin: &Admin, options: &Options) -> Result<Prepared, Error
             return Err(Error::Setting { topic: topic.clone(), key, found: found.clone(), wanted });
         }
     }
-    let dead = admin.topic_config(&options.dead_letters).await.map_err(failed(&options.dead_letters))?;
-    // Kafka's default of `max.message.bytes`, less room for the headers and the batch around the record.
-    let limit = dead.get("max.message.bytes").and_then(|value| value.parse().ok()).unwrap_or(1_048_588usize);
-    Ok(Prepared { announcements_id: announcements.id, letter_limit: limit.saturating_sub(16 * 1024) })
+    Ok(())
+}
+
+fn missing(topic: &str, partitions: i32, config: &[(&str, &str)]) -> Error {
+    let hint = config.iter().map(|(key, value)| format!(", {key}={value}")).collect();
+    Error::Missing { topic: topic.to_owned(), partitions, hint }
 }
 
 async fn ensure(
@@ -130,8 +166,7 @@ async fn ensure(
         return Ok(info);
     }
     if !options.create_topics {
-        let hint = config.iter().map(|(key, value)| format!(", {key}={value}")).collect();
-        return Err(Error::Missing { topic: topic.to_owned(), partitions, hint });
+        return Err(missing(topic, partitions, config));
     }
     let spec = TopicSpec {
         name: topic.to_owned(),

@@ -1,0 +1,153 @@
+//! `stillwell check --connect`: whether what the configuration points at is there, and lets us in.
+//!
+//! Nothing is created but probes, which are removed again; the log is not opened, since it may be in use.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::blob::{self, Store};
+use crate::config::{Config, Shared};
+use crate::kafka::Admin;
+use crate::producer::topics;
+use crate::telemetry::Metrics;
+use crate::{Error, ErrorKind, Result};
+
+/// Longest that a store may take for a probe of a few bytes.
+const STORE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// One thing that was looked at.
+#[derive(Debug)]
+pub struct Looked {
+    /// What.
+    pub what: String,
+    /// How it is, or what is wrong.
+    pub found: Result<String>,
+}
+
+/// Looks at everything, whatever is found on the way.
+///
+/// # Errors
+/// Where the blob store cannot even be opened.
+pub async fn look(config: &Config) -> Result<Vec<Looked>> {
+    let shared = Shared::system(config, Metrics::new())?;
+    let mut looked = Vec::new();
+    let servers = &config.model().kafka.bootstrap_servers;
+    let admin = kafka(config).await;
+    let what = format!("Kafka at {servers}");
+    match admin {
+        Ok((admin, brokers)) => {
+            looked.push(Looked { what, found: Ok(format!("{brokers} broker(s)")) });
+            for name in config.datasets() {
+                let found = topics(&admin, config, name, &shared).await;
+                looked.push(Looked { what: format!("topics of {name}"), found });
+            }
+        }
+        // Without Kafka nothing is known of topics.
+        Err(error) => looked.push(Looked { what, found: Err(error) }),
+    }
+    let what = format!("blob store {}", shared.store.url());
+    let probe = format!("stillwell-probe/{:016x}", shared.entropy.next_u64());
+    let found = match tokio::time::timeout(STORE_TIMEOUT, store(&shared.store, &probe)).await {
+        Ok(found) => found.map_err(|error| Error::because(error.kind(), "trying the store", error)),
+        Err(_) => {
+            Err(Error::new(ErrorKind::Unavailable, format!("it did not answer within {STORE_TIMEOUT:?}")))
+        }
+    };
+    looked.push(Looked { what, found });
+    for part in ["log", "cache"] {
+        let dir = config.data_dir().join(part);
+        let found = directory(&dir, shared.entropy.next_u64());
+        looked.push(Looked { what: format!("{part} in {}", dir.display()), found });
+    }
+    Ok(looked)
+}
+
+async fn kafka(config: &Config) -> Result<(Admin, usize)> {
+    let failed = |error: crate::kafka::Error| Error::because(error.kind(), "connecting", error);
+    let admin = Admin::new(&config.kafka()).map_err(failed)?;
+    let brokers = admin.brokers().await.map_err(failed)?;
+    Ok((admin, brokers))
+}
+
+async fn topics(admin: &Admin, config: &Config, name: &str, shared: &Shared) -> Result<String> {
+    let options = config.producer(name, shared)?;
+    let seen = topics::look(admin, &options).await.map_err(|error| {
+        let kind = if error.is_transient() { ErrorKind::Unavailable } else { ErrorKind::Config };
+        Error::because(kind, "looking at them", error)
+    })?;
+    let seen: Vec<_> = seen
+        .into_iter()
+        .map(|(topic, info)| match info {
+            Some(info) => format!("{topic} ({} partitions)", info.partitions),
+            None => format!("{topic} (missing; will be created)"),
+        })
+        .collect();
+    Ok(seen.join(", "))
+}
+
+/// Puts a blob, finds it, and deletes it.
+async fn store(store: &Store, probe: &str) -> Result<String, blob::Error> {
+    let content = Bytes::from_static(b"stillwell check --connect");
+    store.put(probe, content.clone()).await?;
+    let seen = async {
+        let listed = store.list("stillwell-probe").await?.iter().any(|blob| blob.name == probe);
+        let same = store.get_bytes(probe).await? == content;
+        Ok::<_, blob::Error>(listed && same)
+    }
+    .await;
+    // Also after a failure: a probe is not to be left behind.
+    store.delete(probe).await?;
+    match seen? {
+        true => Ok("a blob can be put, listed, read and deleted".to_owned()),
+        false => Err(blob::Error::Unavailable {
+            doing: "reading",
+            url: store.absolute_url(probe),
+            problem: "what was put is not found again; the store is not read-after-write consistent".to_owned(),
+        }),
+    }
+}
+
+/// Whether files can be made and synced there, or, where it does not exist yet, in the folder in which it would be made.
+fn directory(dir: &Path, number: u64) -> Result<String> {
+    let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("."));
+    let probe = there.join(format!("stillwell-probe-{number:016x}"));
+    let tried = File::create_new(&probe).and_then(|mut file| {
+        file.write_all(b"stillwell check --connect")?;
+        file.sync_all()?;
+        fs::remove_file(&probe)
+    });
+    tried.map_err(|error| {
+        let doing = format!("{} cannot be written; see storage.data_dir", there.display());
+        Error::because(ErrorKind::Config, doing, error)
+    })?;
+    Ok(if there == dir { "it can be written" } else { "it does not exist yet, and can be made" }.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_probe_leaves_nothing_behind() {
+        let memory = Store::open("memory://").unwrap();
+        store(&memory, "stillwell-probe/1").await.unwrap();
+        assert_eq!(memory.list("").await.unwrap(), []);
+        let dir = tempfile::tempdir().unwrap();
+        assert!(directory(dir.path(), 1).unwrap().contains("written"));
+        assert!(directory(&dir.path().join("log/products"), 1).unwrap().contains("made"));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_a_mistake_in_the_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = directory(&file.join("log"), 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+    }
+}

@@ -1,0 +1,175 @@
+//! `stillwell run`: every configured dataset, until it is told to stop.
+
+use std::time::Duration;
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::edge::{Answer, Edge};
+use super::given::{Given, Side};
+use crate::config::{Config, Role, Shared};
+use crate::host::{self, Goodbye, Host, Meaning, Part};
+use crate::http::{App, Listener};
+use crate::telemetry::Metrics;
+use crate::{Error, ErrorKind, Result};
+
+/// How long threads may still take that wait for a broker which does not answer: nothing depends on them any more.
+const LEFT_BEHIND: Duration = Duration::from_millis(200);
+
+/// Runs every configured dataset, writing and reading, and serves them over HTTP
+///
+/// SIGTERM or SIGINT stops it gracefully, within consumer.graceful_shutdown_timeout; a second one at once.
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    given: Given,
+    /// Run one side only [default: both]
+    #[arg(long, value_enum)]
+    role: Option<Side>,
+}
+
+impl Run {
+    pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
+        let config = self.given.load(edge)?;
+        let role = self.role.map_or(Role::Both, Role::from);
+        let runtime = edge.runtime()?;
+        let outcome = runtime.block_on(serve(&config, role));
+        runtime.shutdown_timeout(LEFT_BEHIND);
+        outcome.map(|()| Answer::Yes)
+    }
+}
+
+async fn serve(config: &Config, role: Role) -> Result<()> {
+    // First of all, so that a signal during the start is not the default's sudden end.
+    let mut signals = Signals::new()?;
+    let metrics = Metrics::new();
+    let shared = Shared::system(config, metrics.clone())?;
+    // Before the datasets: an address that is taken is known at once, and what connects meanwhile waits.
+    let listener = match config.listen(role) {
+        Some(address) => Some(Listener::bind(&address.to_string()).await?),
+        None => None,
+    };
+    let parts = parts(config, role, &shared)?;
+    let consumer = &config.model().consumer;
+    let options = host::Options {
+        graceful_shutdown_timeout: consumer.graceful_shutdown_timeout.0,
+        health_check_interval: consumer.health_check_interval.0,
+        clock: shared.clock.clone(),
+    };
+    let datasets: Vec<&str> = config.datasets().collect();
+    tracing::info!(
+        datasets = datasets.join(","),
+        ?role,
+        servers = config.model().kafka.bootstrap_servers,
+        version = env!("CARGO_PKG_VERSION"),
+        "starting"
+    );
+    let mut host = tokio::select! {
+        host = Host::start(parts, options) => host?,
+        () = signals.stop() => return Ok(()),
+    };
+    if let Some(listener) = listener {
+        let app = App::new(host.directory().clone(), metrics, shared.clock);
+        tracing::info!(address = %listener.address(), "listening for HTTP");
+        host.front("HTTP", |stop| listener.serve(app.router(), stop));
+    }
+    let ended = until_told(&mut host, &mut signals).await;
+    let goodbye = tokio::select! {
+        goodbye = host.shutdown() => goodbye,
+        () = signals.stop() => {
+            // What is durable stays so: records in the log, versions announced. Nothing else is promised.
+            let doing = "stopped at once by a second signal; what was logged and not announced waits in the log";
+            return Err(ended.unwrap_or_else(|| Error::new(ErrorKind::Closed, doing)));
+        }
+    };
+    tell(&goodbye);
+    match ended {
+        Some(error) => Err(error),
+        None => goodbye.into_result(),
+    }
+}
+
+/// Runs until a signal, or until what has ended by itself takes the process with it: then its mistake.
+async fn until_told(host: &mut Host, signals: &mut Signals) -> Option<Error> {
+    loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Stop => {
+                    tracing::info!("stopping; a second signal ends it at once");
+                    return None;
+                }
+                Told::Reload => tracing::warn!(
+                    "SIGHUP: reading the configuration again comes with a later release; restart to apply a change"
+                ),
+            },
+            end = host.next_end() => {
+                if end.meaning == Meaning::ProcessEnds {
+                    return Some(end.error);
+                }
+            }
+        }
+    }
+}
+
+fn parts(config: &Config, role: Role, shared: &Shared) -> Result<Vec<Part>> {
+    let part = |name: &str| {
+        Ok(Part {
+            name: name.to_owned(),
+            producer: (role != Role::Consumer).then(|| config.producer(name, shared)).transpose()?,
+            consumer: (role != Role::Producer).then(|| config.consumer(name, shared)).transpose()?,
+        })
+    };
+    config.datasets().map(part).collect()
+}
+
+fn tell(goodbye: &Goodbye) {
+    for sentence in goodbye.sentences() {
+        if goodbye.is_clean() {
+            tracing::info!("{sentence}");
+        } else {
+            tracing::warn!("{sentence}");
+        }
+    }
+    tracing::info!("stopped");
+}
+
+/// What a signal says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Stop,
+    Reload,
+}
+
+/// The signals that are listened to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Error::because(ErrorKind::Internal, "cannot listen to signals", error))
+        };
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            reload: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one. Cancel safe.
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.reload.recv() => Told::Reload,
+        }
+    }
+
+    /// The next one that says to stop, while there is nothing to reload. Cancel safe.
+    async fn stop(&mut self) {
+        while self.next().await != Told::Stop {}
+    }
+}

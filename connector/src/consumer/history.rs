@@ -1,0 +1,288 @@
+//! The announcement topic, read once: from its beginning, or back from its end to the last valid announcement.
+//!
+//! ```text
+//!  fold: beginning ----> end       every valid announcement, for a listing, or for one version of the past
+//!  last:           <---- end       the newest, as the tail finds it
+//!  open: announcement -> chain -> cache -> View
+//! ```
+//!
+//! For who asks once and leaves (commands). Nothing here notes what was found, so a running process's cache says of the
+//! newest version what it said before; blobs go into the cache and stay there for it.
+//!
+//! Owns: the way through the topic. Does not own: following it (`tail`), which announcements count (`succession`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Options;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::announcement::{Announcement, Message};
+use crate::format::succession::{Succession, Verdict, window_is_enough};
+use crate::kafka::{self, Admin, Kept, Polled, Poller, Tuning};
+use crate::record::TopicId;
+use crate::schema::Schema;
+use crate::version::{Shard, Version};
+use crate::view::{About, Cache, Fetcher, Identity, View};
+
+/// Longest time without any progress.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the broker may hold back a fetch at the end of the topic: that end is what is waited for.
+const FETCH_WAIT: Duration = Duration::from_millis(50);
+
+/// An announcement, and the topic's life that it was read from.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Id of the announcement topic.
+    pub topic_id: TopicId,
+    /// It.
+    pub announcement: Box<Announcement>,
+}
+
+/// Reads one dataset's announcements once. Reads only.
+#[derive(Clone)]
+pub struct History {
+    options: Options,
+    topic_id: TopicId,
+    shards: u32,
+    admin: Admin,
+}
+
+impl History {
+    /// Finds the announcement topic.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] where Kafka does not answer, or the topic does not exist yet.
+    pub async fn find(options: Options) -> Result<History> {
+        let topic = &options.announcements;
+        let admin = Admin::new(&options.kafka).map_err(|error| failed(topic, error))?;
+        let info = admin.describe(topic).await.map_err(|error| failed(topic, error))?;
+        let info = info.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unavailable,
+                format!("announcement topic {topic} does not exist: no producer of {} has started", options.dataset),
+            )
+        })?;
+        let shards = u32::try_from(info.partitions).unwrap_or(0);
+        Ok(History { options, topic_id: info.id, shards, admin })
+    }
+
+    /// How many shards the topic has.
+    pub fn shards(&self) -> u32 {
+        self.shards
+    }
+
+    /// Folds the valid announcements of a shard, oldest first, into `state`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] where Kafka does not answer, or the end is not reached.
+    pub async fn fold<T: Send + 'static>(
+        &self,
+        shard: Shard,
+        state: T,
+        mut step: impl FnMut(&mut T, Box<Announcement>) + Send + 'static,
+    ) -> Result<T> {
+        let ends = self.ends(shard).await?;
+        let this = self.clone();
+        let folded = blocking(move || {
+            let mut state = state;
+            let mut succession = Succession::default();
+            this.read_on(shard, ends, |offset, value| {
+                if let Some(announcement) = this.judge(&mut succession, offset, value) {
+                    step(&mut state, announcement);
+                }
+            })?;
+            Ok(state)
+        });
+        folded.await.map_err(|error| failed(&self.options.announcements, error))
+    }
+
+    /// The last valid announcement of a shard; `None` if nothing is announced yet.
+    ///
+    /// # Errors
+    /// As [`History::fold`].
+    pub async fn last(&self, shard: Shard) -> Result<Option<Found>> {
+        let ends = self.ends(shard).await?;
+        let this = self.clone();
+        let last = blocking(move || {
+            let (options, topic) = (&this.options, &this.options.announcements);
+            let mut poller = this.poller()?;
+            let enough = |records: &[Kept]| {
+                window_is_enough(records.iter().filter_map(|record| {
+                    let message = Message::decode(record.value.as_deref()?).ok()?;
+                    Some((message.life(), matches!(message, Message::Epoch(_))))
+                }))
+            };
+            let (clock, deadline) = (&options.clock, options.clock.now() + PATIENCE);
+            let partition = shard.0 as i32;
+            let window = kafka::read_back(&mut poller, topic, partition, ends, clock, deadline, enough)?;
+            let mut succession = Succession::default();
+            let judged = window.records.into_iter().filter_map(|record| {
+                this.judge(&mut succession, record.offset, record.value.as_deref())
+            });
+            Ok(judged.last())
+        });
+        let last = last.await.map_err(|error| failed(&self.options.announcements, error))?;
+        Ok(last.map(|announcement| Found { topic_id: self.topic_id, announcement }))
+    }
+
+    /// The announcement of one version of a shard.
+    ///
+    /// # Errors
+    /// As [`History::fold`]; [`ErrorKind::Rejected`] if the topic does not hold it, saying which versions it does.
+    pub async fn version(&self, shard: Shard, version: Version) -> Result<Found> {
+        let kept = (None, None);
+        let (found, held) = self
+            .fold(shard, kept, move |(found, held): &mut (_, Option<(Version, Version)>), announcement| {
+                let now = announcement.version;
+                *held = Some((held.map_or(now, |(first, _)| first), now));
+                if now == version {
+                    *found = Some(announcement);
+                }
+            })
+            .await?;
+        let announcement = found.ok_or_else(|| {
+            let dataset = &self.options.dataset;
+            let why = match held {
+                Some((first, last)) if version < first => {
+                    format!("it was cleaned; versions {first} to {last} are kept")
+                }
+                Some((_, last)) => format!("{last} is the newest"),
+                None => "nothing is announced yet".to_owned(),
+            };
+            Error::new(ErrorKind::Rejected, format!("there is no version {version} of dataset {dataset}: {why}"))
+        })?;
+        Ok(Found { topic_id: self.topic_id, announcement })
+    }
+
+    async fn ends(&self, shard: Shard) -> Result<(i64, i64)> {
+        let topic = &self.options.announcements;
+        self.admin.watermarks(topic, shard.0 as i32).await.map_err(|error| failed(topic, error))
+    }
+
+    fn poller(&self) -> Result<Poller, kafka::Error> {
+        let group = format!("stillwell.{}", self.options.dataset);
+        Poller::new(&self.options.kafka, &Tuning::tail(&group, FETCH_WAIT))
+    }
+
+    fn read_on(
+        &self,
+        shard: Shard,
+        (low, _): (i64, i64),
+        mut each: impl FnMut(i64, Option<&[u8]>),
+    ) -> Result<(), kafka::Error> {
+        let topic = &self.options.announcements;
+        let clock = &self.options.clock;
+        let mut poller = self.poller()?;
+        poller.assign(&[(topic, shard.0 as i32, low)])?;
+        let mut progress: Instant = clock.now();
+        loop {
+            match poller.poll(Duration::from_millis(100)) {
+                Some(Polled::Record { message, .. }) => {
+                    each(message.offset(), message.value());
+                    progress = clock.now();
+                }
+                Some(Polled::End { .. }) => return Ok(()),
+                Some(Polled::Lost { detail, .. }) => {
+                    let doing = format!("reading {topic} from its beginning");
+                    return Err(kafka::Error::Unavailable { doing, detail });
+                }
+                Some(Polled::Error(error)) if !error.is_transient() => return Err(error),
+                Some(Polled::Error(error)) => tracing::debug!(%error, topic, "reading; trying again"),
+                None => {}
+            }
+            if clock.now().saturating_duration_since(progress) > PATIENCE {
+                return Err(kafka::Error::Unavailable {
+                    doing: format!("reading {topic}[{shard}] to its end"),
+                    detail: format!("nothing came for {PATIENCE:?}: the broker is slow, or a transaction hangs"),
+                });
+            }
+        }
+    }
+
+    fn judge(
+        &self,
+        succession: &mut Succession,
+        offset: i64,
+        value: Option<&[u8]>,
+    ) -> Option<Box<Announcement>> {
+        match Message::decode(value.unwrap_or_default()) {
+            Ok(Message::Announcement(announcement)) => {
+                let verdict = succession.announcement(announcement.life, announcement.version);
+                (verdict == Verdict::Valid).then_some(announcement)
+            }
+            Ok(Message::Epoch(record)) => {
+                succession.epoch(record.life);
+                None
+            }
+            Err(error) => {
+                let topic = &self.options.announcements;
+                tracing::warn!(topic, offset, %error, "this record is not one of ours; it is passed over");
+                None
+            }
+        }
+    }
+}
+
+/// Opens the view of an announced version, by way of the cache that a running process shares.
+///
+/// # Errors
+/// What [`Fetcher::open`] says; [`ErrorKind::Config`] where the cache cannot be written.
+pub async fn open(options: &Options, found: &Found, stale: bool) -> Result<View> {
+    let Found { topic_id, announcement } = found;
+    let cache = cache(options)?;
+    let schema = Schema::parse(&announcement.schema).map_err(|error| {
+        let doing = format!("reading the schema of version {}", announcement.version);
+        Error::because(ErrorKind::Internal, doing, error)
+    })?;
+    let identity = Identity {
+        dataset: Arc::from(options.dataset.as_str()),
+        topic_id: *topic_id,
+        shard: announcement.shard,
+        shards: announcement.shards,
+    };
+    let about = About { stale, ..About::announced(announcement, Arc::new(schema)) };
+    let inline = announcement.inline.clone().map(|inline| (announcement.version, inline));
+    let fetcher = Fetcher::new(options.store.clone(), cache);
+    let view = fetcher.open(&identity, &announcement.chain(), inline, about).await;
+    view.map_err(|error| {
+        let version = announcement.version;
+        let error = Error::from(error);
+        Error::because(error.kind(), format!("opening version {version} of dataset {}", options.dataset), error)
+    })
+}
+
+/// The announcement that a running process noted last in the cache, for when Kafka is away.
+///
+/// # Errors
+/// [`ErrorKind::Config`] where the cache cannot be opened.
+pub fn cached(options: &Options, shard: Shard) -> Result<Option<Found>> {
+    let cached = cache(options)?.load_current(&options.dataset, shard)?;
+    let Some((topic_id, encoded)) = cached else { return Ok(None) };
+    Ok(match Message::decode(&encoded) {
+        Ok(Message::Announcement(announcement)) => Some(Found { topic_id, announcement }),
+        _ => None,
+    })
+}
+
+fn cache(options: &Options) -> Result<Cache> {
+    Cache::open(&options.cache_dir, options.cache_bytes).map_err(|error| {
+        let doing = format!("opening the blob cache in {}", options.cache_dir.display());
+        Error::because(ErrorKind::Config, doing, error)
+    })
+}
+
+fn failed(topic: &str, error: kafka::Error) -> Error {
+    Error::because(error.kind(), format!("reading the announcement topic {topic}"), error)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, kafka::Error> + Send + 'static,
+) -> Result<T, kafka::Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(kafka::Error::Closed { doing: "reading announcements".to_owned() }),
+        },
+    }
+}
