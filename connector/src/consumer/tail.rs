@@ -6,7 +6,7 @@
 //!      +------------ backoff, through the breaker <-------- error, lost -----+
 //! ```
 //!
-//! The client does nothing else, so its long fetch blocks nobody: while nothing is announced the broker holds one
+//! The second client does nothing else, so its long fetch blocks nobody: while nothing is announced the broker holds one
 //! fetch for up to `max_backoff`, and an announcement that arrives ends it at once. Backing off costs no latency.
 //!
 //! Owns: the position in the announcement topic, the succession of lives. Does not own: blobs and views (`follow`).
@@ -32,6 +32,8 @@ const BREAKER: (u32, Duration) = (10, Duration::from_secs(30));
 const READ_BACK: Duration = Duration::from_secs(30);
 /// Longest that a poll blocks without looking whether it should stop.
 const SLICE: Duration = Duration::from_millis(200);
+/// The fetch by which the end of the topic is found: the end is told only by a fetch that comes back empty.
+const SHORT_FETCH: Duration = Duration::from_millis(20);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
 /// What the tail hands on.
@@ -159,8 +161,9 @@ impl Tail {
         let ends = ends.map_err(kafka)?;
         drop(admin);
 
-        let tuning = Tuning::tail(&format!("stillwell.{}", self.options.dataset), self.options.max_backoff);
-        let mut poller = Poller::new(&self.options.kafka, &tuning).map_err(kafka)?;
+        let group = format!("stillwell.{}", self.options.dataset);
+        let mut poller =
+            Poller::new(&self.options.kafka, &Tuning::tail(&group, SHORT_FETCH)).map_err(kafka)?;
         let enough = |records: &[Kept]| {
             window_is_enough(records.iter().filter_map(|record| {
                 let message = Message::decode(record.value.as_deref()?).ok()?;
@@ -184,6 +187,10 @@ impl Tail {
                 return Ok(Stopped);
             }
         }
+        // From here on one long fetch after another, by a client made for it.
+        let mut poller = Poller::new(&self.options.kafka, &Tuning::tail(&group, self.options.max_backoff))
+            .map_err(kafka)?;
+        poller.assign(&[(&topic, partition, window.next)]).map_err(kafka)?;
         self.keep_polling(&mut poller, &mut succession, info.id, window.next, stop).map_err(kafka)
     }
 

@@ -229,6 +229,7 @@ impl Supervisor {
         let group = format!("stillwell.{}", options.dataset);
         let mut member = Member::join(&options.kafka, &group, &options.announcements, &options.instance_id)
             .map_err(|error| unavailable("joining the group", error))?;
+        tracing::info!(dataset = options.dataset, group, instance = options.instance_id, "joining the group");
         let ground = Ground {
             recovery: Recovery {
                 options: options.clone(),
@@ -258,7 +259,10 @@ impl Supervisor {
                     Event::Stop
                 }
                 Some(event) = member.next() => match event {
-                    kafka::Event::Assigned(partitions) if partitions.contains(&0) => Event::Assigned,
+                    kafka::Event::Assigned(partitions) if partitions.contains(&0) => {
+                        tracing::info!(dataset = options.dataset, "the shard is ours; taking over");
+                        Event::Assigned
+                    }
                     kafka::Event::Revoked(revoked) => {
                         if !revoked.partitions.contains(&0) {
                             revoked.release();

@@ -30,8 +30,9 @@ use crate::view::{self, About, Cache, Fetcher, Identity, View};
 
 /// Longest wait for Kafka's transaction coordinator, and for the topic's end: beyond a transaction's own time limit.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The broker holds the tail's fetch back this long while nothing is there; what arrives ends it at once.
-const LONG_FETCH: Duration = Duration::from_secs(5);
+/// The broker holds the tail's fetch back this long while nothing is there; what arrives ends it at once. Short: the end
+/// of a partition is told only by a fetch that comes back empty, and taking over waits for it.
+const FETCH_WAIT: Duration = Duration::from_millis(50);
 /// Races for an epoch before the life gives up: each lost one means that another writer is alive.
 const MOST_RACES: u32 = 5;
 
@@ -174,8 +175,9 @@ impl Recovery {
             .map_err(kafka("creating the transactional producer"))?;
         transaction.init(PATIENCE).map_err(kafka("fencing earlier writers (init_transactions)"))?;
 
+        tracing::debug!(dataset = options.dataset, "earlier writers are fenced");
         // Only now: what an earlier writer had under way has ended, so that the end stands still but for new lives.
-        let tuning = Tuning::tail(&format!("stillwell.{}", options.dataset), LONG_FETCH);
+        let tuning = Tuning::tail(&format!("stillwell.{}", options.dataset), FETCH_WAIT);
         let poller = Poller::new(&options.kafka, &tuning).map_err(kafka("creating the tail's client"))?;
         let (low, end) = Handle::current().block_on(self.ends(&options.announcements, partition))?;
         let deadline = || options.clock.now() + PATIENCE;
@@ -229,6 +231,7 @@ impl Recovery {
             }
             match read_back.until_life(life, deadline()).map_err(announcements)? {
                 Verdict::Valid => {
+                    tracing::debug!(%life, "the epoch record is valid");
                     let truth = read_back.take_truth();
                     return Ok((life, transaction, read_back, truth));
                 }

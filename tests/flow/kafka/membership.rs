@@ -88,7 +88,10 @@ fn a_shard_moves_only_when_its_owner_lets_go() {
         revoked.release();
         assert_eq!(assigned(&mut second).await, moving);
         assert!(!membership.owns(moving[0]) && membership.owns(1 - moving[0]));
-        assert!(timeout(Duration::from_millis(500), first.next()).await.is_err(), "the other shard never stopped");
+        assert!(
+            timeout(Duration::from_millis(500), first.next()).await.is_err(),
+            "the other shard never stopped"
+        );
         first.close().await;
         second.close().await;
     });

@@ -9,9 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use stillwell::clock::Clock;
-use stillwell::kafka::{
-    Options, Polled, Poller, Transaction, Tuning,
-};
+use stillwell::kafka::{Options, Polled, Poller, Transaction, Tuning};
 use stillwell_tests::{bootstrap, unique};
 
 pub(crate) const LONG: Duration = Duration::from_secs(30);
@@ -70,4 +68,3 @@ pub(crate) fn read_to_ends(poller: &mut Poller) -> Read {
     }
     read
 }
-

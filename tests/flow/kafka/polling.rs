@@ -42,9 +42,12 @@ fn a_lost_offset_is_told_and_never_skipped() {
 fn ends_count_markers_and_aborted_records() {
     let (first, second) = (Topic::create("ends-a", 1), Topic::create("ends-b", 1));
     let mut send = transaction(&unique("ends"));
-    for (topic, value, commit) in
-        [(&first, "kept", true), (&first, "aborted", false), (&second, "kept", true), (&first, "kept too", true)]
-    {
+    for (topic, value, commit) in [
+        (&first, "kept", true),
+        (&first, "aborted", false),
+        (&second, "kept", true),
+        (&first, "kept too", true),
+    ] {
         send.begin().expect("begin");
         let record = Outgoing { topic: topic.name(), value: Some(value.as_bytes()), ..Outgoing::default() };
         send.send(&record, LONG).expect("sent");
@@ -65,7 +68,8 @@ fn ends_count_markers_and_aborted_records() {
     let mut poller = source();
     poller.assign(&[(second.name(), 0, 0), (first.name(), 0, 0)]).expect("assigned");
     let read = read_to_ends(&mut poller);
-    let of = |slot| read.records.iter().filter(move |record| record.0 == slot).map(|record| record.2.as_str());
+    let of =
+        |slot| read.records.iter().filter(move |record| record.0 == slot).map(|record| record.2.as_str());
     assert_eq!(of(0).collect::<Vec<_>>(), ["kept"]);
     assert_eq!(of(1).collect::<Vec<_>>(), ["kept", "kept too"]);
     let ends = |topic: &Topic| topic.watermarks()[0].1;
@@ -84,12 +88,17 @@ fn an_open_transaction_holds_back_what_follows_it() {
     topic.produce([Record::upsert("k", "before")]);
     let mut send = transaction(&unique("open"));
     send.begin().expect("begin");
-    send.send(&Outgoing { topic: topic.name(), value: Some(b"open"), ..Outgoing::default() }, LONG).expect("sent");
+    send.send(&Outgoing { topic: topic.name(), value: Some(b"open"), ..Outgoing::default() }, LONG)
+        .expect("sent");
     deliver(&mut send);
     topic.produce([Record::upsert("k", "behind")]);
     let admin = Admin::new(&options()).expect("an admin");
     let runtime = runtime();
-    assert_eq!(runtime.block_on(admin.watermarks(topic.name(), 0)).expect("ends").1, 1, "the last stable offset");
+    assert_eq!(
+        runtime.block_on(admin.watermarks(topic.name(), 0)).expect("ends").1,
+        1,
+        "the last stable offset"
+    );
 
     let mut poller = source();
     poller.assign(&[(topic.name(), 0, 0)]).expect("assigned");
@@ -176,8 +185,11 @@ fn pausing_loses_nothing_and_repeats_nothing() {
 fn a_record_comes_back_as_it_was_sent() {
     let topic = Topic::create("whole-record", 1);
     let sender = Sender::new(&options()).expect("a sender");
-    let headers =
-        [("a".to_owned(), Some("1".into())), ("b".to_owned(), None), ("a".to_owned(), Some(Default::default()))];
+    let headers = [
+        ("a".to_owned(), Some("1".into())),
+        ("b".to_owned(), None),
+        ("a".to_owned(), Some(Default::default())),
+    ];
     let record = Outgoing {
         topic: topic.name(),
         partition: None,
@@ -207,7 +219,8 @@ fn a_record_comes_back_as_it_was_sent() {
 #[test]
 fn an_arrival_ends_a_long_wait_at_once() {
     let topic = Topic::create("wake", 1);
-    let mut poller = Poller::new(&options(), &Tuning::tail(&unique("group"), Duration::from_secs(5))).expect("a poller");
+    let mut poller =
+        Poller::new(&options(), &Tuning::tail(&unique("group"), Duration::from_secs(5))).expect("a poller");
     poller.assign(&[(topic.name(), 0, 0)]).expect("assigned");
     assert_eq!(read_to_ends(&mut poller).ends, BTreeMap::from([(0, 0)]));
     let mut send = transaction(&unique("wake"));
@@ -232,7 +245,8 @@ fn an_arrival_ends_a_long_wait_at_once() {
             std::thread::yield_now();
         }
         send.begin().expect("begin");
-        send.send(&Outgoing { topic: topic.name(), value: Some(b"now"), ..Outgoing::default() }, LONG).expect("sent");
+        send.send(&Outgoing { topic: topic.name(), value: Some(b"now"), ..Outgoing::default() }, LONG)
+            .expect("sent");
         assert!(matches!(send.commit(LONG), Outcome::Committed));
         let committed = now();
         let (back, seen) = waiter.join().expect("the waiter lives");

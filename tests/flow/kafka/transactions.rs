@@ -14,7 +14,8 @@ fn a_transaction_shows_letters_offsets_and_announcement_at_once() {
     let (sources, letters, announcements) =
         (Topic::create("tx-source", 2), Topic::create("tx-letters", 1), Topic::create("tx-announcements", 1));
     let group = unique("tx-group");
-    let mut member = Member::join(&options(), &group, announcements.name(), &unique("instance")).expect("a member");
+    let mut member =
+        Member::join(&options(), &group, announcements.name(), &unique("instance")).expect("a member");
     let event = runtime.block_on(member.next());
     assert!(matches!(&event, Some(Event::Assigned(partitions)) if partitions == &[0]), "{event:?}");
     let membership = member.membership();
@@ -32,10 +33,15 @@ fn a_transaction_shows_letters_offsets_and_announcement_at_once() {
             let record = Outgoing { topic: &letter, value: Some(value.as_bytes()), ..Outgoing::default() };
             send.send(&record, LONG).expect("sent");
             let metadata = membership.group_metadata().expect("a member has metadata");
-            send.send_offsets(&[(&origin, 0, round), (&origin, 1, 10 * round)], &metadata, LONG).expect("offsets");
+            send.send_offsets(&[(&origin, 0, round), (&origin, 1, 10 * round)], &metadata, LONG)
+                .expect("offsets");
             let value = format!("version {round}");
-            let record =
-                Outgoing { topic: &announcement, partition: Some(0), value: Some(value.as_bytes()), ..record };
+            let record = Outgoing {
+                topic: &announcement,
+                partition: Some(0),
+                value: Some(value.as_bytes()),
+                ..record
+            };
             send.send(&record, LONG).expect("sent");
             let outcome = send.commit(LONG);
             assert!(matches!(outcome, Outcome::Committed), "{outcome:?}");
@@ -112,10 +118,12 @@ fn a_record_that_is_too_large_aborts_the_transaction() {
     let (letters, small) = (Topic::create("large-letters", 1), Topic::create("large", 1));
     let mut send = transaction(&unique("large"));
     send.begin().expect("begin");
-    send.send(&Outgoing { topic: small.name(), value: Some(b"fine"), ..Outgoing::default() }, LONG).expect("sent");
+    send.send(&Outgoing { topic: small.name(), value: Some(b"fine"), ..Outgoing::default() }, LONG)
+        .expect("sent");
     // Above the topic's limit (1 MB by default), below the client's.
     let large = vec![b'x'; 3 << 20];
-    send.send(&Outgoing { topic: letters.name(), value: Some(&large), ..Outgoing::default() }, LONG).expect("sent");
+    send.send(&Outgoing { topic: letters.name(), value: Some(&large), ..Outgoing::default() }, LONG)
+        .expect("sent");
     let outcome = send.commit(LONG);
     assert!(matches!(&outcome, Outcome::Aborted(Error::Rejected { .. })), "{outcome:?}");
     let mut poller = source();
