@@ -200,7 +200,7 @@ mod can_fail {
     #[test]
     fn a_silent_room_is_seen() {
         let files = [
-            ("view/mod.rs", "//! One version.\n//!\n//! Owns: a map. Does not own: files.\n"),
+            ("view/mod.rs", "//! One version.\n//!\n//! Owns: a map. Does not\n//! own: files.\n"),
             ("disk/mod.rs", "//! The disk. Owns RocksDB.\n"),
             ("blob/mod.rs", "//! Blobs.\n// Owns: all. Does not own: much.\n"),
             ("http/dashboard/mod.rs", "//! Not a room.\n"),

@@ -130,9 +130,9 @@ impl House {
         for file in
             self.files.iter().filter(|file| file.name.ends_with("/mod.rs") && file.module().len() == 1)
         {
-            let doc: String =
-                file.text.lines().filter_map(|line| line.strip_prefix("//!")).collect::<Vec<_>>().join("\n");
-            let doc = doc.to_lowercase();
+            let doc =
+                file.text.lines().filter_map(|line| line.strip_prefix("//!")).collect::<Vec<_>>().join(" ");
+            let doc = doc.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
             for said in ["owns", "not own"] {
                 if !doc.contains(said) {
                     complaints.push(Complaint::new(
