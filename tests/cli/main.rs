@@ -1,3 +1,4 @@
 //! The binary as its user runs it: arguments, exit codes, what it prints.
 
+mod basics;
 mod serving;
