@@ -104,14 +104,22 @@ fn a_topic_is_served_over_http_and_to_commands_beside_it() {
     let (topic, name, port) = (Topic::create("products", 2), unique("shop"), free_port());
     let config = configure(dir.path(), &name, topic.name(), bootstrap(), port);
     topic.produce((0..200).map(|n| {
-        Record::upsert(format!("P/{n:03}"), json!({ "id": format!("P/{n:03}"), "price": f64::from(n) }).to_string())
+        Record::upsert(
+            format!("P/{n:03}"),
+            json!({ "id": format!("P/{n:03}"), "price": f64::from(n) }).to_string(),
+        )
     }));
     let mut process = Running::start(&mut stillwell(["run", "-c", &config]));
     until_ready(&mut process, port);
 
     let records = format!("/v1/datasets/{name}/records");
     let answer = get(port, &format!("{records}/P/007"));
-    assert_eq!((answer.status, answer.json()), (200, json!({ "id": "P/007", "price": 7.0 })), "{}", answer.head);
+    assert_eq!(
+        (answer.status, answer.json()),
+        (200, json!({ "id": "P/007", "price": 7.0 })),
+        "{}",
+        answer.head
+    );
     let version = get(port, &format!("/v1/datasets/{name}")).json()["version"].as_u64().unwrap();
     let tag = format!("\"{version}\"");
     assert!(answer.head.contains(&format!("etag: {tag}")), "{}", answer.head);
@@ -156,11 +164,17 @@ fn a_topic_is_served_over_http_and_to_commands_beside_it() {
     let listed = listed.as_array().unwrap();
     for (at, version) in listed.iter().enumerate() {
         assert_eq!(version["version"], at as u64 + 1, "gapless from 1");
-        for member in ["dataset", "shard", "epoch", "announced_at", "caught_up", "records", "upserts", "deletes"] {
+        for member in
+            ["dataset", "shard", "epoch", "announced_at", "caught_up", "records", "upserts", "deletes"]
+        {
             assert!(!version[member].is_null(), "{member}: {version}");
         }
         let blob = version["delta"]["url"].as_str().unwrap().strip_prefix("file://").unwrap();
-        assert_eq!(std::fs::metadata(blob).unwrap().len(), version["delta"]["bytes"].as_u64().unwrap(), "{blob}");
+        assert_eq!(
+            std::fs::metadata(blob).unwrap().len(),
+            version["delta"]["bytes"].as_u64().unwrap(),
+            "{blob}"
+        );
         assert!(version["delta"]["checksum"].as_str().unwrap().starts_with("xxh3:"));
         assert_eq!(version["schema"]["name"], "Product");
         assert!(version.as_object().unwrap().contains_key("snapshot"));
@@ -168,10 +182,12 @@ fn a_topic_is_served_over_http_and_to_commands_beside_it() {
     let last = listed.last().unwrap();
     assert_eq!(last["records"], 199);
     assert_eq!(last["positions"].as_array().unwrap().len(), 2);
-    let offsets: i64 = last["positions"].as_array().unwrap().iter().map(|p| p["offset"].as_i64().unwrap()).sum();
+    let offsets: i64 =
+        last["positions"].as_array().unwrap().iter().map(|p| p["offset"].as_i64().unwrap()).sum();
     assert_eq!(offsets, 202);
     // A version of the past, through the same cache.
-    let before = listed.iter().rev().find(|version| version["records"] == 200).unwrap()["version"].to_string();
+    let before =
+        listed.iter().rev().find(|version| version["records"] == 200).unwrap()["version"].to_string();
     let old = command(&["get", &name, "P/008", "--version", &before]).expect_code(0);
     assert_eq!(serde_json::from_str::<Value>(&old.stdout).unwrap()["price"], 8.0);
     command(&["get", &name, "P/008", "--version", "9999"]).expect_code(65);
@@ -181,7 +197,11 @@ fn a_topic_is_served_over_http_and_to_commands_beside_it() {
     assert!(command(&["versions", "list", &name]).expect_code(0).stdout.lines().count() > listed.len());
     command(&["healthcheck"]).expect_code(0);
     let checked = command(&["check", "--connect"]).expect_code(0);
-    assert!(checked.stdout.contains("Kafka at") && checked.stdout.contains("blob store"), "{}", checked.stdout);
+    assert!(
+        checked.stdout.contains("Kafka at") && checked.stdout.contains("blob store"),
+        "{}",
+        checked.stdout
+    );
 
     process.signal("HUP");
     process.wait_for_text("SIGHUP", LONG);
@@ -220,7 +240,11 @@ fn without_kafka_it_waits_and_says_so_and_ends_when_told() {
     });
     let ready = get(port, "/ready");
     assert_eq!(ready.status, 503);
-    assert!(ready.json()["reasons"][0].as_str().unwrap().starts_with("shop: Kafka is not reached"), "{}", ready.body);
+    assert!(
+        ready.json()["reasons"][0].as_str().unwrap().starts_with("shop: Kafka is not reached"),
+        "{}",
+        ready.body
+    );
     assert_eq!(get(port, "/v1/datasets/shop/records/P").status, 503);
     process.wait_for_text("127.0.0.1:1", LONG);
 

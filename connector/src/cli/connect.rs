@@ -106,7 +106,8 @@ async fn store(store: &Store, probe: &str) -> Result<String, blob::Error> {
         false => Err(blob::Error::Unavailable {
             doing: "reading",
             url: store.absolute_url(probe),
-            problem: "what was put is not found again; the store is not read-after-write consistent".to_owned(),
+            problem: "what was put is not found again; the store is not read-after-write consistent"
+                .to_owned(),
         }),
     }
 }

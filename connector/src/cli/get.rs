@@ -44,7 +44,11 @@ impl Get {
             return Ok(Answer::No);
         };
         let mut line = String::new();
-        if self.explain { explain(&view, &value, &mut line)? } else { put_value(&value, &mut line)? }
+        if self.explain {
+            explain(&view, &value, &mut line)?
+        } else {
+            put_value(&value, &mut line)?
+        }
         print(|out| writeln!(out, "{line}"))?;
         Ok(Answer::Yes)
     }

@@ -31,6 +31,7 @@ pub mod versions;
 pub mod get;
 pub mod scan;
 pub mod blob;
+pub mod bench;
 pub mod healthcheck;
 
 pub use edge::Answer;
@@ -68,6 +69,7 @@ enum Command {
     Get(get::Get),
     Scan(scan::Scan),
     Blob(blob::Blob),
+    Bench(bench::Bench),
     Healthcheck(healthcheck::Healthcheck),
 }
 
@@ -81,6 +83,7 @@ impl Command {
             Command::Get(command) => command.run(edge),
             Command::Scan(command) => command.run(edge),
             Command::Blob(command) => command.run(edge),
+            Command::Bench(command) => command.run(edge),
             Command::Healthcheck(command) => command.run(edge),
         }
     }

@@ -78,7 +78,10 @@ pub(super) async fn find(options: &Options, version: Option<Version>) -> Result<
         None => history.last(Shard(0)).await?.ok_or_else(|| {
             Error::new(
                 ErrorKind::Unavailable,
-                format!("no version of dataset {} is announced yet: its producer has just started", options.dataset),
+                format!(
+                    "no version of dataset {} is announced yet: its producer has just started",
+                    options.dataset
+                ),
             )
         }),
     }

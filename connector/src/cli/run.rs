@@ -150,7 +150,8 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Signals> {
         let listen = |kind| {
-            signal(kind).map_err(|error| Error::because(ErrorKind::Internal, "cannot listen to signals", error))
+            signal(kind)
+                .map_err(|error| Error::because(ErrorKind::Internal, "cannot listen to signals", error))
         };
         Ok(Signals {
             terminate: listen(SignalKind::terminate())?,

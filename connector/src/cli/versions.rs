@@ -288,7 +288,10 @@ impl Shown {
         }
         line(
             "its batch",
-            format!("{} dead letters, {} coalesced, {} unchanged", self.letters, self.coalesced, self.unchanged),
+            format!(
+                "{} dead letters, {} coalesced, {} unchanged",
+                self.letters, self.coalesced, self.unchanged
+            ),
         )?;
         for (at, position) in listed.positions.iter().enumerate() {
             line(if at == 0 { "positions" } else { "" }, position.to_string())?;
@@ -299,7 +302,10 @@ impl Shown {
         match &listed.snapshot {
             Some(snapshot) => line(
                 "snapshot",
-                format!("version {}: {} ({} bytes, {})", snapshot.version, snapshot.url, snapshot.bytes, snapshot.checksum),
+                format!(
+                    "version {}: {} ({} bytes, {})",
+                    snapshot.version, snapshot.url, snapshot.bytes, snapshot.checksum
+                ),
             )?,
             None => line("snapshot", "none yet".to_owned())?,
         }

@@ -382,7 +382,8 @@ mod tests {
     #[test]
     fn lag_joins_by_partition_and_counts_a_new_one_from_its_start() {
         let source = |partition| SourcePartition { topic: "t".into(), topic_id: TopicId([1; 16]), partition };
-        let at = |partition, start, offset| SourcePosition { source: source(partition), start, offset, target: 0 };
+        let at =
+            |partition, start, offset| SourcePosition { source: source(partition), start, offset, target: 0 };
         let held = [Position { source: source(1), offset: 70 }, Position { source: source(0), offset: 10 }];
         assert_eq!(behind(&held, &[at(0, 0, 10), at(1, 0, 70)]), 0);
         assert_eq!(behind(&held, &[at(0, 0, 15), at(1, 0, 71), at(2, 40, 42)]), 5 + 1 + 2);

@@ -59,7 +59,10 @@ impl History {
         let info = info.ok_or_else(|| {
             Error::new(
                 ErrorKind::Unavailable,
-                format!("announcement topic {topic} does not exist: no producer of {} has started", options.dataset),
+                format!(
+                    "announcement topic {topic} does not exist: no producer of {} has started",
+                    options.dataset
+                ),
             )
         })?;
         let shards = u32::try_from(info.partitions).unwrap_or(0);
@@ -116,9 +119,10 @@ impl History {
             let partition = shard.0 as i32;
             let window = kafka::read_back(&mut poller, topic, partition, ends, clock, deadline, enough)?;
             let mut succession = Succession::default();
-            let judged = window.records.into_iter().filter_map(|record| {
-                this.judge(&mut succession, record.offset, record.value.as_deref())
-            });
+            let judged = window
+                .records
+                .into_iter()
+                .filter_map(|record| this.judge(&mut succession, record.offset, record.value.as_deref()));
             Ok(judged.last())
         });
         let last = last.await.map_err(|error| failed(&self.options.announcements, error))?;
@@ -149,7 +153,10 @@ impl History {
                 Some((_, last)) => format!("{last} is the newest"),
                 None => "nothing is announced yet".to_owned(),
             };
-            Error::new(ErrorKind::Rejected, format!("there is no version {version} of dataset {dataset}: {why}"))
+            Error::new(
+                ErrorKind::Rejected,
+                format!("there is no version {version} of dataset {dataset}: {why}"),
+            )
         })?;
         Ok(Found { topic_id: self.topic_id, announcement })
     }
@@ -193,7 +200,9 @@ impl History {
             if clock.now().saturating_duration_since(progress) > PATIENCE {
                 return Err(kafka::Error::Unavailable {
                     doing: format!("reading {topic}[{shard}] to its end"),
-                    detail: format!("nothing came for {PATIENCE:?}: the broker is slow, or a transaction hangs"),
+                    detail: format!(
+                        "nothing came for {PATIENCE:?}: the broker is slow, or a transaction hangs"
+                    ),
                 });
             }
         }
@@ -247,7 +256,11 @@ pub async fn open(options: &Options, found: &Found, stale: bool) -> Result<View>
     view.map_err(|error| {
         let version = announcement.version;
         let error = Error::from(error);
-        Error::because(error.kind(), format!("opening version {version} of dataset {}", options.dataset), error)
+        Error::because(
+            error.kind(),
+            format!("opening version {version} of dataset {}", options.dataset),
+            error,
+        )
     })
 }
 

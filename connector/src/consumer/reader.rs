@@ -106,9 +106,9 @@ impl Reader {
     pub async fn ready(&self) -> Result<()> {
         let mut readable = self.watch();
         let ready = readable.wait_for(|readable| self.withheld(readable).is_none()).await;
-        ready
-            .map(|_| ())
-            .map_err(|_| Error::new(ErrorKind::Closed, format!("the consumer of {} has ended", self.0.dataset)))
+        ready.map(|_| ()).map_err(|_| {
+            Error::new(ErrorKind::Closed, format!("the consumer of {} has ended", self.0.dataset))
+        })
     }
 
     /// What keeps the newest view from being served; `None`: nothing. The answer of `/ready`.
@@ -134,7 +134,9 @@ impl Reader {
             return Some(format!("version {version} comes from the cache and Kafka has not confirmed it"));
         }
         if !readable.caught_up && !self.0.ready_when_any {
-            return Some(format!("version {version} does not hold yet all that the sources held at the beginning"));
+            return Some(format!(
+                "version {version} does not hold yet all that the sources held at the beginning"
+            ));
         }
         None
     }

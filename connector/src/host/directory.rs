@@ -143,7 +143,11 @@ pub struct Health {
 
 impl Dataset {
     /// A dataset with the sides that this process has of it.
-    pub fn new(name: impl Into<String>, readable: Option<ReadingSide>, writer: Option<WritingSide>) -> Dataset {
+    pub fn new(
+        name: impl Into<String>,
+        readable: Option<ReadingSide>,
+        writer: Option<WritingSide>,
+    ) -> Dataset {
         Dataset {
             name: name.into(),
             readable,

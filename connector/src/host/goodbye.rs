@@ -40,7 +40,9 @@ impl Goodbye {
                 let log = match dataset.and_then(Dataset::log) {
                     Some((dir, records)) => {
                         let dir = dir.display();
-                        format!("{records} records are left in the log in {dir}, where the next start takes them up")
+                        format!(
+                            "{records} records are left in the log in {dir}, where the next start takes them up"
+                        )
                     }
                     None => "what was logged is left in the log".to_owned(),
                 };

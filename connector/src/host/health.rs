@@ -95,7 +95,9 @@ pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>)
         let errors = facts.errors_last_minute;
         say(
             Status::Unhealthy,
-            format!("{errors} errors in the last minute, more than max_errors_per_minute = {max_errors_per_minute}"),
+            format!(
+                "{errors} errors in the last minute, more than max_errors_per_minute = {max_errors_per_minute}"
+            ),
         );
     }
     if let Some(reading) = &facts.reading {
@@ -199,9 +201,12 @@ mod tests {
 
     #[test]
     fn what_works_is_healthy_whatever_sides_it_has() {
-        for (reading, writing) in
-            [(None, None), (Some(reading()), None), (None, Some(writing())), (Some(reading()), Some(writing()))]
-        {
+        for (reading, writing) in [
+            (None, None),
+            (Some(reading()), None),
+            (None, Some(writing())),
+            (Some(reading()), Some(writing())),
+        ] {
             let facts = Facts { reading, writing, errors_last_minute: 10, ..Facts::default() };
             assert_eq!(judged(facts), (Status::Healthy, String::new()));
         }

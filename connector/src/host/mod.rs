@@ -362,7 +362,11 @@ async fn watch_health(
 
 impl WritingSide {
     /// The writing side of a dataset.
-    pub fn new(producer: &Producer, metrics: Arc<crate::telemetry::ProducerMetrics>, log_dir: PathBuf) -> Self {
+    pub fn new(
+        producer: &Producer,
+        metrics: Arc<crate::telemetry::ProducerMetrics>,
+        log_dir: PathBuf,
+    ) -> Self {
         WritingSide { status: producer.watch(), announced: producer.announced(), metrics, log_dir }
     }
 }

@@ -163,11 +163,7 @@ fn reader(dataset: &Dataset) -> Result<&Reader, Problem> {
 }
 
 /// The view, if it is one, and the one that is asked for.
-fn readable<'a>(
-    reader: &Reader,
-    view: Option<&'a View>,
-    version: Option<u64>,
-) -> Result<&'a View, Problem> {
+fn readable<'a>(reader: &Reader, view: Option<&'a View>, version: Option<u64>) -> Result<&'a View, Problem> {
     let Some(view) = view else {
         let why = reader.not_ready().unwrap_or_else(|| "it is just being opened".to_owned());
         let dataset = reader.dataset();
@@ -196,7 +192,10 @@ fn readable<'a>(
 
 fn put_value(value: &Value<'_>, out: &mut String) -> Result<(), Problem> {
     text::to_json(value.schema(), value.bytes(), out).map_err(|malformed| {
-        Problem::of(ErrorKind::Corrupt, format!("the record is no datum of the dataset's schema: {malformed}"))
+        Problem::of(
+            ErrorKind::Corrupt,
+            format!("the record is no datum of the dataset's schema: {malformed}"),
+        )
     })
 }
 

@@ -145,6 +145,8 @@ fn report(ended: Result<hyper::Result<()>, tokio::task::JoinError>) {
         Ok(Ok(())) => {}
         // A client that goes away, or speaks something else: its business.
         Ok(Err(error)) => tracing::debug!(%error, "a connection ended"),
-        Err(panic) => tracing::error!(%panic, "answering a request panicked: this is a bug, please report it"),
+        Err(panic) => {
+            tracing::error!(%panic, "answering a request panicked: this is a bug, please report it")
+        }
     }
 }

@@ -137,7 +137,11 @@ async fn who_has_the_version_is_told_so() {
         let path = format!("/v1/datasets/products/{path}");
         let with = |tag: &str| Request::get(&path).header("if-none-match", tag).body(Body::empty()).unwrap();
         let same = ask(&app, with("\"2\", W/\"3\"")).await;
-        assert_eq!((same.status().as_u16(), same.headers()["etag"].to_str().unwrap()), (304, "\"3\""), "{path}");
+        assert_eq!(
+            (same.status().as_u16(), same.headers()["etag"].to_str().unwrap()),
+            (304, "\"3\""),
+            "{path}"
+        );
         assert_eq!(body(same).await, "");
         assert_eq!(ask(&app, with("\"2\"")).await.status(), 200, "{path}");
     }
@@ -152,7 +156,9 @@ async fn only_the_version_that_is_held_is_served() {
     for path in ["records/P-1", "records"] {
         let path = format!("/v1/datasets/products/{path}?version=");
         assert_eq!(get(&app, &format!("{path}3")).await.status(), 200);
-        for (version, why) in [("2", "newer one has replaced"), ("4", "newest announced is 3"), ("0", "from 1")] {
+        for (version, why) in
+            [("2", "newer one has replaced"), ("4", "newest announced is 3"), ("0", "from 1")]
+        {
             let gone = problem(&app, &format!("{path}{version}"), 404).await;
             assert!(gone["detail"].as_str().unwrap().contains(why), "{gone}");
             assert_eq!(gone["version"], 3);
@@ -170,7 +176,10 @@ async fn pages_follow_one_another_in_key_order() {
     let (mut path, mut seen) = ("/v1/datasets/products/records?prefix=a%2F&limit=10".to_owned(), Vec::new());
     loop {
         let (status, page) = get_json(&app, &path).await;
-        assert_eq!((status.as_u16(), &page["version"], &page["dataset"]), (200, &json!(3), &json!("products")));
+        assert_eq!(
+            (status.as_u16(), &page["version"], &page["dataset"]),
+            (200, &json!(3), &json!("products"))
+        );
         let records = page["records"].as_array().unwrap();
         assert!(records.len() <= 10);
         seen.extend(records.iter().map(|record| {
@@ -225,7 +234,9 @@ async fn what_there_is_is_listed_and_what_there_is_not_is_a_problem() {
 #[tokio::test]
 async fn a_method_that_does_not_fit_is_a_problem_with_those_that_do() {
     let app = app([view(1, &[b"P-1"])]);
-    for path in ["/health", "/v1/datasets", "/v1/datasets/products/records/P-1", "/v1/datasets/products/records"] {
+    for path in
+        ["/health", "/v1/datasets", "/v1/datasets/products/records/P-1", "/v1/datasets/products/records"]
+    {
         let put = ask(&app, Request::put(path).body(Body::from("{}")).unwrap()).await;
         assert_eq!(put.status(), 405, "{path}");
         assert_eq!(put.headers()["allow"], "GET,HEAD", "{path}");
@@ -244,11 +255,17 @@ async fn before_the_first_version_nothing_is_ready_but_all_is_alive() {
     assert_eq!(get(&app, "/live").await.status(), 200);
     let (status, ready) = get_json(&app, "/ready").await;
     assert_eq!((status.as_u16(), &ready["ready"]), (503, &json!(false)));
-    assert!(ready["reasons"][0].as_str().unwrap().contains("products: no version is readable yet"), "{ready}");
+    assert!(
+        ready["reasons"][0].as_str().unwrap().contains("products: no version is readable yet"),
+        "{ready}"
+    );
     let (status, health) = get_json(&app, "/health").await;
     assert_eq!((status.as_u16(), &health["status"]), (200, &json!("degraded")));
     let response = get(&app, "/v1/datasets/products/records/P-1").await;
-    assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["retry-after"]),
+        (503, &"1".parse().unwrap())
+    );
     problem(&app, "/v1/datasets/products/records", 503).await;
 }
 
@@ -343,8 +360,7 @@ async fn a_stop_ends_idle_connections_and_refuses_new_ones() {
 #[tokio::test]
 async fn an_address_that_is_taken_is_a_mistake_in_the_configuration() {
     let first = Listener::bind("127.0.0.1:0").await.unwrap();
-    for (address, say) in
-        [(first.address().to_string(), "another process"), ("8080".to_owned(), "HOST:PORT")]
+    for (address, say) in [(first.address().to_string(), "another process"), ("8080".to_owned(), "HOST:PORT")]
     {
         let error = Listener::bind(&address).await.unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Config);

@@ -146,6 +146,24 @@ impl Admin {
         }
     }
 
+    /// Deletes a topic. One that is not there is no error.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] without the right to delete.
+    pub async fn delete(&self, topic: &str) -> Result<(), Error> {
+        if self.0.embedded {
+            return Ok(());
+        }
+        let doing = || self.doing("deleting topic", topic);
+        let answer = self.0.client.delete_topics(&[topic], &admin_options()).await;
+        self.serve();
+        match answer.map_err(|error| Error::from_kafka(doing(), &error))?.pop() {
+            Some(Ok(_)) | None => Ok(()),
+            Some(Err((_, Code::UnknownTopicOrPartition | Code::UnknownTopic))) => Ok(()),
+            Some(Err((_, code))) => Err(Error::from_code(doing(), code, "")),
+        }
+    }
+
     /// The first offset that is there, and the end up to which `read_committed` readers see: the last stable offset,
     /// which an open transaction holds back.
     pub async fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {

@@ -108,7 +108,10 @@ pub async fn prepare(admin: &Admin, options: &Options) -> Result<Prepared, Error
 ///
 /// # Errors
 /// As [`prepare`].
-pub async fn look(admin: &Admin, options: &Options) -> Result<Vec<(String, Option<kafka::TopicInfo>)>, Error> {
+pub async fn look(
+    admin: &Admin,
+    options: &Options,
+) -> Result<Vec<(String, Option<kafka::TopicInfo>)>, Error> {
     let mut seen = Vec::new();
     let sources = options.topics.iter().map(|topic| (topic, options.source_partitions, &[][..]));
     let own: [(_, _, &[_]); 3] = [

@@ -1,0 +1,98 @@
+//! `bench ingest`: records from Kafka into the log, durable.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::topic::Filled;
+use super::{Measured, Scratch, Settings, measured, quantile};
+use crate::clock::Clock;
+use crate::codec::{Format, KeyRule};
+use crate::gauge::Pressure;
+use crate::kafka::{Poller, Tuning};
+use crate::producer::log::{self, Log};
+use crate::producer::source::Source;
+use crate::producer::validate::Validator;
+use crate::schema::Schema;
+use crate::telemetry::ProducerMetrics;
+use crate::{Error, ErrorKind, Result};
+
+const ROUNDS: usize = 3;
+const DEADLINE: Duration = Duration::from_secs(600);
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::because(ErrorKind::Unavailable, "benching the log", error)
+}
+
+pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
+    let clock = Clock::system();
+    let topic = Arc::new(Filled::new(settings, settings.records).await?);
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (filled, timer, records) = (topic.clone(), clock.clone(), settings.records);
+        let seconds =
+            tokio::task::spawn_blocking(move || filled.consume(records, &timer)).await.map_err(failed)??;
+        bare.push(settings.records as f64 / seconds);
+        ours.push(settings.records as f64 / round(&topic, settings.records, &clock).await?);
+    }
+    if let Some(topic) = Arc::into_inner(topic) {
+        topic.delete().await;
+    }
+    Ok(vec![measured(
+        "ingest",
+        "records_per_second",
+        (quantile(&mut ours, 0.5), "records/s"),
+        ("bare consumption, records/s", quantile(&mut bare, 0.5)),
+    )])
+}
+
+/// Seconds from the first record received until all are durable.
+async fn round(topic: &Filled, records: u64, clock: &Clock) -> Result<f64> {
+    let scratch = Scratch::new("ingest")?;
+    let metrics = ProducerMetrics::detached();
+    let log = Log::open(scratch.path(), log::Options::new(clock.clone())).await.map_err(failed)?;
+    let start = topic.start().await?;
+    let from = log.resume(std::slice::from_ref(&start)).await.map_err(failed)?;
+    let validator = Validator::new(Format::Raw, KeyRule::Kafka, Arc::new(Schema::raw()), metrics.clone())
+        .map_err(failed)?;
+    let poller = Poller::new(&topic.kafka, &Tuning::source("stillwell.bench", 64 << 20))
+        .map_err(super::topic::failed)?;
+    let appender = log.appender();
+    let source = Source::new(
+        poller,
+        &from,
+        validator,
+        appender,
+        Pressure::default(),
+        0.8,
+        clock.clone(),
+        metrics.clone(),
+    )
+    .map_err(failed)?;
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let running = tokio::task::spawn_blocking(move || source.run(&stopped));
+
+    let begun = clock.now();
+    let mut first = None;
+    let took = loop {
+        if first.is_none() && metrics.records_total.get() > 0 {
+            first = Some(clock.now());
+        }
+        // Durable and not yet announced: all of them, since nothing is announced here.
+        let durable = log.stats().pending_records;
+        if durable >= records {
+            break clock.now() - first.unwrap_or(begun);
+        }
+        if clock.now() - begun > DEADLINE {
+            let doing = format!("only {durable} of {records} records were durable within {DEADLINE:?}");
+            return Err(Error::new(ErrorKind::Unavailable, doing));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    stop.cancel();
+    running.await.map_err(failed)?.map_err(failed)?;
+    log.close().await.map_err(failed)?;
+    Ok(took.as_secs_f64())
+}

@@ -1,0 +1,216 @@
+//! A dataset made without Kafka: a snapshot with its index and deltas, by the code that producers use.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Settings;
+use crate::blob::{Body, Store, name};
+use crate::clock::Clock;
+use crate::format::announcement::{Announcement, Message};
+use crate::format::container::{self, Kind, Writer};
+use crate::record::{Entry, Stamp, TopicId};
+use crate::schema::Schema;
+use crate::schema::wire::{put_bytes, put_long};
+use crate::version::{BlobRef, Chain, Checksum, DeltaRef, Life, Shard, SnapshotRef, Version};
+use crate::view::{About, Cache, Fetcher, FileName, Identity, View};
+use crate::{Error, ErrorKind, Result};
+
+pub(super) const SCHEMA: &str = r#"{"type":"record","name":"Product","fields":[
+    {"name":"id","type":"string"},{"name":"name","type":"string"},{"name":"price","type":"double"},
+    {"name":"stock","type":"int"},{"name":"note","type":"string"}]}"#;
+
+const LIFE: Life = Life { epoch: 1, writer: uuid::Uuid::nil() };
+
+pub(super) fn key(number: u64) -> String {
+    format!("product-{number:010}")
+}
+
+/// Letters that look like a note and compress like one.
+fn note(number: u64, round: u64, bytes: usize) -> String {
+    let mut text = format!("{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ round);
+    while text.len() < bytes {
+        text.push_str(" of some use in house and garden");
+    }
+    text.truncate(bytes);
+    text
+}
+
+/// A record as JSON, about `bytes` long.
+pub(super) fn json(number: u64, bytes: u64) -> String {
+    let head = format!(
+        "{{\"id\":\"{}\",\"name\":\"A thing, number {}\",\"price\":{:.2},\"stock\":{},\"note\":\"",
+        key(number),
+        number % 100_000,
+        number as f64 * 0.25,
+        number % 500
+    );
+    let note = note(number, 0, (bytes as usize).saturating_sub(head.len() + 2));
+    format!("{head}{note}\"}}")
+}
+
+/// A record as a datum, about `bytes` long.
+fn datum(number: u64, round: u64, bytes: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes as usize);
+    put_bytes(&mut out, key(number).as_bytes());
+    put_bytes(&mut out, format!("A thing, number {}", number % 100_000).as_bytes());
+    out.extend_from_slice(&(number as f64 * 0.25 + round as f64).to_le_bytes());
+    put_long(&mut out, (number % 500) as i64);
+    let rest = (bytes as usize).saturating_sub(out.len() + 2);
+    put_bytes(&mut out, note(number, round, rest).as_bytes());
+    out
+}
+
+/// The dataset, in a directory.
+pub(super) struct Made {
+    pub(super) identity: Identity,
+    pub(super) schema: Arc<Schema>,
+    pub(super) cache: Cache,
+    pub(super) store: Store,
+    pub(super) snapshot: SnapshotRef,
+    settings: Settings,
+}
+
+pub(super) fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::because(ErrorKind::Unavailable, "preparing the bench's dataset", error)
+}
+
+impl Made {
+    /// A snapshot of all records, in the store (compressed) and in the cache.
+    pub(super) async fn new(dir: &Path, settings: &Settings) -> Result<Made> {
+        let schema = Arc::new(Schema::dataset(SCHEMA).expect("it is a record"));
+        let identity =
+            Identity { dataset: "bench".into(), topic_id: TopicId([1; 16]), shard: Shard(0), shards: 1 };
+        let cache = Cache::open(dir.join("cache"), u64::MAX).map_err(failed)?;
+        let store = Store::open(&format!("file://{}", dir.join("blobs").display())).map_err(failed)?;
+        let header = identity.header(Kind::Snapshot, Version(1), Version(0), LIFE, &schema, Vec::new());
+        let mut writer = Writer::indexed(Vec::new(), &header).map_err(failed)?;
+        for number in 0..settings.records {
+            let value = datum(number, 0, settings.value_bytes);
+            let stamp = Stamp { timestamp: 1, source: 0, offset: number as i64 };
+            let key = key(number);
+            let entry = Entry { key: key.as_bytes(), stamp, value: Some(&value) };
+            writer.push(&entry).map_err(failed)?;
+        }
+        let (summary, plain, builder) = writer.finish_indexed().map_err(failed)?;
+        let mut index = Vec::new();
+        builder.write(&mut index).map_err(failed)?;
+        let mut stored = Vec::new();
+        container::compress(&plain, container::LEVEL, &mut stored).map_err(failed)?;
+        let blob = |kind: name::Kind, stored: &[u8], plain: &[u8]| {
+            let checksum = Checksum::of(stored);
+            let folder =
+                name::Folder { dataset: "bench".into(), topic_id: identity.topic_id, shard: Shard(0) };
+            let name = name::Name { folder, version: Version(1), epoch: 1, checksum, kind };
+            BlobRef {
+                name: name.to_string(),
+                bytes: stored.len() as u64,
+                checksum,
+                plain_bytes: plain.len() as u64,
+                plain_checksum: Checksum::of(plain),
+                location: None,
+            }
+        };
+        let snapshot = SnapshotRef {
+            version: Version(1),
+            epoch: 1,
+            blob: blob(name::Kind::Snapshot, &stored, &plain),
+            index: blob(name::Kind::Index, &index, &index),
+            records: summary.counts.upserts,
+        };
+        cache.put(&identity, &FileName::snapshot(&snapshot), &plain).map_err(failed)?;
+        cache.put(&identity, &FileName::index(&snapshot), &index).map_err(failed)?;
+        store.put(&snapshot.blob.name, Body::Bytes(stored.into())).await.map_err(failed)?;
+        store.put(&snapshot.index.name, Body::Bytes(index.into())).await.map_err(failed)?;
+        Ok(Made { identity, schema, cache, store, snapshot, settings: settings.clone() })
+    }
+
+    pub(super) fn chain(&self) -> Chain {
+        Chain { snapshot: Some(self.snapshot.clone()), deltas: Vec::new() }
+    }
+
+    pub(super) fn about(&self, version: u64) -> About {
+        let records = self.settings.records;
+        About {
+            version: Version(version),
+            life: LIFE,
+            caught_up: true,
+            records,
+            ..About::nothing(self.schema.clone())
+        }
+    }
+
+    /// The view, opened as a reader opens it, from `cache`.
+    pub(super) async fn open(&self, cache: &Cache) -> Result<View> {
+        let fetcher = Fetcher::new(self.store.clone(), cache.clone());
+        Ok(fetcher.open(&self.identity, &self.chain(), None, self.about(1)).await?)
+    }
+
+    /// A delta of `count` records, evenly spread, and its bytes as they would travel in an announcement.
+    pub(super) fn delta(&self, version: u64, count: u64) -> Result<(DeltaRef, Bytes)> {
+        let previous = Version(version - 1);
+        let header =
+            self.identity.header(Kind::Delta, Version(version), previous, LIFE, &self.schema, Vec::new());
+        let mut writer = Writer::new(Vec::new(), &header).map_err(failed)?;
+        let step = (self.settings.records / count).max(1);
+        for number in (version % step..self.settings.records).step_by(step as usize).take(count as usize) {
+            let value = datum(number, version, self.settings.value_bytes);
+            let stamp = Stamp { timestamp: version as i64, source: 0, offset: number as i64 };
+            let key = key(number);
+            let entry = Entry { key: key.as_bytes(), stamp, value: Some(&value) };
+            writer.push(&entry).map_err(failed)?;
+        }
+        let (summary, plain) = writer.finish().map_err(failed)?;
+        let checksum = Checksum::of(&plain);
+        let blob = BlobRef {
+            name: format!("bench/delta-{version}"),
+            bytes: plain.len() as u64,
+            checksum,
+            plain_bytes: plain.len() as u64,
+            plain_checksum: checksum,
+            location: None,
+        };
+        let delta = DeltaRef {
+            version: Version(version),
+            epoch: 1,
+            blob,
+            upserts: summary.counts.upserts,
+            deletes: summary.counts.deletes,
+        };
+        Ok((delta, plain.into()))
+    }
+
+    /// Leaves the version in the cache as the one that was held last, so that a consumer starts from it.
+    pub(super) fn note_current(&self, clock: &Clock) -> Result<()> {
+        let (delta, _) = self.delta(1, 1)?;
+        let announcement = Announcement {
+            dataset: "bench".into(),
+            shard: Shard(0),
+            shards: 1,
+            life: LIFE,
+            version: Version(1),
+            previous: None,
+            announced_at: clock.wall_ms(),
+            caught_up: true,
+            records: self.settings.records,
+            upserts: 0,
+            deletes: 0,
+            letters: 0,
+            coalesced: 0,
+            unchanged: 0,
+            schema: self.schema.json().to_owned(),
+            schema_fingerprint: self.schema.fingerprint(),
+            positions: Vec::new(),
+            delta,
+            inline: None,
+            snapshot: Some(self.snapshot.clone()),
+            chain: Vec::new(),
+            oldest_kept: Version(1),
+            newest_timestamp: None,
+            traceparent: None,
+        };
+        let encoded = Message::Announcement(Box::new(announcement)).encode();
+        self.cache.save_current(&self.identity, &encoded).map_err(failed)
+    }
+}

@@ -1,0 +1,121 @@
+//! `bench open`: how long until the first get, from nothing and from the cache.
+
+use std::hint::black_box;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use clap::Args;
+
+use super::super::table::Output;
+use super::made::{Made, failed, key};
+use super::{Measured, Scratch, Settings, measured, ms, quantile, timed};
+use crate::clock::Clock;
+use crate::consumer::Consumer;
+use crate::version::Checksum;
+use crate::view::Cache;
+use crate::{Error, ErrorKind, Result};
+
+const RUNS: usize = 9;
+
+/// How long from nothing, and from the cache, to the first get.
+#[derive(Debug, Args)]
+pub struct Open {
+    #[command(flatten)]
+    settings: Settings,
+    /// What the bench calls itself with: start from this directory, get one record, end
+    #[arg(long, hide = true)]
+    child: Option<PathBuf>,
+}
+
+impl Open {
+    pub(super) async fn run(self) -> Result<Option<(Output, Vec<Measured>)>> {
+        if let Some(dir) = self.child {
+            start_and_get(&dir).await?;
+            return Ok(None);
+        }
+        let clock = Clock::system();
+        let scratch = Scratch::new("open")?;
+        let made = Made::new(scratch.path(), &self.settings).await?;
+        made.note_current(&clock)?;
+        let wanted = key(self.settings.records / 2);
+
+        let (mut cold, mut warm, mut copied) = (Vec::new(), Vec::new(), Vec::new());
+        for run in 0..RUNS {
+            // From nothing: the store's blobs are copied, unpacked and checked, then mapped.
+            let fresh = Cache::open(scratch.path().join(format!("fresh-{run}")), u64::MAX).map_err(failed)?;
+            let start = clock.now();
+            let view = made.open(&fresh).await?;
+            black_box(view.get(&wanted)?.is_some());
+            cold.push(ms(clock.now() - start));
+            let bytes = std::fs::read(view_file(&made)?).map_err(failed)?;
+            drop(view);
+            let _ = std::fs::remove_dir_all(fresh.dir());
+
+            let (_, took) = timed(&clock, || {
+                let copy = black_box(bytes.clone());
+                black_box(Checksum::of(&copy))
+            });
+            copied.push(ms(took));
+            warm.push(child(scratch.path(), &clock)?);
+        }
+        let copied = quantile(&mut copied, 0.5);
+        let baseline = ("copying and checksumming the snapshot, ms", copied);
+        let lines = vec![
+            measured("open", "cold_ms", (quantile(&mut cold, 0.5), "ms"), baseline),
+            measured("open", "warm_ms", (quantile(&mut warm, 0.5), "ms"), baseline),
+        ];
+        Ok(Some((self.settings.output, lines)))
+    }
+}
+
+/// The plain snapshot's file in the bench's cache.
+fn view_file(made: &Made) -> Result<PathBuf> {
+    let name = crate::view::FileName::snapshot(&made.snapshot);
+    let held = made.cache.find(&made.identity, &name).map_err(failed)?;
+    held.map(|held| held.path().to_owned())
+        .ok_or_else(|| Error::new(ErrorKind::Internal, "the bench's snapshot has left its cache"))
+}
+
+/// Process start to first get, in ms: a process of its own, whose one byte of output says that it has read.
+fn child(dir: &Path, clock: &Clock) -> Result<f64> {
+    let program = std::env::current_exe().map_err(failed)?;
+    let start = clock.now();
+    let mut child = Command::new(program)
+        .args(["bench", "open", "--child"])
+        .arg(dir)
+        .stdout(Stdio::piped())
+        .stdin(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let mut byte = [0];
+    let got = child.stdout.take().map(|mut out| out.read_exact(&mut byte));
+    let took = ms(clock.now() - start);
+    child.wait().map_err(failed)?;
+    match got {
+        Some(Ok(())) => Ok(took),
+        _ => Err(Error::new(ErrorKind::Internal, "the bench's child ended without having read a record")),
+    }
+}
+
+/// A consumer as any, with a warm cache, Kafka away: what it held last is readable at once.
+async fn start_and_get(dir: &Path) -> Result<()> {
+    let consumer = Consumer::builder("bench")
+        // The discard port: nobody listens, and nothing is sent.
+        .bootstrap_servers("127.0.0.1:9")
+        .blobs(format!("file://{}", dir.join("blobs").display()))
+        .cache_dir(dir.join("cache"))
+        .serve_stale(true)
+        .start()
+        .await?;
+    let view = consumer.view();
+    if view.get(key(view.records() / 2))?.is_some() {
+        print_byte()?;
+    }
+    // The parent has its time: nothing is left to be put in order.
+    std::process::exit(0);
+}
+
+fn print_byte() -> Result<()> {
+    super::print(|out| out.write_all(b"."))
+}

@@ -1,0 +1,93 @@
+//! `bench publish`: JSON records of a topic to announced versions, with the high-throughput profile's batches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::made::SCHEMA;
+use super::topic::Filled;
+use super::{Measured, Scratch, Settings, measured, quantile};
+use crate::clock::Clock;
+use crate::producer::{Batching, Producer};
+use crate::version::Version;
+use crate::{Error, ErrorKind, Result};
+
+const ROUNDS: usize = 3;
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// As the profile `high-throughput` has it.
+fn batching() -> Batching {
+    Batching {
+        max_batch_size: 100_000,
+        max_batch_bytes: 64 << 20,
+        batch_timeout: Duration::from_secs(1),
+        max_pending_records: 1_000_000,
+        memory_pressure_threshold: 800_000,
+    }
+}
+
+pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
+    let clock = Clock::system();
+    let mut topic = Filled::new(settings, settings.records).await?;
+    let datasets: Vec<String> = (0..ROUNDS).map(|round| format!("{}-{round}", topic.name)).collect();
+    for dataset in &datasets {
+        for suffix in ["announcements", "control", "dlq"] {
+            topic.and(format!("{dataset}.{suffix}"));
+        }
+    }
+    let topic = Arc::new(topic);
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for dataset in &datasets {
+        let (filled, timer, records) = (topic.clone(), clock.clone(), settings.records);
+        let consumed = tokio::task::spawn_blocking(move || filled.consume(records, &timer));
+        let seconds = consumed
+            .await
+            .map_err(|error| Error::because(ErrorKind::Internal, "bare consumption panicked", error))??;
+        bare.push(settings.records as f64 / seconds);
+        ours.push(settings.records as f64 / round(&topic, dataset, settings.records, &clock).await?);
+    }
+    if let Some(topic) = Arc::into_inner(topic) {
+        topic.delete().await;
+    }
+    Ok(vec![measured(
+        "publish",
+        "records_per_second",
+        (quantile(&mut ours, 0.5), "records/s"),
+        ("bare consumption, records/s", quantile(&mut bare, 0.5)),
+    )])
+}
+
+/// Seconds from version 1, which the first life announces before it reads, until all records are announced.
+async fn round(topic: &Filled, dataset: &str, records: u64, clock: &Clock) -> Result<f64> {
+    let scratch = Scratch::new("publish")?;
+    let producer = Producer::builder(dataset)
+        .kafka(topic.kafka.clone())
+        .source(&topic.name)
+        .schema(SCHEMA)
+        .data_dir(scratch.path().join("data"))
+        .blobs(format!("file://{}", scratch.path().join("blobs").display()))
+        .batching(batching())
+        .start()
+        .await?;
+    let mut announced = producer.announced();
+    let wait = async {
+        let reached =
+            announced.wait_for(|now| now.as_ref().is_some_and(|now| now.version >= Version(1))).await;
+        reached.map(|_| ()).ok()?;
+        let start = clock.now();
+        let all = |offset: i64| offset >= records as i64;
+        let done = announced.wait_for(|now| {
+            now.as_ref().is_some_and(|now| now.positions.iter().all(|position| all(position.offset)))
+        });
+        done.await.map(|_| ()).ok()?;
+        Some(clock.now() - start)
+    };
+    let took = tokio::time::timeout(DEADLINE, wait).await;
+    producer.shutdown().await?;
+    match took {
+        Ok(Some(took)) => Ok(took.as_secs_f64()),
+        _ => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("not all records were announced within {DEADLINE:?}"),
+        )),
+    }
+}

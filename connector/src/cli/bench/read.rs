@@ -1,0 +1,106 @@
+//! `bench read`: random gets against a HashMap.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+
+use super::made::{Made, failed, key};
+use super::{Measured, Scratch, Settings, measured, quantile, timed};
+use crate::Result;
+use crate::clock::{Clock, Entropy};
+use crate::view::View;
+
+type Map = HashMap<Vec<u8>, Vec<u8>>;
+
+const RUNS: usize = 7;
+const GETS: usize = 1_000_000;
+
+pub(super) fn run(settings: &Settings) -> Result<Vec<Measured>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
+    let clock = Clock::system();
+    let entropy = Entropy::seeded(1);
+    let scratch = Scratch::new("read")?;
+    let made = runtime.block_on(Made::new(scratch.path(), settings))?;
+
+    let view = runtime.block_on(made.open(&made.cache))?;
+    let wanted: Vec<Vec<u8>> =
+        (0..GETS).map(|_| key(entropy.next_u64() % settings.records).into_bytes()).collect();
+    let keys = anonymous_bytes();
+    ours(&clock, &view, &wanted)?;
+    // Without what the list of keys takes, which is the bench's own.
+    let grown = anonymous_bytes().saturating_sub(keys) as f64;
+    let filled = anonymous_bytes();
+    let mut map = Map::new();
+    for value in view.iter() {
+        let value = value?;
+        map.insert(value.key().to_vec(), value.bytes().to_vec());
+    }
+    let map_bytes = anonymous_bytes().saturating_sub(filled) as f64;
+
+    let (mut one, mut two, mut map_one, mut map_two) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        one.push(ours(&clock, &view, &wanted)?);
+        map_one.push(theirs(&clock, &map, &wanted));
+        two.push(both(|| ours(&clock, &view, &wanted))?);
+        map_two.push(both(|| Ok(theirs(&clock, &map, &wanted)))?);
+    }
+    let records = settings.records as f64;
+    Ok(vec![
+        measured(
+            "read",
+            "get_ns",
+            (quantile(&mut one, 0.5), "ns"),
+            ("std HashMap, ns", quantile(&mut map_one, 0.5)),
+        ),
+        measured(
+            "read",
+            "get_ns_2_threads",
+            (quantile(&mut two, 0.5), "ns"),
+            ("std HashMap, two threads, ns", quantile(&mut map_two, 0.5)),
+        ),
+        measured(
+            "read",
+            "anon_bytes_per_record",
+            (grown / records, "bytes"),
+            ("std HashMap, bytes", map_bytes / records),
+        ),
+    ])
+}
+
+fn ours(clock: &Clock, view: &View, keys: &[Vec<u8>]) -> Result<f64> {
+    let (sum, took) = timed(clock, || {
+        keys.iter().try_fold(0u64, |sum, key| {
+            let value = view.get(key)?;
+            Ok::<_, crate::Error>(sum + value.map_or(0, |value| last(value.bytes())))
+        })
+    });
+    black_box(sum?);
+    Ok(took.as_nanos() as f64 / keys.len() as f64)
+}
+
+fn theirs(clock: &Clock, map: &Map, keys: &[Vec<u8>]) -> f64 {
+    let (sum, took) =
+        timed(clock, || keys.iter().map(|key| map.get(key).map_or(0, |value| last(value))).sum::<u64>());
+    black_box(sum);
+    took.as_nanos() as f64 / keys.len() as f64
+}
+
+/// Touches the value, as a reader would.
+fn last(value: &[u8]) -> u64 {
+    value.last().map_or(0, |byte| u64::from(*byte))
+}
+
+/// The slower of two threads that do the same at the same time.
+fn both(work: impl Fn() -> Result<f64> + Sync) -> Result<f64> {
+    std::thread::scope(|scope| {
+        let (a, b) = (scope.spawn(&work), scope.spawn(&work));
+        let (a, b) = (a.join().expect("no panic")?, b.join().expect("no panic")?);
+        Ok(a.max(b))
+    })
+}
+
+/// Anonymous memory of this process, from the kernel's own account; 0 where there is none.
+pub(super) fn anonymous_bytes() -> u64 {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}

@@ -1,0 +1,90 @@
+//! `bench refresh`: what a new version costs, and what its arrival costs readers.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+
+use super::made::{Made, failed, key};
+use super::{Measured, Scratch, Settings, measured, ms, quantile, timed};
+use crate::Result;
+use crate::clock::{Clock, Entropy};
+use crate::view::{Fetcher, View};
+
+const CHANGES: u64 = 10_000;
+const VERSIONS: u64 = 40;
+/// Gets between two looks at the clock, so that looking is not what is measured.
+const BURST: usize = 16;
+
+pub(super) fn run(settings: &Settings) -> Result<Vec<Measured>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
+    let clock = Clock::system();
+    let scratch = Scratch::new("refresh")?;
+    let made = runtime.block_on(Made::new(scratch.path(), settings))?;
+    let view = runtime.block_on(made.open(&made.cache))?;
+    let fetcher = Fetcher::new(made.store.clone(), made.cache.clone());
+    let slot = ArcSwap::from_pointee(view);
+    let changes = CHANGES.min(settings.records / 2);
+    let deltas = (2..2 + VERSIONS).map(|version| made.delta(version, changes)).collect::<Result<Vec<_>>>()?;
+
+    let stop = AtomicBool::new(false);
+    let (mut applied, mut copied, mut at_rest, mut during) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    std::thread::scope(|scope| -> Result<()> {
+        at_rest = read(&clock, &slot, settings.records, 200_000, &stop)?;
+        let reader = scope.spawn(|| read(&clock, &slot, settings.records, usize::MAX, &stop));
+        for (delta, bytes) in &deltas {
+            let next: Result<View> = runtime.block_on(async {
+                let start = clock.now();
+                let held = slot.load_full();
+                let about = made.about(delta.version.0);
+                let next = fetcher.apply(&held, delta, Some(bytes.clone()), about).await?;
+                applied.push(ms(clock.now() - start));
+                Ok(next)
+            });
+            slot.store(Arc::new(next?));
+            copied.push(ms(timed(&clock, || black_box(bytes.to_vec())).1));
+        }
+        stop.store(true, Ordering::Release);
+        during = reader.join().expect("no panic")?;
+        Ok(())
+    })?;
+    Ok(vec![
+        measured(
+            "refresh",
+            "apply_ms",
+            (quantile(&mut applied, 0.5), "ms"),
+            ("copying the delta's bytes, ms", quantile(&mut copied, 0.5)),
+        ),
+        measured(
+            "refresh",
+            "reader_p999_us",
+            (quantile(&mut during, 0.999), "us"),
+            ("the reader at rest, us", quantile(&mut at_rest, 0.999)),
+        ),
+    ])
+}
+
+/// Microseconds a get, in bursts, until told to stop or `most` gets are done.
+fn read(
+    clock: &Clock,
+    slot: &ArcSwap<View>,
+    records: u64,
+    most: usize,
+    stop: &AtomicBool,
+) -> Result<Vec<f64>> {
+    let entropy = Entropy::seeded(7);
+    let mut times = Vec::new();
+    while times.len() * BURST < most && !stop.load(Ordering::Acquire) {
+        let keys: Vec<String> = (0..BURST).map(|_| key(entropy.next_u64() % records)).collect();
+        let view = slot.load();
+        let (found, took) = timed(clock, || {
+            keys.iter().try_fold(0, |sum, key| {
+                Ok::<_, crate::Error>(sum + view.get(key)?.map_or(0, |value| value.bytes().len()))
+            })
+        });
+        black_box(found?);
+        times.push(took.as_secs_f64() * 1e6 / BURST as f64);
+    }
+    Ok(times)
+}

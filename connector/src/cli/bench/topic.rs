@@ -1,0 +1,118 @@
+//! A topic full of records on the broker that was given, deleted at the end.
+
+use std::time::Duration;
+
+use super::Settings;
+use super::made::{json, key};
+use crate::clock::{Clock, Entropy};
+use crate::kafka::{self, Admin, Outgoing, Polled, Poller, Sender, TopicSpec, Tuning};
+use crate::record::{Position, SourcePartition};
+use crate::{Error, ErrorKind, Result};
+
+/// Records under way to the broker at a time.
+const IN_LINE: usize = 50_000;
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// The bench's topic.
+pub(super) struct Filled {
+    pub(super) name: String,
+    pub(super) kafka: kafka::Options,
+    admin: Admin,
+    /// What else was made on the broker.
+    others: Vec<String>,
+}
+
+pub(super) fn failed(error: kafka::Error) -> Error {
+    Error::because(error.kind(), "benching with Kafka", error)
+}
+
+impl Filled {
+    /// A topic with one partition that holds `records` records: one partition is what one shard reads at its fastest.
+    pub(super) async fn new(settings: &Settings, records: u64) -> Result<Filled> {
+        let kafka = kafka::Options {
+            bootstrap_servers: settings.bootstrap()?.to_owned(),
+            client_id: "stillwell-bench".into(),
+            ..Default::default()
+        };
+        let admin = Admin::new(&kafka).map_err(failed)?;
+        let name = format!("stillwell-bench-{}", Entropy::system().uuid());
+        let spec =
+            TopicSpec { name: name.clone(), partitions: 1, replication: None, config: Default::default() };
+        admin.create(&spec).await.map_err(failed)?;
+        let filled = Filled { name, kafka, admin, others: Vec::new() };
+        filled.fill(settings, records).await?;
+        Ok(filled)
+    }
+
+    async fn fill(&self, settings: &Settings, records: u64) -> Result<()> {
+        let sender = Sender::new(&self.kafka).map_err(failed)?;
+        let mut line = std::collections::VecDeque::new();
+        for number in 0..records {
+            let (key, value) = (key(number), json(number, settings.value_bytes));
+            let record = Outgoing {
+                topic: &self.name,
+                key: Some(key.as_bytes()),
+                value: Some(value.as_bytes()),
+                ..Outgoing::default()
+            };
+            line.push_back(sender.enqueue(&record).await.map_err(failed)?);
+            if line.len() >= IN_LINE
+                && let Some(first) = line.pop_front()
+            {
+                first.await.map_err(failed)?;
+            }
+        }
+        for report in line {
+            report.await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// The beginning of its only partition.
+    pub(super) async fn start(&self) -> Result<Position> {
+        let info = self.admin.describe(&self.name).await.map_err(failed)?;
+        let id = info.map(|info| info.id).unwrap_or_default();
+        let source = SourcePartition { topic: self.name.as_str().into(), topic_id: id, partition: 0 };
+        Ok(Position { source, offset: 0 })
+    }
+
+    /// Also deletes `topic` at the end.
+    pub(super) fn and(&mut self, topic: String) {
+        self.others.push(topic);
+    }
+
+    /// Seconds that bare consumption of all records takes, from the first record on. Blocks.
+    pub(super) fn consume(&self, records: u64, clock: &Clock) -> Result<f64> {
+        let tuning = Tuning::source("stillwell.bench", 64 << 20);
+        let mut poller = Poller::new(&self.kafka, &tuning).map_err(failed)?;
+        poller.assign(&[(&self.name, 0, 0)]).map_err(failed)?;
+        let deadline = clock.now() + DEADLINE;
+        let (mut first, mut seen, mut bytes) = (None, 0, 0usize);
+        while seen < records {
+            match poller.poll(Duration::from_millis(100)) {
+                Some(Polled::Record { message, .. }) => {
+                    first.get_or_insert_with(|| clock.now());
+                    seen += 1;
+                    bytes += message.value().map_or(0, <[u8]>::len);
+                }
+                Some(Polled::Error(error)) if !error.is_transient() => return Err(failed(error)),
+                _ if clock.now() > deadline => {
+                    let doing = format!("only {seen} of {records} records came within {DEADLINE:?}");
+                    return Err(Error::new(ErrorKind::Unavailable, doing));
+                }
+                _ => {}
+            }
+        }
+        std::hint::black_box(bytes);
+        Ok(first.map_or(0.0, |first| (clock.now() - first).as_secs_f64()))
+    }
+
+    /// Deletes what was made.
+    pub(super) async fn delete(self) {
+        for topic in self.others.iter().chain([&self.name]) {
+            if let Err(error) = self.admin.delete(topic).await {
+                tracing::warn!(topic, %error, "the bench's topic is left behind");
+            }
+        }
+    }
+}
