@@ -42,7 +42,7 @@ pub fn to_toml(all: &[Shown]) -> String {
     for lines in all.chunk_by(|a, b| a.section == b.section) {
         let section = lines.first().map(|first| tree::show(&first.section)).unwrap_or_default();
         if !section.is_empty() {
-            let _ = write!(text, "{}[{section}]\n", if text.is_empty() { "" } else { "\n" });
+            let _ = writeln!(text, "{}[{section}]", if text.is_empty() { "" } else { "\n" });
         }
         let lines: Vec<_> =
             lines.iter().map(|one| (format!("{} = {}", one.name, one.value), &one.source)).collect();
@@ -62,7 +62,7 @@ fn show(path: &[String], value: &Value, origin: &Origin) -> Shown {
     };
     let value = if hidden { format!("{MASK:?}") } else { toml(value) };
     let (name, section) =
-        path.split_last().map_or((&path[..0], path), |(last, section)| (std::slice::from_ref(last), section));
+        path.split_last().map_or((&[][..], path), |(last, section)| (std::slice::from_ref(last), section));
     Shown { section: section.to_vec(), name: tree::show(name), key: tree::show(path), value, source }
 }
 

@@ -159,7 +159,7 @@ impl Database {
                 return Err(self.failed("looking through", &error));
             }
             // The sorted files themselves are damaged: sooner or later compaction would stop on them.
-            self.suspect(&error.to_string());
+            self.suspect(error.as_ref());
             survey.cut = Some((survey.next, error.to_string()));
         }
         drop(entries);
@@ -242,7 +242,7 @@ impl Database {
 
     fn failed(&self, doing: &'static str, error: &::rocksdb::Error) -> Error {
         if error.kind() == ErrorKind::Corruption {
-            self.suspect(&error.to_string());
+            self.suspect(error.as_ref());
         }
         Error::Failed { doing, dir: self.dir.clone(), why: error.to_string() }
     }

@@ -87,10 +87,10 @@ impl Cluster {
 impl Drop for Running {
     fn drop(&mut self) {
         drop(self.commands.take());
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() {
-                tracing::error!("the embedded broker's thread panicked");
-            }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the embedded broker's thread panicked");
         }
     }
 }

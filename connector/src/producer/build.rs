@@ -190,10 +190,11 @@ impl Builder {
         let mut settled = Some(settled);
         let mut draining = false;
         loop {
-            if draining && self.state.unsaid.since.is_none() {
-                if let Some(settled) = settled.take() {
-                    let _ = settled.send(self.state.view.version());
-                }
+            if draining
+                && self.state.unsaid.since.is_none()
+                && let Some(settled) = settled.take()
+            {
+                let _ = settled.send(self.state.view.version());
             }
             // In a drain nothing more will come that could take it along.
             let patience = if draining { Duration::ZERO } else { SAY_AFTER };

@@ -130,9 +130,9 @@ pub struct End {
     pub last_snapshot: Arc<AtomicBool>,
 }
 
-impl End {
+impl Default for End {
     /// Nobody has told it yet.
-    pub fn new() -> End {
+    fn default() -> End {
         let kill = CancellationToken::new();
         End { drain: kill.child_token(), kill, last_snapshot: Arc::default() }
     }

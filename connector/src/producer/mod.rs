@@ -313,7 +313,7 @@ impl Supervisor {
                     } else {
                         Duration::ZERO
                     };
-                    let end = End::new();
+                    let end = End::default();
                     let (recovered, recovered_in) = oneshot::channel();
                     running = Some(Running { end: end.clone(), recovered: Some(recovered_in) });
                     let ground = ground.clone();

@@ -146,7 +146,8 @@ fn a_directory_that_cannot_be_written_is_said() {
 
 #[test]
 fn what_rocksdb_refuses_is_put_aside_and_an_empty_log_begins() {
-    let spoil: [(&str, fn(&Path)); 5] = [
+    type Spoil = fn(&Path);
+    let spoil: [(&str, Spoil); 5] = [
         ("garbage in CURRENT", |dir| fs::write(dir.join("CURRENT"), "nonsense").unwrap()),
         ("no CURRENT", |dir| fs::remove_file(dir.join("CURRENT")).unwrap()),
         ("no manifest", |dir| {

@@ -215,7 +215,8 @@ fn what_is_not_ours_or_newer_is_said() {
 
 #[test]
 fn contradictions_are_found() {
-    let broken: [(&str, fn(&mut Announcement)); 9] = [
+    type Break = fn(&mut Announcement);
+    let broken: [(&str, Break); 9] = [
         ("count from 1", |it| it.life.epoch = 0),
         ("shard 2 of 2", |it| it.shard = Shard(2)),
         ("makes version 44", |it| it.delta.version = Version(44)),
