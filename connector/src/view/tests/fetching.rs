@@ -140,3 +140,21 @@ fn a_full_cache_needs_no_store() {
     assert_eq!(contents(&world.open().unwrap()).unwrap(), world.model);
     assert_eq!(control.injected(), 0);
 }
+
+/// Tasks of both sides hold these across threads.
+#[test]
+fn fetching_may_move_between_threads() {
+    fn movable<T: Send>(_: &T) {}
+    fn shared<T: Send + Sync + Clone>(_: &T) {}
+    let mut world = world();
+    let (delta, about) = world.write(&numbered(0..1, "d"));
+    let snapshot = world.chain.snapshot.clone().unwrap();
+    let fetcher = world.fetcher();
+    movable(&fetcher.open(&world.identity, &world.chain, None, about.clone()));
+    movable(&fetcher.apply(&world.view, &delta, None, about));
+    movable(&fetcher.rebase(&world.view, &snapshot));
+    shared(&fetcher);
+    shared(&world.view);
+    shared(&world.cache);
+    movable(&world.view.iter());
+}
