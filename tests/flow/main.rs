@@ -2,6 +2,8 @@
 
 #![expect(clippy::indexing_slicing, reason = "what a test cannot find fails it")]
 
+mod away;
+mod bad_input;
 mod debian;
 mod ground;
 mod kafka;
