@@ -12,6 +12,9 @@ use super::client::{Context, configuration};
 use super::ids::{Bell, Inlet, Message, code_of};
 use super::{Error, Options};
 
+/// Longest fetch of the embedded broker, in milliseconds: as long as a record may wait for its reader.
+const EMBEDDED_FETCH_WAIT: u128 = 10;
+
 /// How a poller fetches.
 #[derive(Clone, Debug)]
 pub struct Tuning {
@@ -106,7 +109,9 @@ impl Poller {
     /// # Errors
     /// [`Error::Options`] for a property that librdkafka refuses. Does not wait for Kafka.
     pub fn new(options: &Options, tuning: &Tuning) -> Result<Poller, Error> {
-        let fetch_wait = tuning.fetch_wait.as_millis().clamp(1, 300_000).to_string();
+        // The embedded broker holds an empty fetch for all of its time, whatever arrives meanwhile.
+        let longest = if options.embedded { EMBEDDED_FETCH_WAIT } else { 300_000 };
+        let fetch_wait = tuning.fetch_wait.as_millis().clamp(1, longest).to_string();
         let fetch_ahead = (tuning.fetch_ahead >> 10).clamp(1, 2_097_151).to_string();
         let config = configuration(
             options,
