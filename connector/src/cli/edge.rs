@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
+use std::path::Path;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -19,6 +20,8 @@ pub enum Answer {
     Yes,
     /// Exit code 1: it worked, and the answer is no (a key is absent, a service is not healthy).
     No,
+    /// Exit code 130: told twice to end, it did, with nothing to say.
+    Interrupted,
 }
 
 /// What every command is given.
@@ -40,6 +43,12 @@ impl Edge {
         let form = self.logging.log_format.unwrap_or(form);
         let level = self.logging.log_level.clone().unwrap_or(level);
         log::init(form, &level, self.screen.clone())
+    }
+
+    /// Starts logging for a command without a configuration, from `level` up where no flag says another.
+    pub fn log_at(&self, level: &str) -> Option<Handle> {
+        let level = self.logging.log_level.clone().or_else(|| level.parse().ok()).unwrap_or_default();
+        log::init(self.logging.log_format.unwrap_or_default(), &level, self.screen.clone())
     }
 
     /// A runtime for commands that wait for the network.
@@ -64,6 +73,18 @@ fn unwritten(error: io::Error) -> Error {
     Error::because(ErrorKind::Unavailable, "cannot write to standard output", Unwritten(error))
 }
 
+/// A file that the command line names, and that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NoInput(io::Error);
+
+impl NoInput {
+    /// The error, with what was being done to which file.
+    pub fn error(doing: &str, path: &Path, error: io::Error) -> Error {
+        Error::because(ErrorKind::Rejected, format!("{doing} {}", path.display()), NoInput(error))
+    }
+}
+
 fn unwritten_because(error: &Error) -> Option<io::ErrorKind> {
     Some(error.source()?.downcast_ref::<Unwritten>()?.0.kind())
 }
@@ -73,9 +94,14 @@ pub(super) fn is_broken_pipe(error: &Error) -> bool {
     unwritten_because(error) == Some(io::ErrorKind::BrokenPipe)
 }
 
-/// The exit code: by kind, save that output that cannot be written is an I/O error (`EX_IOERR`).
+/// The exit code: by kind, save that output that cannot be written is an I/O error (`EX_IOERR`), and that a file that
+/// the command line names has a code of its own (`EX_NOINPUT`).
 pub(super) fn exit_code(error: &Error) -> u8 {
-    if unwritten_because(error).is_some() { 74 } else { error.kind().exit_code() }
+    match error.source() {
+        _ if unwritten_because(error).is_some() => 74,
+        Some(source) if source.is::<NoInput>() => 66,
+        _ => error.kind().exit_code(),
+    }
 }
 
 /// An error as a person reads it: what and where in one line, from the outermost to the cause, then what to do.

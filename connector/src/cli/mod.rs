@@ -23,6 +23,7 @@ mod edge;
 pub mod progress;
 pub mod table;
 pub mod run;
+pub mod demo;
 pub mod check;
 mod connect;
 pub mod config;
@@ -39,6 +40,8 @@ pub use given::Given;
 
 /// Exit code of a wrong command line (`EX_USAGE`).
 const USAGE: u8 = 64;
+/// Exit code of what Ctrl-C has ended, as shells have it: 128 and the signal.
+const INTERRUPTED: u8 = 130;
 
 #[derive(Debug, Parser)]
 #[command(name = "stillwell", version, about, max_term_width = 110, propagate_version = true)]
@@ -63,6 +66,7 @@ struct Logging {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Run),
+    Demo(demo::Demo),
     Check(check::Check),
     Config(config::Config),
     Versions(versions::Versions),
@@ -77,6 +81,7 @@ impl Command {
     fn run(self, edge: &edge::Edge) -> Result<Answer> {
         match self {
             Command::Run(command) => command.run(edge),
+            Command::Demo(command) => command.run(edge),
             Command::Check(command) => command.run(edge),
             Command::Config(command) => command.run(edge),
             Command::Versions(command) => command.run(edge),
@@ -104,6 +109,7 @@ pub fn main() -> ExitCode {
     match cli.command.run(&edge) {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::FAILURE,
+        Ok(Answer::Interrupted) => ExitCode::from(INTERRUPTED),
         // `stillwell … | head` has seen what it wanted.
         Err(error) if edge::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

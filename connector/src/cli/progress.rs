@@ -30,6 +30,18 @@ impl Screen {
         Screen { bars: MultiProgress::with_draw_target(target), drawn }
     }
 
+    /// Whether bars are drawn: stderr is a terminal.
+    pub fn is_drawn(&self) -> bool {
+        self.drawn
+    }
+
+    /// A line of text among the bars, which shows nothing elsewhere than on a terminal.
+    pub fn caption(&self) -> Caption {
+        let bar = self.bars.add(ProgressBar::new_spinner());
+        bar.set_style(ProgressStyle::with_template("{msg}").expect("the template is right"));
+        Caption(bar)
+    }
+
     /// Begins showing some work; `total` where it is known. `unit` is what is counted, as in `records`.
     pub fn work(&self, what: &str, unit: &'static str, total: Option<u64>) -> Work {
         let bar = match total {
@@ -50,6 +62,23 @@ impl Screen {
         let clock = Clock::system();
         let said = Mutex::new(clock.now());
         Work(Arc::new(Inner { bar, drawn: self.drawn, what: what.to_owned(), unit, total, clock, said }))
+    }
+}
+
+/// A line of text; gone when dropped.
+#[derive(Debug)]
+pub struct Caption(ProgressBar);
+
+impl Caption {
+    /// Shows this in place of what it showed before.
+    pub fn say(&self, text: String) {
+        self.0.set_message(text);
+    }
+}
+
+impl Drop for Caption {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 
