@@ -3,4 +3,5 @@
 #![expect(clippy::unwrap_used, reason = "what a test cannot set up fails it")]
 
 mod basics;
+mod demo;
 mod serving;
