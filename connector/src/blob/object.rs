@@ -36,8 +36,8 @@ pub(super) fn open(url: &str) -> Result<Store, Error> {
             if !folder.is_absolute() {
                 return Err(refused(format!("its path is not absolute; write file:///{rest}")));
             }
-            let synced = Synced::default();
-            synced.make(folder).map_err(|error| {
+            let synced = Arc::new(Synced::default());
+            synced.make(folder, folder).map_err(|error| {
                 refused(format!(
                     "its folder cannot be made: {error}; make it, or let this user write above it"
                 ))
@@ -69,7 +69,7 @@ struct Object {
     base: String,
     store: Arc<dyn ObjectStore>,
     /// Of a `file://` store: its root, and which folders below it are known to be on disk.
-    folder: Option<(PathBuf, Synced)>,
+    folder: Option<(PathBuf, Arc<Synced>)>,
 }
 
 /// Folders that are known to be durable, with all folders above them.
@@ -81,22 +81,27 @@ struct Object {
 struct Synced(Mutex<HashSet<PathBuf>>);
 
 impl Synced {
-    /// Makes a folder where it is missing, and syncs it and all above it. Blocks.
-    fn make(&self, folder: &Path) -> io::Result<()> {
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(folder) {
+    /// Makes a folder of the store below `root` where it is missing, and syncs it and all above it. Blocks.
+    fn make(&self, folder: &Path, root: &Path) -> io::Result<()> {
+        if self.has(folder) {
             return Ok(());
         }
         std::fs::create_dir_all(folder)?;
         for above in folder.ancestors() {
             match File::open(above).and_then(|folder| folder.sync_all()) {
                 Ok(()) => {}
-                // Not ours to read, hence not made by us: it was there before, or create_dir_all had failed.
-                Err(error) if above != folder && error.kind() == io::ErrorKind::PermissionDenied => break,
+                // Above the store there are folders, and whole file systems, that may not or cannot be synced. They
+                // were there before.
+                Err(_) if !above.starts_with(root) => break,
                 Err(error) => return Err(error),
             }
         }
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
         Ok(())
+    }
+
+    fn has(&self, folder: &Path) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(folder)
     }
 }
 
@@ -132,21 +137,13 @@ impl Object {
     async fn make_folder(&self, name: &str) -> Result<(), Error> {
         let Some((root, synced)) = &self.folder else { return Ok(()) };
         let folder = root.join(name).parent().map_or_else(|| root.clone(), Path::to_owned);
-        let known = synced.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&folder);
-        if known {
+        if synced.has(&folder) {
             return Ok(());
         }
-        let made = tokio::task::spawn_blocking(move || {
-            let synced = Synced::default();
-            synced.make(&folder).map(|()| folder)
-        });
-        match made.await.expect("making a folder does not panic") {
-            Ok(folder) => {
-                synced.0.lock().unwrap_or_else(PoisonError::into_inner).insert(folder);
-                Ok(())
-            }
-            Err(error) => Err(io_error("storing", self.url(name), &error)),
-        }
+        let (root, synced) = (root.clone(), Arc::clone(synced));
+        let made = tokio::task::spawn_blocking(move || synced.make(&folder, &root)).await;
+        let made = made.expect("making a folder does not panic");
+        made.map_err(|error| io_error("storing", self.url(name), &error))
     }
 
     async fn put_file(&self, name: &str, path: PathBuf) -> Result<(), Error> {

@@ -1,1 +1,292 @@
-//! The contract of [`BlobStore`], run against every implementation.
+//! The contract of [`BlobStore`], run against every implementation; then what each adds.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::faulty::{Faults, Faulty};
+use super::name::{Folder, Kind, Name};
+use super::*;
+use crate::clock::Entropy;
+use crate::record::TopicId;
+use crate::version::{Checksum, Shard, Version};
+
+const NAME: &str = "products/AAAAAAAAAAAAAAAAAAAAAQ/0/00000000000000000007-3-00000000deadbeef.delta.avro";
+
+fn file_store() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("file://{}/made/by it", folder.path().display())).unwrap();
+    (folder, store)
+}
+
+fn bytes(length: usize, seed: u64) -> Bytes {
+    let entropy = Entropy::seeded(seed);
+    (0..length).map(|_| entropy.next_u64() as u8).collect()
+}
+
+/// What every store must do. A new implementation adds one test that calls this.
+async fn contract(store: &Store) {
+    // Nothing is there.
+    assert_eq!(store.head(NAME).await.unwrap(), None);
+    assert_eq!(store.list("").await.unwrap(), []);
+    let missing = store.get_bytes(NAME).await.unwrap_err();
+    assert!(matches!(missing, Error::Missing { .. }) && !missing.is_transient(), "{missing:?}");
+    assert!(missing.to_string().contains(&store.absolute_url(NAME)), "{missing}");
+    store.delete(NAME).await.unwrap();
+
+    // Of every size: empty, small, and of several pieces; from memory and from a file.
+    let folder = tempfile::tempdir().unwrap();
+    for (seed, length) in [0, 1, 1_000, 1 << 20, (5 << 20) + 17, 11 << 20].into_iter().enumerate() {
+        let content = bytes(length, seed as u64);
+        store.put(NAME, content.clone()).await.unwrap();
+        assert_eq!(store.head(NAME).await.unwrap(), Some(length as u64));
+        assert!(store.get_bytes(NAME).await.unwrap() == content, "{length} bytes from memory");
+        let content = bytes(length, 100 + seed as u64);
+        let path = folder.path().join("blob");
+        std::fs::write(&path, &content).unwrap();
+        store.put(NAME, Body::File(path)).await.unwrap();
+        assert!(store.get_bytes(NAME).await.unwrap() == content, "{length} bytes from a file");
+    }
+
+    // A put that fails leaves what was there.
+    let before = store.get_bytes(NAME).await.unwrap();
+    let gone = Body::File(folder.path().join("no such file"));
+    store.put(NAME, gone).await.unwrap_err();
+    assert!(store.get_bytes(NAME).await.unwrap() == before);
+
+    // Listings are complete, sorted, and keep to whole parts.
+    let names = ["products/a/0/2", "products/a/0/1", "products/ab/0/1", "productsx/a/0/1"];
+    for name in names {
+        store.put(name, Bytes::from_static(b"12345")).await.unwrap();
+    }
+    let list = async |prefix: &str| {
+        let listed = store.list(prefix).await.unwrap();
+        listed.into_iter().map(|listed| listed.name).collect::<Vec<_>>()
+    };
+    assert_eq!(list("products/a").await, ["products/a/0/1", "products/a/0/2"]);
+    assert_eq!(list("products/a/").await, ["products/a/0/1", "products/a/0/2"]);
+    assert_eq!(list("nothing").await, [] as [&str; 0]);
+    let mut all: Vec<_> = names.into_iter().chain([NAME]).collect();
+    all.sort_unstable();
+    assert_eq!(list("").await, all);
+    assert!(store.list("products/a").await.unwrap().iter().all(|listed| listed.bytes == 5));
+
+    // Deletes are exact and may be repeated.
+    store.delete("products/a/0/1").await.unwrap();
+    store.delete("products/a/0/1").await.unwrap();
+    assert_eq!(list("products/a").await, ["products/a/0/2"]);
+
+    // No name leads out.
+    for name in
+        ["", "/a", "a//b", "a/", "../a", "a/../b", "a/./b", ".hidden", "a/.b", "a\\b", "a%2Fb", "a\0b", "a#1"]
+    {
+        let error = store.put(name, Bytes::new()).await.unwrap_err();
+        assert!(matches!(error, Error::Name { .. }), "{name:?}: {error:?}");
+    }
+
+    whole_or_not_at_all(store).await;
+}
+
+/// Readers of a name that is put over and over see one content or another, never a mixture, and never nothing.
+async fn whole_or_not_at_all(store: &Store) {
+    let name = "products/a/0/again";
+    let content = |byte: u8| Bytes::from(vec![byte; 3 << 20]);
+    store.put(name, content(0)).await.unwrap();
+    let writing = async {
+        for byte in 1..=8 {
+            store.put(name, content(byte)).await.unwrap();
+        }
+    };
+    let reading = async {
+        for _ in 0..16 {
+            let read = store.get_bytes(name).await.unwrap();
+            assert_eq!(read.len(), 3 << 20);
+            let kinds: BTreeSet<u8> = read.iter().copied().collect();
+            assert_eq!(kinds.len(), 1, "a mixture");
+        }
+    };
+    tokio::join!(writing, reading);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_keeps_the_contract() {
+    let (_folder, store) = file_store();
+    contract(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_keeps_the_contract() {
+    contract(&Store::open("memory://").unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrapper_without_faults_keeps_the_contract() {
+    let (_folder, store) = file_store();
+    contract(&Faulty::wrap(store, Faults::default(), Entropy::seeded(1)).0).await;
+}
+
+#[tokio::test]
+async fn a_folder_is_plain_files_that_outlive_the_store() {
+    let (folder, store) = file_store();
+    store.put(NAME, Bytes::from_static(b"content")).await.unwrap();
+    let url = store.absolute_url(NAME);
+    let path = url.strip_prefix("file://").unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), b"content", "the URL ends in the plain path");
+    let again = Store::open(store.url()).unwrap();
+    assert_eq!(again.get_bytes(NAME).await.unwrap(), "content");
+    // What a crash in the middle of a put leaves is not listed, and is no blob.
+    std::fs::write(format!("{path}#1"), b"torn").unwrap();
+    assert_eq!(again.list("").await.unwrap().len(), 1);
+    // The folder gone from below: an error that says where, and a put makes it anew.
+    std::fs::remove_dir_all(folder.path().join("made")).unwrap();
+    assert!(matches!(again.get_bytes(NAME).await, Err(Error::Missing { .. })));
+    again.put(NAME, Bytes::from_static(b"anew")).await.unwrap();
+    assert_eq!(again.get_bytes(NAME).await.unwrap(), "anew");
+}
+
+#[tokio::test]
+async fn each_memory_store_is_its_own_and_clones_are_the_same() {
+    let (one, other) = (Store::open("memory://").unwrap(), Store::open("memory://").unwrap());
+    one.clone().put(NAME, Bytes::from_static(b"1")).await.unwrap();
+    assert_eq!(one.head(NAME).await.unwrap(), Some(1));
+    assert_eq!(other.head(NAME).await.unwrap(), None);
+}
+
+#[test]
+fn a_url_that_cannot_be_a_store_says_what_to_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    for (url, said) in [
+        ("s3://bucket/products", "later release"),
+        ("gs://bucket", "later release"),
+        ("az://container", "later release"),
+        ("kafka://blobs", "later release"),
+        ("http://host/", "unknown"),
+        ("blobs", "file:///DIR"),
+        ("/var/lib/blobs", "file:///DIR"),
+        ("file://blobs", "file:///blobs"),
+        (&format!("file://{}/below", file.display()), "cannot be made"),
+    ] {
+        let error = Store::open(url).unwrap_err();
+        assert!(matches!(error, Error::Url { .. }) && !error.is_transient(), "{error:?}");
+        assert!(error.to_string().contains(url) && error.to_string().contains(said), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_says_where_and_what_to_do() {
+    let (_folder, store) = file_store();
+    store.put("products/a", Bytes::from_static(b"a file")).await.unwrap();
+    let error = store.put("products/a/0/1", Bytes::new()).await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }) && error.is_transient(), "{error:?}");
+    assert!(error.to_string().contains("products/a/0/1") && error.to_string().contains("move it"), "{error}");
+}
+
+#[tokio::test]
+async fn faults_are_seeded_counted_and_switched() {
+    let content = bytes(100_000, 1);
+    let run = async |faults: Faults, seed| {
+        let plain = Store::open("memory://").unwrap();
+        let (store, control) = Faulty::wrap(plain.clone(), faults, Entropy::seeded(seed));
+        let mut story = Vec::new();
+        for n in 0..20 {
+            let name = format!("products/{n}");
+            let put = store.put(&name, content.clone()).await;
+            let there = plain.head(&name).await.unwrap().is_some();
+            let got = if there { Some(store.get_bytes(&name).await.map(|got| got == content)) } else { None };
+            story.push(format!("{} {there} {got:?}", put.is_ok()));
+        }
+        control.set(false);
+        store.put(NAME, content.clone()).await.unwrap();
+        assert!(store.get_bytes(NAME).await.unwrap() == content, "switched off");
+        (story, control.injected())
+    };
+    let all = Faults {
+        put_fails: 0.2,
+        put_unknown: 0.2,
+        get_fails: 0.2,
+        get_breaks: 0.2,
+        get_truncates: 0.2,
+        get_flips: 0.2,
+        other_fails: 0.0,
+        delay: Duration::from_millis(1),
+    };
+    let (story, injected) = run(all.clone(), 7).await;
+    assert_eq!((story.clone(), injected), run(all.clone(), 7).await, "the same seed tells the same story");
+    assert_ne!(story, run(all, 8).await.0);
+    assert!(injected > 10, "{injected}");
+
+    for (faults, expected) in [
+        (Faults { put_fails: 1.0, ..Faults::default() }, "false false None"),
+        (Faults { put_unknown: 1.0, ..Faults::default() }, "false true Some(Ok(true))"),
+        (Faults { get_truncates: 1.0, ..Faults::default() }, "true true Some(Ok(false))"),
+        (Faults { get_flips: 1.0, ..Faults::default() }, "true true Some(Ok(false))"),
+    ] {
+        let (story, _) = run(faults.clone(), 3).await;
+        assert!(story.iter().all(|line| line == expected), "{faults:?}: {story:?}");
+    }
+    for faults in
+        [Faults { get_fails: 1.0, ..Faults::default() }, Faults { get_breaks: 1.0, ..Faults::default() }]
+    {
+        let (story, _) = run(faults, 3).await;
+        assert!(story.iter().all(|line| line.starts_with("true true Some(Err(Unavailable")), "{story:?}");
+    }
+}
+
+#[test]
+fn a_name_is_spelled_as_documented() {
+    let folder = Folder { dataset: "products".into(), topic_id: TopicId([1; 16]), shard: Shard(3) };
+    let name =
+        Name { folder, version: Version(7), epoch: 2, checksum: Checksum(0xdead_beef), kind: Kind::Snapshot };
+    assert_eq!(
+        name.to_string(),
+        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/00000000000000000007-2-00000000deadbeef.snapshot.avro"
+    );
+    for wrong in [
+        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/7-2-00000000deadbeef.snapshot.avro",
+        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/00000000000000000007-2-00000000DEADBEEF.snapshot.avro",
+        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/00000000000000000007-+2-00000000deadbeef.snapshot.avro",
+        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/00000000000000000007-2-00000000deadbeef.parquet",
+        "products/AQ/3/00000000000000000007-2-00000000deadbeef.index",
+        "a/products/AQEBAQEBAQEBAQEBAQEBAQ/3/00000000000000000007-2-00000000deadbeef.index",
+        "00000000000000000007-2-00000000deadbeef.index",
+        "",
+    ] {
+        assert!(wrong.parse::<Name>().is_err(), "{wrong}");
+    }
+    assert_eq!(
+        super::name::letter(&name.folder, "shop.products", 2, 17),
+        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/shop.products-2-17.letter"
+    );
+}
+
+proptest! {
+    #[test]
+    fn names_come_back_as_they_were_and_every_store_takes_them(
+        dataset in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,30}", id: [u8; 16], shard: u32, version: u64, epoch: u64, checksum: u64,
+        kind in prop_oneof![Just(Kind::Delta), Just(Kind::Snapshot), Just(Kind::Index)],
+    ) {
+        let folder = Folder { dataset, topic_id: TopicId(id), shard: Shard(shard) };
+        let checksum = Checksum(checksum);
+        let name = Name { folder, version: Version(version), epoch, checksum, kind };
+        let text = name.to_string();
+        prop_assert!(super::name::check(&text).is_ok(), "{text}");
+        prop_assert_eq!(text.parse::<Name>().unwrap(), name);
+    }
+
+    #[test]
+    fn names_sort_as_versions_do(a: u64, b: u64) {
+        let folder = Folder { dataset: "d".into(), topic_id: TopicId::default(), shard: Shard(0) };
+        let name = |version| Name {
+            folder: folder.clone(), version: Version(version), epoch: 1, checksum: Checksum(0), kind: Kind::Delta,
+        }.to_string();
+        prop_assert_eq!(a.cmp(&b), name(a).cmp(&name(b)));
+    }
+
+    #[test]
+    fn no_text_is_a_name_by_accident(text in "\\PC{0,80}") {
+        prop_assert!(text.parse::<Name>().is_err());
+    }
+}

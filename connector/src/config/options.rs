@@ -65,7 +65,7 @@ impl Config {
             bootstrap_servers: self.model().kafka.bootstrap_servers.clone(),
             properties,
             client_id: self.model().kafka.client_id.clone(),
-            embedded: false,
+            ..kafka::Options::default()
         }
     }
 
@@ -93,7 +93,7 @@ impl Config {
         Ok(producer::Options {
             dataset: name.to_owned(),
             instance_id: self.model().process.instance_id.clone(),
-            kafka: self.kafka(),
+            kafka: self.kafka().measured(&shared.metrics, &format!("{name}/{}", Shard(0))),
             topics: dataset.source.topics.clone(),
             format: reading.format.clone(),
             key: reading.key.clone(),
@@ -151,7 +151,8 @@ impl Config {
         let http = &self.model().http;
         Ok(consumer::Options {
             dataset: name.to_owned(),
-            kafka: self.kafka(),
+            // Both sides have a tail: told apart, since they may run in one process.
+            kafka: self.kafka().measured(&shared.metrics, &format!("{name}/{}/consumer", Shard(0))),
             announcements: dataset.own.announcements.clone(),
             store: shared.store.clone(),
             cache_dir: self.data_dir().join("cache"),

@@ -6,6 +6,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 
 use super::Options;
+use super::stats::Gauges;
 
 /// A configuration in three layers, the later wins: `ours` (tuning, which users may change), the user's properties,
 /// and `fixed` (what the design depends on).
@@ -20,6 +21,9 @@ pub(super) fn configuration(
     config.set("socket.nagle.disable", "true").set("socket.keepalive.enable", "true");
     // A broker that comes back is found within a second and not within ten; reconnecting costs little.
     config.set("reconnect.backoff.ms", "50").set("reconnect.backoff.max.ms", "1000");
+    if options.statistics.is_some() {
+        config.set("statistics.interval.ms", "5000");
+    }
     for (key, value) in ours {
         config.set(*key, *value);
     }
@@ -30,6 +34,10 @@ pub(super) fn configuration(
     if !options.client_id.is_empty() {
         config.set("client.id", &options.client_id);
     }
+    if options.statistics.is_none() {
+        // Nobody would read them.
+        config.set("statistics.interval.ms", "0");
+    }
     for (key, value) in fixed {
         config.set(*key, *value);
     }
@@ -37,15 +45,16 @@ pub(super) fn configuration(
 }
 
 /// Receives what a client says besides records.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Context {
     /// What this client is for, in log lines.
     role: &'static str,
+    gauges: Option<Gauges>,
 }
 
 impl Context {
-    pub(super) fn new(role: &'static str) -> Context {
-        Context { role }
+    pub(super) fn new(role: &'static str, options: &Options) -> Context {
+        Context { role, gauges: options.statistics.as_ref().map(|statistics| statistics.of(role)) }
     }
 
     /// A log line of librdkafka's.
@@ -72,7 +81,11 @@ impl Context {
     }
 
     /// librdkafka's statistics, as JSON.
-    pub(super) fn statistics(&self, _json: &str) {}
+    pub(super) fn statistics(&self, json: &str) {
+        if let Some(gauges) = &self.gauges {
+            gauges.set(json);
+        }
+    }
 }
 
 impl ClientContext for Context {

@@ -10,6 +10,9 @@ use rdkafka::mocking::MockCluster;
 
 use super::{Error, Options};
 
+/// librdkafka's name for all brokers of a cluster.
+const ALL: i32 = -1;
+
 /// A running embedded broker; it ends when the last clone is dropped.
 #[derive(Clone)]
 pub struct Cluster(Arc<Running>);
@@ -22,9 +25,18 @@ struct Running {
 
 /// The cluster is not for several threads, so it has one of its own.
 struct Command {
-    topic: String,
-    partitions: i32,
+    what: What,
+    doing: String,
     done: mpsc::Sender<Result<(), Error>>,
+}
+
+enum What {
+    Create {
+        topic: String,
+        partitions: i32,
+    },
+    /// Takes connections, or breaks them and takes none.
+    Up(bool),
 }
 
 impl Cluster {
@@ -44,10 +56,13 @@ impl Cluster {
                     }
                 };
                 let _ = started.send(Ok(cluster.bootstrap_servers()));
-                for Command { topic, partitions, done } in received {
-                    let made = cluster.create_topic(&topic, partitions, 1);
-                    let doing = || format!("creating topic {topic} on the embedded broker");
-                    let _ = done.send(made.map_err(|error| Error::from_kafka(doing(), &error)));
+                for Command { what, doing, done } in received {
+                    let result = match what {
+                        What::Create { topic, partitions } => cluster.create_topic(&topic, partitions, 1),
+                        What::Up(true) => cluster.broker_up(ALL),
+                        What::Up(false) => cluster.broker_down(ALL),
+                    };
+                    let _ = done.send(result.map_err(|error| Error::from_kafka(doing, &error)));
                 }
             })
             .map_err(|error| Error::Unavailable {
@@ -60,12 +75,23 @@ impl Cluster {
 
     /// Makes a topic. One that a client asks for without this has four partitions.
     pub fn create_topic(&self, topic: &str, partitions: i32) -> Result<(), Error> {
-        let closed = || Error::Closed { doing: format!("creating topic {topic} on the embedded broker") };
+        let what = What::Create { topic: topic.to_owned(), partitions };
+        self.tell(what, format!("creating topic {topic} on the embedded broker"))
+    }
+
+    /// Breaks all connections and takes no new ones (`false`), or takes them again. What it holds it keeps.
+    pub fn set_up(&self, up: bool) -> Result<(), Error> {
+        self.tell(What::Up(up), "switching the embedded broker".to_owned())
+    }
+
+    fn tell(&self, what: What, doing: String) -> Result<(), Error> {
+        let closed = Error::Closed { doing: doing.clone() };
         let (done, answer) = mpsc::channel();
-        let command = Command { topic: topic.to_owned(), partitions, done };
-        let commands = self.0.commands.as_ref().ok_or_else(closed)?;
-        commands.send(command).map_err(|_| closed())?;
-        answer.recv().map_err(|_| closed())?
+        let sent = self.0.commands.as_ref().map(|commands| commands.send(Command { what, doing, done }));
+        match (sent, answer.recv()) {
+            (Some(Ok(())), Ok(answer)) => answer,
+            _ => Err(closed),
+        }
     }
 
     /// Where it listens: `bootstrap.servers`.

@@ -9,6 +9,7 @@
 
 #![expect(unsafe_code, reason = "the calls of librdkafka that rdkafka lacks; each has its SAFETY")]
 
+use std::collections::VecDeque;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull, addr_of};
@@ -29,6 +30,15 @@ use super::client::Context;
 /// Records taken out of librdkafka's queue at a time. They no longer count against `queued.max.messages.kbytes`, yet
 /// no more come out than were in: at worst that bound holds twice.
 const BATCH: usize = 256;
+
+/// Batches after which log lines and statistics are looked after although records keep coming.
+const UNSERVED: usize = 32;
+
+/// Troubles kept until they are asked for; a poller that is polled asks after each.
+const TROUBLES: usize = 8;
+
+/// Longest wait in one go: log lines and troubles are looked after in between.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// A queue of librdkafka's, shared with those who may wake its reader.
 struct Queue(NonNull<rd::rd_kafka_queue_t>);
@@ -92,6 +102,10 @@ pub(super) struct Inlet {
     bell: Bell,
     queue: Queue,
     main: Queue,
+    /// Batches taken since the main queue was served.
+    unserved: usize,
+    /// What went wrong with the client as a whole, by code and words; not yet told.
+    troubles: VecDeque<(i32, String)>,
     consumer: BaseConsumer<Context>,
 }
 
@@ -118,7 +132,8 @@ impl Inlet {
         // SAFETY: both handles are live; a null destination ends the forwarding.
         unsafe { rd::rd_kafka_queue_forward(main.as_ptr(), ptr::null_mut()) }
         let batch = Vec::with_capacity(BATCH);
-        Some(Inlet { batch, next: 0, bell: Bell::new(wake), queue, main, consumer })
+        let (bell, troubles) = (Bell::new(wake), VecDeque::new());
+        Some(Inlet { batch, next: 0, bell, queue, main, unserved: 0, troubles, consumer })
     }
 
     /// The consumer, for assignment, pausing and the like.
@@ -132,17 +147,11 @@ impl Inlet {
     }
 
     /// The next record or event, waiting for up to `timeout`. What was handed out before is given back.
+    ///
+    /// `None` sooner than that when the bell is rung, or there is [`Inlet::trouble`].
     pub(super) fn next(&mut self, timeout: Duration) -> Option<Message<'_>> {
-        if self.batch.get(self.next).is_none() {
-            self.discard();
-            // A call waits until it has as many records as it was asked for: first take what is there, then wait
-            // for one.
-            if self.take(BATCH, Duration::ZERO) == 0 {
-                serve(&self.main, self.consumer.client());
-                if self.bell.answer() || timeout.is_zero() || self.take(1, timeout) == 0 {
-                    return None;
-                }
-            }
+        if self.batch.get(self.next).is_none() && !self.fill(timeout) {
+            return None;
         }
         let taken = self.next;
         self.next += 1;
@@ -153,6 +162,30 @@ impl Inlet {
         Some(Message { message, inlet: PhantomData })
     }
 
+    fn fill(&mut self, timeout: Duration) -> bool {
+        self.discard();
+        // A call waits until it has as many records as it was asked for: first take what is there, then wait for one.
+        if self.take(BATCH, Duration::ZERO) > 0 {
+            self.unserved += 1;
+            if self.unserved == UNSERVED {
+                self.serve();
+            }
+            return true;
+        }
+        let mut left = timeout;
+        loop {
+            self.serve();
+            if self.bell.answer() || left.is_zero() || !self.troubles.is_empty() {
+                return false;
+            }
+            let wait = left.min(LONGEST_WAIT);
+            if self.take(1, wait) > 0 {
+                return true;
+            }
+            left -= wait;
+        }
+    }
+
     /// Gives back all records, also those not handed out.
     pub(super) fn discard(&mut self) {
         for message in self.batch.get_mut(self.next.saturating_sub(1)..).unwrap_or_default() {
@@ -160,6 +193,26 @@ impl Inlet {
         }
         self.batch.clear();
         self.next = 0;
+    }
+
+    /// What went wrong with the client as a whole since it was last asked: code and words.
+    pub(super) fn trouble(&mut self) -> Option<(i32, String)> {
+        self.troubles.pop_front()
+    }
+
+    fn serve(&mut self) {
+        self.unserved = 0;
+        serve(&self.main, self.consumer.client(), |code, words| {
+            // Which brokers are lost one by one is librdkafka's business; that none is left, or that none will have
+            // us, is the caller's.
+            let told = matches!(
+                code_of(code),
+                Code::AllBrokersDown | Code::Authentication | Code::SSL | Code::Resolve
+            );
+            if told && self.troubles.len() < TROUBLES {
+                self.troubles.push_back((code, words.to_owned()));
+            }
+        });
     }
 
     fn take(&mut self, most: usize, timeout: Duration) -> usize {
@@ -209,7 +262,7 @@ fn destroy(message: &mut *mut rd::rd_kafka_message_t) {
 }
 
 /// Hands log lines, errors and statistics that wait in a client's main queue to its context.
-fn serve(main: &Queue, client: &Client<Context>) {
+fn serve(main: &Queue, client: &Client<Context>, mut trouble: impl FnMut(i32, &str)) {
     loop {
         // SAFETY: the queue is live; the event is ours, and destroyed below.
         let Some(event) = NonNull::new(unsafe { rd::rd_kafka_queue_poll(main.as_ptr(), 0) }) else { return };
@@ -226,7 +279,11 @@ fn serve(main: &Queue, client: &Client<Context>) {
                     }
                 }
                 rd::RD_KAFKA_EVENT_STATS => context.statistics(text(rd::rd_kafka_event_stats(event))),
-                rd::RD_KAFKA_EVENT_ERROR => context.trouble(text(rd::rd_kafka_event_error_string(event))),
+                rd::RD_KAFKA_EVENT_ERROR => {
+                    let words = text(rd::rd_kafka_event_error_string(event));
+                    context.trouble(words);
+                    trouble(event_code(event), words);
+                }
                 _ => {}
             }
             rd::rd_kafka_event_destroy(event);
@@ -238,7 +295,7 @@ fn serve(main: &Queue, client: &Client<Context>) {
 pub(super) fn serve_unread(client: &Client<Context>) {
     // SAFETY: the client is live; the handle is a reference of its own.
     if let Some(main) = NonNull::new(unsafe { rd::rd_kafka_queue_get_main(client.native_ptr()) }) {
-        serve(&Queue(main), client);
+        serve(&Queue(main), client, |_, _| {});
     }
 }
 

@@ -21,6 +21,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::telemetry::Metrics;
+
 mod client;
 pub mod back;
 pub mod embedded;
@@ -43,6 +45,7 @@ pub use ids::Message;
 pub use poll::{Polled, Poller, Tuning, Waker};
 pub use rebalance::{Event, GroupMetadata, Member, Membership, Revoked};
 pub use sender::Sender;
+pub use stats::Statistics;
 pub use topics::{Admin, TopicInfo, TopicSpec};
 pub use transaction::{Outcome, Transaction};
 
@@ -58,6 +61,16 @@ pub struct Options {
     pub client_id: String,
     /// The servers are a [`Cluster`], which knows no administration, topic ids or transactional offsets.
     pub embedded: bool,
+    /// Where librdkafka's statistics go; `None`: nowhere.
+    pub statistics: Option<Statistics>,
+}
+
+impl Options {
+    /// The same, with the clients' statistics shown in `metrics`, labelled `OWNER/ROLE` (`products/0/source`).
+    pub fn measured(mut self, metrics: &Metrics, owner: &str) -> Options {
+        self.statistics = Some(Statistics::new(metrics, owner));
+        self
+    }
 }
 
 impl fmt::Debug for Options {

@@ -71,7 +71,8 @@ pub enum Polled<'a> {
         /// librdkafka's words.
         detail: String,
     },
-    /// An error that concerns one partition or all; reading goes on by itself where it can.
+    /// An error that concerns one partition, or the client: that no broker is left, or that none will have it.
+    /// Reading goes on by itself where it can. That Kafka is back is told by nothing but what is read.
     Error(Error),
 }
 
@@ -109,16 +110,27 @@ impl Poller {
     /// # Errors
     /// [`Error::Options`] for a property that librdkafka refuses. Does not wait for Kafka.
     pub fn new(options: &Options, tuning: &Tuning) -> Result<Poller, Error> {
-        // The embedded broker holds an empty fetch for all of its time, whatever arrives meanwhile.
-        let longest = if options.embedded { EMBEDDED_FETCH_WAIT } else { 300_000 };
-        let fetch_wait = tuning.fetch_wait.as_millis().clamp(1, longest).to_string();
+        let doing = || format!("making the {} client for {}", tuning.role, options.bootstrap_servers);
+        let no_group = || Error::Options {
+            doing: doing(),
+            detail: "group.id is empty, and a consumer needs one".to_owned(),
+        };
+        if tuning.group.is_empty() {
+            return Err(no_group());
+        }
+        let fetch_wait = tuning.fetch_wait.as_millis().clamp(1, 300_000).to_string();
         let fetch_ahead = (tuning.fetch_ahead >> 10).clamp(1, 2_097_151).to_string();
+        // What is ahead is compared with the bound before a fetch, not after: a fetch may not be as large as it likes.
+        let fetch_most = (tuning.fetch_ahead / 2).clamp(1 << 20, 50 << 20).to_string();
         let config = configuration(
             options,
             &[
                 ("fetch.wait.max.ms", &fetch_wait),
                 ("queued.max.messages.kbytes", &fetch_ahead),
-                ("fetch.queue.backoff.ms", "10"),
+                ("fetch.max.bytes", &fetch_most),
+                // How soon a fetch that waits for room is tried again. librdkafka's second halves the throughput of a
+                // bound as low as ours.
+                ("fetch.queue.backoff.ms", "5"),
                 ("fetch.error.backoff.ms", "100"),
                 ("check.crcs", "true"),
             ],
@@ -134,14 +146,10 @@ impl Poller {
                 ("allow.auto.create.topics", "false"),
             ],
         );
-        let doing = || format!("making the {} client for {}", tuning.role, options.bootstrap_servers);
         let consumer: BaseConsumer<Context> = config
-            .create_with_context(Context::new(tuning.role))
+            .create_with_context(Context::new(tuning.role, options))
             .map_err(|error| Error::from_kafka(doing(), &error))?;
-        let inlet = Inlet::new(consumer).ok_or_else(|| Error::Options {
-            doing: doing(),
-            detail: "group.id is empty, and a consumer needs one".to_owned(),
-        })?;
+        let inlet = Inlet::new(consumer).ok_or_else(no_group)?;
         Ok(Poller { inlet, slots: Vec::new(), last: 0 })
     }
 
@@ -188,9 +196,12 @@ impl Poller {
         0..self.slots.len()
     }
 
-    /// The next thing that happened, waiting for up to `timeout`. Call it also while paused: it serves librdkafka's
-    /// log lines and statistics.
+    /// The next thing that happened, waiting for up to `timeout`. Call it also while paused: it serves librdkafka's log
+    /// lines and statistics.
     pub fn poll(&mut self, timeout: Duration) -> Option<Polled<'_>> {
+        if let Some((code, words)) = self.inlet.trouble() {
+            return Some(Polled::Error(Error::from_code("reaching Kafka", code_of(code), &words)));
+        }
         let message = self.inlet.next(timeout)?;
         let slot = slot_of(&mut self.slots, &mut self.last, &message);
         let code = message.code();

@@ -153,8 +153,11 @@ impl Member {
             closing: AtomicBool::new(false),
         });
         let doing = || format!("joining the group {group} on {topic} as {instance}");
-        let role =
-            Role { context: Context::new("member"), shared: Arc::clone(&shared), events: sender.clone() };
+        let role = Role {
+            context: Context::new("member", options),
+            shared: Arc::clone(&shared),
+            events: sender.clone(),
+        };
         let consumer: BaseConsumer<Role> =
             config.create_with_context(role).map_err(|error| Error::from_kafka(doing(), &error))?;
         consumer.subscribe(&[topic]).map_err(|error| Error::from_kafka(doing(), &error))?;

@@ -69,7 +69,7 @@ impl Sender {
         );
         let doing = || format!("making the sender for {}", options.bootstrap_servers);
         let producer = config
-            .create_with_context(Reports(Context::new("sender")))
+            .create_with_context(Reports(Context::new("sender", options)))
             .map_err(|error| Error::from_kafka(doing(), &error))?;
         Ok(Sender(Arc::new(producer)))
     }

@@ -58,9 +58,10 @@ impl Admin {
     /// [`Error::Options`] for a property that librdkafka refuses.
     pub fn new(options: &Options) -> Result<Admin, Error> {
         let doing = || format!("making the administrative client for {}", options.bootstrap_servers);
-        let config = configuration(options, &[], &[]);
+        // Nothing serves this client between calls, so its statistics would only pile up.
+        let config = configuration(options, &[], &[("statistics.interval.ms", "0")]);
         let client = config
-            .create_with_context(Context::new("admin"))
+            .create_with_context(Context::new("admin", options))
             .map_err(|error| Error::from_kafka(doing(), &error))?;
         let (servers, embedded) = (options.bootstrap_servers.clone(), options.embedded);
         Ok(Admin(Arc::new(Inner { client, servers, embedded })))

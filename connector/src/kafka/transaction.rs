@@ -12,15 +12,14 @@
 //! Owns: order within a transaction, checking every delivery, and telling outcomes apart. Does not own: what is sent,
 //! or what follows from an outcome. Every call blocks; meant for one dedicated thread.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::clock::Clock;
@@ -46,21 +45,35 @@ pub enum Outcome {
 
 /// A transactional producer.
 pub struct Transaction {
-    producer: BaseProducer<Reports>,
-    reports: Arc<Mutex<Vec<Report>>>,
+    /// Its own thread takes delivery reports, log lines and statistics: an abort waits for the reports of all that was
+    /// under way, and somebody has to take them meanwhile.
+    producer: ThreadedProducer<Reports>,
+    reports: Arc<Tally>,
     sent: usize,
     id: String,
     clock: Clock,
     embedded: bool,
 }
 
-/// What became of one record, in the order of sending.
-type Report = Option<Result<Delivered, Code>>;
+/// What became of the records of one transaction, in the order of sending.
+#[derive(Default)]
+struct Tally {
+    reports: Mutex<Vec<Option<Report>>>,
+    /// Told at every report.
+    changed: Condvar,
+}
 
-#[derive(Clone)]
+type Report = Result<Delivered, Code>;
+
+impl Tally {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Option<Report>>> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct Reports {
     context: Context,
-    reports: Arc<Mutex<Vec<Report>>>,
+    tally: Arc<Tally>,
 }
 
 impl ClientContext for Reports {
@@ -85,10 +98,11 @@ impl ProducerContext for Reports {
             Ok(message) => Ok(Delivered { partition: message.partition(), offset: message.offset() }),
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(Code::Fail)),
         };
-        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = reports.get_mut(index) {
+        // A report of an earlier transaction cannot come this late: that one waited for all of its own.
+        if let Some(slot) = self.tally.lock().get_mut(index) {
             *slot = Some(report);
         }
+        self.tally.changed.notify_all();
     }
 }
 
@@ -117,8 +131,8 @@ impl Transaction {
                 ("partitioner", "murmur2_random"),
             ],
         );
-        let reports = Arc::new(Mutex::new(Vec::new()));
-        let context = Reports { context: Context::new("announce"), reports: Arc::clone(&reports) };
+        let reports = Arc::new(Tally::default());
+        let context = Reports { context: Context::new("announce", options), tally: Arc::clone(&reports) };
         let producer = config.create_with_context(context).map_err(|error| {
             Error::from_kafka(format!("making the transactional client {transactional_id}"), &error)
         })?;
@@ -126,17 +140,17 @@ impl Transaction {
         Ok(Transaction { producer, reports, sent: 0, id: transactional_id.to_owned(), clock, embedded })
     }
 
-    /// Registers with the coordinator: ends or aborts what a former life left open, and fences that life.
+    /// Registers with the coordinator: ends or aborts what a former life left open, and fences that life. After an
+    /// [`Error::Unavailable`] it may be called again.
     pub fn init(&self, timeout: Duration) -> Result<(), Error> {
         let result = self.producer.init_transactions(timeout);
-        self.serve();
         result.map_err(|error| self.sort("registering", &error))
     }
 
     /// Begins a transaction. Local: the broker hears of it with the first record.
     pub fn begin(&mut self) -> Result<(), Error> {
         self.sent = 0;
-        self.reports().clear();
+        self.reports.lock().clear();
         self.producer.begin_transaction().map_err(|error| self.sort("beginning", &error))
     }
 
@@ -148,7 +162,7 @@ impl Transaction {
     pub fn send(&mut self, record: &Outgoing<'_>, timeout: Duration) -> Result<(), Error> {
         let deadline = self.clock.now() + timeout;
         let index = self.sent;
-        self.reports().push(None);
+        self.reports.lock().push(None);
         let mut outgoing = base_record(record, index);
         loop {
             match self.producer.send(outgoing) {
@@ -160,7 +174,8 @@ impl Transaction {
                     if self.clock.now() < deadline =>
                 {
                     outgoing = back;
-                    self.producer.poll(Duration::from_millis(1));
+                    let reports = self.reports.lock();
+                    drop(self.reports.changed.wait_timeout(reports, Duration::from_millis(10)));
                 }
                 Err((error, _)) => {
                     return Err(self.sort(&format!("sending to {}", record.topic), &error));
@@ -197,15 +212,26 @@ impl Transaction {
         let deadline = self.clock.now() + timeout;
         let left = |clock: &Clock| deadline.saturating_duration_since(clock.now());
         // Not Producer::flush: it looks for the last delivery every 100 ms only.
-        while self.producer.in_flight_count() > 0 {
-            if left(&self.clock).is_zero() {
+        let mut reports = self.reports.lock();
+        while reports.iter().any(Option::is_none) {
+            let left = left(&self.clock);
+            if left.is_zero() {
+                drop(reports);
                 let error = Error::Unavailable {
                     doing: self.doing("committing"),
                     detail: format!("not every record was delivered within {timeout:?}"),
                 };
                 return self.abort_after(error, timeout);
             }
-            self.producer.poll(Duration::from_millis(1));
+            let waited = self.reports.changed.wait_timeout(reports, left);
+            reports = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(reports);
+        // The last report is told an instant before librdkafka counts its record as gone, and a commit in between
+        // would sleep for 100 ms.
+        let soon = self.clock.now() + Duration::from_millis(5);
+        while self.producer.in_flight_count() > 0 && self.clock.now() < soon {
+            std::thread::yield_now();
         }
         if let Some(error) = self.failed_delivery() {
             return self.abort_after(error, timeout);
@@ -235,37 +261,17 @@ impl Transaction {
 
     /// Aborts. Where even that fails, the coordinator does so after `transaction.timeout.ms`, or the next life does.
     pub fn abort(&mut self, timeout: Duration) -> Result<(), Error> {
-        // librdkafka waits for the report of every record, and reports come to who polls: somebody has to, meanwhile.
-        let (done, producer) = (AtomicBool::new(false), &self.producer);
-        let result = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Acquire) {
-                    producer.poll(Duration::from_millis(1));
-                }
-            });
-            let result = producer.abort_transaction(timeout);
-            done.store(true, Ordering::Release);
-            result
-        });
+        let result = self.producer.abort_transaction(timeout);
         result.map_err(|error| self.sort("aborting", &error))
     }
 
     /// Where the records of the last transaction ended up, in the order of sending. Complete once committed.
     pub fn delivered(&self) -> Vec<Delivered> {
-        self.reports().iter().filter_map(|report| report.as_ref()?.as_ref().ok().copied()).collect()
-    }
-
-    /// Serves log lines and statistics; call it at times while idle.
-    pub fn serve(&self) {
-        self.producer.poll(Duration::ZERO);
-    }
-
-    fn reports(&self) -> std::sync::MutexGuard<'_, Vec<Report>> {
-        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reports.lock().iter().filter_map(|report| report.as_ref()?.as_ref().ok().copied()).collect()
     }
 
     fn failed_delivery(&self) -> Option<Error> {
-        let reports = self.reports();
+        let reports = self.reports.lock();
         let failed = reports.iter().enumerate().find_map(|(index, report)| match report {
             Some(Ok(_)) => None,
             Some(Err(code)) => Some((index, *code)),

@@ -13,7 +13,7 @@ fn deliver(send: &mut Transaction) {
     let deadline = now() + LONG;
     while send.delivered().is_empty() {
         assert!(now() < deadline);
-        send.serve();
+        std::thread::yield_now();
     }
 }
 

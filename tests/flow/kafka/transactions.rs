@@ -59,6 +59,26 @@ fn a_transaction_shows_letters_offsets_and_announcement_at_once() {
     runtime.block_on(member.close());
 }
 
+/// With librdkafka's default backoff each would take 100 ms and more.
+#[test]
+fn transactions_follow_each_other_without_a_pause() {
+    const COUNT: u32 = 100;
+    let (letters, announcements) = (Topic::create("pace-letters", 1), Topic::create("pace", 1));
+    let mut send = transaction(&unique("pace"));
+    let started = super::now();
+    for _ in 0..COUNT {
+        send.begin().expect("begin");
+        for topic in [&letters, &announcements] {
+            send.send(&Outgoing { topic: topic.name(), value: Some(b"x"), ..Outgoing::default() }, LONG)
+                .expect("sent");
+        }
+        assert!(matches!(send.commit(LONG), Outcome::Committed));
+    }
+    let each = started.elapsed() / COUNT;
+    println!("a transaction on two topics takes {each:?}");
+    assert!(each < Duration::from_millis(60), "{each:?}");
+}
+
 /// A second client with the same id fences the first: whatever it does next says so.
 #[test]
 fn a_newer_life_fences_the_older() {
