@@ -221,6 +221,4 @@ fn minify(json: &str) -> String {
 #[cfg(test)]
 pub(crate) mod reference;
 #[cfg(test)]
-mod resolve_tests;
-#[cfg(test)]
 mod tests;

@@ -4,9 +4,8 @@
 //! are counted against [`MAX_EMPTY_ITEMS`] and not visited; nesting is counted against [`MAX_DEPTH`].
 
 use super::node::{Nodes, Step};
-use super::wire::{take_bytes, take_int, take_long};
-use super::{MAX_DEPTH, MAX_EMPTY_ITEMS, Malformed};
-use crate::schema::{Id, Node};
+use super::wire::{skip_int, skip_long, split_bytes, split_int, take_long};
+use super::{Id, MAX_DEPTH, MAX_EMPTY_ITEMS, Malformed, Node};
 
 pub(super) fn datum<const UTF8: bool>(nodes: &Nodes, bytes: &[u8]) -> Result<usize, Malformed> {
     let mut rest = bytes;
@@ -25,11 +24,19 @@ pub(crate) fn value<const UTF8: bool>(
     depth: usize,
     empty_items: &mut usize,
 ) -> Result<(), &'static str> {
-    let mut walk = Walk::<UTF8> { nodes, rest, empty_items: *empty_items };
-    let result = walk.step(nodes.step(id), depth);
+    let mut walk = Walk::<UTF8> { nodes, empty_items: *empty_items, what: "", left: 0 };
+    let after = walk.step(nodes.step(id), rest, depth);
     *empty_items = walk.empty_items;
-    *rest = walk.rest;
-    result
+    match after {
+        Some(after) => {
+            *rest = after;
+            Ok(())
+        }
+        None => {
+            *rest = rest.get(rest.len().saturating_sub(walk.left)..).unwrap_or_default();
+            Err(walk.what)
+        }
+    }
 }
 
 /// Counts `more` items that take no bytes.
@@ -55,109 +62,133 @@ pub(crate) fn take_count(rest: &mut &[u8]) -> Result<usize, &'static str> {
 /// More levels than [`MAX_DEPTH`].
 pub(crate) const DEEP: &str = "nested deeper than 128 levels";
 
-struct Walk<'s, 'b, const UTF8: bool> {
+/// What is left goes through the steps by value, and comes back in two registers; an error is noted on the side.
+struct Walk<'s, const UTF8: bool> {
     nodes: &'s Nodes,
-    rest: &'b [u8],
     empty_items: usize,
+    what: &'static str,
+    /// Bytes that were left at the error.
+    left: usize,
 }
 
-impl<const UTF8: bool> Walk<'_, '_, UTF8> {
-    #[inline]
-    fn step(&mut self, step: Step, depth: usize) -> Result<(), &'static str> {
-        match step {
-            Step::Const(length) => {
-                self.rest = self.rest.get(length as usize..).ok_or("the value ends too early")?;
-            }
-            Step::Boolean => {
-                let (&byte, rest) = self.rest.split_first().ok_or("the value ends before a boolean")?;
-                if byte > 1 {
-                    return Err("a boolean is neither 0 nor 1");
-                }
-                self.rest = rest;
-            }
-            Step::Int => {
-                take_int(&mut self.rest).ok_or("an int is cut off or has more than 32 bits")?;
-            }
-            Step::Long => {
-                take_long(&mut self.rest).ok_or("a long is cut off or has more than 64 bits")?;
-            }
-            Step::Bytes => {
-                take_bytes(&mut self.rest).ok_or("the length of bytes is negative or beyond the end")?;
-            }
-            Step::Text => {
-                let bytes = take_bytes(&mut self.rest)
-                    .ok_or("the length of a string is negative or beyond the end")?;
-                if UTF8 && std::str::from_utf8(bytes).is_err() {
-                    return Err("a string is not UTF-8");
-                }
-            }
-            Step::Enum(symbols) => {
-                let index = take_int(&mut self.rest).ok_or("an enum's index is cut off or too long")?;
-                if !u32::try_from(index).is_ok_and(|index| index < symbols) {
-                    return Err("an enum has no symbol of this index");
-                }
-            }
-            Step::Record(_) | Step::Array(..) | Step::Map(_) | Step::Union(_) => {
-                return self.composite(step, depth);
-            }
-        }
-        Ok(())
+impl<const UTF8: bool> Walk<'_, UTF8> {
+    #[cold]
+    fn fail<'b>(&mut self, rest: &[u8], what: &'static str) -> Option<&'b [u8]> {
+        self.what = what;
+        self.left = rest.len();
+        None
     }
 
-    fn composite(&mut self, step: Step, depth: usize) -> Result<(), &'static str> {
+    // Always: the loops over fields and items each get their own copy, without a call for a plain value.
+    #[inline(always)]
+    fn step<'b>(&mut self, step: Step, rest: &'b [u8], depth: usize) -> Option<&'b [u8]> {
+        let (after, what) = match step {
+            Step::Const(length) => (rest.get(length as usize..), "the value ends too early"),
+            Step::Boolean => match rest.split_first() {
+                Some((0 | 1, after)) => (Some(after), ""),
+                Some(_) => (None, "a boolean is neither 0 nor 1"),
+                None => (None, "the value ends before a boolean"),
+            },
+            Step::Int => (skip_int(rest), "an int is cut off or has more than 32 bits"),
+            Step::Long => (skip_long(rest), "a long is cut off or has more than 64 bits"),
+            Step::Bytes => (
+                split_bytes(rest).map(|(_, after)| after),
+                "the length of bytes is negative or beyond the end",
+            ),
+            Step::Text => match split_bytes(rest) {
+                Some((text, _)) if UTF8 && std::str::from_utf8(text).is_err() => {
+                    (None, "a string is not UTF-8")
+                }
+                Some((_, after)) => (Some(after), ""),
+                None => (None, "the length of a string is negative or beyond the end"),
+            },
+            Step::Enum(symbols) => match split_int(rest) {
+                Some((index, after)) if u32::try_from(index).is_ok_and(|index| index < symbols) => {
+                    (Some(after), "")
+                }
+                Some(_) => (None, "an enum has no symbol of this index"),
+                None => (None, "an enum's index is cut off or too long"),
+            },
+            Step::Record(_) | Step::Array(..) | Step::Map(_) | Step::Union(_) => {
+                return self.composite(step, rest, depth);
+            }
+        };
+        match after {
+            Some(after) => Some(after),
+            None => self.fail(rest, what),
+        }
+    }
+
+    #[inline(never)]
+    fn composite<'b>(&mut self, step: Step, mut rest: &'b [u8], depth: usize) -> Option<&'b [u8]> {
+        if let Step::Union(id) = step {
+            let Node::Union(branches) = self.nodes.get(id) else {
+                unreachable!("the step was made for a union")
+            };
+            let Some((index, after)) = split_int(rest) else {
+                return self.fail(rest, "a union's index is cut off or too long");
+            };
+            let Some(branch) = usize::try_from(index).ok().and_then(|index| branches.get(index)) else {
+                return self.fail(rest, "a union has no branch of this index");
+            };
+            // unions do not nest, so this does not count: what it leads to does
+            return self.step(self.nodes.step(*branch), after, depth);
+        }
+        let Some(depth) = depth.checked_sub(1) else { return self.fail(rest, DEEP) };
         match step {
             Step::Record(id) => {
-                let depth = depth.checked_sub(1).ok_or(DEEP)?;
-                let nodes = self.nodes;
-                for step in nodes.record_steps.get(id as usize).into_iter().flatten() {
-                    self.step(*step, depth)?;
+                let steps = self.nodes.record_steps.get(id as usize).map_or(&[][..], |steps| steps);
+                for step in steps {
+                    rest = self.step(*step, rest, depth)?;
                 }
+                Some(rest)
             }
             Step::Array(items, empty) => {
-                let depth = depth.checked_sub(1).ok_or(DEEP)?;
                 let step = self.nodes.step(items);
                 loop {
-                    let count = take_count(&mut self.rest)?;
+                    let (count, after) = self.count(rest)?;
+                    rest = after;
                     if count == 0 {
-                        break;
+                        return Some(rest);
                     }
                     if empty {
-                        count_empty(&mut self.empty_items, count)?;
+                        if let Err(what) = count_empty(&mut self.empty_items, count) {
+                            return self.fail(rest, what);
+                        }
                         continue;
                     }
                     for _ in 0..count {
-                        self.step(step, depth)?;
+                        rest = self.step(step, rest, depth)?;
                     }
                 }
             }
             Step::Map(values) => {
-                let depth = depth.checked_sub(1).ok_or(DEEP)?;
                 let step = self.nodes.step(values);
                 loop {
-                    let count = take_count(&mut self.rest)?;
+                    let (count, after) = self.count(rest)?;
+                    rest = after;
                     if count == 0 {
-                        break;
+                        return Some(rest);
                     }
                     for _ in 0..count {
-                        self.step(Step::Text, depth)?;
-                        self.step(step, depth)?;
+                        rest = self.step(Step::Text, rest, depth)?;
+                        rest = self.step(step, rest, depth)?;
                     }
                 }
             }
-            Step::Union(id) => {
-                let Node::Union(branches) = self.nodes.get(id) else {
-                    unreachable!("the step was made for a union");
-                };
-                let mut rest = self.rest;
-                let index = take_int(&mut rest).ok_or("a union's index is cut off or too long")?;
-                let branch = usize::try_from(index).ok().and_then(|index| branches.get(index));
-                let branch = *branch.ok_or("a union has no branch of this index")?;
-                self.rest = rest;
-                // unions do not nest, so this does not count: what it leads to does
-                return self.step(self.nodes.step(branch), depth);
-            }
             _ => unreachable!("only composite steps come here"),
         }
-        Ok(())
+    }
+
+    #[inline]
+    fn count<'b>(&mut self, rest: &'b [u8]) -> Option<(usize, &'b [u8])> {
+        let mut after = rest;
+        match take_count(&mut after) {
+            Ok(count) => Some((count, after)),
+            Err(what) => {
+                self.fail(rest, what);
+                None
+            }
+        }
     }
 }

@@ -36,51 +36,86 @@ fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
-/// Takes a `long` off the front of `rest`; `None` (and `rest` untouched) where it ends early or has more than 64 bits.
+/// A `long` at the front of `bytes`, and what is behind it; `None` where it ends early or has more than 64 bits.
 #[inline]
-pub fn take_long(rest: &mut &[u8]) -> Option<i64> {
-    let (&first, tail) = rest.split_first()?;
-    let bits = if first < 0x80 {
-        *rest = tail;
-        u64::from(first)
-    } else {
-        take_more(rest)?
-    };
-    Some((bits >> 1) as i64 ^ -((bits & 1) as i64))
+pub fn split_long(bytes: &[u8]) -> Option<(i64, &[u8])> {
+    let (&first, rest) = bytes.split_first()?;
+    let (bits, rest) = if first < 0x80 { (u64::from(first), rest) } else { split_more(bytes)? };
+    Some(((bits >> 1) as i64 ^ -((bits & 1) as i64), rest))
 }
 
-fn take_more(rest: &mut &[u8]) -> Option<u64> {
+fn split_more(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut bits = 0u64;
-    for (at, &byte) in rest.iter().take(10).enumerate() {
+    for (at, &byte) in bytes.iter().take(10).enumerate() {
         // the tenth byte has room for one bit of 64
         if at == 9 && byte > 1 {
             return None;
         }
         bits |= u64::from(byte & 0x7f) << (7 * at);
         if byte < 0x80 {
-            *rest = rest.get(at + 1..)?;
-            return Some(bits);
+            return Some((bits, bytes.get(at + 1..)?));
         }
     }
     None
 }
 
-/// Takes an `int`; `None` also where the value has more than 32 bits.
+/// An `int` at the front of `bytes`; `None` also where the value has more than 32 bits.
 #[inline]
-pub fn take_int(rest: &mut &[u8]) -> Option<i32> {
-    let mut tail = *rest;
-    let value = i32::try_from(take_long(&mut tail)?).ok()?;
-    *rest = tail;
+pub fn split_int(bytes: &[u8]) -> Option<(i32, &[u8])> {
+    let (value, rest) = split_long(bytes)?;
+    Some((i32::try_from(value).ok()?, rest))
+}
+
+/// `bytes` or a `string` at the front of `bytes`; `None` where the length is negative or reaches beyond the end.
+#[inline]
+pub fn split_bytes(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = split_long(bytes)?;
+    rest.split_at_checked(usize::try_from(length).ok()?)
+}
+
+/// What is behind a `long`.
+#[inline]
+pub fn skip_long(bytes: &[u8]) -> Option<&[u8]> {
+    skip_up_to(bytes, 9).or_else(|| split_long(bytes).map(|(_, rest)| rest))
+}
+
+/// What is behind an `int`.
+#[inline]
+pub fn skip_int(bytes: &[u8]) -> Option<&[u8]> {
+    // four bytes are 28 bits; a fifth may hold more than the four that are left
+    skip_up_to(bytes, 5).or_else(|| split_int(bytes).map(|(_, rest)| rest))
+}
+
+/// What is behind an integer of fewer than `limit` bytes, found without a loop; `None`: look again, one by one.
+#[inline]
+fn skip_up_to(bytes: &[u8], limit: usize) -> Option<&[u8]> {
+    const LAST: u64 = 0x8080_8080_8080_8080;
+    let word = u64::from_le_bytes(*bytes.first_chunk()?);
+    let length = (!word & LAST).trailing_zeros() as usize / 8 + 1;
+    if length < limit { bytes.get(length..) } else { None }
+}
+
+/// Takes a `long` off the front of `rest`; where it cannot, `rest` is untouched.
+#[inline]
+pub fn take_long(rest: &mut &[u8]) -> Option<i64> {
+    let (value, after) = split_long(rest)?;
+    *rest = after;
     Some(value)
 }
 
-/// Takes `bytes` or a `string`; `None` where the length is negative or reaches beyond the end.
+/// Takes an `int`.
+#[inline]
+pub fn take_int(rest: &mut &[u8]) -> Option<i32> {
+    let (value, after) = split_int(rest)?;
+    *rest = after;
+    Some(value)
+}
+
+/// Takes `bytes` or a `string`.
 #[inline]
 pub fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let mut tail = *rest;
-    let length = usize::try_from(take_long(&mut tail)?).ok()?;
-    let (bytes, tail) = tail.split_at_checked(length)?;
-    *rest = tail;
+    let (bytes, after) = split_bytes(rest)?;
+    *rest = after;
     Some(bytes)
 }
 
@@ -97,8 +132,16 @@ mod tests {
             let mut rest = &bytes[..];
             assert_eq!(take_long(&mut rest), Some(value));
             assert!(rest.is_empty());
+            let padded = [&bytes[..], &[0xff; 9]].concat();
+            for bytes in [&bytes, &padded] {
+                let rest = &bytes[long_len(value)..];
+                assert_eq!(skip_long(bytes), Some(rest));
+                assert_eq!(skip_int(bytes), i32::try_from(value).ok().map(|_| rest), "{value}");
+            }
             for cut in 0..bytes.len() {
                 assert_eq!(take_long(&mut &bytes[..cut]), None);
+                assert_eq!(skip_long(&bytes[..cut]), None);
+                assert_eq!(skip_int(&bytes[..cut]), None);
             }
         }
     }
@@ -107,6 +150,8 @@ mod tests {
     fn more_than_64_or_32_bits_are_refused() {
         assert_eq!(take_long(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02][..]), None);
         assert_eq!(take_long(&mut &[0x80; 20][..]), None);
+        assert_eq!(skip_long(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]), None);
+        assert_eq!(skip_long(&[0x80; 20]), None);
         let mut bytes = Vec::new();
         put_long(&mut bytes, i64::from(i32::MAX) + 1);
         assert_eq!(take_int(&mut &bytes[..]), None);

@@ -11,68 +11,19 @@ pub(super) struct Lex<'t> {
     pub rest: &'t [u8],
 }
 
-/// A number's token, taken apart but not yet made a number, since its type is the schema's business.
-pub(super) struct Number<'t> {
-    text: &'t [u8],
-    negative: bool,
-    /// All digits as one integer, if `exact`.
-    mantissa: u64,
-    exact: bool,
-    /// Power of ten that the mantissa is times.
-    exponent: i32,
-    /// Written without fraction and exponent.
-    pub integral: bool,
-}
-
-/// Powers of ten that a double holds exactly.
-const POWERS: [f64; 23] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18,
-    1e19, 1e20, 1e21, 1e22,
-];
-
-impl Number<'_> {
-    /// The integer; `None` where it has more than 64 bits. Only for one that is [`Number::integral`].
-    #[inline]
-    pub fn integer(&self) -> Option<i64> {
-        if !self.exact {
-            return None;
-        }
-        if self.negative {
-            0i64.checked_sub_unsigned(self.mantissa)
-        } else {
-            i64::try_from(self.mantissa).ok()
-        }
-    }
-
-    /// The double nearest to the number; `None` where it is beyond the largest.
-    #[inline]
-    pub fn double(&self) -> Option<f64> {
-        // Mantissa and power are both exact, so that one operation rounds once (Clinger, 1990).
-        if self.exact
-            && self.mantissa <= 1 << 53
-            && let Some(power) = POWERS.get(self.exponent.unsigned_abs() as usize)
-        {
-            let mantissa = self.mantissa as f64;
-            let value = if self.exponent < 0 { mantissa / power } else { mantissa * power };
-            return Some(if self.negative { -value } else { value });
-        }
-        self.parse().filter(|value: &f64| value.is_finite())
-    }
-
-    /// The float nearest to the number, not by way of the double, which would round twice.
-    pub fn float(&self) -> Option<f32> {
-        self.parse().filter(|value: &f32| value.is_finite())
-    }
-
-    fn parse<T: std::str::FromStr>(&self) -> Option<T> {
-        std::str::from_utf8(self.text).ok()?.parse().ok()
-    }
-}
-
 impl<'t> Lex<'t> {
     /// Skips whitespace.
     #[inline]
     pub fn space(&mut self) {
+        // most often there is none, which one comparison tells
+        if self.rest.first().is_none_or(|byte| *byte > b' ') {
+            return;
+        }
+        self.spaces();
+    }
+
+    #[inline(never)]
+    fn spaces(&mut self) {
         while let Some((b' ' | b'\t' | b'\n' | b'\r', rest)) = self.rest.split_first() {
             self.rest = rest;
         }
@@ -99,6 +50,25 @@ impl<'t> Lex<'t> {
                 true
             }
             None => false,
+        }
+    }
+
+    /// Takes `word` if it is next.
+    #[inline]
+    pub fn known(&mut self, word: &Word) -> bool {
+        let is = match (self.rest.first_chunk(), self.rest.first_chunk()) {
+            (Some(short), _) if word.text.len() <= 8 => {
+                u64::from_le_bytes(*short) & word.mask as u64 == word.head as u64
+            }
+            (_, Some(long)) if word.text.len() <= 16 => u128::from_le_bytes(*long) & word.mask == word.head,
+            _ => self.rest.starts_with(&word.text),
+        };
+        match self.rest.get(word.text.len()..) {
+            Some(rest) if is => {
+                self.rest = rest;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -181,75 +151,6 @@ impl<'t> Lex<'t> {
         })
     }
 
-    /// Takes a number.
-    #[inline]
-    pub fn number(&mut self) -> Result<Number<'t>, Syntax> {
-        let start = self.rest;
-        let negative = self.take(b'-');
-        let mut number =
-            Number { text: start, negative, mantissa: 0, exact: true, exponent: 0, integral: true };
-        let digits = match self.rest.first() {
-            Some(b'0') => {
-                self.take(b'0');
-                if matches!(self.rest.first(), Some(b'0'..=b'9')) {
-                    return Err("a number with a leading zero");
-                }
-                0
-            }
-            Some(b'1'..=b'9') => self.digits(&mut number.mantissa),
-            _ => return Err("a minus without a number"),
-        };
-        // 19 digits fit into 64 bits
-        number.exact = digits <= 19;
-        if let Some(b'.' | b'e' | b'E') = self.rest.first() {
-            self.fraction(&mut number, digits)?;
-        }
-        number.text = start.get(..start.len() - self.rest.len()).unwrap_or(start);
-        Ok(number)
-    }
-
-    fn fraction(&mut self, number: &mut Number<'t>, mut digits: usize) -> Result<(), Syntax> {
-        number.integral = false;
-        if self.take(b'.') {
-            let more = self.digits(&mut number.mantissa);
-            if more == 0 {
-                return Err("a decimal point without digits behind it");
-            }
-            digits += more;
-            number.exact = digits <= 19;
-            number.exponent = -i32::try_from(more).unwrap_or(i32::MAX);
-        }
-        if self.take(b'e') || self.take(b'E') {
-            let negative = self.take(b'-');
-            if !negative {
-                self.take(b'+');
-            }
-            let mut exponent = 0;
-            match self.digits(&mut exponent) {
-                0 => return Err("an exponent without digits"),
-                1..=6 => {
-                    let exponent = i32::try_from(exponent).unwrap_or(i32::MAX);
-                    let signed = if negative { -exponent } else { exponent };
-                    number.exponent = number.exponent.saturating_add(signed);
-                }
-                // what no power of ten in the table covers anyway
-                _ => number.exact = false,
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes digits, appends them to `value` (wrapping), says how many.
-    #[inline]
-    fn digits(&mut self, value: &mut u64) -> usize {
-        let before = self.rest.len();
-        while let Some((&digit @ b'0'..=b'9', rest)) = self.rest.split_first() {
-            *value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
-            self.rest = rest;
-        }
-        before - self.rest.len()
-    }
-
     /// Takes a whole value without making anything of it, checking that it is JSON.
     pub fn ignore(&mut self, scratch: &mut Vec<u8>, depth: usize) -> Result<(), Syntax> {
         match self.rest.first() {
@@ -305,6 +206,27 @@ impl<'t> Lex<'t> {
     }
 }
 
+/// The text of a field's name, its closing quote and the colon behind it. Up to 16 bytes are compared as a number: a
+/// call of `memcmp` takes longer than the comparison.
+pub(super) struct Word {
+    text: Box<[u8]>,
+    head: u128,
+    mask: u128,
+}
+
+impl Word {
+    /// Of a field's name.
+    pub fn field(name: &str) -> Word {
+        let text = format!("{name}\":").into_bytes();
+        let (mut head, mut mask) = ([0; 16], [0; 16]);
+        for ((byte, head), mask) in text.iter().zip(&mut head).zip(&mut mask) {
+            *head = *byte;
+            *mask = 0xff;
+        }
+        Word { text: text.into(), head: u128::from_le_bytes(head), mask: u128::from_le_bytes(mask) }
+    }
+}
+
 pub(super) const UNCLOSED: Syntax = "the text ends inside a string";
 pub(super) const NO_VALUE: Syntax = "no value where one should be";
 pub(super) const OBJECT_NEXT: Syntax = "neither a comma nor a brace behind an object's field";
@@ -340,46 +262,15 @@ mod tests {
 
     use super::*;
 
-    fn number(text: &str) -> Result<Number<'_>, Syntax> {
-        let mut lex = Lex { rest: text.as_bytes() };
-        let number = lex.number()?;
-        assert!(lex.rest.is_empty(), "{text}: left over");
-        Ok(number)
-    }
-
-    #[test]
-    fn integers_have_64_bits_and_no_more() {
-        for value in [0, 1, -1, 42, i64::MAX, i64::MIN] {
-            assert_eq!(number(&value.to_string()).unwrap().integer(), Some(value));
-        }
-        for text in
-            ["9223372036854775808", "-9223372036854775809", "18446744073709551616", "99999999999999999999999"]
-        {
-            assert_eq!(number(text).unwrap().integer(), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_json_calls_no_number_is_none() {
-        for text in ["-", "01", "-01", "1.", "1.e3", "1e", "1e+", "+1", ".5", "NaN"] {
-            assert!(number(text).is_err(), "{text}");
-        }
-        assert_eq!(number("-0").unwrap().double().map(f64::to_bits), Some((-0.0f64).to_bits()));
-        assert_eq!(number("1e400").unwrap().double(), None);
-        assert_eq!(number("1e-400").unwrap().double(), Some(0.0));
-        assert_eq!(number("0e99999999999").unwrap().double(), Some(0.0));
-        assert_eq!(number("1e39").unwrap().float(), None);
-    }
-
     proptest! {
         #[test]
-        fn numbers_are_what_the_standard_library_makes_of_them(bits in any::<u64>(), small in -1e9..1e9f64) {
-            for value in [f64::from_bits(bits), small, small.round() / 100.0] {
-                if value.is_finite() {
-                    for text in [format!("{value:e}"), format!("{value:?}"), format!("{value}")] {
-                        prop_assert_eq!(number(&text).unwrap().double().map(f64::to_bits), Some(value.to_bits()));
-                    }
-                }
+        fn a_known_word_is_found_wherever_it_stands(name in "[a-z]{1,20}", other in "[a-z]{1,20}", behind in "[0-9]{0,17}") {
+            let word = Word::field(&name);
+            for (text, found) in [(&name, true), (&other, name == other)] {
+                let text = format!("{text}\":{behind}");
+                let mut lex = Lex { rest: text.as_bytes() };
+                prop_assert_eq!(lex.known(&word), found);
+                prop_assert_eq!(lex.rest == behind.as_bytes(), found);
             }
         }
 

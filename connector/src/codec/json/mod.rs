@@ -13,29 +13,23 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-
 use self::fail::{Segment, Stop, What};
 use self::lex::{LIST_NEXT, Lex, NO_VALUE, OBJECT_NEXT};
-use self::plan::{Field, Plan};
+use self::plan::Plan;
 use super::{ExtraFields, Misfit, Stage};
 use crate::schema::node::{Nodes, Step};
-use crate::schema::wire::{long_len, put_bytes, put_long};
+use crate::schema::wire::{long_len, put_bytes};
 use crate::schema::{Id, MAX_DEPTH, MAX_EMPTY_ITEMS, Node, Schema};
 
 mod fail;
 mod lex;
+mod number;
 mod plan;
+mod record;
+mod scalar;
 mod union;
 
 pub(super) use lex::plain;
-
-/// Standard alphabet; padding as it pleases the sender.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// Encodes JSON texts as datums of one schema.
 pub(super) struct Json {
@@ -74,9 +68,6 @@ struct Key {
     from: usize,
     to: usize,
 }
-
-/// A piece that is not there yet.
-const ABSENT: (usize, usize) = (usize::MAX, usize::MAX);
 
 impl Json {
     pub fn new(schema: Arc<Schema>, extra_fields: ExtraFields) -> Json {
@@ -230,306 +221,12 @@ impl<'t> Pass<'_, 't> {
         self.stop_at(if begins { What::Type(id) } else { What::Syntax(NO_VALUE) }, left)
     }
 
-    /// Takes a string for a value of `id`; `None`: it is in `buffers.text`.
-    #[inline]
-    fn string(&mut self, id: Id) -> Result<Option<&'t [u8]>, Stop> {
-        if !self.lex.take(b'"') {
-            return self.wrong(id);
-        }
-        self.quoted()
-    }
-
-    /// Takes the rest of a string.
-    #[inline]
-    fn quoted(&mut self) -> Result<Option<&'t [u8]>, Stop> {
-        match self.lex.string(&mut self.buffers.text) {
-            Ok(text) => Ok(text),
-            Err(syntax) => self.stop(What::Syntax(syntax)),
-        }
-    }
-
-    #[inline]
-    fn number(&mut self, id: Id) -> Result<lex::Number<'t>, Stop> {
-        if !matches!(self.lex.rest.first(), Some(b'-' | b'0'..=b'9')) {
-            return self.wrong(id);
-        }
-        match self.lex.number() {
-            Ok(number) => Ok(number),
-            Err(syntax) => self.stop(What::Syntax(syntax)),
-        }
-    }
-
-    #[inline]
-    fn integer(&mut self, id: Id) -> Result<i64, Stop> {
-        let left = self.lex.rest.len();
-        let number = self.number(id)?;
-        if !number.integral {
-            return self.stop_at(What::Fraction(id), left);
-        }
-        match number.integer() {
-            Some(value) => Ok(value),
-            None => self.stop_at(What::Range(id), left),
-        }
-    }
-
-    #[inline]
-    fn long(&mut self, id: Id) -> Result<(), Stop> {
-        let value = self.integer(id)?;
-        put_long(&mut self.buffers.out, value);
-        Ok(())
-    }
-
-    #[inline]
-    fn int(&mut self, id: Id) -> Result<(), Stop> {
-        let left = self.lex.rest.len();
-        let value = self.integer(id)?;
-        if i32::try_from(value).is_err() {
-            return self.stop_at(What::Range(id), left);
-        }
-        put_long(&mut self.buffers.out, value);
-        Ok(())
-    }
-
-    #[inline]
-    fn double(&mut self, id: Id) -> Result<(), Stop> {
-        let left = self.lex.rest.len();
-        let value = match self.lex.rest.first() {
-            Some(b'"') => self.not_finite(id)?,
-            _ => match self.number(id)?.double() {
-                Some(value) => value,
-                None => return self.stop_at(What::Range(id), left),
-            },
-        };
-        self.buffers.out.extend_from_slice(&value.to_le_bytes());
-        Ok(())
-    }
-
-    fn float(&mut self, id: Id) -> Result<(), Stop> {
-        let left = self.lex.rest.len();
-        let value = match self.lex.rest.first() {
-            Some(b'"') => self.not_finite(id)? as f32,
-            _ => match self.number(id)?.float() {
-                Some(value) => value,
-                None => return self.stop_at(What::Range(id), left),
-            },
-        };
-        self.buffers.out.extend_from_slice(&value.to_le_bytes());
-        Ok(())
-    }
-
-    /// The words for doubles that JSON has no numbers for.
-    fn not_finite(&mut self, id: Id) -> Result<f64, Stop> {
-        let left = self.lex.rest.len();
-        Ok(match self.string(id)? {
-            Some(b"NaN") => f64::NAN,
-            Some(b"Infinity") => f64::INFINITY,
-            Some(b"-Infinity") => f64::NEG_INFINITY,
-            _ => return self.stop_at(What::Type(id), left),
-        })
-    }
-
-    fn symbol(&mut self, id: Id) -> Result<(), Stop> {
-        let left = self.lex.rest.len();
-        let text = self.string(id)?.unwrap_or(&self.buffers.text);
-        let Node::Enum(symbols) = self.nodes.get(id) else { unreachable!("called for an enum") };
-        match symbols.symbol(text) {
-            Some(index) => put_long(&mut self.buffers.out, index.into()),
-            None => return self.stop_at(What::Symbol(id), left),
-        }
-        Ok(())
-    }
-
-    /// Bytes (`size`: none) or a fixed.
-    fn base64(&mut self, id: Id, size: Option<usize>) -> Result<(), Stop> {
-        let left = self.lex.rest.len();
-        let plain = self.string(id)?;
-        let Buffers { out, text, .. } = &mut *self.buffers;
-        let text = plain.unwrap_or(text);
-        let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
-        // four characters are three bytes; of an impossible remainder, decoding complains
-        let length = (text.len() - padding) / 4 * 3 + ((text.len() - padding) % 4).saturating_sub(1);
-        if let Some(size) = size
-            && size != length
-        {
-            return self.stop_at(What::Size(id, length), left);
-        }
-        if size.is_none() {
-            put_long(out, length as i64);
-        }
-        let start = out.len();
-        out.resize(start + length, 0);
-        let room = out.get_mut(start..).unwrap_or_default();
-        match BASE64.decode_slice(text, room) {
-            Ok(written) if written == length => Ok(()),
-            _ => self.stop_at(What::Base64(id), left),
-        }
-    }
-
     #[inline]
     fn deeper(&mut self, depth: usize) -> Result<usize, Stop> {
         match depth.checked_sub(1) {
             Some(depth) => Ok(depth),
             None => self.stop(What::Deep),
         }
-    }
-
-    fn record(&mut self, id: Id, depth: usize) -> Result<(), Stop> {
-        let plans = self.plans;
-        let Some(Plan::Record(fields)) = plans.get(id as usize) else { unreachable!("planned as a record") };
-        if self.lex.rest.first() != Some(&b'{') {
-            return self.wrong(id);
-        }
-        let depth = self.deeper(depth)?;
-        self.lex.take(b'{');
-        // fields 0..done stand in `out` in order; from the first that is out of order on, pieces are noted
-        let mut done = 0;
-        let mut pieces = None;
-        let mut follows = 0;
-        self.lex.space();
-        if !self.lex.take(b'}') {
-            loop {
-                if let Some(at) = self.name(id, fields, follows, depth)? {
-                    follows = at + 1;
-                    let Some(field) = fields.get(at) else { unreachable!("found among the fields") };
-                    if at == done && pieces.is_none() {
-                        if let Err(Stop) = self.value(field.node, depth) {
-                            return Err(self.within(Segment::Field(id, at)));
-                        }
-                        done += 1;
-                    } else {
-                        let base = *pieces.get_or_insert_with(|| {
-                            let base = self.buffers.pieces.len();
-                            self.buffers.pieces.resize(base + fields.len() - done, ABSENT);
-                            (base, self.buffers.out.len())
-                        });
-                        self.piece(id, at, at.checked_sub(done).map(|at| at + base.0), field.node, depth)?;
-                    }
-                }
-                self.lex.space();
-                if self.lex.take(b',') {
-                    self.lex.space();
-                } else if self.lex.take(b'}') {
-                    break;
-                } else {
-                    return self.stop(What::Syntax(OBJECT_NEXT));
-                }
-            }
-        }
-        match pieces {
-            None => {
-                for (at, field) in fields.iter().enumerate().skip(done) {
-                    match &field.default {
-                        Some(default) if default.depth > depth => return self.stop(What::Deep),
-                        Some(default) => self.buffers.out.extend_from_slice(&default.datum),
-                        None => return self.stop(What::Missing(id, at)),
-                    }
-                }
-                Ok(())
-            }
-            Some((base, start)) => {
-                self.reorder(id, fields.get(done..).unwrap_or_default(), done, (base, start), depth)
-            }
-        }
-    }
-
-    /// Encodes a field that came out of order; `slot` is where its piece is noted, `None` if it came before.
-    fn piece(&mut self, id: Id, at: usize, slot: Option<usize>, node: Id, depth: usize) -> Result<(), Stop> {
-        let Some(slot) = slot.filter(|slot| self.buffers.pieces.get(*slot) == Some(&ABSENT)) else {
-            let stopped = self.stop(What::Twice);
-            self.within(Segment::Field(id, at));
-            return stopped;
-        };
-        let from = self.buffers.out.len();
-        if let Err(Stop) = self.value(node, depth) {
-            return Err(self.within(Segment::Field(id, at)));
-        }
-        if let Some(piece) = self.buffers.pieces.get_mut(slot) {
-            *piece = (from, self.buffers.out.len());
-        }
-        Ok(())
-    }
-
-    /// Puts the pieces of `fields`, the first of which is the record's field `done`, in order, defaults between them.
-    /// `pieces`: from where on they are noted, and from where on they lie in `out`.
-    fn reorder(
-        &mut self,
-        id: Id,
-        fields: &[Field],
-        done: usize,
-        pieces: (usize, usize),
-        depth: usize,
-    ) -> Result<(), Stop> {
-        let (base, start) = pieces;
-        let Buffers { out, pieces, ordered, .. } = &mut *self.buffers;
-        ordered.clear();
-        for (at, field) in fields.iter().enumerate() {
-            let (from, to) = pieces.get(base + at).copied().unwrap_or(ABSENT);
-            match (out.get(from..to), &field.default) {
-                (Some(piece), _) => ordered.extend_from_slice(piece),
-                (None, Some(default)) if default.depth <= depth => ordered.extend_from_slice(&default.datum),
-                (None, Some(_)) => return self.stop(What::Deep),
-                (None, None) => return self.stop(What::Missing(id, done + at)),
-            }
-        }
-        out.truncate(start);
-        out.extend_from_slice(ordered);
-        pieces.truncate(base);
-        Ok(())
-    }
-
-    /// Takes a field's name and the colon; an unknown field is taken whole, and `None`.
-    #[inline]
-    fn name(
-        &mut self,
-        id: Id,
-        fields: &[Field],
-        follows: usize,
-        depth: usize,
-    ) -> Result<Option<usize>, Stop> {
-        if !self.lex.take(b'"') {
-            return self.stop(What::Syntax("no name where an object's next field should be"));
-        }
-        let guess = self.buffers.follows.get(id as usize).and_then(|record| record.get(follows));
-        let guess = guess.map_or(usize::MAX, |guess| *guess as usize);
-        if let Some(field) = fields.get(guess)
-            && self.lex.word(&field.quoted)
-        {
-            self.colon()?;
-            return Ok(Some(guess));
-        }
-        self.search(id, follows, depth)
-    }
-
-    #[inline]
-    fn colon(&mut self) -> Result<(), Stop> {
-        self.lex.space();
-        if !self.lex.take(b':') {
-            return self.stop(What::Syntax("no colon behind a name"));
-        }
-        self.lex.space();
-        Ok(())
-    }
-
-    fn search(&mut self, id: Id, follows: usize, depth: usize) -> Result<Option<usize>, Stop> {
-        let left = self.lex.rest.len();
-        let name = self.quoted()?.unwrap_or(&self.buffers.text);
-        let found = self.nodes.record(id).field(name);
-        if let Some(at) = found {
-            let record = self.buffers.follows.get_mut(id as usize);
-            if let Some(guess) = record.and_then(|record| record.get_mut(follows)) {
-                *guess = at as u32;
-            }
-        } else if self.reject_extra {
-            let (from, to) = (self.length - left, self.length - self.lex.rest.len() - 1);
-            return self.stop_at(What::Unknown(id, from, to), left);
-        }
-        self.colon()?;
-        if found.is_none()
-            && let Err(syntax) = self.lex.ignore(&mut self.buffers.text, depth)
-        {
-            return self.stop(if syntax == lex::DEEP { What::Deep } else { What::Syntax(syntax) });
-        }
-        Ok(found)
     }
 
     fn list(&mut self, id: Id, items: Id, depth: usize) -> Result<(), Stop> {

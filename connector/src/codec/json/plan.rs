@@ -1,5 +1,6 @@
 //! What JSON needs of a schema beyond its nodes, made once per codec.
 
+use super::lex::Word;
 use crate::schema::node::{self, Nodes};
 use crate::schema::{Id, Node, Schema};
 
@@ -12,8 +13,8 @@ pub(super) enum Plan {
 
 /// A record's field.
 pub(super) struct Field {
-    /// The name and the quote behind it: what follows the opening quote if the text's next field is this one.
-    pub quoted: Box<[u8]>,
+    /// What follows the opening quote if the text's next field is this one.
+    pub word: Word,
     pub node: Id,
     pub default: Option<node::Default>,
 }
@@ -42,7 +43,7 @@ pub(super) fn plans(schema: &Schema) -> Vec<Plan> {
     let plan = |node: &Node| match node {
         Node::Record(record) => {
             let field = |field: &node::Field| Field {
-                quoted: format!("{}\"", field.name).into_bytes().into(),
+                word: Word::field(&field.name),
                 node: field.node,
                 default: field.default.clone(),
             };

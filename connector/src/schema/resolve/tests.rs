@@ -3,9 +3,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
-use super::reference::{self, Dice};
-use super::wire::{put_bytes, put_long};
 use super::*;
+use crate::schema::reference::{self, Dice};
+use crate::schema::wire::{put_bytes, put_long};
 
 fn parse(json: &str) -> Arc<Schema> {
     Arc::new(Schema::parse(json).unwrap_or_else(|error| panic!("{error}: {json}")))

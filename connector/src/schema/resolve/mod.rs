@@ -1,0 +1,115 @@
+//! From a writer's datum to a reader's, by the Avro specification's rules ("Schema Resolution").
+//!
+//! The two schemas are compared once; what is left per datum is a program of copies, drops, conversions and defaults.
+//! Where a whole subtree is encoded alike it is validated and copied, not taken apart.
+//!
+//! Where the specification leaves it open: of a reader's union, the branch of the very type (and full name) is
+//! preferred, then one of the same kind, then one that the value can be promoted to, as Avro for Java does. A mismatch
+//! inside one branch of a writer's union is an error of the datums that hold it, not of the schemas. Decimals need the
+//! same scale and a reader's precision no smaller.
+
+use std::sync::Arc;
+
+use self::compare::Compare;
+use self::run::Run;
+use super::node::{Default, Id};
+use super::{Error, MAX_DEPTH, Malformed, Schema};
+
+mod compare;
+mod run;
+#[cfg(test)]
+mod tests;
+
+/// Index of an act.
+type ActId = usize;
+
+/// What is done with a value of the writer's.
+#[derive(Clone, Debug)]
+enum Act {
+    /// Nothing yet: a record that is being compared.
+    Open,
+    /// Validate a value of the writer's node, and copy it.
+    Copy(Id),
+    /// Bytes to a string: the same, if they are UTF-8.
+    Text,
+    IntToFloat,
+    IntToDouble,
+    LongToFloat,
+    LongToDouble,
+    FloatToDouble,
+    /// By the writer's index, the reader's.
+    Enum(Box<[Option<u32>]>),
+    Record(Box<Fields>),
+    /// Items; `true`: the writer's take no bytes.
+    Array(ActId, bool),
+    Map(ActId),
+    /// By the writer's branch.
+    FromUnion(Box<[ActId]>),
+    /// The reader's branch.
+    ToUnion(usize, ActId),
+    /// A branch of the writer's that the reader has nothing for.
+    Never,
+}
+
+#[derive(Clone, Debug)]
+enum Fields {
+    /// The reader's fields come in the writer's order.
+    Stream(Vec<Part>),
+    /// They do not: the writer's are located first.
+    Jump { writer: Vec<Id>, reader: Vec<Source> },
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    Skip(Id),
+    Take(ActId),
+    Put(Default),
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Field(usize, ActId),
+    Default(Default),
+}
+
+/// Reads datums of a writer's schema as datums of a reader's.
+#[derive(Debug)]
+pub struct Resolver {
+    writer: Arc<Schema>,
+    acts: Vec<Act>,
+    root: ActId,
+}
+
+impl Resolver {
+    /// Compares two schemas.
+    ///
+    /// # Errors
+    /// [`Error::Incompatible`]: no datum (save of single branches of unions) could be read.
+    pub fn new(writer: &Arc<Schema>, reader: &Arc<Schema>) -> Result<Resolver, Error> {
+        let mut compare = Compare::new(writer, reader);
+        let root = compare.pair(writer.nodes.root, reader.nodes.root, 0).map_err(|mismatch| {
+            let at: Vec<String> = mismatch.at.into_iter().rev().collect();
+            let at = if at.is_empty() { "the schema".into() } else { at.join(".") };
+            Error::Incompatible { at, reason: mismatch.reason }
+        })?;
+        Ok(Resolver { writer: Arc::clone(writer), acts: compare.acts, root })
+    }
+
+    /// Appends the reader's datum for the writer's, which has to be all of `datum`.
+    ///
+    /// # Errors
+    /// [`Malformed`]; `out` is as long as before then.
+    pub fn resolve(&self, datum: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+        let start = out.len();
+        let mut run = Run { resolver: self, rest: datum, out, places: Vec::new(), empty_items: 0 };
+        let mut result = run.act(self.root, MAX_DEPTH);
+        if result.is_ok() && !run.rest.is_empty() {
+            result = Err("something behind the datum");
+        }
+        let at = datum.len() - run.rest.len();
+        result.map_err(|what| {
+            out.truncate(start);
+            Malformed { at, what }
+        })
+    }
+}
