@@ -328,7 +328,7 @@ impl<'a> Check<'a> {
                 let names = field_names(&schema);
                 let near = nearest(&field, names.iter().map(String::as_str)).filter(|near| *near != field);
                 let hint = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
-                self.wrong(&["datasets", name, "key"], format!("{field:?}: {reason}{hint}"));
+                self.wrong(&["datasets", name, "key"], format!("{reason}{hint}"));
                 None
             }
             Err(error) => {
@@ -377,9 +377,13 @@ impl<'a> Check<'a> {
                 if let Some((other, role)) = written.insert(topic, (name, key))
                     && (role, key) != ("dead_letters", "dead_letters")
                 {
-                    let what =
-                        format!("{topic:?} is also datasets.{other}.{role}: each needs a topic of its own");
-                    self.wrong(&["datasets", name, key], what);
+                    // Of the two, the one that was given is the one to change.
+                    let (here, there) = match self.is_given(&["datasets", name, key]) {
+                        true => ((name.as_str(), key), (other, role)),
+                        false => ((other, role), (name.as_str(), key)),
+                    };
+                    let what = format!("{topic:?} is also datasets.{}.{}: each needs a topic of its own", there.0, there.1);
+                    self.wrong(&["datasets", here.0, here.1], what);
                 }
             }
         }

@@ -25,7 +25,7 @@ pub const PREFIX: &str = "STILLWELL_";
 const NOT_KEYS: &[&str] = &["CONFIG", "CACHE"];
 
 /// One source of values.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Layer {
     /// As `config show` names it.
     pub name: &'static str,
@@ -84,7 +84,6 @@ pub fn insert(dict: &mut Dict, path: &[String], value: Value) {
 }
 
 /// Reads layers, and remembers what was wrong with them.
-#[derive(Debug)]
 pub struct Reader<'a> {
     env: &'a BTreeMap<String, String>,
     /// All that was wrong.

@@ -19,8 +19,8 @@ use super::secret::Properties;
 use super::tree::{self, OVERRIDABLE};
 use super::values::{Kind, Raw};
 
-/// Everything that a configuration is read from.
-#[derive(Clone, Debug, Default)]
+/// Everything that a configuration is read from. Not `Debug`: there are secrets in it.
+#[derive(Clone, Default)]
 pub struct Sources {
     /// The file: its path, and its text.
     pub file: Option<(PathBuf, String)>,
@@ -31,11 +31,10 @@ pub struct Sources {
 }
 
 /// Effective values by path, each with where it came from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Effective(pub BTreeMap<Vec<String>, (Value, Origin)>);
 
 /// What reading gave: the values as far as they are right, and what is wrong.
-#[derive(Debug)]
 pub struct Loaded {
     /// The values. Where a required one is missing there is a stand-in, which is listed in `wrong`.
     pub effective: Effective,

@@ -20,6 +20,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub mod values;
@@ -107,7 +108,7 @@ fn is_configured(env: &BTreeMap<String, String>) -> bool {
 }
 
 /// A configuration without mistakes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     file: Option<PathBuf>,
     effective: Effective,
@@ -189,5 +190,13 @@ impl Config {
 
     fn reading(&self, name: &str) -> &Reading {
         self.reading.get(name).expect("a configuration without mistakes knows how to read each dataset")
+    }
+}
+
+impl fmt::Debug for Config {
+    /// What `config show` prints, which has no secrets in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.shown();
+        f.debug_map().entries(shown.iter().map(|one| (&one.key, &one.value))).finish()
     }
 }

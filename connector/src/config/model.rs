@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::values::{Keyed, Kind, Listen, Secret, Size, Span};
+use super::values::{Keyed, Kind, Listen, Part, Secret, Size, Span};
 use Fallback::{Derived, Is, Required, Unset};
 use Kind::{Choice, Fraction, KeyRule, Level, Path, Share, Switch, Text, Texts, Whole};
 
@@ -194,7 +194,7 @@ section! {
         /// Versions between snapshots, at least. The chain of deltas is cut at 384 in any case.
         snapshot_frequency: u64 = Whole(1, 1_000_000), Is("25"), ["200" _ _];
         /// Share of the last snapshot's bytes that the deltas since must reach before the next.
-        snapshot_min_change: f64 = Share, Is("25%");
+        snapshot_min_change: Part = Share, Is("25%");
         /// Longest time between snapshots of a dataset that changes.
         snapshot_max_interval: Span = Kind::Span(1_000), Is("1h");
         /// Compress blobs in the store (zstd).
@@ -357,8 +357,8 @@ pub struct DatasetModel {
     pub producer: Producer,
 }
 
-/// The effective values.
-#[derive(Clone, Debug)]
+/// The effective values. Not `Debug`: there are secrets in it, see [`super::Config`].
+#[derive(Clone)]
 pub struct Model {
     /// Top level.
     pub process: Process,

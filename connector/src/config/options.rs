@@ -119,7 +119,7 @@ impl Config {
                 worker_pool_size: performance.worker_pool_size,
                 write_timeout: performance.write_timeout.0,
                 snapshot_frequency: performance.snapshot_frequency,
-                snapshot_min_change: performance.snapshot_min_change,
+                snapshot_min_change: performance.snapshot_min_change.0,
                 snapshot_max_interval: performance.snapshot_max_interval.0,
                 enable_compression: performance.enable_compression,
             },

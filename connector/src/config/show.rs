@@ -6,6 +6,7 @@ use figment::value::Value;
 
 use super::Config;
 use super::layers::Origin;
+use super::model::SECTIONS;
 use super::secret::{MASK, is_secret, without_user};
 use super::tree;
 
@@ -21,17 +22,21 @@ pub struct Shown {
     /// The key's path.
     pub key: String,
     /// As TOML; secrets as `"***"`.
+    #[serde(skip)]
     pub value: String,
+    /// The same as JSON.
+    #[serde(rename = "value")]
+    pub json: serde_json::Value,
     /// `default`, `profile NAME`, `FILE:LINE`, `env NAME`, `flag …`; and what was fetched from where.
     pub source: String,
 }
 
 impl Config {
-    /// All values, in the order of a file: the keys of a section, then the sections below it.
+    /// All values, in the order of the documentation; each dataset's together, at the end.
     pub fn shown(&self) -> Vec<Shown> {
         let mut all: Vec<Shown> =
             self.effective().0.iter().map(|(path, (value, origin))| show(path, value, origin)).collect();
-        all.sort_by(|a, b| a.section.cmp(&b.section));
+        all.sort_by_cached_key(|shown| rank(&shown.section, &shown.name));
         all
     }
 }
@@ -54,16 +59,50 @@ pub fn to_toml(all: &[Shown]) -> String {
     text
 }
 
+/// Where a key stands in the documentation. What is not listed there (properties, features) follows its section.
+fn rank(section: &[String], name: &str) -> (String, usize, usize, String) {
+    let (dataset, pattern) = match section {
+        [datasets, dataset, producer, below @ ..] if datasets == "datasets" && producer == "producer" => {
+            (dataset.as_str(), format!("producer.{}", below.join(".")))
+        }
+        [datasets, dataset, below @ ..] if datasets == "datasets" => {
+            (dataset.as_str(), ["datasets", "*"].into_iter().chain(below.iter().map(String::as_str)).collect::<Vec<_>>().join("."))
+        }
+        _ => ("", section.join(".")),
+    };
+    let own = pattern.starts_with("datasets");
+    let index = SECTIONS.iter().position(|section| section.path == pattern);
+    let index = index.map(|index| if own { index } else { index + SECTIONS.len() * usize::from(!dataset.is_empty()) });
+    let keys = SECTIONS.iter().find(|section| section.path == pattern).map_or(&[][..], |section| section.keys);
+    let key = keys.iter().position(|key| key.name == name).unwrap_or(usize::MAX);
+    let after = match pattern.as_str() {
+        "kafka.properties" => SECTIONS.iter().position(|section| section.path == "kafka"),
+        _ => None,
+    };
+    (dataset.to_owned(), index.or(after).unwrap_or(usize::MAX), key, pattern)
+}
+
 fn show(path: &[String], value: &Value, origin: &Origin) -> Shown {
     let hidden = origin.via.is_some() || is_secret(path);
     let source = match &origin.via {
         Some(via) => format!("{}, from {via}", origin.place),
         None => origin.place.to_string(),
     };
-    let value = if hidden { format!("{MASK:?}") } else { toml(value) };
+    let (text, json) = if hidden {
+        (format!("{MASK:?}"), MASK.into())
+    } else {
+        (toml(value), json(value))
+    };
     let (name, section) =
-        path.split_last().map_or((&[][..], path), |(last, section)| (std::slice::from_ref(last), section));
-    Shown { section: section.to_vec(), name: tree::show(name), key: tree::show(path), value, source }
+        path.split_last().map_or((&path[..0], path), |(last, section)| (std::slice::from_ref(last), section));
+    Shown { section: section.to_vec(), name: tree::show(name), key: tree::show(path), value: text, json, source }
+}
+
+fn json(value: &Value) -> serde_json::Value {
+    match value {
+        Value::String(_, text) => without_user(text).into(),
+        value => serde_json::to_value(value).unwrap_or_default(),
+    }
 }
 
 /// A value as TOML writes it.

@@ -98,7 +98,10 @@ impl Kind {
                     None => raw.float(),
                 };
                 match share {
-                    Some(share) if (0.0..=1.0).contains(&share) => Ok(share.into()),
+                    // Kept as written, for `config show`.
+                    Some(share) if (0.0..=1.0).contains(&share) => {
+                        Ok(raw.text().map_or(Value::from(share), |text| text.trim().into()))
+                    }
                     _ => Err(found()),
                 }
             }
@@ -282,6 +285,29 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// A share from 0 to 1, written as in `25%` or `0.25`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Part(pub f64);
+
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(f64),
+            Text(String),
+        }
+        let number = |text: &str| text.trim().parse::<f64>().map_err(serde::de::Error::custom);
+        match Written::deserialize(deserializer)? {
+            Written::Number(share) => Ok(Part(share)),
+            Written::Text(text) => match text.strip_suffix('%') {
+                Some(percent) => number(percent).map(|percent| Part(percent / 100.0)),
+                None => number(&text).map(Part),
+            },
+        }
+    }
+}
+
 /// Bytes, written as in `8MB` (8,000,000) or `8MiB` (8,388,608).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
@@ -360,7 +386,8 @@ mod tests {
         assert_eq!(Kind::Switch.read(&loose("true")).unwrap(), Value::from(true));
         assert_eq!(Kind::Texts.read(&loose("a, b")).unwrap(), Value::from(vec!["a", "b"]));
         assert_eq!(Kind::KeyRule.read(&loose("kafka")).unwrap(), Value::from("kafka"));
-        assert_eq!(Kind::Share.read(&loose("25%")).unwrap(), Value::from(0.25));
+        let share = Kind::Share.read(&loose("25%")).unwrap();
+        assert!((share.deserialize::<Part>().unwrap().0 - 0.25).abs() < 1e-9);
     }
 
     #[test]
