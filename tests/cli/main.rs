@@ -1,7 +1,4 @@
 //! The binary as its user runs it: arguments, exit codes, what it prints.
 
-#![expect(clippy::unwrap_used, reason = "what a test cannot set up fails it")]
-
-mod basics;
-mod demo;
+mod arguments;
 mod serving;

@@ -24,7 +24,7 @@ pub struct Run {
     #[command(flatten)]
     given: Given,
     /// Run one side only [default: both]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, env = "STILLWELL_ROLE")]
     role: Option<Side>,
 }
 

@@ -382,7 +382,10 @@ impl<'a> Check<'a> {
                         true => ((name.as_str(), key), (other, role)),
                         false => ((other, role), (name.as_str(), key)),
                     };
-                    let what = format!("{topic:?} is also datasets.{}.{}: each needs a topic of its own", there.0, there.1);
+                    let what = format!(
+                        "{topic:?} is also datasets.{}.{}: each needs a topic of its own",
+                        there.0, there.1
+                    );
                     self.wrong(&["datasets", here.0, here.1], what);
                 }
             }

@@ -141,12 +141,15 @@ section! {
 }
 
 section! {
-    /// Where things lie.
+    /// Where things lie. Nothing is cleaned in this release: `keep_snapshots` and `clean_grace` take effect with a
+    /// later one.
     Storage at "storage" {
         /// Root of this instance's own files: write-ahead log and blob cache.
         data_dir: PathBuf = Kind::Folder, Required;
         /// Where versions are stored: `file:///PATH` or `memory://` (demo, tests).
         blobs: String = Text, Derived("blobs in data_dir");
+        /// Most bytes of blobs in the cache, in data_dir; what is in use is kept beyond it.
+        cache_size: Size = Kind::Size(1_000_000), Is("10GiB"), [_ _ "1GiB"];
         /// Snapshots that are kept, with the versions since.
         keep_snapshots: u32 = Whole(1, 1_000_000), Is("4");
         /// From "no longer kept" being announced to the blobs being deleted.
@@ -294,6 +297,8 @@ section! {
     Source at "datasets.*.source" {
         /// Topics.
         topics: Vec<String> = Texts, Required;
+        /// Partitions of a source topic that is created because it is missing.
+        partitions: i32 = Whole(1, 100_000), Is("1");
         /// How values are written there.
         format: String = Choice(&["avro", "json", "raw"]), Required;
         /// Schema with which `avro` values were written, where it is not the dataset's own.

@@ -65,15 +65,22 @@ fn rank(section: &[String], name: &str) -> (String, usize, usize, String) {
         [datasets, dataset, producer, below @ ..] if datasets == "datasets" && producer == "producer" => {
             (dataset.as_str(), format!("producer.{}", below.join(".")))
         }
-        [datasets, dataset, below @ ..] if datasets == "datasets" => {
-            (dataset.as_str(), ["datasets", "*"].into_iter().chain(below.iter().map(String::as_str)).collect::<Vec<_>>().join("."))
-        }
+        [datasets, dataset, below @ ..] if datasets == "datasets" => (
+            dataset.as_str(),
+            ["datasets", "*"]
+                .into_iter()
+                .chain(below.iter().map(String::as_str))
+                .collect::<Vec<_>>()
+                .join("."),
+        ),
         _ => ("", section.join(".")),
     };
     let own = pattern.starts_with("datasets");
     let index = SECTIONS.iter().position(|section| section.path == pattern);
-    let index = index.map(|index| if own { index } else { index + SECTIONS.len() * usize::from(!dataset.is_empty()) });
-    let keys = SECTIONS.iter().find(|section| section.path == pattern).map_or(&[][..], |section| section.keys);
+    let index = index
+        .map(|index| if own { index } else { index + SECTIONS.len() * usize::from(!dataset.is_empty()) });
+    let keys =
+        SECTIONS.iter().find(|section| section.path == pattern).map_or(&[][..], |section| section.keys);
     let key = keys.iter().position(|key| key.name == name).unwrap_or(usize::MAX);
     let after = match pattern.as_str() {
         "kafka.properties" => SECTIONS.iter().position(|section| section.path == "kafka"),
@@ -88,14 +95,17 @@ fn show(path: &[String], value: &Value, origin: &Origin) -> Shown {
         Some(via) => format!("{}, from {via}", origin.place),
         None => origin.place.to_string(),
     };
-    let (text, json) = if hidden {
-        (format!("{MASK:?}"), MASK.into())
-    } else {
-        (toml(value), json(value))
-    };
+    let (text, json) = if hidden { (format!("{MASK:?}"), MASK.into()) } else { (toml(value), json(value)) };
     let (name, section) =
         path.split_last().map_or((&path[..0], path), |(last, section)| (std::slice::from_ref(last), section));
-    Shown { section: section.to_vec(), name: tree::show(name), key: tree::show(path), value: text, json, source }
+    Shown {
+        section: section.to_vec(),
+        name: tree::show(name),
+        key: tree::show(path),
+        value: text,
+        json,
+        source,
+    }
 }
 
 fn json(value: &Value) -> serde_json::Value {

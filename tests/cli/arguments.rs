@@ -1,0 +1,220 @@
+//! Commands that need no broker: what they print where, and the codes they end with.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use stillwell_tests::{Finished, run, scratch, stillwell, workspace};
+
+const SHORT: Duration = Duration::from_secs(30);
+
+const LEAST: &str = r#"[storage]
+data_dir = "data"
+[datasets.products]
+source = { topics = ["products"], format = "json" }
+schema = "product.avsc"
+key = ["id"]
+"#;
+
+/// A folder with a schema and the configuration `text`; the path of the latter.
+fn configured(text: &str) -> (tempfile::TempDir, String) {
+    let dir = scratch();
+    let schema = r#"{"type":"record","name":"Product","fields":[{"name":"id","type":"string"}]}"#;
+    std::fs::write(dir.path().join("product.avsc"), schema).unwrap();
+    let file = dir.path().join("stillwell.toml");
+    std::fs::write(&file, text).unwrap();
+    (dir, file.display().to_string())
+}
+
+fn told(arguments: &[&str]) -> Finished {
+    run(&mut stillwell(arguments), SHORT)
+}
+
+#[test]
+fn a_right_configuration_is_said_to_be() {
+    let (_dir, file) = configured(LEAST);
+    let finished = told(&["check", "-c", &file]).expect_code(0);
+    assert_eq!(finished.stdout, format!("{file}: right; 1 dataset: products\n"));
+    assert_eq!(finished.stderr, "");
+}
+
+#[test]
+fn every_mistake_has_its_line_and_the_way_out() {
+    let (_dir, file) = configured(&format!("{LEAST}shards = 4\n[htpp]\n[consumer]\npoll_interval = 3\n"));
+    let finished =
+        run(stillwell(["check", "-c", &file]).env("STILLWELL_HTTP__LISTEN", "here"), SHORT).expect_code(78);
+    assert_eq!(finished.stdout, "");
+    let expected = format!(
+        "error: {file}:7: datasets.products.shards: 4 shards are not in this release: 1 is\n\
+         error: {file}:8: htpp: unknown key; did you mean http?\n\
+         error: {file}:10: consumer.poll_interval: 3 cannot stand here: write a number with its unit, as in \"100ms\", \
+         \"1s\" or \"10m\"\n\
+         error: env STILLWELL_HTTP__LISTEN: http.listen: \"here\" cannot stand here: write an address and a port, as in \
+         \"127.0.0.1:8080\", or \"off\"\n\
+         4 mistakes in the configuration\n"
+    );
+    assert_eq!(finished.stderr, expected);
+}
+
+#[test]
+fn without_a_file_it_says_how_to_name_one() {
+    let dir = scratch();
+    let finished = run(stillwell(["check"]).current_dir(dir.path()), SHORT).expect_code(78);
+    assert!(
+        finished.stderr.contains("stillwell.toml: no such file; name one with -c FILE"),
+        "{}",
+        finished.stderr
+    );
+    let (dir, _) = configured(LEAST);
+    run(stillwell(["check"]).current_dir(dir.path()), SHORT).expect_code(0);
+    let elsewhere = scratch();
+    let file = dir.path().join("stillwell.toml");
+    run(stillwell(["check"]).current_dir(elsewhere.path()).env("STILLWELL_CONFIG", file), SHORT)
+        .expect_code(0);
+}
+
+#[test]
+fn a_wrong_command_line_is_64_and_help_is_data() {
+    for wrong in [&["chekc"][..], &[], &["check", "--colour"], &["blob", "inspect"], &["check", "--set", "x"]]
+    {
+        let finished = told(wrong).expect_code(64);
+        assert_eq!(finished.stdout, "", "{wrong:?}");
+        assert!(!finished.stderr.is_empty(), "{wrong:?}");
+    }
+    assert!(told(&["--help"]).expect_code(0).stdout.contains("check"));
+    assert!(told(&["--version"]).expect_code(0).stdout.starts_with("stillwell "));
+}
+
+#[test]
+fn what_is_shown_is_a_configuration_that_says_the_same() {
+    let (dir, file) = configured(&format!("profile = \"small-memory\"\n{LEAST}"));
+    let first = told(&["config", "show", "-c", &file, "--set", "kafka.client_id=me"]).expect_code(0).stdout;
+    let again = dir.path().join("again.toml");
+    std::fs::write(&again, &first).unwrap();
+    let second = told(&["config", "show", "-c", &again.display().to_string()]).expect_code(0).stdout;
+    let values = |text: &str| {
+        text.lines().map(|line| line.split("  # ").next().unwrap().trim_end().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(values(&first), values(&second));
+    assert!(
+        first.contains("# profile small-memory") && first.contains("# flag --set kafka.client_id"),
+        "{first}"
+    );
+    assert!(second.lines().all(|line| !line.contains("  # ") || line.contains("again.toml:")), "{second}");
+}
+
+#[test]
+fn sources_are_named_and_secrets_are_not_shown() {
+    let text = format!("{LEAST}[http]\nadmin_token = {{ env = \"STILLWELL_ADMIN_TOKEN\" }}\n");
+    let (_dir, file) = configured(&text);
+    let mut command = stillwell(["config", "show", "--changed", "--output", "json", "-c", &file]);
+    command.env("STILLWELL_ADMIN_TOKEN", "s3same").env("STILLWELL_PRODUCER__BATCHING__MAX_BATCH_SIZE", "500");
+    command.env("STILLWELL_KAFKA__PROPERTIES__SASL_PASSWORD", "s3same");
+    let finished = run(&mut command, SHORT).expect_code(0);
+    assert!(
+        !finished.stdout.contains("s3same") && !finished.stderr.contains("s3same"),
+        "{}",
+        finished.stdout
+    );
+    let shown: Vec<Value> = serde_json::from_str(&finished.stdout).unwrap();
+    let one = |key: &str| {
+        shown.iter().find(|one| one["key"] == key).unwrap_or_else(|| panic!("{key} is not shown"))
+    };
+    assert_eq!(one("producer.batching.max_batch_size")["value"], 500);
+    let source = "env STILLWELL_PRODUCER__BATCHING__MAX_BATCH_SIZE";
+    assert_eq!(one("producer.batching.max_batch_size")["source"], source);
+    assert_eq!(one("http.admin_token")["value"], "***");
+    assert_eq!(one("http.admin_token")["source"], format!("{file}:8, from env STILLWELL_ADMIN_TOKEN"));
+    assert_eq!(one("storage.data_dir")["source"], format!("{file}:2"));
+}
+
+#[test]
+fn logs_go_to_stderr_as_json_where_wanted() {
+    let (_dir, file) = configured(&format!(
+        "{LEAST}[producer.batching]\nmax_batch_size = 50000\n[log]\nformat = \"json\"\n"
+    ));
+    let finished = told(&["check", "-c", &file]).expect_code(0);
+    assert_eq!(finished.stdout.lines().count(), 1);
+    let line: Value = serde_json::from_str(finished.stderr.trim()).unwrap();
+    assert_eq!(line["level"], "WARN");
+    assert!(line["message"].as_str().unwrap().contains("max_batch_size: 50000 is never reached"), "{line}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let (_dir, file) = configured(LEAST);
+    let mut child = stillwell(["config", "show", "-c", &file]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+fn golden(name: &str) -> String {
+    workspace().join("tests/golden").join(name).display().to_string()
+}
+
+#[test]
+fn a_blob_says_what_it_is() {
+    for (name, kind, codec) in [
+        ("delta/v1/plain.avro", "delta", "null"),
+        ("delta/v1/stored.avro", "delta", "zstandard"),
+        ("snapshot/v1/stored.avro", "snapshot", "zstandard"),
+    ] {
+        let url = format!("file://{}", golden(name));
+        let finished = told(&["blob", "inspect", &url, "--output", "json"]).expect_code(0);
+        let said: Value = serde_json::from_str(&finished.stdout).unwrap();
+        assert_eq!((said["kind"].as_str(), said["codec"].as_str()), (Some(kind), Some(codec)), "{said}");
+        assert!(said["checksum"].as_str().unwrap().starts_with("xxh3:"), "{said}");
+        assert!(said["schema"].is_object() || said["schema"].is_string(), "{said}");
+        assert!(told(&["blob", "inspect", &golden(name)]).expect_code(0).stdout.contains("plain_checksum"));
+        assert!(told(&["blob", "verify", &url]).expect_code(0).stdout.contains(": whole; "));
+    }
+    let index = golden("index/v1/of-snapshot.index");
+    assert!(told(&["blob", "inspect", &index]).expect_code(0).stdout.contains("snapshot_checksum"));
+    told(&["blob", "verify", &index]).expect_code(0);
+}
+
+#[test]
+fn a_damaged_blob_is_told_from_a_missing_one() {
+    let dir = scratch();
+    for name in ["delta/v1/stored.avro", "snapshot/v1/plain.avro", "index/v1/of-snapshot.index"] {
+        let whole = std::fs::read(golden(name)).unwrap();
+        let copy = dir.path().join(Path::new(name).file_name().unwrap());
+        // Cut short, and a byte flipped within the last block.
+        std::fs::write(&copy, &whole[..whole.len() - 3]).unwrap();
+        let cut = told(&["blob", "verify", &copy.display().to_string()]).expect_code(74);
+        assert!(cut.stderr.contains("is not whole"), "{}", cut.stderr);
+        assert_eq!(cut.stdout, "");
+        let mut flipped = whole.clone();
+        let at = flipped.len() - 5;
+        flipped[at] ^= 0x40;
+        std::fs::write(&copy, &flipped).unwrap();
+        told(&["blob", "verify", &copy.display().to_string()]).expect_code(74);
+    }
+    told(&["blob", "verify", "/nowhere/x.delta.avro"]).expect_code(65);
+    told(&["blob", "inspect", "s3://bucket/x.delta.avro"]).expect_code(65);
+}
+
+#[test]
+fn health_is_asked_for_where_the_configuration_says() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (_dir, file) = configured(&format!("{LEAST}[http]\nlisten = \"0.0.0.0:{port}\"\n"));
+    let server = std::thread::spawn(move || {
+        for status in ["200 OK", "503 Service Unavailable"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = [0; 1024];
+            let read = stream.read(&mut asked).unwrap();
+            assert!(asked[..read].starts_with(b"GET /health "));
+            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}").unwrap();
+        }
+    });
+    told(&["healthcheck", "-c", &file]).expect_code(0);
+    let url = format!("http://127.0.0.1:{port}");
+    told(&["healthcheck", "--url", &url]).expect_code(1);
+    server.join().unwrap();
+    let nobody = told(&["healthcheck", "--url", &url]).expect_code(1);
+    assert!(nobody.stdout.contains("cannot connect"), "{}", nobody.stdout);
+}
