@@ -110,15 +110,9 @@ impl Poller {
     /// # Errors
     /// [`Error::Options`] for a property that librdkafka refuses. Does not wait for Kafka.
     pub fn new(options: &Options, tuning: &Tuning) -> Result<Poller, Error> {
-        let doing = || format!("making the {} client for {}", tuning.role, options.bootstrap_servers);
-        let no_group = || Error::Options {
-            doing: doing(),
-            detail: "group.id is empty, and a consumer needs one".to_owned(),
-        };
-        if tuning.group.is_empty() {
-            return Err(no_group());
-        }
-        let fetch_wait = tuning.fetch_wait.as_millis().clamp(1, 300_000).to_string();
+        // The embedded broker holds an empty fetch for all of its time, whatever arrives meanwhile.
+        let longest = if options.embedded { EMBEDDED_FETCH_WAIT } else { 300_000 };
+        let fetch_wait = tuning.fetch_wait.as_millis().clamp(1, longest).to_string();
         let fetch_ahead = (tuning.fetch_ahead >> 10).clamp(1, 2_097_151).to_string();
         // What is ahead is compared with the bound before a fetch, not after: a fetch may not be as large as it likes.
         let fetch_most = (tuning.fetch_ahead / 2).clamp(1 << 20, 50 << 20).to_string();
