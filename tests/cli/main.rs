@@ -1,4 +1,7 @@
 //! The binary as its user runs it: arguments, exit codes, what it prints.
 
-mod arguments;
+#![expect(clippy::unwrap_used, reason = "what a test cannot set up fails it")]
+
+mod basics;
+mod demo;
 mod serving;
