@@ -223,14 +223,7 @@ impl Tail {
                     let doing = format!("reading {} at offset {next}", self.options.announcements);
                     return Err(kafka::Error::Unavailable { doing, detail });
                 }
-                Some(Polled::Error(error)) if error.is_transient() => {
-                    self.options.metrics.errors_total.with(&["tail"]).inc();
-                    let text = error.to_string();
-                    self.status.send_modify(|status| {
-                        status.reachable = Some(false);
-                        status.error = Some(text);
-                    });
-                }
+                // Nothing tells that Kafka is back but an answer: describing the topic anew asks for one.
                 Some(Polled::Error(error)) => return Err(error),
             }
         }

@@ -143,12 +143,15 @@ impl System {
     fn serve(&mut self, listener: Listener) {
         let metrics = self.metrics.consumer(DATASET, Shard(0));
         let reading = self.consumers.first().map(|first| {
-            ReadingSide::new(first.reader().clone(), metrics, consumer::options::DEFAULT_MAX_ERRORS_PER_MINUTE)
+            ReadingSide::new(
+                first.reader().clone(),
+                metrics,
+                consumer::options::DEFAULT_MAX_ERRORS_PER_MINUTE,
+            )
         });
         let log_dir = self.folder.path().join("producer").join("log").join(DATASET);
         let writing = WritingSide::new(&self.producer, self.wrote.clone(), log_dir);
-        let directory =
-            Directory::new([Dataset::new(DATASET, reading, Some(writing))], self.clock.clone());
+        let directory = Directory::new([Dataset::new(DATASET, reading, Some(writing))], self.clock.clone());
         let router = App::new(directory, self.metrics.clone(), self.clock.clone()).router();
         self.front.spawn(listener.serve(router, self.stop_front.clone()));
     }

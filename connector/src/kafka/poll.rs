@@ -110,6 +110,14 @@ impl Poller {
     /// # Errors
     /// [`Error::Options`] for a property that librdkafka refuses. Does not wait for Kafka.
     pub fn new(options: &Options, tuning: &Tuning) -> Result<Poller, Error> {
+        let doing = || format!("making the {} client for {}", tuning.role, options.bootstrap_servers);
+        let no_group = || Error::Options {
+            doing: doing(),
+            detail: "group.id is empty, and a consumer needs one".to_owned(),
+        };
+        if tuning.group.is_empty() {
+            return Err(no_group());
+        }
         // The embedded broker holds an empty fetch for all of its time, whatever arrives meanwhile.
         let longest = if options.embedded { EMBEDDED_FETCH_WAIT } else { 300_000 };
         let fetch_wait = tuning.fetch_wait.as_millis().clamp(1, longest).to_string();
