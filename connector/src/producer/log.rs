@@ -56,7 +56,7 @@ pub use self::read::{Logged, Reader};
 const MOST_WAITING: usize = 4096;
 /// Trimmed bytes at which they are deleted: few enough to keep the log from growing, and so many that there are only a
 /// few range deletions in a memtable, since each costs every later read a little.
-const FORGET_SHARE: usize = 4;
+const FORGET_SHARE: usize = 8;
 /// Deleted bytes at which the files that held them are looked for.
 const RECLAIM_BYTES: u64 = 128 << 20;
 
@@ -246,7 +246,14 @@ impl Inner {
 }
 
 impl Engine {
-    fn start(dir: &Path, options: &Options, shared: &Arc<Shared>) -> Result<(Engine, Survey), Error> {
+    /// Opens the database, and starts its threads. Numbers go on from `next` at least: those that this process has
+    /// told of are not used again.
+    fn start(
+        dir: &Path,
+        options: &Options,
+        shared: &Arc<Shared>,
+        next: u64,
+    ) -> Result<(Engine, Survey), Error> {
         let disk =
             disk::Options { clock: options.clock.clone(), write_buffer_bytes: options.write_buffer_bytes };
         let opened = Database::open(dir, &disk)?;
@@ -270,7 +277,7 @@ impl Engine {
             why: error.to_string(),
         };
         let writer = Writer::start(
-            opened.survey.next,
+            opened.survey.next.max(next),
             (options.max_waiting_bytes, MOST_WAITING),
             persist(&database, options),
             committed(shared.clone(), options.clone()),
@@ -355,7 +362,7 @@ impl Log {
                 changed: Notify::new(),
                 persisted: watch::Sender::new(0),
             });
-            let (engine, survey) = Engine::start(&dir, &options, &shared)?;
+            let (engine, survey) = Engine::start(&dir, &options, &shared, 0)?;
             shared.persisted.send_replace(survey.next);
             Ok(Log(Arc::new(Inner {
                 dir,
@@ -457,7 +464,8 @@ impl Log {
         if let Some(failed) = failed {
             let _ = failed.stop();
         }
-        let (engine, survey) = Engine::start(&inner.dir, &inner.options, &inner.shared)?;
+        let next = *inner.shared.persisted.borrow();
+        let (engine, survey) = Engine::start(&inner.dir, &inner.options, &inner.shared, next)?;
         let (writer, keeper) = (engine.writer.clone(), engine.keeper.clone());
         *lock(&inner.engine) = Some(engine);
         Ok((writer, keeper, survey))
