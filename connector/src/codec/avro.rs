@@ -46,7 +46,7 @@ impl Avro {
     fn misfit(&self, value: &[u8], malformed: Malformed) -> Misfit {
         if value.is_empty() {
             let message = "the value is empty; a delete is a Kafka null".into();
-            return Misfit { stage: Stage::Decode, class: "EmptyValue", message };
+            return Misfit { stage: Stage::Decode, class: "stillwell.codec.EmptyValue", message };
         }
         let name = self.writer.nodes.title(self.writer.nodes.root);
         let mut message = format!("the value is not an Avro datum of {name}: {malformed}");
@@ -59,6 +59,6 @@ impl Avro {
                 "; without its first 5 bytes it is one: a schema registry's header, which this format lacks",
             );
         }
-        Misfit { stage: Stage::Decode, class: "MalformedAvro", message }
+        Misfit { stage: Stage::Decode, class: "stillwell.codec.MalformedAvro", message }
     }
 }

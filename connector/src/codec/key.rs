@@ -44,13 +44,13 @@ impl Fields {
             }
             let part = path.follow(schema, datum).map_err(|malformed| Misfit {
                 stage: Stage::Key,
-                class: "MalformedAvro",
+                class: "stillwell.codec.MalformedAvro",
                 message: format!("the key field `{}` cannot be read: {malformed}", path.name),
             })?;
             if !part.is_some_and(|part| append(part, composite, out)) {
                 return Err(Misfit {
                     stage: Stage::Key,
-                    class: "NullKey",
+                    class: "stillwell.codec.NullKey",
                     message: format!("the key field `{}` is null", path.name),
                 });
             }

@@ -176,7 +176,11 @@ impl Codec {
 
 #[cold]
 fn no_key(what: &str) -> Misfit {
-    Misfit { stage: Stage::Key, class: "MissingKey", message: format!("{what} has no Kafka key") }
+    Misfit {
+        stage: Stage::Key,
+        class: "stillwell.codec.MissingKey",
+        message: format!("{what} has no Kafka key"),
+    }
 }
 
 #[cfg(test)]

@@ -55,107 +55,142 @@ fn fields_come_in_any_order_and_defaults_fill_in() {
 #[test]
 fn each_misfit_says_where_and_what_was_expected() {
     for (text, stage, class, message) in [
-        ("", Stage::Decode, "EmptyValue", "the value is empty; a delete is a Kafka null"),
-        ("  \n", Stage::Decode, "EmptyValue", "the value is empty; a delete is a Kafka null"),
-        ("null", Stage::Decode, "NullLiteral", "the value is the word null; a delete is a Kafka null"),
-        ("{", Stage::Decode, "MalformedJson", "no name where an object's next field should be (byte 1)"),
+        ("", Stage::Decode, "stillwell.codec.EmptyValue", "the value is empty; a delete is a Kafka null"),
+        ("  \n", Stage::Decode, "stillwell.codec.EmptyValue", "the value is empty; a delete is a Kafka null"),
+        (
+            "null",
+            Stage::Decode,
+            "stillwell.codec.NullLiteral",
+            "the value is the word null; a delete is a Kafka null",
+        ),
+        (
+            "{",
+            Stage::Decode,
+            "stillwell.codec.MalformedJson",
+            "no name where an object's next field should be (byte 1)",
+        ),
         (
             "{\"id\":\"a\" \"stock\":1}",
             Stage::Decode,
-            "MalformedJson",
+            "stillwell.codec.MalformedJson",
             "neither a comma nor a brace behind an object's field (byte 10)",
         ),
-        ("{\"id\" \"a\"}", Stage::Decode, "MalformedJson", "no colon behind a name (byte 6)"),
-        ("{\"id\":a}", Stage::Decode, "MalformedJson", "no value where one should be (byte 6)"),
-        ("{\"id\":\"\\ud800\"}", Stage::Decode, "MalformedJson", "an unpaired surrogate"),
-        ("{\"id\":\"a\",\"stock\":01}", Stage::Decode, "MalformedJson", "leading zero"),
+        ("{\"id\" \"a\"}", Stage::Decode, "stillwell.codec.MalformedJson", "no colon behind a name (byte 6)"),
+        (
+            "{\"id\":a}",
+            Stage::Decode,
+            "stillwell.codec.MalformedJson",
+            "no value where one should be (byte 6)",
+        ),
+        ("{\"id\":\"\\ud800\"}", Stage::Decode, "stillwell.codec.MalformedJson", "an unpaired surrogate"),
+        ("{\"id\":\"a\",\"stock\":01}", Stage::Decode, "stillwell.codec.MalformedJson", "leading zero"),
         (
             "{\"id\":\"a\",\"stock\":1} {}",
             Stage::Decode,
-            "MalformedJson",
+            "stillwell.codec.MalformedJson",
             "something behind the value (byte 21)",
         ),
-        ("{\"id\":\"a\",\"stock\":1,}", Stage::Decode, "MalformedJson", "no name where"),
-        ("[1]", Stage::Validate, "WrongType", "expected an object (shop.Product), found a list (byte 0)"),
+        ("{\"id\":\"a\",\"stock\":1,}", Stage::Decode, "stillwell.codec.MalformedJson", "no name where"),
+        (
+            "[1]",
+            Stage::Validate,
+            "stillwell.codec.WrongType",
+            "expected an object (shop.Product), found a list (byte 0)",
+        ),
         (
             "\"null\"",
             Stage::Validate,
-            "WrongType",
+            "stillwell.codec.WrongType",
             "expected an object (shop.Product), found a string (byte 0)",
         ),
-        ("{\"id\":1}", Stage::Validate, "WrongType", "`id`: expected a string, found a number (byte 6)"),
-        ("{\"id\":null}", Stage::Validate, "WrongType", "`id`: expected a string, found null (byte 6)"),
+        (
+            "{\"id\":1}",
+            Stage::Validate,
+            "stillwell.codec.WrongType",
+            "`id`: expected a string, found a number (byte 6)",
+        ),
+        (
+            "{\"id\":null}",
+            Stage::Validate,
+            "stillwell.codec.WrongType",
+            "`id`: expected a string, found null (byte 6)",
+        ),
         (
             "{\"id\":\"a\",\"stock\":\"1\"}",
             Stage::Validate,
-            "WrongType",
+            "stillwell.codec.WrongType",
             "`stock`: expected an integer of 32 bits, found a string (byte 18)",
         ),
         (
             "{\"stock\":1.0}",
             Stage::Validate,
-            "WrongType",
+            "stillwell.codec.WrongType",
             "`stock`: expected an integer of 32 bits, found a number with fraction or exponent (byte 9)",
         ),
         (
             "{\"stock\":2147483648}",
             Stage::Validate,
-            "OutOfRange",
+            "stillwell.codec.OutOfRange",
             "`stock`: expected an integer of 32 bits, found a number out of its range (byte 9)",
         ),
         (
             "{\"price\":1e999}",
             Stage::Validate,
-            "OutOfRange",
+            "stillwell.codec.OutOfRange",
             "`price`: expected a number (double), found a number out of its range (byte 9)",
         ),
         (
             "{\"parts\":[{\"number\":1},{\"number\":9223372036854775808}]}",
             Stage::Validate,
-            "OutOfRange",
+            "stillwell.codec.OutOfRange",
             "`parts[1].number`: expected an integer of 64 bits",
         ),
         (
             "{\"parts\":[{\"note\":\"n\"}]}",
             Stage::Validate,
-            "MissingField",
+            "stillwell.codec.MissingField",
             "`parts[0]`: the field `number` is missing; expected an integer of 64 bits, it has no default",
         ),
         (
             "{\"parts\":[{\"number\":1,\"note\":true}]}",
             Stage::Validate,
-            "WrongType",
+            "stillwell.codec.WrongType",
             "`parts[0].note`: expected null or a string, found a boolean (byte 29)",
         ),
         (
             "{\"id\":\"a\"}",
             Stage::Validate,
-            "MissingField",
+            "stillwell.codec.MissingField",
             "the field `stock` is missing; expected an integer of 32 bits",
         ),
         (
             "{\"names\":{\"de\":1}}",
             Stage::Validate,
-            "WrongType",
+            "stillwell.codec.WrongType",
             "`names[\"de\"]`: expected a string, found a number (byte 15)",
         ),
         (
             "{\"names\":{\"de\":\"a\",\"d\\u0065\":\"b\"}}",
             Stage::Validate,
-            "DuplicateField",
+            "stillwell.codec.DuplicateField",
             "`names`: the key occurs twice",
         ),
         (
             "{\"stock\":1,\"id\":\"a\",\"stock\":2}",
             Stage::Validate,
-            "DuplicateField",
+            "stillwell.codec.DuplicateField",
             "`stock`: the field occurs twice",
         ),
-        ("{\"id\":\"a\",\"id\":\"b\"}", Stage::Validate, "DuplicateField", "`id`: the field occurs twice"),
+        (
+            "{\"id\":\"a\",\"id\":\"b\"}",
+            Stage::Validate,
+            "stillwell.codec.DuplicateField",
+            "`id`: the field occurs twice",
+        ),
         (
             "{\"kind\":\"old\"}",
             Stage::Validate,
-            "UnknownSymbol",
+            "stillwell.codec.UnknownSymbol",
             "`kind`: expected a symbol of shop.Kind, found another string (byte 8)",
         ),
     ] {
@@ -171,7 +206,7 @@ fn each_misfit_says_where_and_what_was_expected() {
         ("{\"parts\":[{\"x\":1}]}", "`parts[0]`: shop.Part has no field `x` (byte 12)".to_owned()),
     ] {
         let misfit = strict.decode(Some(b"k"), Some(text.as_bytes())).unwrap_err();
-        assert_eq!((misfit.class, misfit.message), ("UnknownField", message));
+        assert_eq!((misfit.class, misfit.message), ("stillwell.codec.UnknownField", message));
     }
     let misfit = strict.decode(Some(b"k"), Some(b"{\"id\":\"\xff\"}")).unwrap_err();
     assert_eq!(misfit.message, "the value is not JSON: not UTF-8 (byte 7)");
@@ -220,10 +255,13 @@ fn a_union_takes_the_first_branch_that_fits() {
     // nothing is lost that another branch could hold
     let either = r#"{"type":"array","items":["double","long"]}"#;
     assert_eq!(through(either, "[9007199254740993,1,1.5]").unwrap(), "[9007199254740993,1.0,1.5]");
-    assert_eq!(misfit(r#"{"type":"array","items":["int","long"]}"#, "[1e3]").class, "WrongType");
+    assert_eq!(
+        misfit(r#"{"type":"array","items":["int","long"]}"#, "[1e3]").class,
+        "stillwell.codec.WrongType"
+    );
     assert_eq!(
         misfit(r#"{"type":"array","items":["int","long"]}"#, "[9223372036854775808]").class,
-        "OutOfRange"
+        "stillwell.codec.OutOfRange"
     );
 
     let texts =
@@ -262,7 +300,10 @@ fn nested_unions_cannot_be_made_to_work_for_ever() {
         {"name":"a","type":"int"}]}"#;
     let text = "{\"next\":".repeat(100) + "null" + &"}".repeat(100);
     let misfit = misfit(schema, &text);
-    assert!(["AmbiguousUnion", "MissingField"].contains(&misfit.class), "{misfit}");
+    assert!(
+        ["stillwell.codec.AmbiguousUnion", "stillwell.codec.MissingField"].contains(&misfit.class),
+        "{misfit}"
+    );
     assert!(misfit.message.len() < 1000);
 }
 
@@ -272,12 +313,12 @@ fn depth_is_bounded_alike_in_json_and_avro() {
         r#"{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"],"default":null}]}"#;
     let nested = |levels: usize| "{\"next\":".repeat(levels - 1) + "{}" + &"}".repeat(levels - 1);
     assert!(through(list, &nested(128)).is_ok());
-    assert_eq!(misfit(list, &nested(129)).class, "TooDeep");
-    assert_eq!(misfit(list, &nested(100_000)).class, "TooDeep");
+    assert_eq!(misfit(list, &nested(129)).class, "stillwell.codec.TooDeep");
+    assert_eq!(misfit(list, &nested(100_000)).class, "stillwell.codec.TooDeep");
     let ignored = |levels: usize| format!("{{\"x\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
     assert!(through(list, &ignored(127)).is_ok());
-    assert_eq!(misfit(list, &ignored(128)).class, "TooDeep");
-    assert_eq!(misfit(list, &ignored(1_000_000)).class, "TooDeep");
+    assert_eq!(misfit(list, &ignored(128)).class, "stillwell.codec.TooDeep");
+    assert_eq!(misfit(list, &ignored(1_000_000)).class, "stillwell.codec.TooDeep");
 }
 
 #[test]
@@ -287,7 +328,7 @@ fn a_default_counts_against_the_depth() {
         {"name":"deep","type":{"type":"array","items":{"type":"array","items":"int"}},"default":[[1]]}]}"#;
     let nested = |levels: usize| "{\"next\":".repeat(levels - 1) + "{}" + &"}".repeat(levels - 1);
     assert!(through(schema, &nested(126)).is_ok());
-    assert_eq!(misfit(schema, &nested(127)).class, "TooDeep");
+    assert_eq!(misfit(schema, &nested(127)).class, "stillwell.codec.TooDeep");
     let reordered = nested(126).replacen("{}", "{\"deep\":[[]]}", 1);
     assert!(through(schema, &reordered).is_ok());
 }
@@ -299,13 +340,13 @@ fn bytes_are_base64_and_a_fixed_has_its_size() {
     assert_eq!(through(schema, r#"{"b":"+/8","f":"AAECAw=="}"#).unwrap(), r#"{"b":"+/8=","f":"AAECAw=="}"#);
     assert_eq!(through(schema, r#"{"f":"AAECAw","b":""}"#).unwrap(), r#"{"b":"","f":"AAECAw=="}"#);
     for (text, class) in [
-        (r#"{"b":"-_8="}"#, "WrongEncoding"),
-        (r#"{"b":"A"}"#, "WrongEncoding"),
-        (r#"{"b":"AB"}"#, "WrongEncoding"), // bits that are dropped
-        (r#"{"b":"A===="}"#, "WrongEncoding"),
-        (r#"{"b":"AA=A"}"#, "WrongEncoding"),
-        (r#"{"b":"","f":"AAEC"}"#, "WrongSize"),
-        (r#"{"b":"","f":"AAEC_w"}"#, "WrongEncoding"),
+        (r#"{"b":"-_8="}"#, "stillwell.codec.WrongEncoding"),
+        (r#"{"b":"A"}"#, "stillwell.codec.WrongEncoding"),
+        (r#"{"b":"AB"}"#, "stillwell.codec.WrongEncoding"), // bits that are dropped
+        (r#"{"b":"A===="}"#, "stillwell.codec.WrongEncoding"),
+        (r#"{"b":"AA=A"}"#, "stillwell.codec.WrongEncoding"),
+        (r#"{"b":"","f":"AAEC"}"#, "stillwell.codec.WrongSize"),
+        (r#"{"b":"","f":"AAEC_w"}"#, "stillwell.codec.WrongEncoding"),
     ] {
         assert_eq!(misfit(schema, text).class, class, "{text}");
     }
@@ -327,7 +368,7 @@ fn lists_of_nothing_are_bounded() {
     let schema = r#"{"type":"array","items":"null"}"#;
     let list = |count: usize| format!("[{}]", vec!["null"; count].join(","));
     assert!(through(schema, &list(65_536)).is_ok());
-    assert_eq!(misfit(schema, &list(65_537)).class, "TooLarge");
+    assert_eq!(misfit(schema, &list(65_537)).class, "stillwell.codec.TooLarge");
 }
 
 #[test]
@@ -339,7 +380,7 @@ fn raw_bytes_come_as_they_are() {
     assert_eq!(codec.decode(Some(b"k"), None).unwrap().value, None);
     for value in [Some(&b"v"[..]), None] {
         let misfit = codec.decode(None, value).unwrap_err();
-        assert_eq!((misfit.stage, misfit.class), (Stage::Key, "MissingKey"));
+        assert_eq!((misfit.stage, misfit.class), (Stage::Key, "stillwell.codec.MissingKey"));
     }
     let error =
         Codec::new(Format::Raw, KeyRule::Kafka, Arc::new(Schema::parse(r#""string""#).unwrap())).unwrap_err();
@@ -361,15 +402,15 @@ fn avro_of_the_same_schema_passes_through_and_is_checked() {
     assert_eq!(decoded.key, b"ab");
     assert_eq!(decoded.value.unwrap().as_ptr(), value.as_ptr(), "not copied");
     for (value, class, message) in [
-        (&b""[..], "EmptyValue", "the value is empty"),
+        (&b""[..], "stillwell.codec.EmptyValue", "the value is empty"),
         (
             b"\x04a",
-            "MalformedAvro",
+            "stillwell.codec.MalformedAvro",
             "the value is not an Avro datum of R: byte 0: the length of a string is negative or beyond the end",
         ),
-        (b"\x04a\xff", "MalformedAvro", "a string is not UTF-8"),
-        (b"\x04abc", "MalformedAvro", "byte 3: something behind the datum"),
-        (b"\x00\x00\x00\x00\x07\x04ab", "MalformedAvro", "a schema registry's header"),
+        (b"\x04a\xff", "stillwell.codec.MalformedAvro", "a string is not UTF-8"),
+        (b"\x04abc", "stillwell.codec.MalformedAvro", "byte 3: something behind the datum"),
+        (b"\x00\x00\x00\x00\x07\x04ab", "stillwell.codec.MalformedAvro", "a schema registry's header"),
     ] {
         let misfit = codec.decode(Some(b"k"), Some(value)).unwrap_err();
         assert_eq!((misfit.stage, misfit.class), (Stage::Decode, class));

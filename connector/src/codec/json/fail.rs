@@ -72,38 +72,50 @@ pub(super) fn misfit(nodes: &Nodes, text: &[u8], what: What, at: usize, trail: &
         What::Syntax(syntax) => {
             return Misfit {
                 stage: Stage::Decode,
-                class: "MalformedJson",
+                class: "stillwell.codec.MalformedJson",
                 message: format!("the value is not JSON: {syntax} (byte {at})"),
             };
         }
-        What::Type(id) => ("WrongType", format!("expected {}, found {found}", expected(id))),
-        What::Fraction(id) => {
-            ("WrongType", format!("expected {}, found a number with fraction or exponent", expected(id)))
+        What::Type(id) => ("stillwell.codec.WrongType", format!("expected {}, found {found}", expected(id))),
+        What::Fraction(id) => (
+            "stillwell.codec.WrongType",
+            format!("expected {}, found a number with fraction or exponent", expected(id)),
+        ),
+        What::Range(id) => (
+            "stillwell.codec.OutOfRange",
+            format!("expected {}, found a number out of its range", expected(id)),
+        ),
+        What::Symbol(id) => {
+            ("stillwell.codec.UnknownSymbol", format!("expected {}, found another string", expected(id)))
         }
-        What::Range(id) => {
-            ("OutOfRange", format!("expected {}, found a number out of its range", expected(id)))
+        What::Base64(id) => (
+            "stillwell.codec.WrongEncoding",
+            format!("expected {}, found a string that is not base64", expected(id)),
+        ),
+        What::Size(id, size) => {
+            ("stillwell.codec.WrongSize", format!("expected {}, found {size} bytes", expected(id)))
         }
-        What::Symbol(id) => ("UnknownSymbol", format!("expected {}, found another string", expected(id))),
-        What::Base64(id) => {
-            ("WrongEncoding", format!("expected {}, found a string that is not base64", expected(id)))
-        }
-        What::Size(id, size) => ("WrongSize", format!("expected {}, found {size} bytes", expected(id))),
         What::Missing(record, field) => {
             let field = nodes.record(record).fields.get(field);
             let name = field.map_or("", |field| &field.name);
             let kind = field.map_or_else(String::new, |field| expected(field.node));
-            ("MissingField", format!("the field `{name}` is missing; expected {kind}, it has no default"))
+            (
+                "stillwell.codec.MissingField",
+                format!("the field `{name}` is missing; expected {kind}, it has no default"),
+            )
         }
         What::Unknown(record, from, to) => {
             let record = &nodes.record(record).name.full;
-            ("UnknownField", format!("{record} has no field `{}`", name(text, from, to)))
+            ("stillwell.codec.UnknownField", format!("{record} has no field `{}`", name(text, from, to)))
         }
-        What::Twice => ("DuplicateField", "the field occurs twice".to_owned()),
-        What::KeyTwice => ("DuplicateField", "the key occurs twice".to_owned()),
-        What::Deep => ("TooDeep", "nested deeper than 128 levels".to_owned()),
-        What::Empty => ("TooLarge", "more than 65536 list items that take no bytes".to_owned()),
+        What::Twice => ("stillwell.codec.DuplicateField", "the field occurs twice".to_owned()),
+        What::KeyTwice => ("stillwell.codec.DuplicateField", "the key occurs twice".to_owned()),
+        What::Deep => ("stillwell.codec.TooDeep", "nested deeper than 128 levels".to_owned()),
+        What::Empty => {
+            ("stillwell.codec.TooLarge", "more than 65536 list items that take no bytes".to_owned())
+        }
         What::Ambiguous => (
-            "AmbiguousUnion",
+            "stillwell.codec.AmbiguousUnion",
             "too many branches of nested unions fit its beginning; make them differ".to_owned(),
         ),
     };

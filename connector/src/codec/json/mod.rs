@@ -89,7 +89,7 @@ impl Json {
         // Once for the whole text, so that strings can be copied as they are; for ASCII it takes next to nothing.
         if let Err(error) = std::str::from_utf8(text) {
             let message = format!("the value is not JSON: not UTF-8 (byte {})", error.valid_up_to());
-            return Err(malformed("MalformedJson", message));
+            return Err(malformed("stillwell.codec.MalformedJson", message));
         }
         self.buffers.out.clear();
         self.buffers.pieces.clear();
@@ -112,10 +112,14 @@ impl Json {
             let (what, at) = (pass.what, text.len() - pass.left);
             let bare = text.trim_ascii();
             return Err(match bare {
-                b"" => malformed("EmptyValue", "the value is empty; a delete is a Kafka null".into()),
-                b"null" => {
-                    malformed("NullLiteral", "the value is the word null; a delete is a Kafka null".into())
-                }
+                b"" => malformed(
+                    "stillwell.codec.EmptyValue",
+                    "the value is empty; a delete is a Kafka null".into(),
+                ),
+                b"null" => malformed(
+                    "stillwell.codec.NullLiteral",
+                    "the value is the word null; a delete is a Kafka null".into(),
+                ),
                 _ => fail::misfit(nodes, text, what, at, &self.buffers.trail),
             });
         }
