@@ -97,7 +97,7 @@ fn show(path: &[String], value: &Value, origin: &Origin) -> Shown {
     };
     let (text, json) = if hidden { (format!("{MASK:?}"), MASK.into()) } else { (toml(value), json(value)) };
     let (name, section) =
-        path.split_last().map_or((&path[..0], path), |(last, section)| (std::slice::from_ref(last), section));
+        path.split_last().map_or((&[][..], path), |(last, section)| (std::slice::from_ref(last), section));
     Shown {
         section: section.to_vec(),
         name: tree::show(name),

@@ -1,0 +1,275 @@
+//! The log against a model, through any sequence of appends, announcements, restarts and crashes.
+
+use super::*;
+
+/// What a test of the whole does next.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Appends a chunk: per partition so many records, and behind them an offset without one (a marker).
+    Append(BTreeMap<i32, i64>, usize),
+    /// Takes chunks from the reader.
+    Take(usize),
+    /// Announces what was taken, all but so many of the last records, and trims.
+    Announce(usize),
+    /// Ends the life and begins the next, in this process.
+    NextLife,
+    /// Closes the log in order and opens it again.
+    Restart,
+    /// Leaves everything as it lies on the disk, and opens that.
+    Crash,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let advance = prop::collection::btree_map(0i32..3, 0i64..6, 1..3);
+    prop_oneof![
+        6 => (advance, prop_oneof![Just(10usize), Just(3_000)]).prop_map(|(ranges, bytes)| Step::Append(ranges, bytes)),
+        4 => (1usize..4).prop_map(Step::Take),
+        2 => (0usize..8).prop_map(Step::Announce),
+        1 => Just(Step::NextLife),
+        1 => Just(Step::Restart),
+        1 => Just(Step::Crash),
+    ]
+}
+
+/// The log, and what must be true of it.
+struct Model {
+    root: tempfile::TempDir,
+    dirs: usize,
+    log: Log,
+    reader: Reader,
+    /// Where the source reads on.
+    next: BTreeMap<i32, i64>,
+    /// Where the reader must read on.
+    taken: BTreeMap<i32, i64>,
+    /// What was taken since the last announcement, in order.
+    waiting: Vec<(i32, i64)>,
+    announced: BTreeMap<i32, i64>,
+    appended: u64,
+}
+
+fn tiny() -> Options {
+    Options { write_buffer_bytes: 64 << 10, ..options() }
+}
+
+impl Model {
+    async fn new() -> Model {
+        let root = tempfile::tempdir().unwrap();
+        let log = Log::open(&root.path().join("0"), tiny()).await.unwrap();
+        let zero: BTreeMap<i32, i64> = (0..3).map(|partition| (partition, 0)).collect();
+        let reader = Reader::new(log.clone(), 0);
+        let mut model = Model {
+            root,
+            dirs: 0,
+            log,
+            reader,
+            next: zero.clone(),
+            taken: zero.clone(),
+            waiting: vec![],
+            announced: zero,
+            appended: 0,
+        };
+        model.begin(true).await;
+        model
+    }
+
+    /// Begins a life at what is announced: the log gives all from there to where the source had come.
+    async fn begin(&mut self, all: bool) {
+        let positions: Vec<Position> = self.announced.iter().map(|(p, offset)| at(*p, *offset)).collect();
+        let next = self.log.resume(&positions).await.unwrap();
+        for position in next {
+            let partition = position.source.partition;
+            assert!(position.offset >= self.announced[&partition]);
+            assert!(position.offset <= self.next[&partition].max(self.announced[&partition]));
+            if all {
+                assert_eq!(position.offset, self.next[&partition], "nothing durable is fetched again");
+            }
+            self.next.insert(partition, position.offset);
+        }
+        self.taken = self.announced.clone();
+        self.waiting.clear();
+        self.reader = self.log.reader(20, Budget::new(20_000));
+        self.appended = *self.log.appender().persisted().borrow();
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Append(ranges, bytes) => {
+                let mut builder = ChunkBuilder::new();
+                for (partition, count) in ranges {
+                    let next = self.next.get_mut(&partition).unwrap();
+                    let slot = builder.slot(&source(partition), *next);
+                    for offset in *next..*next + count {
+                        let value = value(partition, offset, bytes);
+                        builder.push(slot, offset, 0, Body::Upsert { key: b"k", value: &value });
+                    }
+                    *next += count + 1;
+                    builder.advance(slot, *next);
+                }
+                self.log.appender().try_append(builder.finish()).unwrap();
+                self.appended += 1;
+                persisted(&self.log.appender(), self.appended).await;
+            }
+            Step::Take(chunks) => {
+                for _ in 0..chunks {
+                    if self.taken == self.next {
+                        return;
+                    }
+                    let logged = tokio::time::timeout(Duration::from_secs(20), self.reader.next()).await;
+                    let logged = logged.expect("there is more").unwrap().unwrap();
+                    for (partition, offset) in records(&logged) {
+                        let next = self.taken.get_mut(&partition).unwrap();
+                        assert_eq!(offset, *next, "of partition {partition}");
+                        *next = offset + 1;
+                        self.waiting.push((partition, offset + 1));
+                    }
+                    for (range, from) in logged.chunk.ranges().iter().zip(&logged.from) {
+                        let next = self.taken.get_mut(&range.source.partition).unwrap();
+                        assert!(*from <= *next);
+                        if range.to > *next {
+                            *next = range.to;
+                            self.waiting.push((range.source.partition, range.to));
+                        }
+                    }
+                }
+            }
+            Step::Announce(but) => {
+                let count = self.waiting.len().saturating_sub(but);
+                for (partition, position) in self.waiting.drain(..count) {
+                    self.announced.insert(partition, position);
+                }
+                let positions: Vec<Position> =
+                    self.announced.iter().map(|(p, offset)| at(*p, *offset)).collect();
+                self.log.trim(&positions).await.unwrap();
+            }
+            Step::NextLife => self.begin(true).await,
+            Step::Restart => {
+                self.log.close().await.unwrap();
+                self.log = Log::open(&self.dir(), tiny()).await.unwrap();
+                self.begin(true).await;
+            }
+            Step::Crash => {
+                let before = self.dir();
+                self.dirs += 1;
+                std::fs::create_dir(self.dir()).unwrap();
+                for file in std::fs::read_dir(before).unwrap().map(Result::unwrap) {
+                    // a file that the log deletes at this moment is not needed
+                    let _ = std::fs::copy(file.path(), self.dir().join(file.file_name()));
+                }
+                self.log.close().await.unwrap();
+                self.log = Log::open(&self.dir(), tiny()).await.unwrap();
+                self.begin(true).await;
+            }
+        }
+        let stats = self.log.stats();
+        assert!(stats.spilled_records <= stats.pending_records);
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.root.path().join(self.dirs.to_string())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    /// Through lives, restarts and crashes: every record that became durable and was not announced is handed on
+    /// again, in order, none twice in a life, none missing.
+    #[test]
+    fn whatever_happens_nothing_is_lost_or_handed_on_twice(steps in prop::collection::vec(any_step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut model = Model::new().await;
+            for step in steps {
+                model.step(step).await;
+            }
+            // and at the end all that was appended comes
+            model.step(Step::NextLife).await;
+            model.step(Step::Take(1_000)).await;
+            assert_eq!(model.taken, model.next);
+            model.step(Step::Announce(0)).await;
+            assert_eq!(model.log.stats(), Stats::default());
+            model.log.close().await.unwrap();
+        });
+    }
+}
+
+/// Not a test: `cargo test --release -p stillwell --lib log::tests::measure -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures"]
+async fn measure() {
+    for (name, megabytes, read) in [("kept up with", 2000i64, true), ("spilled", 2000, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        baseline(dir.path());
+        let log = open(dir.path()).await;
+        log.resume(&[at(0, 0)]).await.unwrap();
+        let (appender, clock) = (log.appender(), Clock::system());
+        let mut reader = log.reader(PLENTY, Budget::new(64 << 20));
+        let bodies: Vec<u8> = (0..(1usize << 20)).map(|n| (n * 7 + n / 251) as u8).collect();
+        let (began, written) = (clock.now(), written_bytes());
+        let appending = tokio::task::spawn_blocking(move || {
+            let mut builder = ChunkBuilder::new();
+            for n in 0..megabytes {
+                let slot = builder.slot(&source(0), n);
+                builder.push(slot, n, 0, Body::Upsert { key: b"k", value: &bodies });
+                let mut chunk = builder.finish();
+                while let Err(AppendError::Full(back)) = appender.append_within(chunk, Duration::from_secs(1))
+                {
+                    chunk = back;
+                }
+            }
+            let mut persisted = appender.persisted();
+            futures::executor::block_on(persisted.wait_for(|end| *end >= megabytes as u64)).unwrap();
+        });
+        if read {
+            for n in 0..megabytes {
+                reader.next().await.unwrap().unwrap();
+                log.trim(&[at(0, n + 1)]).await.unwrap();
+            }
+        }
+        appending.await.unwrap();
+        let took = (clock.now() - began).as_secs_f64();
+        println!(
+            "{name}: {:.0} MB/s, {} MB on disk, {:.2} bytes written for each appended",
+            megabytes as f64 / took,
+            log.disk_bytes() >> 20,
+            (written_bytes() - written) as f64 / (megabytes << 20) as f64
+        );
+        if !read {
+            let began = clock.now();
+            for n in 0..megabytes {
+                reader.next().await.unwrap().unwrap();
+                log.trim(&[at(0, n + 1)]).await.unwrap();
+            }
+            let took = (clock.now() - began).as_secs_f64();
+            println!(
+                "paged back: {:.0} MB/s, {} MB on disk",
+                megabytes as f64 / took,
+                log.disk_bytes() >> 20
+            );
+        }
+        log.close().await.unwrap();
+    }
+}
+
+/// The same chunks into one file that is already there, each synced: what the disk can do at this moment.
+fn baseline(dir: &Path) {
+    use std::os::unix::fs::FileExt as _;
+    let (file, clock) = (std::fs::File::create(dir.join("baseline")).unwrap(), Clock::system());
+    let bytes = vec![7; 1 << 20];
+    for round in ["new", "existing"] {
+        let began = clock.now();
+        for n in 0..500 {
+            file.write_all_at(&bytes, n << 20).unwrap();
+            file.sync_data().unwrap();
+        }
+        println!("a {round} file, 1 MB at a time: {:.0} MB/s", 500.0 / (clock.now() - began).as_secs_f64());
+    }
+    std::fs::remove_file(dir.join("baseline")).unwrap();
+}
+
+/// Bytes that this process has caused to be written to disk, as Linux counts them.
+fn written_bytes() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.and_then(|bytes| bytes.parse().ok()).unwrap_or_default()
+}
