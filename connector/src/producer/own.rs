@@ -218,9 +218,12 @@ mod tests {
                         assert!(!life, "two lives at once on path {path}");
                         life = true;
                     }
-                    Action::Release | Action::Leave => {
+                    action @ (Action::Release | Action::Leave) => {
                         assert!(!life, "let go with a life running on path {path}");
                         waiting = false;
+                        if action == Action::Leave {
+                            break; // out of the group, nothing more comes
+                        }
                     }
                     Action::Wait | Action::Drain | Action::Kill => {}
                 }
