@@ -1,8 +1,10 @@
 //! Either side stops and starts again, with what it had on disk or without.
 
+use std::time::Duration;
+
 use serde_json::json;
 use stillwell::Version;
-use stillwell_tests::scratch;
+use stillwell_tests::{scratch, wait_until_async};
 
 use crate::line::SCHEMA;
 use crate::setting::Setting;
@@ -80,6 +82,18 @@ async fn nothing_new_after_a_restart_at_rest_announces_nothing_but_the_life() {
     let consumer = setting.consumer(cache.path()).await;
     setting.settled(&consumer).await;
     let first = producer.shutdown().await.expect("the producer stops").version.expect("it announced");
+
+    // Stopped again before anything came: there is nothing to announce, and nothing to wait for.
+    let producer = setting.producer().await;
+    wait_until_async("the shard is taken over", Duration::from_secs(30), || {
+        std::future::ready(match producer.status().state {
+            Some(stillwell::producer::own::State::Running) => Ok(()),
+            state => Err(format!("{state:?}")),
+        })
+    })
+    .await;
+    let idle = tokio::time::timeout(Duration::from_secs(20), producer.shutdown()).await;
+    assert_eq!(idle.expect("it stops at once").expect("it stops well").version, Some(first));
 
     let producer = setting.producer().await;
     let more = setting.upsert("one more", json!({"id": "one more", "price": 1.0, "stock": null}));

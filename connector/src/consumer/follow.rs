@@ -29,6 +29,8 @@ use crate::version::{Life, Shard, Version};
 use crate::view::{self, About, Base, Cache, Fetcher, Identity, View};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+/// How often the view is asked whether a page of it was found damaged.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Entries below which an overlay is never merged.
 const MERGE_FROM: u64 = 10_000;
 
@@ -87,6 +89,8 @@ pub struct Follower {
     readable: watch::Sender<Readable>,
     schema: Option<Arc<Schema>>,
     merges: JoinSet<Result<Arc<Base>, view::Error>>,
+    /// What the newest view was made of.
+    last: Option<(TopicId, Box<Announcement>)>,
 }
 
 impl Follower {
@@ -99,7 +103,17 @@ impl Follower {
         readable: watch::Sender<Readable>,
     ) -> Follower {
         let fetcher = Fetcher::new(options.store.clone(), cache.clone());
-        Follower { options, shard, cache, fetcher, slot, readable, schema: None, merges: JoinSet::new() }
+        Follower {
+            options,
+            shard,
+            cache,
+            fetcher,
+            slot,
+            readable,
+            schema: None,
+            merges: JoinSet::new(),
+            last: None,
+        }
     }
 
     /// Follows until `stop`, or until the tail is gone.
@@ -109,6 +123,8 @@ impl Follower {
         let mut backoff = Backoff::new(FIRST_BACKOFF, self.options.max_backoff);
         let mut retry_at: Option<tokio::time::Instant> = None;
         let mut tail_at_end = false;
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -124,6 +140,7 @@ impl Follower {
                     None => return,
                 },
                 () = sleep_until(retry_at) => retry_at = None,
+                _ = looks.tick() => self.mend().await,
             }
             // Whatever else waits already: the newest announcement is self-sufficient.
             while let Ok(next) = seen.try_recv() {
@@ -142,7 +159,8 @@ impl Follower {
                 match self.advance(*topic_id, announcement, encoded).await {
                     Ok(()) => {
                         backoff.reset();
-                        pending = None;
+                        self.last =
+                            pending.take().map(|(topic_id, announcement, _)| (topic_id, announcement));
                     }
                     Err(error) => {
                         let wait = backoff.next(&self.options.entropy);
@@ -322,6 +340,26 @@ impl Follower {
         bytes.with(&["overlay"]).set(overlay.memory_bytes as i64);
         bytes.with(&["deltas"]).set(overlay.plain_bytes as i64);
         bytes.with(&["base"]).set(view.base().map_or(0, |base| base.bytes()) as i64);
+    }
+
+    /// A page that a reader found damaged is never served, and would stay an error in all later versions, which share the
+    /// base: its files are discarded and fetched again.
+    async fn mend(&mut self) {
+        let Some(held) = self.slot.load_full() else { return };
+        let Some(paths) = held.damaged().map(|paths| paths.map(std::path::Path::to_owned)) else { return };
+        let Some((topic_id, announcement)) = self.last.clone() else { return };
+        tracing::warn!(
+            dataset = self.options.dataset, files = ?paths, "a file of the blob cache is damaged; fetching it again"
+        );
+        for path in &paths {
+            if let Err(error) = self.cache.discard(path) {
+                tracing::warn!(dataset = self.options.dataset, %error, "a damaged file cannot be discarded");
+            }
+        }
+        match self.open(topic_id, &announcement).await {
+            Ok(view) => self.publish(view, &announcement, false),
+            Err(error) => self.failed(&error, LOOK_EVERY),
+        }
     }
 
     /// A merge is done: the same version, and those since, on a newer base.

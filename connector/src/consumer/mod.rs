@@ -79,7 +79,12 @@ impl Consumer {
         let stop_tail = stop.clone();
         tasks.spawn_blocking(move || tail.run(&stop_tail));
         let follower = Follower::new(options.clone(), Shard(0), cache, slot.clone(), readable_in);
-        tasks.spawn(follower.run(seen_in, stop.clone()));
+        let stop_follower = stop.clone();
+        tasks.spawn(async move {
+            // A fetch that hangs must not hold up a shutdown.
+            let token = stop_follower.clone();
+            token.run_until_cancelled(follower.run(seen_in, stop_follower)).await;
+        });
         Ok(Consumer { reader: Reader::new(&options, slot, readable, tail_status), tasks, stop })
     }
 

@@ -111,8 +111,9 @@ impl Database {
         let database = Database { db, dir: dir.to_owned(), _lock: lock };
         let mut survey = database.survey()?;
         if let (Some(clean), None) = (clean, &aside) {
-            survey.missing = clean.saturating_sub(survey.next);
-            survey.next = survey.next.max(clean);
+            let (next, needed) = clean;
+            survey.missing = next.saturating_sub(survey.next.max(needed));
+            survey.next = survey.next.max(next);
         }
         Ok(Opened { database, aside, survey })
     }
@@ -264,10 +265,11 @@ impl Database {
         self.db.wait_for_compact(&WaitForCompactOptions::default()).map_err(failed)
     }
 
-    /// Says that the log was closed in order with `next` as its next number, for the next opening to compare.
-    pub fn clean(&self, next: u64) {
+    /// Says that the log was closed in order with `next` as its next number, and that chunks from `needed` on are still
+    /// there, for the next opening to compare.
+    pub fn clean(&self, next: u64, needed: u64) {
         // Not synced: without it the next opening only knows less.
-        let _ = fs::write(self.dir.join(CLEAN), next.to_string());
+        let _ = fs::write(self.dir.join(CLEAN), format!("{next} {needed}"));
     }
 
     /// Changes the bytes of a chunk where it lies, without the care that [`Database::append`] takes.
@@ -397,11 +399,12 @@ fn suspect(dir: &Path) -> Option<String> {
 }
 
 /// Reads and removes what the last clean close said.
-fn take_clean(dir: &Path) -> Option<u64> {
+fn take_clean(dir: &Path) -> Option<(u64, u64)> {
     let path = dir.join(CLEAN);
-    let next = fs::read_to_string(&path).ok()?.parse().ok();
+    let text = fs::read_to_string(&path).ok()?;
     let _ = fs::remove_file(&path);
-    next
+    let (next, needed) = text.split_once(' ')?;
+    Some((next.parse().ok()?, needed.parse().ok()?))
 }
 
 fn put_aside(dir: &Path, why: String, options: &Options) -> Result<(PathBuf, String), Error> {

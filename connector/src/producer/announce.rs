@@ -92,7 +92,7 @@ pub struct ChainSize {
 }
 
 impl ChainSize {
-    fn of(chain: &Chain) -> ChainSize {
+    pub(super) fn of(chain: &Chain) -> ChainSize {
         chain.deltas.iter().fold(ChainSize::default(), |sum, delta| ChainSize {
             deltas: sum.deltas + 1,
             bytes: sum.bytes + delta.blob.bytes,

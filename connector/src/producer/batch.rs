@@ -108,7 +108,7 @@ impl Batcher {
     /// The log's, when it cannot be read.
     pub async fn run(mut self, drain: CancellationToken) -> Result<(), log::Error> {
         loop {
-            self.fill().await;
+            self.fill(&drain).await;
             let full = self.is_full();
             let due =
                 full || self.began.is_some_and(|began| self.clock.now() >= began + self.rules.batch_timeout);
@@ -146,10 +146,14 @@ impl Batcher {
     }
 
     /// Takes what fits from the open chunk, as fast as the pace allows.
-    async fn fill(&mut self) {
+    async fn fill(&mut self, drain: &CancellationToken) {
         while self.open.is_some() && !self.is_full() {
             let (records, bytes) = self.step();
-            self.pace.admit(records, bytes).await;
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => return,
+                () = self.pace.admit(records, bytes) => {}
+            }
         }
     }
 
@@ -167,7 +171,8 @@ impl Batcher {
                     .saturating_sub(self.batch.records()),
             )
             .max(1);
-        let room = self.rules.max_batch_bytes.saturating_sub(self.batch.bytes).max(1);
+        let room =
+            self.rules.max_batch_bytes.saturating_sub(self.batch.bytes).min(self.pace.byte_step()).max(1);
         if self.began.is_none() {
             self.began = Some(self.clock.now());
         }

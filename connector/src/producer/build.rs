@@ -6,7 +6,7 @@
 //!
 //! There is no second copy of the state: the view that the batch is compared with is the one that readers of that
 //! version hold. What must be said without a change (positions moved over unchanged records or misfits, new
-//! partitions, a snapshot) waits for the next change, at most [`SAY_AFTER`], then goes out as an empty delta.
+//! partitions, a snapshot) waits for the next change, at most a second, then goes out as an empty delta.
 //!
 //! Owns: the numbering of versions, the newest view. Does not own: batches (`batch`), uploads (`store`), when a
 //! version is announced, `caught_up` (`announce`).
@@ -32,6 +32,9 @@ use crate::telemetry::ProducerMetrics;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, Version};
 use crate::view::{self, About, Cache, DeltaFile, FileName, Identity, View};
 
+/// Deltas over a snapshot at which no batch is taken until the next one is there: readers refuse a chain of more than
+/// 512.
+const LONGEST_CHAIN: u64 = 500;
 /// Longest that something worth saying without a change waits.
 const SAY_AFTER: Duration = Duration::from_secs(1);
 /// zstd's fastest positive level: blobs are fetched more often than stored, and the producer has better things to do.
@@ -118,6 +121,8 @@ pub struct Constants {
     pub cache: Cache,
     /// Letters beyond this go out at once.
     pub max_letter_bytes: u64,
+    /// Deltas since the newest announced snapshot.
+    pub chain: usize,
 }
 
 /// What has to be said, and has not been yet.
@@ -156,6 +161,8 @@ struct State {
     view: View,
     unsaid: Unsaid,
     conflicts: u64,
+    /// The version below the chain: that of the newest snapshot.
+    base: Version,
 }
 
 impl Builder {
@@ -171,7 +178,8 @@ impl Builder {
         if must_say {
             unsaid.since = Some(clock.now() - SAY_AFTER);
         }
-        Builder { state: State { constants, view, unsaid, conflicts: 0 }, clock, metrics }
+        let base = Version(view.version().0.saturating_sub(constants.chain as u64));
+        Builder { state: State { constants, view, unsaid, conflicts: 0, base }, clock, metrics }
     }
 
     /// Builds what comes. When `batches` closes, says what is unsaid, tells `settled` the last version, and goes on
@@ -209,7 +217,7 @@ impl Builder {
                     None if self.state.unsaid.since.is_some() => Input::Say,
                     None => return Ok(()),
                 },
-                batch = batches.recv(), if !draining => match batch {
+                batch = batches.recv(), if !draining && self.state.chain() < LONGEST_CHAIN => match batch {
                     Some(batch) => Input::Batch(batch),
                     None => {
                         draining = true;
@@ -261,6 +269,11 @@ struct Candidate<'a> {
 }
 
 impl State {
+    /// Deltas that a reader has to apply over the newest snapshot.
+    fn chain(&self) -> u64 {
+        self.view.version().0.saturating_sub(self.base.0)
+    }
+
     fn step(
         &mut self,
         input: Input,
@@ -270,6 +283,7 @@ impl State {
         let version = self.view.version().next();
         let batch = match input {
             Input::Rebase(Rebase { base }) => {
+                self.base = base.version();
                 self.view = self.view.rebase(base).map_err(|source| Error::View { version, source })?;
                 self.unsaid.since.get_or_insert(now);
                 return Ok(None);

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::announce::{self, Announced, Announcer};
+use super::announce::{self, Announced, Announcer, ChainSize};
 use super::batch::Batcher;
 use super::build::{self, Builder};
 use super::log::{self, Log};
@@ -33,6 +33,7 @@ use super::validate::Validator;
 use crate::blob;
 use crate::blob::name::Folder;
 use crate::codec;
+use crate::format::announcement::SourcePosition;
 use crate::gauge::{Budget, Pressure, Strain};
 use crate::kafka::{self, Membership, Poller, Tuning};
 use crate::version::Version;
@@ -158,6 +159,17 @@ pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> R
     };
     tracing::info!(life = %taken.life, version = %taken.view.version(), records = taken.view.records(), "took over");
     let _ = recovered.send(());
+    // What a life before this one, here or elsewhere, announced last: who waits on the watch must not see less, and must
+    // not see what this process announced before somebody else went on.
+    let chain = ChainSize::of(&taken.carried.chain);
+    ground.announced.send_replace(taken.carried.previous.map(|(version, _)| Announced {
+        version,
+        view: taken.view.clone(),
+        positions: taken.carried.positions.iter().map(SourcePosition::position).collect(),
+        caught_up: taken.carried.caught_up,
+        chain,
+    }));
+    ground.pressure.set(Strain::Chain, chain.deltas as f64 / LONGEST_CHAIN);
     let mut stages = JoinSet::new();
     let source_stop = end.drain.child_token();
     let batch_stop = end.kill.child_token();
@@ -250,6 +262,7 @@ fn spawn(
         compress: options.performance.enable_compression,
         cache: cache.clone(),
         max_letter_bytes: options.batching.max_batch_bytes,
+        chain: carried.chain.deltas.len(),
     };
     let builder = Builder::new(constants, view, must_say, clock.clone(), metrics.clone());
     let kill = end.kill.clone();

@@ -545,7 +545,7 @@ impl Log {
             if from < to {
                 engine.database.forget(from, to, false)?;
             }
-            engine.database.clean(engine.writer.next());
+            engine.database.clean(engine.writer.next(), to);
         }
         outcome.map_err(Error::Disk)
     }

@@ -181,6 +181,14 @@ impl Drop for Producer {
     }
 }
 
+/// How a term in the group ended.
+enum Next {
+    /// Told to stop.
+    Stop,
+    /// The group's client cannot go on: a new one may.
+    JoinAgain,
+}
+
 struct Supervisor {
     options: Options,
     log: Log,
@@ -198,7 +206,21 @@ struct Running {
 impl Supervisor {
     async fn run(self, stop: CancellationToken) -> Result<Farewell> {
         let dataset = self.options.dataset.clone();
-        let ended = self.supervise(stop).await;
+        let mut backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
+        let ended = loop {
+            match self.supervise(stop.clone()).await {
+                Ok(Next::Stop) => break Ok(()),
+                Ok(Next::JoinAgain) => {
+                    let wait = backoff.next(&self.options.entropy);
+                    tracing::warn!(dataset, ?wait, "the group's client has ended; joining again");
+                    tokio::select! {
+                        () = stop.cancelled() => break Ok(()),
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
         if let Err(error) = &ended {
             tracing::error!(dataset, error = %error.chain(), "the producer has ended");
         }
@@ -220,9 +242,9 @@ impl Supervisor {
         Ok(farewell)
     }
 
-    async fn supervise(&self, stop: CancellationToken) -> Result<()> {
+    async fn supervise(&self, stop: CancellationToken) -> Result<Next> {
         let options = &self.options;
-        let Some((admin, prepared)) = self.prepare(&stop).await? else { return Ok(()) };
+        let Some((admin, prepared)) = self.prepare(&stop).await? else { return Ok(Next::Stop) };
         let unavailable = |doing: &str, error: crate::kafka::Error| {
             Error::because(error.kind(), format!("{doing} for dataset {}", options.dataset), error)
         };
@@ -251,6 +273,7 @@ impl Supervisor {
         let mut running: Option<Running> = None;
         let mut release = None;
         let mut stopping = false;
+        let (mut recovered_at, mut permanent) = (None, false);
         loop {
             self.status.send_modify(|status| status.state = Some(ownership.state()));
             let event = tokio::select! {
@@ -258,12 +281,16 @@ impl Supervisor {
                     stopping = true;
                     Event::Stop
                 }
-                Some(event) = member.next() => match event {
-                    kafka::Event::Assigned(partitions) if partitions.contains(&0) => {
+                event = member.next() => match event {
+                    None => {
+                        stop_life(&running, &mut lives).await;
+                        return Ok(Next::JoinAgain);
+                    }
+                    Some(kafka::Event::Assigned(partitions)) if partitions.contains(&0) => {
                         tracing::info!(dataset = options.dataset, "the shard is ours; taking over");
                         Event::Assigned
                     }
-                    kafka::Event::Revoked(revoked) => {
+                    Some(kafka::Event::Revoked(revoked)) => {
                         if !revoked.partitions.contains(&0) {
                             revoked.release();
                             continue;
@@ -271,17 +298,15 @@ impl Supervisor {
                         release = Some(revoked);
                         Event::Revoked
                     }
-                    kafka::Event::Lost(partitions) if partitions.contains(&0) => Event::Lost,
-                    kafka::Event::Assigned(_) | kafka::Event::Lost(_) => continue,
-                    kafka::Event::Failed(error) if error.is_transient() => {
-                        tracing::warn!(dataset = options.dataset, %error, "the group does not answer; trying again");
+                    Some(kafka::Event::Lost(partitions)) if partitions.contains(&0) => Event::Lost,
+                    Some(kafka::Event::Assigned(_) | kafka::Event::Lost(_)) => continue,
+                    // A broker that restarts looks like a refusal for a moment; the member goes on by itself, and where
+                    // it cannot, nothing follows and the arm above joins again.
+                    Some(kafka::Event::Failed(error)) => {
+                        tracing::warn!(dataset = options.dataset, %error, "the group has trouble; going on");
                         continue;
                     }
-                    kafka::Event::Failed(error) => {
-                        stop_life(&running, &mut lives).await;
-                        return Err(unavailable("staying in the group", error));
-                    }
-                    kafka::Event::Fenced(error) => {
+                    Some(kafka::Event::Fenced(error)) => {
                         // Another process runs under this instance_id; two must not take turns.
                         stop_life(&running, &mut lives).await;
                         return Err(Error::because(
@@ -295,23 +320,28 @@ impl Supervisor {
                     }
                 },
                 () = recovered(&mut running) => {
-                    backoff.reset();
+                    recovered_at = Some(options.clock.now());
                     self.status.send_modify(|status| status.error = None);
                     Event::Recovered
                 }
                 Some(ended) = lives.join_next() => {
                     running = None;
-                    self.note_end(ended);
+                    permanent = self.note_end(ended);
+                    // Only a life that lasted was a success: one that fails at its first step must not be begun hot.
+                    let lasted = recovered_at.take().map(|at| options.clock.now().saturating_duration_since(at));
+                    if lasted.is_some_and(|lasted| lasted > LONGEST_BACKOFF) {
+                        backoff.reset();
+                    }
                     Event::Ended
                 }
             };
             match ownership.on(event) {
                 Action::Wait => {}
                 action @ (Action::Begin | Action::BeginAgain) => {
-                    let wait = if action == Action::BeginAgain {
-                        backoff.next(&options.entropy)
-                    } else {
-                        Duration::ZERO
+                    let wait = match action {
+                        Action::BeginAgain if permanent => LONGEST_BACKOFF,
+                        Action::BeginAgain => backoff.next(&options.entropy),
+                        _ => Duration::ZERO,
                     };
                     let end = End::default();
                     let (recovered, recovered_in) = oneshot::channel();
@@ -347,7 +377,7 @@ impl Supervisor {
                     }
                     member.close().await;
                     self.status.send_modify(|status| status.state = Some(ownership.state()));
-                    return Ok(());
+                    return Ok(Next::Stop);
                 }
             }
         }
@@ -397,17 +427,19 @@ impl Supervisor {
         }
     }
 
-    fn note_end(&self, ended: Result<Result<(), life::Error>, tokio::task::JoinError>) {
+    /// Says how a life ended. True: nothing but somebody's doing will make the next one better.
+    fn note_end(&self, ended: Result<Result<(), life::Error>, tokio::task::JoinError>) -> bool {
         let dataset = &self.options.dataset;
         let error = match ended {
             Ok(Ok(())) => {
                 tracing::info!(dataset, "the life has ended");
-                return;
+                return false;
             }
             Ok(Err(error)) => error,
             Err(panic) => life::Error::Panicked(panic),
         };
         let fenced = error.is_fenced();
+        let permanent = !fenced && !error.is_transient();
         let kind = match &error {
             _ if fenced => ErrorKind::Fenced,
             error if error.is_transient() => ErrorKind::Unavailable,
@@ -423,6 +455,7 @@ impl Supervisor {
             status.error = Some(error.chain());
             status.failures += 1;
         });
+        permanent
     }
 }
 

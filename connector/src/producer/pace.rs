@@ -34,6 +34,11 @@ impl Pace {
         self.records.as_ref().map_or(usize::MAX, |(_, burst)| *burst as usize)
     }
 
+    /// Most bytes to take before waiting again, so that a wait is never longer than a bucket's time.
+    pub fn byte_step(&self) -> u64 {
+        self.kibibytes.as_ref().map_or(u64::MAX, |(_, burst)| u64::from(*burst) * BYTES_PER_CELL)
+    }
+
     /// Waits until `records` of `bytes` together may go on. What exceeds a bucket's size is taken in pieces.
     pub async fn admit(&self, records: usize, bytes: u64) {
         if let Some((bucket, burst)) = &self.records {

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::format::announcement::{self, Announcement, Message};
+use crate::format::announcement::{Announcement, Message};
 use crate::format::succession::{Succession, Verdict, window_is_enough};
 use crate::kafka::{self, Kept, Polled, Poller};
 use crate::version::{Life, Version};
@@ -29,15 +29,6 @@ pub enum Error {
     /// The topic cannot be read.
     #[error("reading the announcement topic")]
     Kafka(#[from] kafka::Error),
-    /// A record that no version of Stillwell wrote.
-    #[error("the record at offset {offset} of the announcement topic is not one of ours")]
-    Foreign {
-        /// Its offset.
-        offset: i64,
-        /// What is wrong with it.
-        #[source]
-        source: announcement::Error,
-    },
 }
 
 /// What the topic says at a moment.
@@ -64,7 +55,7 @@ impl ReadBack {
     /// Reads the end of the announcement partition, as far back as it takes to judge.
     ///
     /// # Errors
-    /// [`Error::Kafka`], [`Error::Foreign`].
+    /// [`Error::Kafka`].
     pub fn open(
         mut poller: Poller,
         topic: &str,
@@ -90,7 +81,7 @@ impl ReadBack {
             next: window.next,
         };
         for record in window.records {
-            read_back.see(record.offset, record.value.as_deref().unwrap_or_default())?;
+            read_back.see(record.offset, record.value.as_deref().unwrap_or_default());
         }
         Ok(read_back)
     }
@@ -160,8 +151,10 @@ impl ReadBack {
             if let Some((offset, value)) = record
                 && offset >= self.next
             {
-                let (message, verdict) = self.see(offset, &value)?;
-                if let Some(found) = found(&message, verdict, self.succession.life()) {
+                let seen = self.see(offset, &value);
+                if let Some((message, verdict)) = seen
+                    && let Some(found) = found(&message, verdict, self.succession.life())
+                {
                     return found;
                 }
             }
@@ -171,9 +164,19 @@ impl ReadBack {
         }
     }
 
-    fn see(&mut self, offset: i64, value: &[u8]) -> Result<(Message, Verdict), Error> {
-        let message = Message::decode(value).map_err(|source| Error::Foreign { offset, source })?;
+    fn see(&mut self, offset: i64, value: &[u8]) -> Option<(Message, Verdict)> {
         self.next = offset + 1;
+        let message = match Message::decode(value) {
+            Ok(message) => message,
+            Err(error) => {
+                // As readers do: a stray line must not stop the writer for good.
+                tracing::error!(
+                    topic = self.topic, offset, %error,
+                    "this record is not one of ours; it is passed over. Nobody but Stillwell may write here"
+                );
+                return None;
+            }
+        };
         let life = message.life();
         self.truth.highest_epoch = self.truth.highest_epoch.max(life.epoch);
         let verdict = match &message {
@@ -186,6 +189,6 @@ impl ReadBack {
                 verdict
             }
         };
-        Ok((message, verdict))
+        Some((message, verdict))
     }
 }

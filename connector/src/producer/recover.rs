@@ -92,7 +92,7 @@ impl Error {
                 source.is_transient()
                     || matches!(source, kafka::Error::Fenced { .. } | kafka::Error::Fatal { .. })
             }
-            Error::Announcements { source, .. } => !matches!(source, read_back::Error::Foreign { .. }),
+            Error::Announcements { .. } => true,
             Error::Outrun { .. } => true,
             Error::Mismatch(_) => false,
             Error::View { source, .. } => source.is_transient(),
@@ -149,6 +149,14 @@ impl Recovery {
         let (carried, must_say) = self.carry_on(truth.last.as_deref()).await?;
         let view = self.open_view(truth.last.as_deref()).await?;
         let positions: Vec<Position> = carried.positions.iter().map(SourcePosition::position).collect();
+        // The list of sources stands in every blob's header, partitions that were never announced included.
+        let about = About { positions: positions.clone(), ..view.about().clone() };
+        let version = view.version();
+        let view = view.restate(about).map_err(|source| Error::View {
+            dataset: self.options.dataset.clone(),
+            version,
+            source,
+        })?;
         let fetch_from = self.log.resume(&positions).await?;
         for (position, fetch) in positions.iter().zip(&fetch_from) {
             tracing::info!(announced = %position, from_log = fetch.offset - position.offset, "resuming");

@@ -23,6 +23,8 @@ use crate::view::cache::Temporary;
 use crate::view::map::Map;
 use crate::view::{self, Base, Cache, Identity, View};
 
+/// How soon a snapshot that failed is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 /// A chain this long makes a snapshot due whatever changed: it must never pass 512, or readers refuse it.
 const LONGEST_CHAIN: usize = 384;
 
@@ -137,6 +139,7 @@ impl Snapshotter {
         let mut last = std::pin::pin!(last);
         let mut last_made = self.clock.now();
         let mut ending = false;
+        let mut failed = false;
         while !ending {
             tokio::select! {
                 (version, wanted) = &mut last => {
@@ -146,9 +149,14 @@ impl Snapshotter {
                     ending = true;
                 }
                 changed = announced.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(self.rules.snapshot_max_interval) => {}
+                // After a failure soon again, though nothing new is announced: a chain at its limit lets nothing be.
+                () = tokio::time::sleep(if failed { RETRY } else { self.rules.snapshot_max_interval }) => {}
             }
             let Some(now) = announced.borrow_and_update().clone() else { continue };
+            // The newest announcement may be older than the newest snapshot: that of a life before this one.
+            if self.last.is_some_and(|(version, _)| now.version <= version) {
+                continue;
+            }
             let since = self.since(&now, last_made);
             let due = if ending { since.entries > 0 } else { is_due(&since, &self.rules) };
             if !due {
@@ -157,12 +165,14 @@ impl Snapshotter {
             match self.make(&now).await {
                 Ok((snapshot, base)) => {
                     last_made = self.clock.now();
+                    failed = false;
                     self.last = Some((snapshot.version, snapshot.blob.bytes));
                     let _ = listed.send(Snapshotted { snapshot });
                     // After it is listed: the rebase mints the version that says so.
                     let _ = rebases.send(Rebase { base });
                 }
                 Err(error) => {
+                    failed = true;
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     tracing::warn!(%error, cause, "no snapshot; the deltas since the last one are still there");
                 }

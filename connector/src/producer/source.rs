@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The client assigns itself its partitions at the positions that recovery found and commits nothing: positions are
-//! announced (`announce`). A chunk ends at [`CHUNK_BYTES`], or as soon as nothing more is there: waiting for more would
+//! announced (`announce`). A chunk ends at a megabyte, or as soon as nothing more is there: waiting for more would
 //! add latency, and the log's group commit makes small chunks cheap.
 //!
 //! Owns: the source client, which part of which partition has been appended. Does not own: membership
@@ -32,8 +32,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 const LINGER: Duration = Duration::from_millis(1);
 /// How often pressure and cancellation are looked at while nothing arrives.
 const IDLE_POLL: Duration = Duration::from_millis(50);
-/// Resume that far below the pressure at which the source paused, so that it does not flap.
-const HYSTERESIS: f64 = 0.2;
+/// Resume below this share of the pressure at which the source paused, so that it does not flap.
+const HYSTERESIS: f64 = 0.75;
 
 /// Why the source ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -217,7 +217,7 @@ impl Source {
             self.paused = true;
             self.metrics.memory_pressure_events_total.inc();
             tracing::info!(pressure, "source paused: Kafka holds what comes until the pressure falls");
-        } else if self.paused && pressure < self.pressure_high - HYSTERESIS {
+        } else if self.paused && pressure < self.pressure_high * HYSTERESIS {
             self.poller.resume(self.poller.all()).map_err(Error::Kafka)?;
             self.paused = false;
             tracing::info!(pressure, "source resumed");

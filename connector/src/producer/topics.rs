@@ -70,6 +70,8 @@ const ANNOUNCEMENTS: &[(&str, &str)] =
     &[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
 const CONTROL: &[(&str, &str)] = &[("cleanup.policy", "compact")];
 
+/// Largest record that the transactional client takes (`message.max.bytes`).
+const CLIENT_LIMIT: usize = 10 << 20;
 /// How often, and how long apart, a new topic is looked for.
 const SETTLE_STEPS: u32 = 100;
 const SETTLE_STEP: Duration = Duration::from_millis(100);
@@ -100,7 +102,10 @@ pub async fn prepare(admin: &Admin, options: &Options) -> Result<Prepared, Error
     let dead = admin.topic_config(&options.dead_letters).await.map_err(failed)?;
     // Kafka's default of `max.message.bytes`, less room for the headers and the batch around the record.
     let limit = dead.get("max.message.bytes").and_then(|value| value.parse().ok()).unwrap_or(1_048_588usize);
-    Ok(Prepared { announcements_id: announcements.id, letter_limit: limit.saturating_sub(16 * 1024) })
+    Ok(Prepared {
+        announcements_id: announcements.id,
+        letter_limit: limit.min(CLIENT_LIMIT).saturating_sub(16 * 1024),
+    })
 }
 
 /// Looks at all topics of the dataset as [`prepare`] would, creating none: each with what it is, or `None` where it is
@@ -177,8 +182,12 @@ async fn ensure(
         replication: options.replication,
         config: config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
     };
-    admin.create(&spec).await.map_err(failed)?;
-    tracing::info!(topic, partitions, "topic created");
+    match admin.create(&spec).await {
+        Ok(()) => tracing::info!(topic, partitions, "topic created"),
+        // Another instance that starts at the same time was faster.
+        Err(kafka::Error::Exists { .. }) => {}
+        Err(error) => return Err(failed(error)),
+    }
     // Creation is answered by the controller; the broker that is asked next may hear of it a moment later.
     for _ in 0..SETTLE_STEPS {
         if let Some(info) = admin.describe(topic).await.map_err(failed)? {

@@ -67,7 +67,7 @@ fn chunks_come_back_until_they_are_forgotten() {
     assert_eq!((survey.next, survey.cut, survey.missing), (20, None, 0));
     assert_eq!(survey.chunks[0].1, chunk(5, 5_000).summary());
     assert!(matches!(database.chunk(4), Err(Error::Corrupt { seq: 4, .. })));
-    database.clean(33);
+    database.clean(33, 0);
     drop(database);
     let survey = open(&dir).survey;
     assert_eq!(
