@@ -542,9 +542,7 @@ impl Log {
         let outcome = engine.stop();
         if outcome.is_ok() {
             let (from, to) = inner.shared.queue().take_forget();
-            if from < to {
-                engine.database.forget(from, to, false)?;
-            }
+            (from < to).then(|| engine.database.forget(from, to, false)).transpose()?;
             engine.database.clean(engine.writer.next(), to);
         }
         outcome.map_err(Error::Disk)
