@@ -235,6 +235,10 @@ impl Follower {
         announcement: &Announcement,
         encoded: &[u8],
     ) -> Result<(), Error> {
+        if self.slot.load().as_deref().is_some_and(|held| is_same(held, topic_id, announcement)) {
+            // Kafka was away, and what the tail finds on its return is what is held.
+            return Ok(());
+        }
         let view = match self.slot.load_full() {
             Some(held) if self.follows(&held, topic_id, announcement) => {
                 self.apply(&held, announcement).await?
@@ -393,6 +397,14 @@ fn wants_merge(view: &View) -> bool {
     let overlay = view.overlay();
     let base = view.base().map_or(0, |base| base.bytes());
     overlay.entries >= MERGE_FROM && overlay.plain_bytes.saturating_mul(4) >= base
+}
+
+/// Whether what is held is just what is announced, and known to be.
+fn is_same(held: &View, topic_id: TopicId, announcement: &Announcement) -> bool {
+    held.identity().topic_id == topic_id
+        && held.version() == announcement.version
+        && held.about().life == announcement.life
+        && !held.is_stale()
 }
 
 /// How many source records lie between what is held and what is announced. A partition that is not held yet counts from

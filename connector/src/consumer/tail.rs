@@ -34,6 +34,9 @@ const READ_BACK: Duration = Duration::from_secs(30);
 const SLICE: Duration = Duration::from_millis(200);
 /// The fetch by which the end of the topic is found: the end is told only by a fetch that comes back empty.
 const SHORT_FETCH: Duration = Duration::from_millis(20);
+/// Stage under which attempts to reach Kafka are counted as errors. Health shows them as unreachability, and does not hold
+/// their number against the process: restarting it would only take away the version that it still serves.
+pub const UNREACHABLE: &str = "kafka";
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
 /// What the tail hands on.
@@ -133,7 +136,7 @@ impl Tail {
                 "announcements cannot be read; the last good version stays readable; trying again"
             );
         }
-        self.options.metrics.errors_total.with(&["tail"]).inc();
+        self.options.metrics.errors_total.with(&[UNREACHABLE]).inc();
         let text = if source.is_empty() { error.to_string() } else { format!("{error}: {source}") };
         self.status.send_replace(TailStatus { reachable: Some(false), circuit, error: Some(text) });
     }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::health::{self, Facts, LastMinute, Reading, Status, Writing};
 use crate::clock::Clock;
 use crate::consumer::Reader;
+use crate::consumer::tail::UNREACHABLE;
 use crate::producer::announce::Announced;
 use crate::producer::own::State;
 use crate::record::Position;
@@ -123,7 +124,7 @@ pub struct Health {
     pub last_activity: Option<String>,
     /// Errors since the start.
     pub error_count: u64,
-    /// Errors of the last minute, which are held against `max_errors_per_minute`.
+    /// Errors of the last minute that are held against `max_errors_per_minute`: all but attempts to reach Kafka.
     pub errors_last_minute: u64,
     /// Versions made readable; where nothing is read here, versions announced.
     pub processed_count: u64,
@@ -215,10 +216,10 @@ impl Dataset {
     pub fn health(&self, clock: &Clock) -> Health {
         let reading = self.readable.as_ref().map(ReadingSide::facts);
         let writing = self.writer.as_ref().map(WritingSide::facts);
-        let error_count = self.error_count();
+        let (error_count, counted) = self.count_errors();
         let errors_last_minute = {
             let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-            errors.sample(clock.now(), error_count)
+            errors.sample(clock.now(), counted)
         };
         let circuit = health::worse(
             reading.as_ref().map_or(Circuit::Closed, |reading| reading.circuit),
@@ -267,15 +268,21 @@ impl Dataset {
         }
     }
 
-    fn error_count(&self) -> u64 {
-        let reading = self.readable.as_ref().map_or(0, |readable| {
-            readable.metrics.errors_total.all().iter().map(|errors| errors.get()).sum()
-        });
-        let writing = self
-            .writer
-            .as_ref()
-            .map_or(0, |writer| writer.metrics.write_failures_total.get() + writer.status.borrow().failures);
-        reading + writing
+    /// Errors since the start: all, and those whose number is held against the dataset. Kafka being away is a state, in
+    /// which the last good version is served; how often it was tried meanwhile makes it no worse.
+    fn count_errors(&self) -> (u64, u64) {
+        let (mut all, mut counted) = (0, 0);
+        if let Some(side) = &self.readable {
+            let errors = &side.metrics.errors_total;
+            all = errors.all().iter().map(|errors| errors.get()).sum();
+            counted = all - errors.with(&[UNREACHABLE]).get().min(all);
+        }
+        if let Some(side) = &self.writer {
+            let failures = side.metrics.write_failures_total.get() + side.status.borrow().failures;
+            all += failures;
+            counted += failures;
+        }
+        (all, counted)
     }
 
     fn processed_count(&self) -> u64 {
