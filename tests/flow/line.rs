@@ -1,16 +1,43 @@
 //! The whole line, by the library's public names: a topic in, versions out, two consumers that hold what a fold made
 //! by other code holds.
 
-use serde_json::json;
-use stillwell_tests::scratch;
+use std::path::{Path, PathBuf};
 
-use crate::setting::Setting;
+use serde_json::{Value, json};
+use stillwell_tests::{read_by_avro_tools, scratch};
+
+use crate::setting::{Model, Setting};
 
 pub const SCHEMA: &str = r#"{"type": "record", "name": "Product", "fields": [
     {"name": "id", "type": "string"},
     {"name": "price", "type": "double"},
     {"name": "stock", "type": ["null", "int"], "default": null}
 ]}"#;
+
+/// Names begin with the version, so that the last in order is the newest.
+fn newest_snapshot(dir: &Path) -> PathBuf {
+    let mut folders = vec![dir.to_owned()];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("it can be listed") {
+            let path = entry.expect("it can be listed").path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.to_string_lossy().ends_with(".snapshot.avro") => found.push(path),
+                false => {}
+            }
+        }
+    }
+    found.into_iter().max().expect("a graceful stop leaves a snapshot")
+}
+
+/// An entry as Avro's tools print it: unions tagged with their branch.
+fn untagged(entry: &Value) -> (Vec<u8>, Value) {
+    let value = &entry["value"]["Product"];
+    let stock = value["stock"].get("int").cloned().unwrap_or(Value::Null);
+    let key = entry["key"].as_str().expect("a key").as_bytes().to_vec();
+    (key, json!({"id": value["id"], "price": value["price"], "stock": stock}))
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_become_versions_that_two_consumers_hold() {
@@ -48,6 +75,10 @@ async fn records_become_versions_that_two_consumers_hold() {
     assert_eq!(farewell.left_in_log, 0, "{farewell}");
     let late = setting.consumer(caches[2].path()).await;
     setting.settled(&late).await;
+    // The blob in the store, read by another implementation of Avro, holds the same.
+    let snapshot = newest_snapshot(&setting.dir.path().join("blobs"));
+    let held: Model = read_by_avro_tools(&snapshot).iter().map(untagged).collect();
+    assert_eq!(held, setting.model);
     for consumer in [one, two, late] {
         consumer.shutdown().await.expect("it stops");
     }

@@ -1,1 +1,3 @@
 //! Golden bytes, and other tools reading what Stillwell writes.
+
+mod reference;

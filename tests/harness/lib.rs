@@ -13,12 +13,14 @@
 pub mod broker;
 pub mod guard;
 pub mod process;
+pub mod reference;
 pub mod settings;
 pub mod topic;
 pub mod wait;
 
 pub use broker::Broker;
 pub use process::{Finished, Running, run, stillwell};
+pub use reference::read_by_avro_tools;
 pub use topic::{Message, Record, Topic};
 pub use wait::{wait_until, wait_until_async};
 
