@@ -8,6 +8,42 @@
 //!
 //! what fails at any stage -> dead-letter topic
 //! ```
+//!
+//! Reading:
+//!
+//! ```no_run
+//! # async fn read() -> stillwell::Result<()> {
+//! let products = stillwell::Consumer::builder("products")
+//!     .bootstrap_servers("localhost:9092")
+//!     .blobs("file:///var/lib/stillwell/blobs")
+//!     .cache_dir("/var/cache/stillwell")
+//!     .start()
+//!     .await?; // returns when a version is readable
+//! let view = products.view(); // one version: never changes, never locks
+//! if let Some(value) = view.get("P-100")? {
+//!     println!("{} in {}", value.to_json()?, view.versions());
+//! }
+//! products.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Writing:
+//!
+//! ```no_run
+//! # async fn write() -> Result<(), Box<dyn std::error::Error>> {
+//! let producer = stillwell::Producer::builder("products")
+//!     .bootstrap_servers("localhost:9092")
+//!     .source("products")
+//!     .schema_file("schemas/product.avsc")
+//!     .data_dir("/var/lib/stillwell")
+//!     .start()
+//!     .await?;
+//! tokio::signal::ctrl_c().await?;
+//! println!("{}", producer.shutdown().await?); // last version, positions, records left in the log
+//! # Ok(())
+//! # }
+//! ```
 
 // ground: values and arithmetic, no I/O, no tasks; touches ground only
 pub mod error;
