@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot set up fails it")]
 
+mod arguments;
 mod basics;
 mod demo;
 mod serving;

@@ -319,7 +319,6 @@ fn open_db(dir: &Path, options: &Options) -> Result<DB, ::rocksdb::Error> {
     db.create_missing_column_families(true);
     // A torn tail of the write-ahead log is cut at the last whole record (this is the default; it is relied on).
     db.set_wal_recovery_mode(::rocksdb::DBRecoveryMode::PointInTime);
-    db.set_recycle_log_file_num(2);
     db.set_max_background_jobs(2);
     db.set_max_open_files(256);
     db.set_log_level(LogLevel::Warn);
