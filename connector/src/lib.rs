@@ -98,7 +98,7 @@ pub mod demo;
 
 pub use consumer::{Consumer, ConsumerBuilder};
 pub use error::{Error, ErrorKind, Result};
-pub use producer::{Farewell, Producer, ProducerBuilder};
+pub use producer::{Farewell, Landed, Producer, ProducerBuilder, Publication, Write, Written};
 pub use record::{Position, SourcePartition, TopicId};
 pub use version::{Shard, ShardVersions, Version};
 pub use view::{Value, View};

@@ -15,12 +15,12 @@ const SCHEMA: &str = r#"{"type":"record","name":"Product","fields":[
     {"name":"id","type":"string"},{"name":"price","type":["null","double"],"default":null}]}"#;
 
 /// A free port of this machine, free again when this returns.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A configuration with one dataset, `name`, from `topic`.
-fn configure(dir: &Path, name: &str, topic: &str, servers: &str, port: u16) -> String {
+pub(crate) fn configure(dir: &Path, name: &str, topic: &str, servers: &str, port: u16) -> String {
     let data = dir.join("data");
     std::fs::write(dir.join("product.avsc"), SCHEMA).unwrap();
     let file = dir.join("stillwell.toml");
@@ -46,36 +46,56 @@ fn configure(dir: &Path, name: &str, topic: &str, servers: &str, port: u16) -> S
     file.display().to_string()
 }
 
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 }
 
 /// Asks over a connection of its own; an error while nobody listens.
-fn ask(port: u16, path: &str, headers: &str) -> std::io::Result<Answer> {
+pub(crate) fn ask(port: u16, path: &str, headers: &str) -> std::io::Result<Answer> {
+    request(port, "GET", path, headers, b"")
+}
+
+/// Sends a request over a connection of its own; an error while nobody listens.
+pub(crate) fn request(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)))?;
     stream.set_read_timeout(Some(LONG))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n")?;
+    let length = body.len();
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n")?;
+    write!(stream, "content-length: {length}\r\n{headers}\r\n")?;
+    // A body that is refused is not read to its end.
+    let sent = stream.write_all(body);
     let mut text = String::new();
-    stream.read_to_string(&mut text)?;
+    if let Err(error) = stream.read_to_string(&mut text)
+        && text.is_empty()
+    {
+        sent?;
+        return Err(error);
+    }
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     Ok(Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() })
 }
 
-fn get(port: u16, path: &str) -> Answer {
+pub(crate) fn get(port: u16, path: &str) -> Answer {
     ask(port, path, "").unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// Waits until the process is ready.
-fn until_ready(process: &mut Running, port: u16) {
+pub(crate) fn until_ready(process: &mut Running, port: u16) {
     wait_until("/ready says yes", LONG, || {
         if let Some(status) = process.ended() {
             panic!("it ended ({status}):\n{}", process.stderr());
@@ -89,7 +109,7 @@ fn until_ready(process: &mut Running, port: u16) {
 }
 
 /// Waits until a record reads as `expected`, or is absent.
-fn until_record(port: u16, path: &str, expected: Option<&Value>) {
+pub(crate) fn until_record(port: u16, path: &str, expected: Option<&Value>) {
     wait_until(&format!("{path} is {expected:?}"), LONG, || {
         let answer = get(port, path);
         let right = match expected {

@@ -10,3 +10,4 @@ mod kafka;
 mod line;
 mod restart;
 mod setting;
+mod writes;

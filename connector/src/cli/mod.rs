@@ -31,6 +31,7 @@ mod reading;
 pub mod versions;
 pub mod get;
 pub mod scan;
+pub mod import;
 pub mod blob;
 pub mod bench;
 pub mod healthcheck;
@@ -44,7 +45,7 @@ const USAGE: u8 = 64;
 const INTERRUPTED: u8 = 130;
 
 #[derive(Debug, Parser)]
-#[command(name = "stillwell", version, about, max_term_width = 110, propagate_version = true)]
+#[command(name = "stillwell", version, about, max_term_width = 110)]
 struct Cli {
     #[command(flatten)]
     logging: Logging,
@@ -72,6 +73,7 @@ enum Command {
     Versions(versions::Versions),
     Get(get::Get),
     Scan(scan::Scan),
+    Import(import::Import),
     Blob(blob::Blob),
     Bench(bench::Bench),
     Healthcheck(healthcheck::Healthcheck),
@@ -87,6 +89,7 @@ impl Command {
             Command::Versions(command) => command.run(edge),
             Command::Get(command) => command.run(edge),
             Command::Scan(command) => command.run(edge),
+            Command::Import(command) => command.run(edge),
             Command::Blob(command) => command.run(edge),
             Command::Bench(command) => command.run(edge),
             Command::Healthcheck(command) => command.run(edge),

@@ -69,7 +69,8 @@ async fn serve(config: &Config, role: Role) -> Result<()> {
         () = signals.stop() => return Ok(()),
     };
     if let Some(listener) = listener {
-        let app = App::new(host.directory().clone(), metrics, shared.clock);
+        let token = config.model().http.admin_token.as_ref();
+        let app = App::with_admin(host.directory().clone(), metrics, shared.clock, token);
         tracing::info!(address = %listener.address(), "listening for HTTP");
         host.front("HTTP", |stop| listener.serve(app.router(), stop));
     }

@@ -166,7 +166,7 @@ section! {
         ready_when: String = Choice(&["caught_up", "any"]), Is("caught_up");
         /// Ready with a cached version while Kafka is away.
         serve_stale: bool = Switch, Is("false");
-        /// Bearer token of the admin routes. Unset: they are off.
+        /// Bearer token of the admin routes, which write records. Unset: they are off.
         admin_token: Option<Secret> = Text, Unset;
     }
 }

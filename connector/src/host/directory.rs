@@ -101,6 +101,8 @@ pub struct Dataset {
     name: String,
     readable: Option<ReadingSide>,
     writer: Option<WritingSide>,
+    /// Writes its records.
+    records: Option<producer::Writer>,
     /// Set once, by whoever joins a side that ended by a mistake.
     ended: OnceLock<String>,
     /// Taken only to judge, never by a read.
@@ -153,15 +155,28 @@ impl Dataset {
             name: name.into(),
             readable,
             writer,
+            records: None,
             ended: OnceLock::new(),
             errors: Mutex::default(),
             last_activity: AtomicI64::new(0),
         }
     }
 
+    /// The same, with what writes its records.
+    #[must_use]
+    pub fn written_by(mut self, writer: producer::Writer) -> Dataset {
+        self.records = Some(writer);
+        self
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Writes its records; `None` where this process has no writing side of it.
+    pub fn records(&self) -> Option<&producer::Writer> {
+        self.records.as_ref()
     }
 
     /// Reads it; `None` where this process has no reading side of it.

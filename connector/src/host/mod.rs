@@ -271,7 +271,11 @@ async fn start(part: Part) -> Result<Started> {
         }
         None => None,
     };
-    Ok(Started { dataset: Dataset::new(name, reading, writing), producer, consumer })
+    let mut dataset = Dataset::new(name, reading, writing);
+    if let Some(producer) = &producer {
+        dataset = dataset.written_by(producer.writer().clone());
+    }
+    Ok(Started { dataset, producer, consumer })
 }
 
 /// Ends what was started for nothing. Its own errors are not what the operator has to mend.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  accept (serve.rs) --> route --> records.rs  one record, or a page of them, out of the view of the moment
+//!     |                       |--> writes.rs   a record put or deleted, for who has the token (token.rs)
 //!     |                       |--> datasets.rs what there is
 //!     |                       |--> vitals.rs   /health /ready /live /metrics
 //!     |                       '--> problem.rs  anything else, as application/problem+json
@@ -17,10 +18,12 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::State;
 use axum::http::{Method, Uri};
 use axum::routing::get;
 
 use crate::clock::Clock;
+use crate::config::values::Secret;
 use crate::host::Directory;
 use crate::telemetry::Metrics;
 
@@ -29,11 +32,14 @@ mod datasets;
 mod query;
 mod records;
 mod serve;
+mod token;
 mod vitals;
+mod writes;
 
 pub use serve::{Listener, MAX_CONNECTIONS};
 
 use problem::Problem;
+use token::Token;
 
 /// The routes, as a request to an unknown one is told.
 const ROUTES: [&str; 8] = [
@@ -47,6 +53,9 @@ const ROUTES: [&str; 8] = [
     "/v1/datasets/{name}/records/{key}?version=",
 ];
 
+/// The routes that want the token.
+const ADMIN_ROUTES: [&str; 1] = ["PUT, DELETE /v1/datasets/{name}/records/{key}?topic=&wait="];
+
 /// What the routes need. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct App(Arc<Inner>);
@@ -57,21 +66,32 @@ struct Inner {
     metrics: Metrics,
     clock: Clock,
     started_ms: i64,
+    /// Without one the admin routes are off.
+    token: Option<Token>,
 }
 
 impl App {
-    /// Routes over these datasets; `/metrics` shows `metrics`.
+    /// Routes over these datasets, to read; `/metrics` shows `metrics`.
     pub fn new(directory: Directory, metrics: Metrics, clock: Clock) -> App {
+        App::with_admin(directory, metrics, clock, None)
+    }
+
+    /// The same, and with a token the admin routes for who brings it. An empty one is none.
+    pub fn with_admin(directory: Directory, metrics: Metrics, clock: Clock, token: Option<&Secret>) -> App {
         let started_ms = clock.wall_ms();
-        App(Arc::new(Inner { directory, metrics, clock, started_ms }))
+        App(Arc::new(Inner { directory, metrics, clock, started_ms, token: token.and_then(Token::new) }))
     }
 
     /// The routes as a service, for [`Listener::serve`], or to be called in place.
     pub fn router(&self) -> Router {
+        let record = || match self.0.token {
+            Some(_) => get(records::one).put(writes::put).delete(writes::delete),
+            None => get(records::one),
+        };
         Router::new()
-            .route("/v1/datasets/{name}/records/{*key}", get(records::one))
+            .route("/v1/datasets/{name}/records/{*key}", record())
             // The empty key, which the pattern above does not match.
-            .route("/v1/datasets/{name}/records/", get(records::one))
+            .route("/v1/datasets/{name}/records/", record())
             .route("/v1/datasets/{name}/records", get(records::page))
             .route("/v1/datasets/{name}", get(datasets::one))
             .route("/v1/datasets", get(datasets::all))
@@ -85,12 +105,20 @@ impl App {
     }
 }
 
-async fn no_such_route(uri: Uri) -> Problem {
-    Problem::not_found(format!("there is no route {}", uri.path())).with("routes", ROUTES.as_slice())
+async fn no_such_route(State(app): State<App>, uri: Uri) -> Problem {
+    let admin = app.0.token.as_ref().map_or(&[][..], |_| ADMIN_ROUTES.as_slice());
+    let routes: Vec<_> = ROUTES.iter().chain(admin).collect();
+    Problem::not_found(format!("there is no route {}", uri.path())).with("routes", routes)
 }
 
-async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
-    Problem::method_not_allowed(format!("{} does not answer {method}; GET and HEAD it does", uri.path()))
+async fn method_not_allowed(State(app): State<App>, method: Method, uri: Uri) -> Problem {
+    let off = match method {
+        Method::PUT | Method::DELETE if app.0.token.is_none() && uri.path().contains("/records/") => {
+            "; records are written here only where http.admin_token is set"
+        }
+        _ => "",
+    };
+    Problem::method_not_allowed(format!("{} does not answer {method}{off}", uri.path()))
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@
 //! ```
 //!
 //! `type` is `urn:stillwell:problem:` and a word: the name of an [`ErrorKind`], or, for what only HTTP knows,
-//! `not-found` and `method-not-allowed`. `docs/http.md` says of each what to do.
+//! `not-found`, `method-not-allowed`, `unauthorized`, `forbidden`, `too-large`, `timeout` and `misfit`. `docs/http.md` says of each what to do.
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use crate::codec::{Misfit, Stage};
 use crate::error::{Error, ErrorKind};
 
 /// The media type.
@@ -53,6 +54,38 @@ impl Problem {
             StatusCode::METHOD_NOT_ALLOWED,
             detail.into(),
         )
+    }
+
+    /// The route wants a token, and none came.
+    pub fn unauthorized(detail: impl Into<String>) -> Problem {
+        Problem::new("unauthorized", "Not authorized", StatusCode::UNAUTHORIZED, detail.into())
+            .header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"stillwell\""))
+    }
+
+    /// The token that came is not the right one.
+    pub fn forbidden(detail: impl Into<String>) -> Problem {
+        Problem::new("forbidden", "Forbidden", StatusCode::FORBIDDEN, detail.into())
+    }
+
+    /// The request has more bytes than are taken.
+    pub fn too_large(detail: impl Into<String>) -> Problem {
+        Problem::new("too-large", "Too large", StatusCode::PAYLOAD_TOO_LARGE, detail.into())
+    }
+
+    /// The request came too slowly.
+    pub fn timeout(detail: impl Into<String>) -> Problem {
+        Problem::new("timeout", "Too slow", StatusCode::REQUEST_TIMEOUT, detail.into())
+    }
+
+    /// The record would become a dead letter: 400 where its bytes are not of the format at all, else 422.
+    pub fn misfit(misfit: &Misfit) -> Problem {
+        let status = match misfit.stage {
+            Stage::Decode => StatusCode::BAD_REQUEST,
+            Stage::Validate | Stage::Key => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        Problem::new("misfit", "The record does not fit", status, misfit.message.clone())
+            .with("stage", misfit.stage.label())
+            .with("class", misfit.class)
     }
 
     /// A problem of one of the error kinds.

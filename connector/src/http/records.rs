@@ -136,7 +136,7 @@ impl Page {
 }
 
 /// Dataset and key of `/v1/datasets/{name}/records/{key}`, still encoded; the key is empty where there is none.
-fn parts(path: &str) -> (&str, &str) {
+pub(super) fn parts(path: &str) -> (&str, &str) {
     let rest = path.strip_prefix("/v1/datasets/").unwrap_or_default();
     let (name, rest) = rest.split_once('/').unwrap_or((rest, ""));
     (name, rest.strip_prefix("records/").unwrap_or_default())

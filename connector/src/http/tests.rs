@@ -371,3 +371,84 @@ async fn an_address_that_is_taken_is_a_mistake_in_the_configuration() {
         assert!(text.contains("http.listen") && text.contains(say) && text.contains(&address), "{text}");
     }
 }
+
+/// An app whose dataset is written, to a broker that nobody reaches, by who has the token.
+fn written(token: &str) -> App {
+    let clock = Clock::manual(1_700_000_000_000);
+    let options = crate::Producer::builder("products")
+        .bootstrap_servers("127.0.0.1:1")
+        .source("products")
+        .schema(SCHEMA)
+        .key_fields(["name"])
+        .store(crate::blob::Store::open("memory://").unwrap())
+        .options()
+        .unwrap();
+    let writer = crate::producer::Writer::new(&options, crate::producer::write::watch::Watchers::default());
+    let dataset = Dataset::new("products", None, None).written_by(writer.unwrap());
+    let read_only = Dataset::new("orders", None, None);
+    let token = serde_json::from_value(json!(token)).unwrap();
+    App::with_admin(Directory::new([dataset, read_only], clock.clone()), Metrics::new(), clock, Some(&token))
+}
+
+async fn put(app: &App, path: &str, authorization: Option<&str>, body: impl Into<Body>) -> (u16, Value) {
+    let mut request = Request::put(path);
+    if let Some(authorization) = authorization {
+        request = request.header("authorization", authorization);
+    }
+    let response = ask(app, request.body(body.into()).unwrap()).await;
+    let status = response.status().as_u16();
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    (status, serde_json::from_str(&self::body(response).await).unwrap())
+}
+
+#[tokio::test]
+async fn a_record_is_written_only_with_the_token_and_only_if_it_fits() {
+    let app = written("t0ken");
+    let path = "/v1/datasets/products/records/P-1";
+    let right = Some("Bearer t0ken");
+    for (authorization, status, kind) in [
+        (None, 401, "unauthorized"),
+        (Some("Bearer token"), 403, "forbidden"),
+        (Some("t0ken"), 401, "unauthorized"),
+    ] {
+        let (seen, problem) = put(&app, path, authorization, "{}").await;
+        assert_eq!(
+            (seen, problem["type"].as_str()),
+            (status, Some(&*format!("urn:stillwell:problem:{kind}")))
+        );
+        assert!(!problem.to_string().contains("t0ken"), "{problem}");
+    }
+    for (path, body, status, stage) in [
+        (path, "nonsense", 400, Some("decode")),
+        (path, r#"{"name":7}"#, 422, Some("validate")),
+        (path, r#"{"name":"P-2"}"#, 422, Some("key")),
+        ("/v1/datasets/products/records/P-1?wait=x", "{}", 400, None),
+        ("/v1/datasets/products/records/%zz", "{}", 400, None),
+        ("/v1/datasets/products/records/P-1?topic=x", r#"{"name":"P-1"}"#, 400, None),
+        ("/v1/datasets/orders/records/P-1", "{}", 404, None),
+        ("/v1/datasets/none/records/P-1", "{}", 404, None),
+    ] {
+        let (seen, problem) = put(&app, path, right, body).await;
+        assert_eq!((seen, problem["stage"].as_str()), (status, stage), "{path} {body}: {problem}");
+    }
+    let (status, large) = put(&app, path, right, vec![b' '; writes::MAX_BODY_BYTES + 1]).await;
+    assert_eq!((status, large["type"].as_str()), (413, Some("urn:stillwell:problem:too-large")));
+    let routes = problem(&app, "/nowhere", 404).await;
+    assert!(routes["routes"].to_string().contains("PUT, DELETE"), "{routes}");
+}
+
+#[tokio::test]
+async fn an_empty_token_is_none() {
+    for app in [written(""), written("  "), app([view(1, &[b"P-1"])])] {
+        for method in ["PUT", "DELETE"] {
+            let request = Request::builder().method(method).uri("/v1/datasets/products/records/P-1");
+            let request = request.header("authorization", "Bearer ").body(Body::from("{}")).unwrap();
+            let response = ask(&app, request).await;
+            assert_eq!(
+                (response.status().as_u16(), &response.headers()["allow"]),
+                (405, &"GET,HEAD".parse().unwrap())
+            );
+            assert!(body(response).await.contains("http.admin_token"));
+        }
+    }
+}

@@ -44,7 +44,7 @@ pub use error::Error;
 pub use ids::Message;
 pub use poll::{Polled, Poller, Tuning, Waker};
 pub use rebalance::{Event, GroupMetadata, Member, Membership, Revoked};
-pub use sender::Sender;
+pub use sender::{Receipt, Sender};
 pub use stats::Statistics;
 pub use topics::{Admin, TopicInfo, TopicSpec};
 pub use transaction::{Outcome, Transaction};

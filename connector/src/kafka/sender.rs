@@ -23,6 +23,13 @@ pub struct Sender(Arc<ThreadedProducer<Reports>>);
 
 type Report = Result<Delivered, Code>;
 
+/// What waits for a record's report.
+struct Awaited {
+    report: oneshot::Sender<Report>,
+    /// Let go with the report, whoever waits for it: a place in a budget.
+    held: Option<Box<dyn Send + Sync>>,
+}
+
 struct Reports(Context);
 
 impl ClientContext for Reports {
@@ -40,9 +47,11 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<oneshot::Sender<Report>>;
+    type DeliveryOpaque = Box<Awaited>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, report: Self::DeliveryOpaque) {
+    fn delivery(&self, result: &DeliveryResult<'_>, awaited: Self::DeliveryOpaque) {
+        let Awaited { report, held } = *awaited;
+        drop(held);
         // Nobody may be waiting for it; that is theirs to decide.
         let _ = report.send(match result {
             Ok(message) => Ok(Delivered { partition: message.partition(), offset: message.offset() }),
@@ -88,11 +97,20 @@ impl Sender {
         &self,
         record: &Outgoing<'_>,
     ) -> Result<impl Future<Output = Result<Delivered, Error>> + Send + 'static, Error> {
+        Ok(self.put_in_line(record, None).await?.delivered())
+    }
+
+    /// As [`Sender::enqueue`]; `held` is dropped when the record's fate is known, whether anybody asks for it or not.
+    pub async fn put_in_line(
+        &self,
+        record: &Outgoing<'_>,
+        held: Option<Box<dyn Send + Sync>>,
+    ) -> Result<Receipt, Error> {
         let (report, reported) = oneshot::channel();
         let topic = record.topic.to_owned();
-        let mut outgoing = Some(Box::new(report));
-        while let Some(report) = outgoing.take() {
-            match self.0.send(base_record(record, report)) {
+        let mut outgoing = Some(Box::new(Awaited { report, held }));
+        while let Some(awaited) = outgoing.take() {
+            match self.0.send(base_record(record, awaited)) {
                 Ok(()) => {}
                 Err((KafkaError::MessageProduction(Code::QueueFull), back)) => {
                     outgoing = Some(back.delivery_opaque);
@@ -101,14 +119,7 @@ impl Sender {
                 Err((error, _)) => return Err(Error::from_kafka(format!("sending to {topic}"), &error)),
             }
         }
-        Ok(async move {
-            let doing = || format!("sending to {topic}");
-            match reported.await {
-                Ok(Ok(delivered)) => Ok(delivered),
-                Ok(Err(code)) => Err(Error::from_code(doing(), code, "")),
-                Err(_) => Err(Error::Closed { doing: doing() }),
-            }
-        })
+        Ok(Receipt { topic, reported })
     }
 
     /// Waits until everything in line is acknowledged or has failed.
@@ -118,5 +129,28 @@ impl Sender {
         flushed
             .expect("flushing does not panic")
             .map_err(|error| Error::from_kafka("waiting for what was sent", &error))
+    }
+}
+
+/// A record in line. Dropping it changes nothing for the record.
+#[derive(Debug)]
+pub struct Receipt {
+    topic: String,
+    reported: oneshot::Receiver<Report>,
+}
+
+impl Receipt {
+    /// Waits until the record is acknowledged by all replicas in sync.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`]: the broker will not have it. [`Error::Unavailable`], [`Error::Closed`]: it was not
+    /// acknowledged; it may have arrived all the same.
+    pub async fn delivered(self) -> Result<Delivered, Error> {
+        let doing = || format!("sending to {}", self.topic);
+        match self.reported.await {
+            Ok(Ok(delivered)) => Ok(delivered),
+            Ok(Err(code)) => Err(Error::from_code(doing(), code, "")),
+            Err(_) => Err(Error::Closed { doing: doing() }),
+        }
     }
 }

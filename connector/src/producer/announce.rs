@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::read_back::{self, ReadBack};
 use super::snapshot::Snapshotted;
 use super::store::Stored;
+use super::write::watch::Watchers;
 use crate::clock::Clock;
 use crate::format::announcement::{self, Announcement, Message, SourcePosition};
 use crate::format::succession::MAX_RUN;
@@ -148,6 +149,7 @@ pub struct Announcer {
     read_back: ReadBack,
     snapshots: mpsc::UnboundedReceiver<Snapshotted>,
     announced: watch::Sender<Option<Announced>>,
+    watchers: Watchers,
     clock: Clock,
     metrics: Arc<ProducerMetrics>,
 }
@@ -163,10 +165,22 @@ impl Announcer {
         read_back: ReadBack,
         snapshots: mpsc::UnboundedReceiver<Snapshotted>,
         announced: watch::Sender<Option<Announced>>,
+        watchers: Watchers,
         clock: Clock,
         metrics: Arc<ProducerMetrics>,
     ) -> Announcer {
-        Announcer { constants, carried, transaction, member, read_back, snapshots, announced, clock, metrics }
+        Announcer {
+            constants,
+            carried,
+            transaction,
+            member,
+            read_back,
+            snapshots,
+            announced,
+            watchers,
+            clock,
+            metrics,
+        }
     }
 
     /// Announces what has been stored, in order, until the channel closes. Blocks: for a thread of its own, within
@@ -233,6 +247,9 @@ impl Announcer {
             .map_err(|source| Error::ReadBack { version: last_version, source })?;
         self.carried = carried;
         self.tell(run);
+        for announcement in &announcements {
+            self.watchers.announced(announcement.version, &announcement.positions);
+        }
         Ok(())
     }
 

@@ -30,6 +30,7 @@ use super::snapshot::Snapshotter;
 use super::source::{self, Source};
 use super::store::{Storer, Uploader};
 use super::validate::Validator;
+use super::write::watch::Watchers;
 use crate::blob;
 use crate::blob::name::Folder;
 use crate::codec;
@@ -114,6 +115,8 @@ pub struct Ground {
     pub member: Membership,
     /// The newest announced version, for who waits on it.
     pub announced: watch::Sender<Option<Announced>>,
+    /// Who waits for a version that holds what was written here.
+    pub watchers: Watchers,
     /// Dead letters larger than this have their value in a blob.
     pub letter_limit: usize,
     /// Shared by the stages.
@@ -161,6 +164,9 @@ pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> R
     let _ = recovered.send(());
     // What a life before this one, here or elsewhere, announced last: who waits on the watch must not see less, and must
     // not see what this process announced before somebody else went on.
+    if let Some((version, _)) = taken.carried.previous {
+        ground.watchers.announced(version, &taken.carried.positions);
+    }
     let chain = ChainSize::of(&taken.carried.chain);
     ground.announced.send_replace(taken.carried.previous.map(|(version, _)| Announced {
         version,
@@ -302,6 +308,7 @@ fn spawn(
         read_back,
         listed_in,
         ground.announced.clone(),
+        ground.watchers.clone(),
         clock.clone(),
         metrics.clone(),
     );

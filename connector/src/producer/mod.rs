@@ -30,9 +30,11 @@ pub mod build;
 pub mod snapshot;
 pub mod store;
 pub mod announce;
+pub mod write;
 
 pub use builder::ProducerBuilder;
 pub use options::{Batching, Options, Pacing, Performance, Reliability, Spill};
+pub use write::{Landed, Publication, Write, Writer, Written};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::gauge::Pressure;
@@ -46,10 +48,14 @@ use life::{End, Ground};
 use log::Log;
 use own::{Action, Event, Ownership, State};
 use recover::Recovery;
+use write::follow::Follower;
+use write::watch::Watchers;
 
 /// Between lives, and between attempts to reach Kafka.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// How long a stop waits for what was written here to be acknowledged by Kafka.
+const LAST_WRITES: Duration = Duration::from_secs(5);
 
 /// What the producer is doing, for health and for who embeds it.
 #[derive(Clone, Debug)]
@@ -95,6 +101,10 @@ pub struct Producer {
     stop: CancellationToken,
     status: watch::Receiver<Status>,
     announced: watch::Receiver<Option<Announced>>,
+    writer: Writer,
+    /// What tells who writes here of versions that are made elsewhere.
+    follower: JoinSet<()>,
+    stop_follower: CancellationToken,
 }
 
 impl Producer {
@@ -108,6 +118,8 @@ impl Producer {
     /// # Errors
     /// [`ErrorKind::Config`] where another process holds the data directory, or it cannot be written.
     pub async fn start(options: Options) -> Result<Producer> {
+        let watchers = Watchers::default();
+        let writer = Writer::new(&options, watchers.clone())?;
         let dir = options.data_dir.join("log").join(&options.dataset);
         let doing = || format!("opening the log of dataset {} in {}", options.dataset, dir.display());
         let metrics = options.metrics.clone();
@@ -131,10 +143,14 @@ impl Producer {
         let (status_in, status) = watch::channel(Status { state: None, error: None, failures: 0 });
         let (announced_in, announced) = watch::channel(None);
         let stop = CancellationToken::new();
-        let supervisor = Supervisor { options, log, cache, status: status_in, announced: announced_in };
+        let (mut follower, stop_follower) = (JoinSet::new(), CancellationToken::new());
+        let follow = Follower::new(options.clone(), watchers.clone(), Some(status.clone()));
+        follower.spawn(follow.run(stop_follower.clone()));
+        let supervisor =
+            Supervisor { options, log, cache, status: status_in, announced: announced_in, watchers };
         let mut tasks = JoinSet::new();
         tasks.spawn(supervisor.run(stop.clone()));
-        Ok(Producer { tasks, stop, status, announced })
+        Ok(Producer { tasks, stop, status, announced, writer, follower, stop_follower })
     }
 
     /// What it is doing.
@@ -152,32 +168,46 @@ impl Producer {
         self.announced.clone()
     }
 
+    /// What writes the dataset's records, for others to hold.
+    #[doc(hidden)]
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
     /// Waits until it ends by itself, which it does only for a mistake that it cannot wait out.
     ///
     /// # Errors
     /// That mistake.
     pub async fn ended(&mut self) -> Result<Farewell> {
-        match self.tasks.join_next().await {
+        let ended = self.tasks.join_next().await;
+        self.stop_follower.cancel();
+        self.writer.close();
+        match ended {
             Some(Ok(ended)) => ended,
             Some(Err(panic)) => Err(Error::because(ErrorKind::Internal, "the producer panicked", panic)),
             None => Err(Error::new(ErrorKind::Closed, "the producer has ended before")),
         }
     }
 
-    /// Stops gracefully: source paused, log synced, batch flushed, versions in flight announced, a last snapshot, the
-    /// group left. Whoever cannot wait that long drops the future: what was not announced stays in the log.
+    /// Stops gracefully: records written here acknowledged, source paused, log synced, batch flushed, versions in flight
+    /// announced, a last snapshot, the group left. Whoever cannot wait that long drops the future: what was not announced stays in the log.
     ///
     /// # Errors
     /// What went wrong on the way.
     pub async fn shutdown(mut self) -> Result<Farewell> {
+        self.writer.flush(LAST_WRITES).await;
         self.stop.cancel();
-        self.ended().await
+        let ended = self.ended().await;
+        while self.follower.join_next().await.is_some() {}
+        ended
     }
 }
 
 impl Drop for Producer {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.stop_follower.cancel();
+        self.writer.close();
     }
 }
 
@@ -195,6 +225,7 @@ struct Supervisor {
     cache: Cache,
     status: watch::Sender<Status>,
     announced: watch::Sender<Option<Announced>>,
+    watchers: Watchers,
 }
 
 /// A life under way.
@@ -263,6 +294,7 @@ impl Supervisor {
             },
             member: member.membership(),
             announced: self.announced.clone(),
+            watchers: self.watchers.clone(),
             letter_limit: prepared.letter_limit,
             pressure: Pressure::default(),
         };

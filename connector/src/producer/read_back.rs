@@ -137,31 +137,42 @@ impl ReadBack {
         mut found: impl FnMut(&Message, Verdict, Option<Life>) -> Option<Result<T, Error>>,
     ) -> Result<T, Error> {
         loop {
-            let record = match self.poller.poll(Duration::from_millis(100)) {
-                Some(Polled::Record { message, .. }) => {
-                    Some((message.offset(), message.value().unwrap_or_default().to_vec()))
-                }
-                Some(Polled::Lost { detail, .. }) => {
-                    let doing = format!("reading {}[{}] at offset {}", self.topic, self.partition, self.next);
-                    return Err(kafka::Error::Unavailable { doing, detail }.into());
-                }
-                Some(Polled::Error(error)) if !error.is_transient() => return Err(error.into()),
-                Some(Polled::Error(_) | Polled::End { .. }) | None => None,
-            };
-            if let Some((offset, value)) = record
-                && offset >= self.next
+            if let Some((message, verdict)) = self.step(Duration::from_millis(100))?
+                && let Some(found) = found(&message, verdict, self.succession.life())
             {
-                let seen = self.see(offset, &value);
-                if let Some((message, verdict)) = seen
-                    && let Some(found) = found(&message, verdict, self.succession.life())
-                {
-                    return found;
-                }
+                return found;
             }
             if self.clock.now() >= deadline {
                 return Err(Error::Missing { next: self.next });
             }
         }
+    }
+
+    /// The next valid announcement, waited for for up to `wait`: for who follows without writing.
+    ///
+    /// # Errors
+    /// [`Error::Kafka`].
+    pub fn next_valid(&mut self, wait: Duration) -> Result<Option<Box<Announcement>>, Error> {
+        Ok(match self.step(wait)? {
+            Some((Message::Announcement(announcement), Verdict::Valid)) => Some(announcement),
+            _ => None,
+        })
+    }
+
+    /// Reads one record, if one comes within `wait`.
+    fn step(&mut self, wait: Duration) -> Result<Option<(Message, Verdict)>, Error> {
+        let (offset, value) = match self.poller.poll(wait) {
+            Some(Polled::Record { message, .. }) => {
+                (message.offset(), message.value().unwrap_or_default().to_vec())
+            }
+            Some(Polled::Lost { detail, .. }) => {
+                let doing = format!("reading {}[{}] at offset {}", self.topic, self.partition, self.next);
+                return Err(kafka::Error::Unavailable { doing, detail }.into());
+            }
+            Some(Polled::Error(error)) if !error.is_transient() => return Err(error.into()),
+            Some(Polled::Error(_) | Polled::End { .. }) | None => return Ok(None),
+        };
+        Ok(if offset >= self.next { self.see(offset, &value) } else { None })
     }
 
     fn see(&mut self, offset: i64, value: &[u8]) -> Option<(Message, Verdict)> {

@@ -112,27 +112,7 @@ impl Header {
     /// # Errors
     /// [`Error::Malformed`] if it is no schema of entries.
     pub fn schema(&self) -> Result<Schema, Error> {
-        #[derive(serde::Deserialize)]
-        struct Outer {
-            fields: Vec<Field>,
-        }
-        #[derive(serde::Deserialize)]
-        struct Field {
-            name: String,
-            #[serde(rename = "type")]
-            kind: Box<serde_json::value::RawValue>,
-        }
-        let outer: Outer = serde_json::from_str(&self.entry_schema)
-            .map_err(|error| Error::malformed(0, format!("avro.schema: {error}")))?;
-        let value = outer.fields.iter().find(|field| field.name == "value");
-        let value = value.ok_or_else(|| Error::malformed(0, "avro.schema has no field \"value\""))?;
-        let branches: Vec<Box<serde_json::value::RawValue>> = serde_json::from_str(value.kind.get())
-            .map_err(|error| Error::malformed(0, format!("avro.schema, field \"value\": {error}")))?;
-        match branches.as_slice() {
-            [null, value] if null.get() == "\"null\"" => Schema::dataset(value.get())
-                .map_err(|error| Error::malformed(0, format!("the dataset's schema: {error}"))),
-            _ => Err(Error::malformed(0, "avro.schema, field \"value\" is not [\"null\", S]")),
-        }
+        value_schema(&self.entry_schema)
     }
 
     /// The header's bytes in plain form.
@@ -209,6 +189,31 @@ impl Header {
     }
 }
 
+/// The dataset's own schema, out of the entries'.
+pub(super) fn value_schema(entry_schema: &str) -> Result<Schema, Error> {
+    #[derive(serde::Deserialize)]
+    struct Outer {
+        fields: Vec<Field>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Field {
+        name: String,
+        #[serde(rename = "type")]
+        kind: Box<serde_json::value::RawValue>,
+    }
+    let outer: Outer = serde_json::from_str(entry_schema)
+        .map_err(|error| Error::malformed(0, format!("avro.schema: {error}")))?;
+    let value = outer.fields.iter().find(|field| field.name == "value");
+    let value = value.ok_or_else(|| Error::malformed(0, "avro.schema has no field \"value\""))?;
+    let branches: Vec<Box<serde_json::value::RawValue>> = serde_json::from_str(value.kind.get())
+        .map_err(|error| Error::malformed(0, format!("avro.schema, field \"value\": {error}")))?;
+    match branches.as_slice() {
+        [null, value] if null.get() == "\"null\"" => Schema::dataset(value.get())
+            .map_err(|error| Error::malformed(0, format!("the dataset's schema: {error}"))),
+        _ => Err(Error::malformed(0, "avro.schema, field \"value\" is not [\"null\", S]")),
+    }
+}
+
 /// A container's metadata as it lies in the file: the order of its pairs is kept, so that the plain form is a function
 /// of the stored one.
 #[derive(Clone, Debug)]
@@ -269,7 +274,7 @@ impl Metadata {
         }
     }
 
-    fn get(&self, name: &str) -> Option<&[u8]> {
+    pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
         self.pairs.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_slice())
     }
 

@@ -20,11 +20,13 @@
 //!
 //! Owns: the layout. Does not own: the datum's end, which only its schema knows ([`Schema::skip`]).
 
+mod any;
 mod header;
 mod write;
 mod read;
 mod stored;
 
+pub use any::AnyReader;
 pub use header::{Counts, Header, Kind};
 pub use read::{BlockHead, Entries, Located, Reader};
 pub use stored::{Decompressor, LEVEL, Stored, Unpacked, compress};

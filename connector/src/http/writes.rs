@@ -1,0 +1,158 @@
+//! Records written: put or deleted by their key, for who has the admin token.
+//!
+//! A write goes to the source topic as anybody's does, and is answered once it is readable: 200 with the version from
+//! which on a read here shows it. Where that takes longer than `?wait=`, 202 says where the record lies; the version
+//! will come.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::App;
+use super::problem::Problem;
+use super::query::{Query, decode_path};
+use super::records;
+use crate::error::ErrorKind;
+use crate::host::Dataset;
+use crate::producer::write::Refused;
+use crate::producer::{Landed, Publication, Write, Writer};
+use crate::version::Version;
+
+/// Largest body that is read: what Kafka's client takes. A topic may take less.
+pub(super) const MAX_BODY_BYTES: usize = 10 << 20;
+/// How long a body may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer waits for the version, where the request does not say.
+const DEFAULT_WAIT: Duration = Duration::from_secs(10);
+/// The longest that it may ask for.
+const MAX_WAIT: Duration = Duration::from_secs(300);
+
+/// `PUT /v1/datasets/{name}/records/{key}`. The body is the value: JSON, or bytes where the dataset is raw.
+pub(super) async fn put(State(app): State<App>, request: Request) -> Response {
+    write(&app, request, true).await.unwrap_or_else(Problem::into_response)
+}
+
+/// `DELETE /v1/datasets/{name}/records/{key}`.
+pub(super) async fn delete(State(app): State<App>, request: Request) -> Response {
+    write(&app, request, false).await.unwrap_or_else(Problem::into_response)
+}
+
+async fn write(app: &App, request: Request, upsert: bool) -> Result<Response, Problem> {
+    match &app.0.token {
+        Some(token) => token.check(request.headers())?,
+        // There is no such route then; who wires it all the same must not open it.
+        None => return Err(Problem::forbidden("http.admin_token is not set")),
+    }
+    let (parts, body) = request.into_parts();
+    let (name, key) = records::parts(parts.uri.path());
+    let key = Bytes::from(decode_path(key)?.into_owned());
+    let query = Query::read(parts.uri.query(), ["wait", "topic"])?;
+    let until = Instant::now() + wait(query.bytes("wait"))?;
+    let dataset = records::dataset(app, name)?;
+    let writer = writer(dataset)?;
+    let mut record = if upsert { Write::upsert(key, read(body).await?) } else { Write::delete(key) };
+    if let Some(topic) = query.bytes("topic") {
+        record = record.topic(String::from_utf8_lossy(topic));
+    }
+    let ready = writer.prepare(record).map_err(refused)?;
+    let written = writer.send(vec![ready]).await.map_err(|error| {
+        match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Refused>()) {
+            Some(Refused::TooLarge { .. }) => Problem::too_large(error.chain()),
+            _ => Problem::from(error),
+        }
+    })?;
+    let left = until.saturating_duration_since(Instant::now());
+    match written.published(left).await {
+        Publication::Published { version, records } => {
+            let readable = is_readable(dataset, version, until).await;
+            Ok(answer(dataset, records.first(), Some(version), readable))
+        }
+        Publication::Durable { records } => Ok(answer(dataset, records.first(), None, false)),
+        Publication::Rejected { reason, .. } => Err(Problem::rejected(reason)),
+        Publication::Unknown { reason, .. } => Err(Problem::of(
+            ErrorKind::Unavailable,
+            format!(
+                "Kafka did not acknowledge the record, which may be written or not; send it again: {reason}"
+            ),
+        )
+        .with("outcome", "unknown")),
+    }
+}
+
+fn writer(dataset: &Dataset) -> Result<&Writer, Problem> {
+    dataset.records().ok_or_else(|| {
+        Problem::not_found(format!(
+            "this process reads dataset {} and does not write it; ask one that runs with --role producer, or both",
+            dataset.name()
+        ))
+    })
+}
+
+/// `?wait=`, as in `500ms` or `10s`.
+fn wait(given: Option<&[u8]>) -> Result<Duration, Problem> {
+    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(DEFAULT_WAIT) };
+    let text = String::from_utf8_lossy(given);
+    let wait = match &*text {
+        "0" => Some(Duration::ZERO),
+        text => humantime::parse_duration(text).ok(),
+    };
+    wait.filter(|wait| *wait <= MAX_WAIT).ok_or_else(|| {
+        let most = humantime::format_duration(MAX_WAIT);
+        Problem::rejected(format!("wait = {text:?} is not a time from 0 to {most}, as in 500ms or 10s"))
+    })
+}
+
+async fn read(body: axum::body::Body) -> Result<Bytes, Problem> {
+    let limited = Limited::new(body, MAX_BODY_BYTES);
+    match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Problem::too_large(format!("the body has more than {MAX_BODY_BYTES} bytes")))
+        }
+        Ok(Err(error)) => Err(Problem::rejected(format!("the body cannot be read: {error}"))),
+        Err(_) => Err(Problem::timeout(format!("the body did not come within {BODY_TIMEOUT:?}"))),
+    }
+}
+
+fn refused(refused: Refused) -> Problem {
+    match refused {
+        Refused::Misfit(misfit) => Problem::misfit(&misfit),
+        Refused::TooLarge { .. } => Problem::too_large(refused.to_string()),
+        Refused::Topic(detail) => Problem::rejected(detail),
+    }
+}
+
+/// Waits until what is read here is at least `version`. A process that does not read has nothing to wait for.
+async fn is_readable(dataset: &Dataset, version: Version, until: Instant) -> bool {
+    let Some(reader) = dataset.reader() else { return true };
+    let mut readable = reader.watch();
+    let reached = readable.wait_for(|readable| readable.version >= version);
+    matches!(tokio::time::timeout_at(until, reached).await, Ok(Ok(_)))
+}
+
+/// 200 with the version, where it is readable; else 202.
+fn answer(dataset: &Dataset, landed: Option<&Landed>, version: Option<Version>, readable: bool) -> Response {
+    let mut body = json!({
+        "dataset": dataset.name(),
+        "version": version,
+        "topic": landed.map(|landed| &*landed.topic),
+        "partition": landed.map(|landed| landed.partition),
+        "offset": landed.map(|landed| landed.offset),
+    });
+    let why = match (version, readable) {
+        (Some(_), true) => return Json(body).into_response(),
+        (Some(version), false) => format!("announced in version {version}, which is not readable here yet"),
+        (None, _) => "durable in the source topic; the version that holds it is not announced yet".to_owned(),
+    };
+    if let Value::Object(members) = &mut body {
+        members.insert("detail".to_owned(), why.into());
+    }
+    (StatusCode::ACCEPTED, Json(body)).into_response()
+}

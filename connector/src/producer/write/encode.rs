@@ -1,0 +1,231 @@
+//! From a value as its writer has it to one as the source topic has it, and the check that the dataset will take it.
+//!
+//! ```text
+//!  JSON  --json topic-->  as it is                    \
+//!        --avro topic-->  datum of the topic's schema  > decoded as the source will decode it -> key, or the misfit
+//!  datum --json topic-->  JSON text                    |
+//!        --avro topic-->  resolved                    /
+//! ```
+//!
+//! Owns: the way into a topic's format. Does not own: what fits (`codec`).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::record::{Payload, Ready, Write};
+use crate::codec::{self, Codec, ExtraFields, Format, KeyRule, Misfit, Stage, text};
+use crate::schema::wire::take_bytes;
+use crate::schema::{Resolver, Schema};
+
+/// Why a record was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// It would become a dead letter.
+    #[error("it does not fit")]
+    Misfit(#[source] Misfit),
+    /// The topic would not take it.
+    #[error(
+        "it has {bytes} bytes, and topic {topic} takes records of {limit} (max.message.bytes), the frame included"
+    )]
+    TooLarge {
+        /// Key, value and headers.
+        bytes: usize,
+        /// The topic.
+        topic: String,
+        /// Its limit.
+        limit: usize,
+    },
+    /// It does not say, or says wrongly, where it should go.
+    #[error("{0}")]
+    Topic(String),
+}
+
+/// Encodes records for one dataset's source topics. Keeps its buffers; for one thread at a time.
+pub(super) struct Encoder {
+    target: Target,
+    /// What the source's validation will do.
+    check: Codec,
+    /// Keys made of fields that the dataset does not know of: who gives the records says so.
+    keys: Option<Codec>,
+    schema: Arc<Schema>,
+    fields: Option<Vec<String>>,
+}
+
+enum Target {
+    Json,
+    Avro {
+        writer: Arc<Schema>,
+        json: Codec,
+        /// From the schema of the datums that came last.
+        resolver: Option<(Arc<Schema>, Resolver)>,
+    },
+    Raw {
+        json: Codec,
+    },
+}
+
+impl Encoder {
+    pub fn new(format: &Format, key: &KeyRule, schema: &Arc<Schema>) -> Result<Encoder, codec::Error> {
+        let json = |schema: &Arc<Schema>| {
+            let format = Format::Json { extra_fields: ExtraFields::Ignore };
+            Codec::new(format, KeyRule::Kafka, Arc::clone(schema))
+        };
+        let target = match format {
+            Format::Json { .. } => Target::Json,
+            Format::Avro { writer } => {
+                Target::Avro { writer: Arc::clone(writer), json: json(writer)?, resolver: None }
+            }
+            Format::Raw => Target::Raw { json: json(schema)? },
+        };
+        Ok(Encoder {
+            target,
+            check: Codec::new(format.clone(), key.clone(), Arc::clone(schema))?,
+            keys: None,
+            schema: Arc::clone(schema),
+            fields: match key {
+                KeyRule::Kafka => None,
+                KeyRule::Fields(fields) => Some(fields.clone()),
+            },
+        })
+    }
+
+    /// Whether keys are made of the value's fields.
+    pub fn makes_keys(&self) -> bool {
+        self.fields.is_some() || self.keys.is_some()
+    }
+
+    /// Makes the key of records that come without one of these fields.
+    pub fn key_by(&mut self, fields: &[String]) -> Result<(), codec::Error> {
+        match &self.fields {
+            Some(own) if own == fields => Ok(()),
+            Some(own) => Err(codec::Error::Key {
+                field: fields.join(", "),
+                reason: format!("the dataset's key is made of {}", own.join(", ")),
+            }),
+            None => {
+                // The datum is decoded once more, with the schema in which it then is.
+                let format = Format::Avro { writer: Arc::clone(&self.schema) };
+                self.keys =
+                    Some(Codec::new(format, KeyRule::Fields(fields.to_vec()), Arc::clone(&self.schema))?);
+                Ok(())
+            }
+        }
+    }
+
+    /// The record as it goes to Kafka.
+    pub fn prepare(&mut self, record: Write, topics: &[Arc<str>]) -> Result<Ready, Refused> {
+        let Write { topic, key: given, value, headers, timestamp } = record;
+        let topic = place(topic.as_deref(), topics)?;
+        let value = match value {
+            Some(payload) => Some(self.encode(payload).map_err(Refused::Misfit)?),
+            None => None,
+        };
+        // A dataset that takes the Kafka key is shown one, so that what else is wrong is found too.
+        let made_here = self.keys.is_some() && given.is_none() && value.is_some();
+        let shown = given.as_deref().or(made_here.then_some(&b""[..]));
+        let decoded = self.check.decode(shown, value.as_deref()).map_err(Refused::Misfit)?;
+        let own = match (&mut self.keys, decoded.value) {
+            (Some(keys), Some(datum)) if made_here => {
+                let keyed = keys.decode(None, Some(datum)).map_err(Refused::Misfit)?;
+                Some(Bytes::copy_from_slice(keyed.key))
+            }
+            _ if given.as_deref() == Some(decoded.key) => None,
+            _ => Some(Bytes::copy_from_slice(decoded.key)),
+        };
+        let key = match (given, own) {
+            (Some(given), None) => given,
+            (Some(_), Some(_)) => return Err(Refused::Misfit(other_key())),
+            (None, own) => own.unwrap_or_default(),
+        };
+        Ok(Ready { topic, key, value, headers, timestamp })
+    }
+
+    fn encode(&mut self, payload: Payload) -> Result<Bytes, Misfit> {
+        match (&mut self.target, payload) {
+            (_, Payload::Encoded(bytes))
+            | (Target::Json, Payload::Json(bytes) | Payload::Plain(bytes))
+            | (Target::Raw { .. }, Payload::Plain(bytes)) => Ok(bytes),
+            (Target::Avro { json, .. }, Payload::Json(text) | Payload::Plain(text)) => {
+                let decoded = json.decode(Some(b""), Some(&text))?;
+                Ok(Bytes::copy_from_slice(decoded.value.unwrap_or_default()))
+            }
+            (Target::Raw { json }, Payload::Json(text)) => {
+                let decoded = json.decode(Some(b""), Some(&text))?;
+                Ok(content(decoded.value.unwrap_or_default()))
+            }
+            (Target::Json, Payload::Datum { schema, bytes }) => {
+                let mut json = String::new();
+                text::to_json(&schema, &bytes, &mut json).map_err(|malformed| unreadable(&malformed))?;
+                Ok(json.into())
+            }
+            (Target::Raw { .. }, Payload::Datum { schema, bytes }) if schema.is_raw() => Ok(content(&bytes)),
+            (Target::Raw { .. }, Payload::Datum { .. }) => Err(Misfit {
+                stage: Stage::Validate,
+                class: "stillwell.write.NotBytes",
+                message: "the dataset is raw, and takes datums of bytes only".into(),
+            }),
+            (Target::Avro { writer, .. }, Payload::Datum { schema, bytes })
+                if schema.encodes_like(writer) =>
+            {
+                Ok(bytes)
+            }
+            (Target::Avro { writer, resolver, .. }, Payload::Datum { schema, bytes }) => {
+                let known = resolver.take().filter(|(known, _)| Arc::ptr_eq(known, &schema));
+                let (schema, made) = match known {
+                    Some(known) => known,
+                    None => {
+                        let made = Resolver::new(&schema, writer).map_err(|error| Misfit {
+                            stage: Stage::Validate,
+                            class: "stillwell.write.Unresolvable",
+                            message: error.to_string(),
+                        })?;
+                        (schema, made)
+                    }
+                };
+                let mut out = Vec::new();
+                let resolved = made.resolve(&bytes, &mut out);
+                *resolver = Some((schema, made));
+                resolved.map_err(|malformed| unreadable(&malformed))?;
+                Ok(out.into())
+            }
+        }
+    }
+}
+
+/// The place of the topic that is named, or of the only one.
+fn place(named: Option<&str>, topics: &[Arc<str>]) -> Result<usize, Refused> {
+    let names = || topics.iter().map(|topic| &**topic).collect::<Vec<_>>().join(", ");
+    match (named, topics) {
+        (None, [_]) => Ok(0),
+        (None, _) => {
+            Err(Refused::Topic(format!("the dataset has several source topics; name one of {}", names())))
+        }
+        (Some(named), _) => topics.iter().position(|topic| **topic == *named).ok_or_else(|| {
+            Refused::Topic(format!("{named} is not a source topic of the dataset; it has {}", names()))
+        }),
+    }
+}
+
+/// The bytes in a datum of bytes.
+fn content(datum: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(take_bytes(&mut { datum }).unwrap_or_default())
+}
+
+#[cold]
+fn other_key() -> Misfit {
+    Misfit {
+        stage: Stage::Key,
+        class: "stillwell.write.OtherKey",
+        message: "the key is not the one that the value's fields make; leave it out, or correct it".into(),
+    }
+}
+
+#[cold]
+fn unreadable(malformed: &crate::schema::Malformed) -> Misfit {
+    Misfit {
+        stage: Stage::Decode,
+        class: "stillwell.codec.MalformedAvro",
+        message: format!("the value is not a datum of its schema: {malformed}"),
+    }
+}
