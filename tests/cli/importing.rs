@@ -179,7 +179,7 @@ fn avro_containers_go_in_anybodys_and_ours() {
         .map(|n| (format!("P-{n}"), json!({ "id": format!("P-{n}"), "price": f64::from(n) })))
         .collect();
     assert_eq!(served.scan(), model);
-    let cut = served.file("cut.avro", &container(1_500, Codec::Null)[..20_000]);
+    let cut = served.file("cut.avro", &container(1_500, Codec::Null)[..10_000]);
     let ended = served.import(&[&cut, "--key", "id"]).expect_code(65);
     assert!(ended.stderr.contains("cut short"), "{}", ended.stderr);
     process.stop(LONG).expect_code(0);
@@ -200,6 +200,26 @@ fn avro_containers_go_in_anybodys_and_ours() {
     assert!(done.stdout.starts_with("1500 records"), "{}", done.stdout);
     assert_eq!(copy.scan(), model);
     process.stop(LONG).expect_code(0);
+}
+
+#[test]
+fn an_interrupted_import_says_how_far_it_came() {
+    let served = Served::new();
+    let lines: String =
+        (0..1_000).map(|n| format!("{{\"key\":\"{n}\",\"value\":{{\"id\":\"{n}\"}}}}\n")).collect();
+    let file = served.file("a.jsonl", lines);
+    let mut import = Running::start(
+        stillwell(["import", "-c", &served.config, &served.name, &file, "--rate", "10"]).arg("--no-wait"),
+    );
+    served.topic.read_until("some are written", LONG, |messages| match messages.len() {
+        0 => Err("none is written".to_owned()),
+        some => Ok(some),
+    });
+    import.signal("INT");
+    let ended = import.wait(LONG).expect_code(130);
+    let written: usize = ended.stdout.split(' ').next().unwrap().parse().unwrap();
+    assert!(ended.stdout.trim_end().ends_with("; interrupted"), "{}", ended.stdout);
+    assert_eq!(served.topic.read().len(), written, "what it says is what is there");
 }
 
 #[test]

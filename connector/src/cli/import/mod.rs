@@ -41,6 +41,8 @@ use read::{Bad, Chunk, FileFormat, Reader};
 const CHUNK: u32 = 1_000;
 /// Chunks that are read ahead.
 const AHEAD: usize = 4;
+/// A longer patience would leave the range of the clock.
+const MOST_PATIENCE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Chunks that wait for their acknowledgement, beyond which no more are sent.
 const UNACKNOWLEDGED: usize = 32;
 
@@ -231,7 +233,7 @@ impl Import {
                     }
                     moved = Instant::now();
                 }
-                () = tokio::time::sleep_until(moved + self.patience), if done => {
+                () = tokio::time::sleep_until(moved + self.patience.min(MOST_PATIENCE)), if done => {
                     let Totals { durable, readable, .. } = importing.totals;
                     let waiting = durable - readable;
                     importing.fail(Error::new(ErrorKind::Unavailable, format!(

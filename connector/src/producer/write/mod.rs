@@ -17,7 +17,7 @@
 //! line that makes the version (`life`), or asking for a write again: it says what is known, and the caller decides.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::OnceCell;
@@ -58,6 +58,8 @@ const BATCH_BYTES: usize = 256 << 10;
 const CLIENT_LIMIT: usize = 10 << 20;
 /// What a record's batch adds to its key, value and headers, at most.
 const FRAME: usize = 128;
+/// A failure to connect that took this long is shared by those who waited, for as long.
+const SHARED_FAILURE: Duration = Duration::from_secs(1);
 /// Kafka's default of `max.message.bytes`.
 const TOPIC_LIMIT: usize = 1_048_588;
 
@@ -74,6 +76,8 @@ struct Inner {
     encoder: Mutex<Encoder>,
     /// Made by the first write, and anew after a fatal error.
     line: ArcSwap<OnceCell<Line>>,
+    /// When connecting failed last, and why, where it took long to fail.
+    unreached: Mutex<Option<(Instant, ErrorKind, String)>>,
     records: Budget,
     bytes: Budget,
     watchers: Watchers,
@@ -112,6 +116,7 @@ impl Writer {
             topics: options.topics.iter().map(|topic| Arc::from(topic.as_str())).collect(),
             encoder: Mutex::new(encoder),
             line: ArcSwap::default(),
+            unreached: Mutex::new(None),
             records: Budget::new(MOST_RECORDS),
             bytes: Budget::new(MOST_BYTES),
             watchers,
@@ -245,7 +250,24 @@ impl Writer {
         Err(Refused::TooLarge { bytes: record.bytes(), topic: self.topic(record.topic).to_string(), limit })
     }
 
+    /// One at a time. Who waited meanwhile shares a failure that took long: one by one they would wait for hours.
     async fn make_line(&self) -> Result<Line> {
+        let inner = &*self.0;
+        let unreached = || inner.unreached.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = inner.clock.now();
+        let before = unreached().clone();
+        let fresh = |at: &Instant| began.saturating_duration_since(*at) < SHARED_FAILURE;
+        if let Some((_, kind, why)) = before.filter(|(at, ..)| fresh(at)) {
+            return Err(Error::new(kind, why));
+        }
+        let made = self.try_line().await;
+        let now = inner.clock.now();
+        let slow = now.saturating_duration_since(began) >= SHARED_FAILURE;
+        *unreached() = made.as_ref().err().filter(|_| slow).map(|error| (now, error.kind(), error.chain()));
+        made
+    }
+
+    async fn try_line(&self) -> Result<Line> {
         let inner = &*self.0;
         let failed = |error: kafka::Error| {
             let doing = format!("connecting to write dataset {}", inner.dataset);

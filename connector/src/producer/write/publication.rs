@@ -16,6 +16,8 @@ use crate::version::Version;
 
 /// How long a write that is awaited as it is waits for its version.
 const WAIT: Duration = Duration::from_secs(30);
+/// A longer one would leave the range of the clock.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Where a record lies in the source topic. Durable: all replicas in sync have it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -138,7 +140,7 @@ impl Written {
     /// they are readable in an announced version. With `wait` zero, the answer most often is
     /// [`Publication::Durable`].
     pub async fn published(self, wait: Duration) -> Publication {
-        let until = Instant::now() + wait;
+        let until = Instant::now() + wait.min(LONGEST_WAIT);
         let (writer, began) = (self.writer.clone(), self.began);
         let count = self.receipts.len() as u64;
         let publication = self.outcome(until).await;
