@@ -187,9 +187,18 @@ impl Poller {
         self.inlet.consumer().pause(&list).map_err(|error| Error::from_kafka("pausing partitions", &error))
     }
 
-    /// Fetches again from the slots listed.
+    /// Fetches again from the slots listed, from where each of them stands.
+    ///
+    /// They are assigned anew. By itself librdkafka (2.12) goes on behind what it handed out last, and there it counts
+    /// the word that a partition has ended as a record (`rd_kafka_q_serve_rkmessages`): a partition paused at its end
+    /// would go on one offset too far, past what came meanwhile, in silence; or beyond the end, as a lost position.
     pub fn resume(&mut self, slots: impl IntoIterator<Item = usize>) -> Result<(), Error> {
         let list = self.list(slots);
+        let now = self.slots.clone();
+        let at: Vec<(&str, i32, i64)> =
+            now.iter().map(|slot| (&*slot.topic, slot.partition, slot.position)).collect();
+        self.assign(&at)?;
+        // Being paused outlives an assignment, of these as of the others.
         self.inlet.consumer().resume(&list).map_err(|error| Error::from_kafka("resuming partitions", &error))
     }
 

@@ -181,6 +181,64 @@ fn pausing_loses_nothing_and_repeats_nothing() {
     assert_eq!(next, [EACH; 2]);
 }
 
+/// The end of a partition is told, and takes no offset: what comes there while it is paused is read.
+#[test]
+fn what_comes_while_a_partition_is_paused_at_its_end_is_read() {
+    let topic = Topic::create("pause-end", 2);
+    let produce = |partition: i32, from: i32, to: i32| {
+        topic.produce((from..to).map(|n| Record {
+            value: Some(n.to_string().into_bytes()),
+            partition: Some(partition),
+            ..Record::default()
+        }));
+    };
+    produce(0, 0, 10);
+    produce(1, 0, 10);
+    let mut poller = source();
+    poller.assign(&[(topic.name(), 0, 0), (topic.name(), 1, 0)]).expect("assigned");
+    let mut next = [0; 2];
+    let until = |poller: &mut Poller, next: &mut [i64; 2], ends: [i64; 2]| {
+        let deadline = now() + LONG;
+        let mut ended = [false; 2];
+        while *next != ends || ended != [true; 2] {
+            assert!(now() < deadline, "{next:?} of {ends:?}, ended: {ended:?}");
+            match poller.poll(Duration::from_millis(20)) {
+                Some(Polled::Record { slot, message }) => {
+                    assert_eq!(message.offset(), next[slot], "slot {slot}: nothing skipped, nothing twice");
+                    next[slot] += 1;
+                }
+                Some(Polled::End { slot, offset }) => ended[slot] = offset == ends[slot],
+                Some(Polled::Lost { slot, detail }) => panic!("slot {slot} at {next:?}: {detail}"),
+                Some(Polled::Error(error)) => panic!("{error}"),
+                None => {}
+            }
+        }
+    };
+    until(&mut poller, &mut next, [10, 10]);
+    // Paused at the end: once with something coming meanwhile, once with nothing, once one of two.
+    poller.pause(poller.all()).expect("paused");
+    produce(0, 10, 11);
+    poller.resume(poller.all()).expect("resumed");
+    until(&mut poller, &mut next, [11, 10]);
+    poller.pause(poller.all()).expect("paused");
+    poller.resume(poller.all()).expect("resumed");
+    until(&mut poller, &mut next, [11, 10]);
+    poller.pause(poller.all()).expect("paused");
+    produce(0, 11, 13);
+    produce(1, 10, 13);
+    poller.resume([1]).expect("resumed");
+    let deadline = now() + LONG;
+    while next[1] < 13 {
+        assert!(now() < deadline, "{next:?}");
+        if let Some(Polled::Record { slot, message }) = poller.poll(Duration::from_millis(20)) {
+            assert_eq!((slot, message.offset()), (1, next[1]), "the other one is still paused");
+            next[1] += 1;
+        }
+    }
+    poller.resume([0]).expect("resumed");
+    until(&mut poller, &mut next, [13, 13]);
+}
+
 #[test]
 fn a_record_comes_back_as_it_was_sent() {
     let topic = Topic::create("whole-record", 1);
