@@ -3,11 +3,13 @@
 #![expect(clippy::indexing_slicing, reason = "what a test cannot find fails it")]
 
 mod away;
+mod backlog;
 mod bad_input;
 mod debian;
 mod ground;
 mod kafka;
 mod line;
+mod pressure;
 mod restart;
 mod setting;
 mod writes;

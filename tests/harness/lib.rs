@@ -16,12 +16,14 @@ pub mod process;
 pub mod reference;
 pub mod settings;
 pub mod topic;
+pub mod volume;
 pub mod wait;
 
 pub use broker::Broker;
 pub use process::{Finished, Running, run, stillwell};
 pub use reference::read_by_avro_tools;
 pub use topic::{Message, Record, Topic};
+pub use volume::Volume;
 pub use wait::{wait_until, wait_until_async};
 
 use std::path::{Path, PathBuf};

@@ -13,11 +13,13 @@ pub enum Stage {
     Validate,
     /// The key is missing, or the value's fields do not make one.
     Key,
+    /// It fits, and the log had no room for it: `shed = "dead_letter"`.
+    Shed,
 }
 
 impl Stage {
     /// All stages.
-    pub const ALL: [Stage; 3] = [Stage::Decode, Stage::Validate, Stage::Key];
+    pub const ALL: [Stage; 4] = [Stage::Decode, Stage::Validate, Stage::Key, Stage::Shed];
 
     /// The stage as metrics label it.
     pub fn label(self) -> &'static str {
@@ -25,6 +27,7 @@ impl Stage {
             Stage::Decode => "decode",
             Stage::Validate => "validate",
             Stage::Key => "key",
+            Stage::Shed => "shed",
         }
     }
 
@@ -34,6 +37,7 @@ impl Stage {
             Stage::Decode => "VALUE_CONVERTER",
             Stage::Validate => "TRANSFORMATION",
             Stage::Key => "KEY_CONVERTER",
+            Stage::Shed => "TASK_PUT",
         }
     }
 }
@@ -50,7 +54,7 @@ impl FromStr for Stage {
     /// Reads either spelling.
     fn from_str(text: &str) -> Result<Stage, String> {
         let found = Stage::ALL.into_iter().find(|stage| stage.label() == text || stage.connect() == text);
-        found.ok_or_else(|| "a stage is one of decode, validate, key".to_owned())
+        found.ok_or_else(|| "a stage is one of decode, validate, key, shed".to_owned())
     }
 }
 

@@ -220,22 +220,29 @@ impl<'a> Check<'a> {
         if own.shards != 1 {
             self.wrong(&at("shards"), format!("{} shards are not in this release: 1 is", own.shards));
         }
-        let spill = &dataset.producer.spill;
-        if spill.shed != "none" {
-            let what =
-                format!("{:?} is not in this release: \"none\" is, which pauses the source", spill.shed);
-            // Inherited by all datasets it is still one mistake, where it was written.
-            let inherited = self.effective.place(&path(&["producer", "spill", "shed"]));
-            let below = ["datasets", name, "producer", "spill", "shed"];
-            let is_inherited = inherited == self.effective.place(&path(&below));
-            self.wrong(if is_inherited { &["producer", "spill", "shed"] } else { &below }, what);
-        }
         self.batching(name, dataset);
         if self.is_right(&["datasets", name, "source", "format"])
             && let Some(reading) = self.read(name, dataset)
         {
+            self.shed(name, dataset, &reading);
             self.reading.insert(name.to_owned(), reading);
         }
+    }
+
+    /// A dead letter is replayed into its source topic, so it must be written as values are there; the log holds them in
+    /// the dataset's schema.
+    fn shed(&mut self, name: &str, dataset: &DatasetModel, reading: &Reading) {
+        let Format::Avro { writer } = &reading.format else { return };
+        if dataset.producer.spill.shed != "dead_letter"
+            || writer.fingerprint() == reading.schema.fingerprint()
+        {
+            return;
+        }
+        let what = format!(
+            "\"dead_letter\" is not for values with a schema of their own (datasets.{name}.source.schema): their letters \
+             could not be replayed. Take another strategy, or have them written in the dataset's schema"
+        );
+        self.wrong(&["datasets", name, "producer", "spill", "shed"], what);
     }
 
     /// What is allowed, and still cannot be meant.

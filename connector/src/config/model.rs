@@ -184,6 +184,8 @@ section! {
         max_pending_records: usize = Whole(1, 100_000_000), Is("10000"), [_ "1000000" "2000"];
         /// Pending records that make a version whatever its size.
         memory_pressure_threshold: usize = Whole(1, 100_000_000), Derived("80% of max_pending_records");
+        /// Memory for records on their way: fetched ahead, in the log's buffers, in batches. At 80% of the batches' share a version is made whatever its size.
+        memory_limit: Size = Kind::Size(32_000_000), Is("512MB"), [_ "1GB" "128MB"];
     }
 }
 
@@ -212,7 +214,7 @@ section! {
         max_records_per_second: u32 = Whole(0, 4_294_967_295), Is("0");
         /// Key and value bytes a second.
         max_bytes_per_second: Size = Kind::Size(0), Is("0B");
-        /// Pressure (0 idle, 1 full) above which the source is paused.
+        /// Pressure (0 idle, 1 full) at which the pace comes down, or the source is paused: see operations.md.
         pressure_high: f64 = Fraction, Is("0.8");
     }
 }
@@ -220,9 +222,9 @@ section! {
 section! {
     /// What happens when records come faster than versions are announced. `[datasets.NAME.producer.spill]` overrides.
     Spill at "producer.spill" {
-        /// Most bytes of log on disk.
+        /// Most bytes of records that wait in the log.
         max_log_size: Size = Kind::Size(1_000_000), Is("10GB"), [_ "50GB" "1GB"];
-        /// What gives way past it: nothing (the source is paused), or records.
+        /// What gives way past it: nothing (the source is paused at `pressure_high` of it), or records; see operations.md.
         shed: String = Choice(&["none", "drop_newest", "drop_oldest", "sample", "dead_letter"]), Is("none");
     }
 }

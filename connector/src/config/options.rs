@@ -114,6 +114,7 @@ impl Config {
                 batch_timeout: batching.batch_timeout.0,
                 max_pending_records: batching.max_pending_records,
                 memory_pressure_threshold: batching.memory_pressure_threshold,
+                memory_limit: batching.memory_limit.0,
             },
             performance: producer::Performance {
                 worker_pool_size: performance.worker_pool_size,
@@ -128,7 +129,11 @@ impl Config {
                 max_bytes_per_second: pacing.max_bytes_per_second.0,
                 pressure_high: pacing.pressure_high,
             },
-            spill: producer::Spill { max_log_size: spill.max_log_size.0 },
+            spill: producer::Spill {
+                max_log_size: spill.max_log_size.0,
+                // One of the words, or loading it would have failed.
+                shed: spill.shed.parse().unwrap_or_default(),
+            },
             reliability: producer::Reliability {
                 max_retry_attempts: reliability.max_retry_attempts,
                 retry_backoff: reliability.retry_backoff.0,

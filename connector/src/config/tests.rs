@@ -346,11 +346,10 @@ fn a_secret_that_cannot_be_fetched_or_used_is_said_without_it() {
 
 #[test]
 fn what_this_release_does_not_have_is_refused() {
-    let text = format!("{LEAST}conflict = \"timestamp\"\n[producer.spill]\nshed = \"sample\"\n");
+    let text = format!("{LEAST}conflict = \"timestamp\"\n");
     case(&text.replace("[storage]\n", "[storage]\nblobs = \"s3://bucket/x\"\n")).says(&[
         "stillwell.toml:2: storage.blobs: s3:// is not in this release: file:// and memory:// are",
         "stillwell.toml:8: datasets.products.conflict: \"timestamp\" is not in this release: \"order\" is",
-        "stillwell.toml:10: producer.spill.shed: \"sample\" is not in this release: \"none\" is, which pauses the source",
     ]);
     let registry = LEAST.replace("json", "avro").replace("schema = \"product.avsc\"\n", "");
     let registry = format!("{registry}[schema_registry]\nurl = \"http://localhost:8081\"\n");
@@ -358,6 +357,32 @@ fn what_this_release_does_not_have_is_refused() {
         "stillwell.toml:4: datasets.products.source.format: \"avro\" through the schema registry is not in this \
          release: name a schema file (schema = \"FILE.avsc\")",
     ]);
+}
+
+#[test]
+fn every_shed_strategy_is_taken_and_letters_must_fit_their_source() {
+    use crate::producer::Shed;
+    for shed in Shed::ALL {
+        let config =
+            case(&format!("{LEAST}[producer.spill]\nshed = \"{shed}\"\n")).set("storage.blobs", "memory://");
+        let config = config.right();
+        let shared = Shared::system(&config, crate::telemetry::Metrics::new()).unwrap();
+        assert_eq!(config.producer("products", &shared).unwrap().spill.shed, shed);
+    }
+    let writer = r#"{"type":"record","name":"Product","fields":[{"name":"id","type":"string"}]}"#;
+    let avro = LEAST.replace("\"json\"", "\"avro\", schema = \"writer.avsc\"");
+    let reader = r#"{"type":"record","name":"Product","fields":[{"name":"id","type":"string"},
+        {"name":"price","type":"double","default":0}]}"#;
+    let text = format!("{avro}[datasets.products.producer.spill]\nshed = \"dead_letter\"\n");
+    let wrong = case(&text).file("writer.avsc", writer).file("product.avsc", reader).wrong();
+    assert!(
+        wrong.len() == 1 && wrong[0].contains("producer.spill.shed: \"dead_letter\" is not for"),
+        "{wrong:#?}"
+    );
+    case(&text.replace("dead_letter", "sample"))
+        .file("writer.avsc", writer)
+        .file("product.avsc", reader)
+        .right();
 }
 
 #[test]

@@ -47,7 +47,17 @@ pub enum Error {
         /// The system's reason.
         why: String,
     },
-    /// The disk refuses: full, gone, failing. The log takes nothing more; open it again once the disk is well.
+    /// The disk is full. The log takes nothing more; open it again once there is room.
+    #[error("{doing} {dir}: the disk is full ({why}): make room; nothing is lost meanwhile", dir = .dir.display())]
+    Full {
+        /// What was being done to it.
+        doing: &'static str,
+        /// The directory.
+        dir: PathBuf,
+        /// The system's reason.
+        why: String,
+    },
+    /// The disk refuses: gone, failing. The log takes nothing more; open it again once the disk is well.
     #[error("{doing} {dir}: {why}", dir = .dir.display())]
     Failed {
         /// What was being done to it.
@@ -76,7 +86,7 @@ impl Error {
     /// Whether trying again, with the log opened anew, may help without anybody's doing.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Failed { .. } | Error::Corrupt { .. } => true,
+            Error::Full { .. } | Error::Failed { .. } | Error::Corrupt { .. } => true,
             Error::Locked { .. } | Error::Directory { .. } | Error::Closed => false,
         }
     }
@@ -85,11 +95,38 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Locked { .. } | Error::Directory { .. } => ErrorKind::Config,
-            Error::Failed { .. } => ErrorKind::Unavailable,
+            Error::Full { .. } | Error::Failed { .. } => ErrorKind::Unavailable,
             Error::Corrupt { .. } => ErrorKind::Corrupt,
             Error::Closed => ErrorKind::Closed,
         }
     }
+}
+
+impl Error {
+    /// The disk's refusal, by its reason: full, or failing.
+    fn refused(doing: &'static str, dir: &Path, why: String) -> Error {
+        let dir = dir.to_owned();
+        // Both by the system's words: RocksDB gives them on, and a code only where it has one.
+        let full = ["No space left on device", "Disk quota exceeded"].iter().any(|words| why.contains(words));
+        if full { Error::Full { doing, dir, why } } else { Error::Failed { doing, dir, why } }
+    }
+}
+
+/// A file system, as far as a log cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that can still be written.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// The file system that holds `dir`; `None` where the system does not say. Takes a microsecond, on a disk that
+/// answers.
+pub fn space(dir: &Path) -> Option<Space> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+    Some(Space { free: bytes(found.f_bavail), total: bytes(found.f_blocks) })
 }
 
 /// `DIR.suffix`: a sibling of a directory.

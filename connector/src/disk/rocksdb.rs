@@ -96,16 +96,13 @@ impl Database {
                 match (refused.kind(), why.contains("LOCK"), why.contains("No such file")) {
                     (_, true, _) => return Err(Error::Locked { dir: dir.to_owned(), by: String::new() }),
                     (ErrorKind::IOError, _, false) => {
-                        return Err(Error::Failed { doing: "opening", dir: dir.to_owned(), why });
+                        return Err(Error::refused("opening", dir, why));
                     }
                     _ => {}
                 }
                 aside = Some(put_aside(dir, why, options)?);
-                open_db(dir, options).map_err(|error| Error::Failed {
-                    doing: "making anew",
-                    dir: dir.to_owned(),
-                    why: error.to_string(),
-                })?
+                open_db(dir, options)
+                    .map_err(|error| Error::refused("making anew", dir, error.to_string()))?
             }
         };
         let database = Database { db, dir: dir.to_owned(), _lock: lock };
@@ -187,23 +184,36 @@ impl Database {
     /// [`Error::Corrupt`] if it is not there, not whole, or not readable; [`Error::Failed`] if the system has no
     /// means left to read it.
     pub fn chunk(&self, seq: u64) -> Result<Chunk, Error> {
-        let corrupt = |why: String| Error::Corrupt { seq, dir: self.dir.clone(), why };
-        let get = |kind| {
-            let mut read = ReadOptions::default();
-            read.fill_cache(false);
-            match self.db.get_cf_opt(self.family(), key(kind, seq), &read) {
-                Ok(Some(bytes)) => Ok(bytes),
-                Ok(None) => Err(corrupt("it is not there".into())),
-                Err(error) if passes(&error) => Err(self.failed("reading", &error)),
-                Err(error) => Err(corrupt(error.to_string())),
-            }
-        };
-        let summary = Summary::parse(&get(Kind::Summary)?).map_err(|error| corrupt(chain(&error)))?;
-        let chunk = Chunk::parse(Bytes::from(get(Kind::Chunk)?)).map_err(|error| corrupt(chain(&error)))?;
+        let summary = self.summary(seq)?;
+        let bytes = Bytes::from(self.get(Kind::Chunk, seq)?);
+        let chunk = Chunk::parse(bytes).map_err(|error| self.corrupt(seq, chain(&error)))?;
         if !summary.is_of(&chunk) {
-            return Err(corrupt("it is another chunk than its summary says".into()));
+            return Err(self.corrupt(seq, "it is another chunk than its summary says".into()));
         }
         Ok(chunk)
+    }
+
+    /// What chunk number `seq` accounts for, without reading it.
+    ///
+    /// # Errors
+    /// As [`Database::chunk`].
+    pub fn summary(&self, seq: u64) -> Result<Summary, Error> {
+        Summary::parse(&self.get(Kind::Summary, seq)?).map_err(|error| self.corrupt(seq, chain(&error)))
+    }
+
+    fn get(&self, kind: Kind, seq: u64) -> Result<Vec<u8>, Error> {
+        let mut read = ReadOptions::default();
+        read.fill_cache(false);
+        match self.db.get_cf_opt(self.family(), key(kind, seq), &read) {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err(self.corrupt(seq, "it is not there".into())),
+            Err(error) if passes(&error) => Err(self.failed("reading", &error)),
+            Err(error) => Err(self.corrupt(seq, error.to_string())),
+        }
+    }
+
+    fn corrupt(&self, seq: u64, why: String) -> Error {
+        Error::Corrupt { seq, dir: self.dir.clone(), why }
     }
 
     /// Writes the chunks, with their summaries, in one batch, and returns once they are on the disk.
@@ -221,6 +231,23 @@ impl Database {
             batch.put_cf(self.family(), key(Kind::Chunk, seq), chunk.encoded());
         }
         self.write(batch, true, "appending to")
+    }
+
+    /// Puts each of these chunks, durably, in the place of all from its first number to its last: all of them or none.
+    ///
+    /// # Errors
+    /// [`Error::Failed`]: the old or the new ones are there after the next opening.
+    pub fn replace<'a>(&self, chunks: impl Iterator<Item = (u64, u64, &'a Chunk)>) -> Result<(), Error> {
+        let mut batch = WriteBatch::default();
+        for (first, last, chunk) in chunks {
+            for kind in [Kind::Summary, Kind::Chunk] {
+                // What comes later in a batch is newer: the new one is not deleted with the old ones.
+                batch.delete_range_cf(self.family(), key(kind, first), key(kind, last + 1));
+            }
+            batch.put_cf(self.family(), key(Kind::Summary, first), chunk.summary().encode());
+            batch.put_cf(self.family(), key(Kind::Chunk, first), chunk.encoded());
+        }
+        self.write(batch, true, "making room in")
     }
 
     /// Deletes the chunks `[from, to)`. Without `sync` they may be there again after a crash.
@@ -245,7 +272,7 @@ impl Database {
         if error.kind() == ErrorKind::Corruption {
             self.suspect(error.as_ref());
         }
-        Error::Failed { doing, dir: self.dir.clone(), why: error.to_string() }
+        Error::refused(doing, &self.dir, error.to_string())
     }
 
     /// Gives the room of what was forgotten back to the file system: writes out the memtable, which lets go of the
@@ -349,7 +376,11 @@ fn open_db(dir: &Path, options: &Options) -> Result<DB, ::rocksdb::Error> {
 
 /// Makes the directory and tries to write there, so that the error says so, and not what RocksDB stumbled on.
 fn prepare(dir: &Path) -> Result<(), Error> {
-    let unusable = |why: std::io::Error| Error::Directory { dir: dir.to_owned(), why: why.to_string() };
+    // A full disk is no mistake of the configuration: it passes.
+    let unusable = |why: std::io::Error| match Error::refused("opening", dir, why.to_string()) {
+        full @ Error::Full { .. } => full,
+        _ => Error::Directory { dir: dir.to_owned(), why: why.to_string() },
+    };
     fs::create_dir_all(dir).map_err(unusable)?;
     let probe = dir.join("WRITABLE");
     File::create(&probe).and_then(|mut file| file.write_all(b"?")).map_err(unusable)?;
@@ -360,9 +391,9 @@ fn prepare(dir: &Path) -> Result<(), Error> {
 /// taken before anything is touched, and says who holds it.
 fn lock(dir: &Path) -> Result<File, Error> {
     let path = beside(dir, "lock");
-    let unusable = |why: std::io::Error| Error::Directory {
-        dir: dir.to_owned(),
-        why: format!("{}: {why}", path.display()),
+    let unusable = |why: std::io::Error| match Error::refused("opening", dir, why.to_string()) {
+        full @ Error::Full { .. } => full,
+        _ => Error::Directory { dir: dir.to_owned(), why: format!("{}: {why}", path.display()) },
     };
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(unusable)?;
@@ -407,11 +438,7 @@ fn take_clean(dir: &Path) -> Option<(u64, u64)> {
 }
 
 fn put_aside(dir: &Path, why: String, options: &Options) -> Result<(PathBuf, String), Error> {
-    let failed = |error: std::io::Error| Error::Failed {
-        doing: "putting aside",
-        dir: dir.to_owned(),
-        why: error.to_string(),
-    };
+    let failed = |error: std::io::Error| Error::refused("putting aside", dir, error.to_string());
     let stamp = options.clock.wall_ms();
     let aside = (0..)
         .map(|n| match n {

@@ -347,6 +347,7 @@ impl WritingSide {
                 _ => Circuit::Open,
             },
             error: status.error.clone(),
+            paused: status.paused.clone(),
         }
     }
 

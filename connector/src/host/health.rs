@@ -69,6 +69,8 @@ pub struct Writing {
     pub circuit: Circuit,
     /// Why the last life ended, or the next cannot begin.
     pub error: Option<String>,
+    /// Why nothing is taken from the source at the moment.
+    pub paused: Option<String>,
 }
 
 /// All that is known of a dataset at one moment.
@@ -128,6 +130,9 @@ pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>)
             say(Status::Degraded, format!("no versions are written: {error}"));
         } else if !writing.reached {
             say(Status::Degraded, "no versions are written: Kafka has not answered yet".to_owned());
+        }
+        if let Some(why) = &writing.paused {
+            say(Status::Degraded, format!("the source is paused: {why}"));
         }
         if writing.circuit != Circuit::Closed {
             say(Status::Degraded, "the circuit breaker of store and announcement is open".to_owned());
@@ -191,7 +196,7 @@ mod tests {
     }
 
     fn writing() -> Writing {
-        Writing { reached: true, running: true, circuit: Circuit::Closed, error: None }
+        Writing { reached: true, running: true, circuit: Circuit::Closed, error: None, paused: None }
     }
 
     fn judged(facts: Facts) -> (Status, String) {
@@ -254,6 +259,13 @@ mod tests {
         assert!(reasons.first().unwrap().starts_with("11 errors"), "{reasons:?}");
         let (status, reasons) = judged(Facts { ended: Some("wrong topic".into()), ..Facts::default() });
         assert_eq!((status, reasons.as_str()), (Status::Unhealthy, "it has ended: wrong topic"));
+    }
+
+    #[test]
+    fn a_paused_source_degrades_and_says_why() {
+        let paused = Writing { paused: Some("the disk is full".into()), ..writing() };
+        let (status, reasons) = judged(Facts { writing: Some(paused), ..Facts::default() });
+        assert_eq!((status, reasons.as_str()), (Status::Degraded, "the source is paused: the disk is full"));
     }
 
     #[test]

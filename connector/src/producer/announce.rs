@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::read_back::{self, ReadBack};
+use super::shed::Ledger;
 use super::snapshot::Snapshotted;
 use super::store::Stored;
 use super::write::watch::Watchers;
@@ -121,6 +122,8 @@ pub struct Constants {
     pub schema: Arc<crate::schema::Schema>,
     /// Most bytes of letters in one transaction.
     pub max_letter_bytes: u64,
+    /// Takes note of what was shed among the letters.
+    pub ledger: Ledger,
 }
 
 /// The state that announcements carry on from one to the next.
@@ -386,6 +389,7 @@ impl Announcer {
         let now = self.clock.now();
         for stored in &run {
             self.metrics.versions_total.inc();
+            self.constants.ledger.announced(stored.letters.iter().map(|stored| &stored.letter));
             self.metrics.coalesced_records_total.inc_by(stored.coalesced);
             self.metrics.unchanged_records_total.inc_by(stored.unchanged);
             if let Some(received) = stored.received_at {

@@ -1,15 +1,17 @@
 //! Batches: how much of the log becomes one version.
 //!
 //! ```text
-//!  log ==chunk==> [ records | bytes | time | pressure ] ==Batch==> build
+//!  log ==chunk==> [ records | bytes | time | memory ] ==Batch==> build
 //! ```
 //!
 //! A batch may end inside a chunk: its positions are exact to the record. While the builder is busy a batch that is
-//! due goes on growing to its limits, so that load makes versions larger rather than later.
+//! due goes on growing to its limits, so that load makes versions larger rather than later. Where the memory is nearly
+//! all in use behind the log, a batch is due whatever it holds: nothing more could come to fill it.
 //!
 //! Owns: when a batch ends, and its positions. Does not own: what becomes of its records (`build`), the chunks'
 //! durability (`log`), the rate (`pace`).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -17,11 +19,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::Batching;
 use super::log::{self, Logged, Reader};
-use super::pace::Pace;
+use super::pace::{Debt, Pace};
 use crate::clock::Clock;
 use crate::format::chunk::{Body, Chunk};
 use crate::gauge::Lease;
 use crate::record::{Position, SourcePartition};
+use crate::telemetry::ProducerMetrics;
+
+/// Share of the memory for batches at which one is flushed whatever it holds.
+const MEMORY_PRESSURE: f64 = 0.8;
 
 /// A record of a batch: which of its chunks, and where in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +47,8 @@ pub struct Batch {
     pub items: Vec<Item>,
     /// Misfits, in log order.
     pub misfits: Vec<Item>,
+    /// Records that go to the dead-letter topic because the log is too full to keep them, in log order.
+    pub shed: Vec<Item>,
     /// Per source partition that it touches, the next offset after it.
     pub positions: Vec<Position>,
     /// Bytes of its records in the log.
@@ -52,9 +60,9 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Records, misfits included.
+    /// Records, misfits and shed ones included.
     pub fn records(&self) -> usize {
-        self.items.len() + self.misfits.len()
+        self.items.len() + self.misfits.len() + self.shed.len()
     }
 
     /// Whether it moves nothing on.
@@ -83,8 +91,11 @@ pub struct Batcher {
     pace: Pace,
     rules: Batching,
     clock: Clock,
+    metrics: Arc<ProducerMetrics>,
     out: mpsc::Sender<Batch>,
     open: Option<Open>,
+    /// What was taken from the open chunk last, while the pace holds it against us.
+    owed: Option<Debt>,
     batch: Batch,
     began: Option<Instant>,
 }
@@ -96,9 +107,11 @@ impl Batcher {
         pace: Pace,
         rules: Batching,
         clock: Clock,
+        metrics: Arc<ProducerMetrics>,
         out: mpsc::Sender<Batch>,
     ) -> Batcher {
-        Batcher { reader, pace, rules, clock, out, open: None, batch: Batch::default(), began: None }
+        let (open, owed, batch, began) = (None, None, Batch::default(), None);
+        Batcher { reader, pace, rules, clock, metrics, out, open, owed, batch, began }
     }
 
     /// Runs until `drain` is cancelled (the batch that has begun is still handed on; what is in the log stays there)
@@ -108,10 +121,15 @@ impl Batcher {
     /// The log's, when it cannot be read.
     pub async fn run(mut self, drain: CancellationToken) -> Result<(), log::Error> {
         loop {
-            self.fill(&drain).await;
+            // Taken first and paid for then: a batch never waits for a record that it has.
+            if self.open.is_some() && self.owed.is_none() && !self.is_full() {
+                let (records, bytes) = self.step();
+                self.owed = Some(self.pace.owe(records, bytes));
+            }
             let full = self.is_full();
-            let due =
-                full || self.began.is_some_and(|began| self.clock.now() >= began + self.rules.batch_timeout);
+            let late = self.began.is_some_and(|began| self.clock.now() >= began + self.rules.batch_timeout);
+            let pressed = self.is_pressed();
+            let due = full || late || pressed;
             let timer =
                 self.began.map(|began| tokio::time::Instant::from_std(began + self.rules.batch_timeout));
             tokio::select! {
@@ -124,10 +142,17 @@ impl Batcher {
                 }
                 permit = self.out.reserve(), if due => {
                     let Ok(permit) = permit else { return Ok(()) };
+                    if pressed && !late {
+                        self.metrics.memory_pressure_events_total.inc();
+                    }
+                    if let Some(began) = self.began.take() {
+                        let took = self.clock.now().saturating_duration_since(began);
+                        self.metrics.batch_flush_seconds.observe(took.as_secs_f64());
+                    }
                     permit.send(std::mem::take(&mut self.batch));
-                    self.began = None;
                 }
-                next = self.reader.next(), if !full && self.open.is_none() => {
+                () = pay(&self.pace, &mut self.owed), if self.owed.is_some() => self.owed = None,
+                next = self.reader.next(), if !full && self.open.is_none() && self.owed.is_none() => {
                     match next? {
                         Some(logged) => self.open = Some(Open { logged, cursor: None }),
                         None => return Ok(()),
@@ -145,34 +170,28 @@ impl Batcher {
             || records >= self.rules.memory_pressure_threshold
     }
 
-    /// Takes what fits from the open chunk, as fast as the pace allows.
-    async fn fill(&mut self, drain: &CancellationToken) {
-        while self.open.is_some() && !self.is_full() {
-            let (records, bytes) = self.step();
-            tokio::select! {
-                biased;
-                () = drain.cancelled() => return,
-                () = self.pace.admit(records, bytes) => {}
-            }
-        }
+    /// Whether the batch must go on because of the memory that it and those before it take, before it is as large or
+    /// as old as it may be.
+    fn is_pressed(&self) -> bool {
+        let records = self.batch.records();
+        !self.batch.is_empty()
+            && records < self.rules.max_batch_size
+            && self.batch.bytes < self.rules.max_batch_bytes
+            && (records >= self.rules.memory_pressure_threshold || self.reader.behind() >= MEMORY_PRESSURE)
     }
 
     /// Moves a stretch of the open chunk into the batch: to the chunk's end, the batch's limits or the pace's step,
     /// whichever comes first.
     fn step(&mut self) -> (usize, u64) {
         let Some(open) = &mut self.open else { return (0, 0) };
-        let most = self
-            .pace
-            .step()
-            .min(
-                self.rules
-                    .max_batch_size
-                    .min(self.rules.memory_pressure_threshold)
-                    .saturating_sub(self.batch.records()),
-            )
-            .max(1);
-        let room =
-            self.rules.max_batch_bytes.saturating_sub(self.batch.bytes).min(self.pace.byte_step()).max(1);
+        // Looked at for each stretch: a chunk that was opened in better times must not hold up what makes room. What is
+        // shed must go as fast as it comes; the pace is for what is published.
+        let shed = self.reader.overflows();
+        let (records, bytes) =
+            if shed { (usize::MAX, u64::MAX) } else { (self.pace.step(), self.pace.byte_step()) };
+        let limit = self.rules.max_batch_size.min(self.rules.memory_pressure_threshold);
+        let most = records.min(limit.saturating_sub(self.batch.records())).max(1);
+        let room = bytes.min(self.rules.max_batch_bytes.saturating_sub(self.batch.bytes)).max(1);
         if self.began.is_none() {
             self.began = Some(self.clock.now());
         }
@@ -203,6 +222,7 @@ impl Batcher {
             taken += 1;
             match record.body {
                 Body::Misfit { .. } => self.batch.misfits.push(item),
+                Body::Upsert { .. } | Body::Delete { .. } if shed => self.batch.shed.push(item),
                 Body::Upsert { .. } | Body::Delete { .. } => self.batch.items.push(item),
             }
             if let Some(reached) = reached.get_mut(slot) {
@@ -229,7 +249,13 @@ impl Batcher {
                 }
             }
         }
-        (taken, bytes)
+        if shed { (0, 0) } else { (taken, bytes) }
+    }
+}
+
+async fn pay(pace: &Pace, owed: &mut Option<Debt>) {
+    if let Some(debt) = owed {
+        pace.pay(debt).await;
     }
 }
 
@@ -239,3 +265,6 @@ async fn wait_until(timer: Option<tokio::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

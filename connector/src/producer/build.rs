@@ -23,11 +23,14 @@ use super::batch::{Batch, Item};
 use super::snapshot::Rebase;
 use crate::blob::name::{self, Folder, Name};
 use crate::clock::Clock;
+use crate::codec::Format;
+use crate::dead;
 use crate::format::chunk::{Body, Chunk};
 use crate::format::container::{self, Counts, Kind};
 use crate::format::letter::Letter;
 use crate::gauge::Lease;
 use crate::record::{Entry, Position, SourcePartition, Stamp};
+use crate::schema::Malformed;
 use crate::telemetry::ProducerMetrics;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, Version};
 use crate::view::{self, About, Cache, DeltaFile, FileName, Identity, View};
@@ -62,6 +65,15 @@ pub enum Error {
         /// Why.
         #[source]
         source: crate::format::letter::Error,
+    },
+    /// A record that is shed cannot be made a letter: its value is none of the schema.
+    #[error("building version {version}: a value of the log cannot be read")]
+    Shed {
+        /// The version that was to be built.
+        version: Version,
+        /// Why.
+        #[source]
+        source: Malformed,
     },
     /// The container could not be made.
     #[error("building version {version}: writing its delta")]
@@ -121,6 +133,8 @@ pub struct Constants {
     pub cache: Cache,
     /// Letters beyond this go out at once.
     pub max_letter_bytes: u64,
+    /// How values are encoded at the source, and so in the letters of what is shed.
+    pub format: Format,
     /// Deltas since the newest announced snapshot.
     pub chain: usize,
 }
@@ -294,11 +308,21 @@ impl State {
             }
             Input::Batch(batch) => batch,
         };
-        let Batch { chunks, items, misfits, positions, received_at, leases, .. } = batch;
         metrics.batches_total.inc();
-        metrics.batch_records.observe((items.len() + misfits.len()) as f64);
+        metrics.batch_records.observe(batch.records() as f64);
+        let Batch { chunks, items, misfits, shed, positions, received_at, leases, .. } = batch;
         for item in &misfits {
             let letter = letter_at(&chunks, *item).map_err(|source| Error::Record { version, source })?;
+            self.unsaid.letter_bytes += letter.size() as u64;
+            self.unsaid.letters.push(letter);
+        }
+        for item in &shed {
+            let Some(chunk) = chunks.get(item.chunk as usize) else { continue };
+            let record = chunk.at(item.cursor);
+            let Some(range) = chunk.ranges().get(usize::from(record.slot)) else { continue };
+            let constants = &self.constants;
+            let letter = dead::letter::of_shed(&record, &range.source, &constants.format, &constants.schema)
+                .map_err(|source| Error::Shed { version, source })?;
             self.unsaid.letter_bytes += letter.size() as u64;
             self.unsaid.letters.push(letter);
         }

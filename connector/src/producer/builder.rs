@@ -37,6 +37,9 @@ pub struct ProducerBuilder {
     store: Option<Store>,
     batching: Batching,
     performance: Performance,
+    pacing: Pacing,
+    spill: Spill,
+    metrics: Arc<ProducerMetrics>,
 }
 
 impl ProducerBuilder {
@@ -55,6 +58,9 @@ impl ProducerBuilder {
             store: None,
             batching: Batching::default(),
             performance: Performance::default(),
+            pacing: Pacing::default(),
+            spill: Spill::default(),
+            metrics: ProducerMetrics::detached(),
         }
     }
 
@@ -171,6 +177,28 @@ impl ProducerBuilder {
         self
     }
 
+    /// How fast records leave the log.
+    #[must_use]
+    pub fn pacing(mut self, pacing: Pacing) -> Self {
+        self.pacing = pacing;
+        self
+    }
+
+    /// How much may wait in the log, and what gives way past that.
+    #[must_use]
+    pub fn spill(mut self, spill: Spill) -> Self {
+        self.spill = spill;
+        self
+    }
+
+    /// Where to count. Default: nowhere that can be seen.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn metrics(mut self, metrics: Arc<ProducerMetrics>) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
     /// Starts it. Kafka need not be there yet: it is waited for.
     ///
     /// # Errors
@@ -246,12 +274,12 @@ impl ProducerBuilder {
             store,
             batching: self.batching,
             performance: self.performance,
-            pacing: Pacing::default(),
-            spill: Spill::default(),
+            pacing: self.pacing,
+            spill: self.spill,
             reliability: Reliability::default(),
             clock: Clock::system(),
             entropy: Entropy::system(),
-            metrics: ProducerMetrics::detached(),
+            metrics: self.metrics,
             dataset: self.dataset,
         })
     }

@@ -23,9 +23,11 @@ use tokio_util::sync::CancellationToken;
 use super::announce::{self, Announced, Announcer, ChainSize};
 use super::batch::Batcher;
 use super::build::{self, Builder};
+use super::intake::Intake;
 use super::log::{self, Log};
 use super::pace::Pace;
 use super::recover::{self, Recovered, Recovery};
+use super::shed::Ledger;
 use super::snapshot::Snapshotter;
 use super::source::{self, Source};
 use super::store::{Storer, Uploader};
@@ -40,8 +42,6 @@ use crate::kafka::{self, Membership, Poller, Tuning};
 use crate::version::Version;
 use crate::view::Identity;
 
-/// Bytes that the source's client fetches ahead: half a second's worth at full speed.
-const FETCH_AHEAD: u64 = 64 << 20;
 /// Batches that wait for the builder: one being built, one ready.
 const BATCHES: usize = 2;
 /// How often the log is trimmed and the gauges are set.
@@ -121,6 +121,12 @@ pub struct Ground {
     pub letter_limit: usize,
     /// Shared by the stages.
     pub pressure: Pressure,
+    /// How fast records leave the log.
+    pub pace: Pace,
+    /// What was shed.
+    pub ledger: Ledger,
+    /// What the producer is doing, for who asks.
+    pub status: watch::Sender<super::Status>,
 }
 
 /// How a life is told to end.
@@ -158,7 +164,10 @@ pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> R
     let _killed_on_drop = end.kill.clone().drop_guard();
     let taken = tokio::select! {
         () = end.kill.cancelled() => return Ok(()),
-        taken = ground.recovery.take_over() => taken?,
+        taken = async {
+            ground.recovery.log.mend().await?;
+            Ok::<_, Error>(ground.recovery.take_over().await?)
+        } => taken?,
     };
     tracing::info!(life = %taken.life, version = %taken.view.version(), records = taken.view.records(), "took over");
     let _ = recovered.send(());
@@ -234,7 +243,8 @@ fn spawn(
     let (settled, settled_in) = oneshot::channel();
 
     // source -> log
-    let tuning = Tuning::source(&format!("stillwell.{}", options.dataset), FETCH_AHEAD);
+    let divided = options.batching.memory();
+    let tuning = Tuning::source(&format!("stillwell.{}", options.dataset), divided.fetch_ahead);
     let poller = Poller::new(&options.kafka, &tuning)?;
     let validator =
         Validator::new(options.format.clone(), options.key.clone(), options.schema.clone(), metrics.clone())?;
@@ -243,8 +253,13 @@ fn spawn(
         &fetch_from,
         validator,
         log.appender(),
-        ground.pressure.clone(),
-        options.pacing.pressure_high,
+        Intake::new(
+            log.clone(),
+            ground.pressure.clone(),
+            ground.pace.clone(),
+            ground.status.clone(),
+            metrics.clone(),
+        ),
         clock.clone(),
         metrics.clone(),
     )?;
@@ -252,10 +267,16 @@ fn spawn(
     stages.spawn_blocking(move || Ok(source.run(&stop).map(|()| Done::Source)?));
 
     // log -> batch
-    let memory = Budget::new(options.batching.memory_bytes());
-    let reader = log.reader(options.batching.max_pending_records, memory);
-    let batcher =
-        Batcher::new(reader, Pace::new(&options.pacing), options.batching.clone(), clock.clone(), batches);
+    let memory = Budget::new(divided.batches);
+    let reader = log.reader(options.batching.max_pending_records, memory.clone());
+    let batcher = Batcher::new(
+        reader,
+        ground.pace.clone(),
+        options.batching.clone(),
+        clock.clone(),
+        metrics.clone(),
+        batches,
+    );
     let stop = batch_stop.clone();
     stages.spawn(async move { Ok(batcher.run(stop).await.map(|()| Done::Other)?) });
 
@@ -268,6 +289,7 @@ fn spawn(
         compress: options.performance.enable_compression,
         cache: cache.clone(),
         max_letter_bytes: options.batching.max_batch_bytes,
+        format: options.format.clone(),
         chain: carried.chain.deltas.len(),
     };
     let builder = Builder::new(constants, view, must_say, clock.clone(), metrics.clone());
@@ -299,6 +321,7 @@ fn spawn(
         dead_letters: options.dead_letters.clone(),
         schema: options.schema.clone(),
         max_letter_bytes: options.batching.max_batch_bytes,
+        ledger: ground.ledger.clone(),
     };
     let announcer = Announcer::new(
         constants,
@@ -341,7 +364,10 @@ fn spawn(
         log: log.clone(),
         announced: ground.announced.subscribe(),
         pressure: ground.pressure.clone(),
-        max_log_size: options.spill.max_log_size,
+        pace: ground.pace.clone(),
+        ledger: ground.ledger.clone(),
+        memory,
+        max_pending_records: options.batching.max_pending_records,
         metrics,
     };
     let stop = keeper_stop.clone();
@@ -349,12 +375,15 @@ fn spawn(
     Ok(())
 }
 
-/// Trims the log behind the announcements, and feeds the pressure gauge.
+/// Trims the log behind the announcements, feeds the pressure gauge, and has the pace follow it.
 struct Keeper {
     log: Log,
     announced: watch::Receiver<Option<Announced>>,
     pressure: Pressure,
-    max_log_size: u64,
+    pace: Pace,
+    ledger: Ledger,
+    memory: Budget,
+    max_pending_records: usize,
     metrics: Arc<crate::telemetry::ProducerMetrics>,
 }
 
@@ -374,11 +403,16 @@ impl Keeper {
                 self.log.trim(&announced.positions).await?;
             }
             let stats = self.log.stats();
-            self.pressure.set(Strain::Log, stats.log_bytes as f64 / self.max_log_size.max(1) as f64);
+            let in_memory = stats.pending_records.saturating_sub(stats.spilled_records);
+            self.pressure.set(Strain::Pending, in_memory as f64 / self.max_pending_records.max(1) as f64);
+            self.pressure.set(Strain::Memory, self.memory.fill());
             self.metrics.log_bytes.set(stats.log_bytes as i64);
             self.metrics.pending_records.set(stats.pending_records as i64);
             self.metrics.spilled_records.set(stats.spilled_records as i64);
             self.metrics.pressure.set(self.pressure.value());
+            self.ledger.say();
+            self.pace.adjust(self.pressure.outflow());
+            self.metrics.pace_records_per_second.set(self.pace.now().0.map_or(0.0, f64::from));
             if stopping {
                 return Ok(());
             }

@@ -31,6 +31,8 @@ mod append;
 mod judge;
 mod queue;
 mod read;
+mod room;
+mod shed;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -40,8 +42,10 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use self::judge::{Cursor, judge};
+use self::judge::{judge, runs};
 use self::queue::{Queue, Room, Spilled};
+use self::room::{forget_and_reclaim, write_buffer_bytes};
+use super::shed::Shed;
 use crate::ErrorKind;
 use crate::clock::Clock;
 use crate::disk::{self, Database, Keeper, Survey, Waiting, Writer};
@@ -50,15 +54,18 @@ use crate::gauge::Budget;
 use crate::record::{Position, SourcePartition};
 
 pub use self::append::{AppendError, Appender};
+pub use self::judge::{Cursor, joined};
 pub use self::read::{Logged, Reader};
+pub use self::room::Fill;
+pub use self::shed::OnShed;
 
 /// Most chunks that wait for the fsync, whatever their size.
 const MOST_WAITING: usize = 4096;
 /// Trimmed bytes at which they are deleted: few enough to keep the log from growing, and so many that there are only a
 /// few range deletions in a memtable, since each costs every later read a little.
 const FORGET_SHARE: usize = 8;
-/// Deleted bytes at which the files that held them are looked for.
-const RECLAIM_BYTES: u64 = 128 << 20;
+/// Deleted bytes at which the files that held them are looked for, in write buffers.
+const RECLAIM_BUFFERS: u64 = 2;
 
 /// Why the log cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -131,6 +138,12 @@ pub struct Options {
     /// Bytes that RocksDB keeps in memory before it writes a file of them; it may hold three times as many for a
     /// moment. What is announced before that is never written a second time.
     pub write_buffer_bytes: usize,
+    /// Most bytes of chunks that it shall hold: what [`Log::fill`] compares with.
+    pub max_log_bytes: u64,
+    /// What gives way past that.
+    pub shed: Shed,
+    /// Told of what has given way.
+    pub on_shed: Option<OnShed>,
     /// Told of each chunk that has become durable.
     pub on_persisted: Option<Persisted>,
     /// While true, commits fail as on a full disk.
@@ -139,16 +152,25 @@ pub struct Options {
 }
 
 impl Options {
-    /// 32 MiB waiting, 64 MiB in RocksDB's memory.
+    /// 32 MiB waiting, 64 MiB in RocksDB's memory, 10 GiB in all, past which nothing gives way.
     pub fn new(clock: Clock) -> Options {
         Options {
             clock,
             max_waiting_bytes: 32 << 20,
             write_buffer_bytes: 64 << 20,
+            max_log_bytes: 10 << 30,
+            shed: Shed::None,
+            on_shed: None,
             on_persisted: None,
             #[cfg(test)]
             full_disk: Arc::default(),
         }
+    }
+}
+
+impl Options {
+    fn reclaim_bytes(&self) -> u64 {
+        self.write_buffer_bytes as u64 * RECLAIM_BUFFERS
     }
 }
 
@@ -350,25 +372,35 @@ impl Log {
     /// Opens the log in `dir`, or makes it. Nothing can be appended or read before [`Log::resume`].
     ///
     /// What cannot be read at its end is cut off; a database that RocksDB refuses is put aside as
-    /// `DIR.refused-TIMESTAMP`. Both are said, and cost time, not data.
+    /// `DIR.refused-TIMESTAMP`. Both are said, and cost time, not data. On a full disk it is opened later, by
+    /// [`Log::mend`].
     ///
     /// # Errors
     /// [`Error::Disk`]: another process has it open, the directory cannot be written, the disk fails.
     pub async fn open(dir: &Path, options: Options) -> Result<Log, Error> {
-        let dir = dir.to_owned();
+        let (dir, mut options) = (dir.to_owned(), options);
         blocking(move || {
+            let _ = std::fs::create_dir_all(&dir); // what is wrong with it is said when the database is opened
+            options.write_buffer_bytes = write_buffer_bytes(&dir, options.write_buffer_bytes);
             let shared = Arc::new(Shared {
                 queue: Mutex::default(),
                 changed: Notify::new(),
                 persisted: watch::Sender::new(0),
             });
-            let (engine, survey) = Engine::start(&dir, &options, &shared, 0)?;
+            let (engine, survey) = match Engine::start(&dir, &options, &shared, 0) {
+                Ok((engine, survey)) => (Some(engine), survey),
+                Err(Error::Disk(full @ disk::Error::Full { .. })) => {
+                    tracing::error!(error = %full, "the log cannot be opened yet; it is tried again before each life");
+                    (None, Survey::default())
+                }
+                Err(error) => return Err(error),
+            };
             shared.persisted.send_replace(survey.next);
             Ok(Log(Arc::new(Inner {
                 dir,
                 options,
                 shared,
-                engine: Mutex::new(Some(engine)),
+                engine: Mutex::new(engine),
                 retained: Mutex::new(ranges(&survey)),
                 appending: Mutex::default(),
                 turning: Mutex::default(),
@@ -436,6 +468,7 @@ impl Log {
                 seq: *seq,
                 bytes: summary.bytes,
                 records: summary.records,
+                misfits: summary.misfits,
                 received_at: now,
             })
             .collect();
@@ -460,14 +493,8 @@ impl Log {
                 return Ok((writer, keeper, survey));
             }
         }
-        let failed = lock(&inner.engine).take();
-        if let Some(failed) = failed {
-            let _ = failed.stop();
-        }
-        let next = *inner.shared.persisted.borrow();
-        let (engine, survey) = Engine::start(&inner.dir, &inner.options, &inner.shared, next)?;
-        let (writer, keeper) = (engine.writer.clone(), engine.keeper.clone());
-        *lock(&inner.engine) = Some(engine);
+        let survey = self.reopen()?;
+        let (writer, keeper) = inner.writer().zip(inner.keeper()).ok_or(Error::Closed)?;
         Ok((writer, keeper, survey))
     }
 
@@ -498,9 +525,9 @@ impl Log {
         if queue.trimmed_bytes >= (inner.options.write_buffer_bytes / FORGET_SHARE) as u64 {
             let forget = queue.take_forget();
             drop(queue);
-            let shared = inner.shared.clone();
+            let (shared, reclaim_at) = (inner.shared.clone(), inner.options.reclaim_bytes());
             keeper.run(move |database| {
-                if let Err(error) = forget_and_reclaim(database, &shared, forget) {
+                if let Err(error) = forget_and_reclaim(database, &shared, forget, reclaim_at) {
                     shared.fail(Error::Disk(error));
                 }
             });
@@ -549,41 +576,9 @@ impl Log {
     }
 }
 
-/// Deletes, and once enough has been deleted looks for the files that held it. On the keeper's thread.
-fn forget_and_reclaim(
-    database: &Database,
-    shared: &Shared,
-    (from, to): (u64, u64),
-) -> Result<(), disk::Error> {
-    if from < to {
-        database.forget(from, to, false)?;
-    }
-    let due = {
-        let mut queue = shared.queue();
-        let due = queue.unreclaimed_bytes >= RECLAIM_BYTES;
-        if due {
-            queue.unreclaimed_bytes = 0;
-        }
-        due
-    };
-    if due { database.reclaim() } else { Ok(()) }
-}
-
 /// The ranges on disk, joined.
 fn ranges(survey: &Survey) -> Vec<Range> {
     judge::joined(survey.chunks.iter().flat_map(|(_, summary)| &summary.ranges))
-}
-
-/// Consecutive numbers as `[from, to)`.
-fn runs(numbers: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    for number in numbers {
-        match runs.last_mut() {
-            Some((_, to)) if *to == number => *to += 1,
-            _ => runs.push((number, number + 1)),
-        }
-    }
-    runs
 }
 
 async fn blocking<T: Send + 'static>(

@@ -22,9 +22,11 @@ pub mod recover;
 pub mod read_back;
 pub mod life;
 pub mod source;
+pub mod intake;
 pub mod validate;
 pub mod log;
 pub mod pace;
+pub mod shed;
 pub mod batch;
 pub mod build;
 pub mod snapshot;
@@ -33,10 +35,12 @@ pub mod announce;
 pub mod write;
 
 pub use builder::ProducerBuilder;
-pub use options::{Batching, Options, Pacing, Performance, Reliability, Spill};
+pub use options::{Batching, Memory, Options, Pacing, Performance, Reliability, Spill};
+pub use shed::Shed;
 pub use write::{Landed, Publication, Write, Writer, Written};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::chunk::Range;
 use crate::gauge::Pressure;
 use crate::kafka::{self, Admin, Member};
 use crate::record::Position;
@@ -47,7 +51,9 @@ use announce::Announced;
 use life::{End, Ground};
 use log::Log;
 use own::{Action, Event, Ownership, State};
+use pace::Pace;
 use recover::Recovery;
+use shed::Ledger;
 use write::follow::Follower;
 use write::watch::Watchers;
 
@@ -58,7 +64,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
 /// What the producer is doing, for health and for who embeds it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Status {
     /// Where the shard stands; `None` until Kafka has answered once.
     pub state: Option<State>,
@@ -66,6 +72,8 @@ pub struct Status {
     pub error: Option<String>,
     /// Lives that ended with an error.
     pub failures: u64,
+    /// Why nothing is taken from Kafka at the moment; it goes on by itself.
+    pub paused: Option<String>,
 }
 
 /// How a producer ended.
@@ -101,6 +109,7 @@ pub struct Producer {
     stop: CancellationToken,
     status: watch::Receiver<Status>,
     announced: watch::Receiver<Option<Announced>>,
+    pace: Pace,
     writer: Writer,
     /// What tells who writes here of versions that are made elsewhere.
     follower: JoinSet<()>,
@@ -126,9 +135,23 @@ impl Producer {
         let persisted = std::sync::Arc::new(move |took: Duration| {
             metrics.persist_latency_seconds.observe(took.as_secs_f64());
         });
+        let memory = options.batching.memory();
+        let ledger =
+            Ledger::new(&options.dataset, options.spill.shed, options.clock.clone(), options.metrics.clone());
         let log = Log::open(
             &dir,
-            log::Options { on_persisted: Some(persisted), ..log::Options::new(options.clock.clone()) },
+            log::Options {
+                on_persisted: Some(persisted),
+                max_waiting_bytes: memory.log_waiting,
+                write_buffer_bytes: memory.write_buffer,
+                max_log_bytes: options.spill.max_log_size,
+                shed: options.spill.shed,
+                on_shed: Some(std::sync::Arc::new({
+                    let ledger = ledger.clone();
+                    move |records, ranges: &[Range]| ledger.note(records, ranges)
+                })),
+                ..log::Options::new(options.clock.clone())
+            },
         )
         .await
         .map_err(|error| Error::because(error.kind(), doing(), error))?;
@@ -140,17 +163,26 @@ impl Producer {
                 error,
             )
         })?;
-        let (status_in, status) = watch::channel(Status { state: None, error: None, failures: 0 });
+        let (status_in, status) = watch::channel(Status::default());
         let (announced_in, announced) = watch::channel(None);
         let stop = CancellationToken::new();
         let (mut follower, stop_follower) = (JoinSet::new(), CancellationToken::new());
         let follow = Follower::new(options.clone(), watchers.clone(), Some(status.clone()));
         follower.spawn(follow.run(stop_follower.clone()));
-        let supervisor =
-            Supervisor { options, log, cache, status: status_in, announced: announced_in, watchers };
+        let pace = Pace::new(options.pacing.clone(), options.clock.clone());
+        let supervisor = Supervisor {
+            options,
+            log,
+            cache,
+            status: status_in,
+            announced: announced_in,
+            pace: pace.clone(),
+            ledger,
+            watchers,
+        };
         let mut tasks = JoinSet::new();
         tasks.spawn(supervisor.run(stop.clone()));
-        Ok(Producer { tasks, stop, status, announced, writer, follower, stop_follower })
+        Ok(Producer { tasks, stop, status, announced, pace, writer, follower, stop_follower })
     }
 
     /// What it is doing.
@@ -166,6 +198,20 @@ impl Producer {
     /// The newest version that this process has announced.
     pub fn announced(&self) -> watch::Receiver<Option<Announced>> {
         self.announced.clone()
+    }
+
+    /// Changes how fast records leave the log, from now on; what waits at the old rate goes on at the new one. Until the
+    /// process ends: the configuration is not touched.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] for a `pressure_high` that is not above 0 and at most 1.
+    pub fn set_pacing(&self, pacing: Pacing) -> Result<()> {
+        self.pace.set(pacing)
+    }
+
+    /// The limits of [`Producer::set_pacing`], and the rate of the moment; for who changes them without the producer.
+    pub fn pace(&self) -> Pace {
+        self.pace.clone()
     }
 
     /// What writes the dataset's records, for others to hold.
@@ -225,6 +271,8 @@ struct Supervisor {
     cache: Cache,
     status: watch::Sender<Status>,
     announced: watch::Sender<Option<Announced>>,
+    pace: Pace,
+    ledger: Ledger,
     watchers: Watchers,
 }
 
@@ -296,7 +344,10 @@ impl Supervisor {
             announced: self.announced.clone(),
             watchers: self.watchers.clone(),
             letter_limit: prepared.letter_limit,
-            pressure: Pressure::default(),
+            pressure: Pressure::new(options.clock.clone()),
+            pace: self.pace.clone(),
+            ledger: self.ledger.clone(),
+            status: self.status.clone(),
         };
 
         let mut ownership = Ownership::default();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::shed::Shed;
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
 use crate::codec::{Format, KeyRule};
@@ -79,6 +80,30 @@ pub struct Batching {
     pub max_pending_records: usize,
     /// Pending records that force a flush.
     pub memory_pressure_threshold: usize,
+    /// Most memory for records on their way, all stages together; see [`Batching::memory`].
+    pub memory_limit: u64,
+}
+
+/// How the memory for records on their way is divided.
+///
+/// ```text
+///  fetched ahead   waiting for the fsync   write buffers, at most three   batches, as in the log   and as they are stored
+///       1/8                1/16                     3 x 1/10                       1/5                       1/5
+/// ```
+///
+/// The rest is for what each process has whatever it does. None of it is more than helps: a larger limit only means
+/// larger batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes that the source's client fetches ahead: at most half a second's worth at full speed.
+    pub fetch_ahead: u64,
+    /// Bytes that wait for the log's fsync.
+    pub log_waiting: u64,
+    /// One of the log's write buffers.
+    pub write_buffer: usize,
+    /// Bytes of log between the log and the announcement: at most two batches, so that one fills while another is
+    /// built. Beyond it chunks stay on disk.
+    pub batches: u64,
 }
 
 /// `[producer.performance]`.
@@ -112,8 +137,10 @@ pub struct Pacing {
 /// `[producer.spill]`.
 #[derive(Clone, Debug)]
 pub struct Spill {
-    /// Most bytes of log on disk.
+    /// Most bytes of records that wait in the log.
     pub max_log_size: u64,
+    /// What gives way past it.
+    pub shed: Shed,
 }
 
 /// `[producer.reliability]`.
@@ -148,10 +175,16 @@ impl Options {
 }
 
 impl Batching {
-    /// Bytes of log that may wait in memory between the log and the announcement: two batches, so that one fills
-    /// while another is built. Beyond it chunks stay on disk.
-    pub fn memory_bytes(&self) -> u64 {
-        self.max_batch_bytes.saturating_mul(2).max(16 << 20)
+    /// What of `memory_limit` goes where.
+    pub fn memory(&self) -> Memory {
+        let limit = self.memory_limit;
+        let two_batches = self.max_batch_bytes.saturating_mul(2).max(16 << 20);
+        Memory {
+            fetch_ahead: (limit / 8).clamp(1 << 20, 64 << 20),
+            log_waiting: (limit / 16).clamp(1 << 20, 32 << 20),
+            write_buffer: (limit / 10).clamp(1 << 20, 64 << 20) as usize,
+            batches: two_batches.min((limit / 5).max(1 << 20)),
+        }
     }
 }
 
@@ -163,6 +196,7 @@ impl Default for Batching {
             batch_timeout: Duration::from_secs(1),
             max_pending_records: 10_000,
             memory_pressure_threshold: 8_000,
+            memory_limit: 512 << 20,
         }
     }
 }
@@ -188,7 +222,7 @@ impl Default for Pacing {
 
 impl Default for Spill {
     fn default() -> Spill {
-        Spill { max_log_size: 10 << 30 }
+        Spill { max_log_size: 10 << 30, shed: Shed::None }
     }
 }
 
@@ -200,5 +234,27 @@ impl Default for Reliability {
             circuit_breaker_threshold: 10,
             circuit_breaker_reset: Duration::from_secs(30),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_divided_so_that_all_of_it_together_is_within_the_limit() {
+        for megabytes in [32, 64, 128, 256, 512, 4_096] {
+            for batch in [1 << 20, 8 << 20, 1 << 30] {
+                let batching =
+                    Batching { memory_limit: megabytes << 20, max_batch_bytes: batch, ..Batching::default() };
+                let Memory { fetch_ahead, log_waiting, write_buffer, batches } = batching.memory();
+                let all = fetch_ahead + log_waiting + 3 * write_buffer as u64 + 2 * batches;
+                assert!(all <= batching.memory_limit, "{all} of {megabytes} MiB");
+            }
+        }
+        let small = Batching { memory_limit: 1, ..Batching::default() }.memory();
+        assert!(small.batches >= 1 << 20, "a chunk fits whatever was configured: {small:?}");
+        let usual = Batching::default().memory();
+        assert_eq!((usual.fetch_ahead, usual.batches), (64 << 20, 16 << 20));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Kafka ==Poller==> validate ==ChunkBuilder==> log's appender
-//!             ^ paused by pressure, or while the log takes no more
+//!             ^ paused while the intake is shut
 //! ```
 //!
 //! The client assigns itself its partitions at the positions that recovery found and commits nothing: positions are
@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::intake::{Intake, Turn};
 use super::log::{self, Appender};
 use super::validate::Validator;
 use crate::clock::Clock;
 use crate::format::chunk::ChunkBuilder;
-use crate::gauge::Pressure;
 use crate::kafka::{self, Polled, Poller};
 use crate::record::{Position, SourcePartition};
 use crate::telemetry::ProducerMetrics;
@@ -30,10 +30,10 @@ use crate::telemetry::ProducerMetrics;
 const CHUNK_BYTES: usize = 1 << 20;
 /// Longest that a chunk which has begun waits for more.
 const LINGER: Duration = Duration::from_millis(1);
-/// How often pressure and cancellation are looked at while nothing arrives.
+/// The same while records spill: nobody waits for them, and a backlog in few large chunks takes less of everything.
+const SPILL_LINGER: Duration = Duration::from_millis(50);
+/// How often intake and cancellation are looked at while nothing arrives.
 const IDLE_POLL: Duration = Duration::from_millis(50);
-/// Resume below this share of the pressure at which the source paused, so that it does not flap.
-const HYSTERESIS: f64 = 0.75;
 
 /// Why the source ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +69,7 @@ pub struct Source {
     validator: Validator,
     appender: Appender,
     chunk: ChunkBuilder,
-    pressure: Pressure,
-    pressure_high: f64,
-    paused: bool,
+    intake: Intake,
     clock: Clock,
     metrics: Arc<ProducerMetrics>,
 }
@@ -81,14 +79,12 @@ impl Source {
     ///
     /// # Errors
     /// Kafka's, when the partitions cannot be assigned.
-    #[expect(clippy::too_many_arguments, reason = "a stage's needs come by its constructor, by name")]
     pub fn new(
         mut poller: Poller,
         positions: &[Position],
         validator: Validator,
         appender: Appender,
-        pressure: Pressure,
-        pressure_high: f64,
+        intake: Intake,
         clock: Clock,
         metrics: Arc<ProducerMetrics>,
     ) -> Result<Source, Error> {
@@ -107,9 +103,7 @@ impl Source {
             validator,
             appender,
             chunk: ChunkBuilder::new(),
-            pressure,
-            pressure_high,
-            paused: false,
+            intake,
             clock,
             metrics,
         })
@@ -122,9 +116,10 @@ impl Source {
     pub fn run(mut self, stop: &CancellationToken) -> Result<(), Error> {
         let mut began: Option<Instant> = None;
         while !stop.is_cancelled() {
-            self.obey_pressure()?;
+            self.obey_intake()?;
+            let linger = if self.intake.spills() { SPILL_LINGER } else { LINGER };
             let wait = match began {
-                Some(began) => LINGER.saturating_sub(self.clock.now() - began),
+                Some(began) => linger.saturating_sub(self.clock.now() - began),
                 None => IDLE_POLL,
             };
             let idle = !self.poll_once(wait)?;
@@ -132,7 +127,7 @@ impl Source {
                 continue;
             }
             let began_at = *began.get_or_insert_with(|| self.clock.now());
-            if idle || self.chunk.bytes() >= CHUNK_BYTES || self.clock.now() - began_at >= LINGER * 20 {
+            if idle || self.chunk.bytes() >= CHUNK_BYTES || self.clock.now() - began_at >= linger * 20 {
                 began = None;
                 if !self.append(stop)? {
                     break;
@@ -210,18 +205,11 @@ impl Source {
         }
     }
 
-    fn obey_pressure(&mut self) -> Result<(), Error> {
-        let pressure = self.pressure.value();
-        if !self.paused && pressure >= self.pressure_high {
-            self.poller.pause(self.poller.all()).map_err(Error::Kafka)?;
-            self.paused = true;
-            self.metrics.memory_pressure_events_total.inc();
-            tracing::info!(pressure, "source paused: Kafka holds what comes until the pressure falls");
-        } else if self.paused && pressure < self.pressure_high * HYSTERESIS {
-            self.poller.resume(self.poller.all()).map_err(Error::Kafka)?;
-            self.paused = false;
-            tracing::info!(pressure, "source resumed");
+    fn obey_intake(&mut self) -> Result<(), Error> {
+        match self.intake.turn() {
+            Turn::Stay => Ok(()),
+            Turn::Shut => self.poller.pause(self.poller.all()).map_err(Error::Kafka),
+            Turn::Open => self.poller.resume(self.poller.all()).map_err(Error::Kafka),
         }
-        Ok(())
     }
 }

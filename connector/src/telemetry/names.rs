@@ -42,8 +42,12 @@ families! {
         circuit_trips_total: IntCounter,
         /// Flushes forced by memory pressure.
         memory_pressure_events_total: IntCounter,
+        /// Whether the source is paused: 1 while nothing is taken from Kafka.
+        source_paused: IntGauge,
         /// Pressure, 0 idle to 1 full: the largest of its inputs.
         pressure: Gauge,
+        /// Records a second that leave the log at most, at the moment; 0: as many as come.
+        pace_records_per_second: Gauge,
         /// Records received and not yet announced.
         pending_records: IntGauge,
         /// Pending records that are on disk only.

@@ -11,9 +11,12 @@ use crate::clock::Clock;
 use crate::codec::{Format, KeyRule};
 use crate::gauge::Pressure;
 use crate::kafka::{Poller, Tuning};
+use crate::producer::intake::Intake;
 use crate::producer::log::{self, Log};
+use crate::producer::pace::Pace;
 use crate::producer::source::Source;
 use crate::producer::validate::Validator;
+use crate::producer::{self};
 use crate::schema::Schema;
 use crate::telemetry::ProducerMetrics;
 use crate::{Error, ErrorKind, Result};
@@ -59,17 +62,11 @@ async fn round(topic: &Filled, records: u64, clock: &Clock) -> Result<f64> {
     let poller = Poller::new(&topic.kafka, &Tuning::source("stillwell.bench", 64 << 20))
         .map_err(super::topic::failed)?;
     let appender = log.appender();
-    let source = Source::new(
-        poller,
-        &from,
-        validator,
-        appender,
-        Pressure::default(),
-        0.8,
-        clock.clone(),
-        metrics.clone(),
-    )
-    .map_err(failed)?;
+    let (status, _) = tokio::sync::watch::channel(producer::Status::default());
+    let pace = Pace::new(producer::Pacing::default(), clock.clone());
+    let intake = Intake::new(log.clone(), Pressure::default(), pace, status, metrics.clone());
+    let source = Source::new(poller, &from, validator, appender, intake, clock.clone(), metrics.clone())
+        .map_err(failed)?;
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let running = tokio::task::spawn_blocking(move || source.run(&stopped));

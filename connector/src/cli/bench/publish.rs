@@ -22,6 +22,7 @@ fn batching() -> Batching {
         batch_timeout: Duration::from_secs(1),
         max_pending_records: 1_000_000,
         memory_pressure_threshold: 800_000,
+        memory_limit: 1 << 30,
     }
 }
 

@@ -138,6 +138,18 @@ pub fn joined<'a>(ranges: impl IntoIterator<Item = &'a Range>) -> Vec<Range> {
     joined
 }
 
+/// Consecutive numbers as `[from, to)`.
+pub fn runs(numbers: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, to)) if *to == number => *to += 1,
+            _ => runs.push((number, number + 1)),
+        }
+    }
+    runs
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use super::Error;
 use super::judge::Cursor;
+use super::shed::Replaced;
 use crate::disk::Waiting;
 use crate::format::chunk::Chunk;
 use crate::gauge::{Budget, Lease};
@@ -43,6 +44,8 @@ pub struct Spilled {
     pub bytes: u32,
     /// Its records.
     pub records: u32,
+    /// Misfits among them.
+    pub misfits: u32,
     /// When it was appended; found at a resume: when that was.
     pub received_at: Instant,
 }
@@ -77,6 +80,10 @@ pub struct Queue {
     pub failed: Option<Error>,
     /// A job is reading chunks back.
     pub paging: bool,
+    /// A job is making room.
+    pub shedding: bool,
+    /// Chunks from this number on have not been sampled in the present pass.
+    pub sample_from: u64,
     /// How much may lie ready.
     pub room: Option<Room>,
     /// How far the reader has followed each partition.
@@ -85,9 +92,13 @@ pub struct Queue {
     spilled: VecDeque<Spilled>,
     taken: VecDeque<Taken>,
     memory_records: u64,
+    /// Bytes of the memory that the chunks which lie ready take.
+    memory_bytes: u64,
     spilled_records: u64,
     records: u64,
     bytes: u64,
+    /// Bytes of chunks that were handed on and are not trimmed.
+    taken_bytes: u64,
     /// The number after the last durable chunk.
     durable: u64,
     /// All numbers below have been deleted, or are about to be.
@@ -119,7 +130,7 @@ impl Queue {
 
     /// Takes in a chunk that has become durable.
     pub fn committed(&mut self, Waiting { seq, chunk, received_at, .. }: Waiting) {
-        let (bytes, records) = (chunk.len() as u64, chunk.records());
+        let (bytes, records, misfits) = (chunk.len() as u64, chunk.records(), chunk.misfits());
         self.durable = seq + 1;
         self.bytes += bytes;
         self.records += records as u64;
@@ -134,6 +145,7 @@ impl Queue {
                 seq,
                 bytes: bytes as u32,
                 records: records as u32,
+                misfits: misfits as u32,
                 received_at,
             });
         }
@@ -147,13 +159,86 @@ impl Queue {
 
     fn ready(&mut self, ready: Ready) {
         self.memory_records += ready.chunk.records() as u64;
+        self.memory_bytes += ready.lease.bytes();
         self.memory.push_back(ready);
+    }
+
+    /// The share of the memory that is in use behind the log: by what was handed on and is not announced.
+    pub fn behind(&self) -> f64 {
+        self.room.as_ref().map_or(0.0, |room| {
+            room.memory.used().saturating_sub(self.memory_bytes) as f64 / room.memory.capacity().max(1) as f64
+        })
     }
 
     /// Whether less than half of the room is in use: time to read on.
     pub fn runs_low(&self) -> bool {
         self.memory.is_empty()
             || self.room.as_ref().is_some_and(|room| (self.memory_records as usize) < room.records / 2)
+    }
+
+    /// Bytes that have not been handed on.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.bytes - self.taken_bytes
+    }
+
+    /// A run of chunks on disk only, from the oldest (or up to the newest) that has something to shed, as many as hold
+    /// `bytes`, about `most` at most. An empty one before them comes along: what is left of all of them is one.
+    pub fn to_shed(&self, newest: bool, bytes: u64, most: usize) -> Vec<Spilled> {
+        let sheds = |chunk: &Spilled| chunk.records > chunk.misfits;
+        let end =
+            if newest { self.spilled.iter().rposition(sheds) } else { self.spilled.iter().position(sheds) };
+        let Some(end) = end else { return Vec::new() };
+        let mut found = 0;
+        let mut wanted = |chunk: &&Spilled| {
+            let more = found < bytes;
+            found += if sheds(chunk) { u64::from(chunk.bytes) } else { 0 };
+            more
+        };
+        let (mut from, to) = if newest {
+            let count = self.spilled.range(..=end).rev().take(most).take_while(&mut wanted).count();
+            (end + 1 - count, end + 1)
+        } else {
+            (end, end + self.spilled.range(end..).take(most).take_while(&mut wanted).count())
+        };
+        if from > 0 && self.spilled.get(from - 1).is_some_and(|before| before.records == 0) {
+            from -= 1;
+        }
+        self.spilled.range(from..to).copied().collect()
+    }
+
+    /// The next chunks to sample. None: the pass has come to its end.
+    pub fn to_sample(&self, most: usize) -> Vec<Spilled> {
+        let from = self.spilled.partition_point(|chunk| chunk.seq < self.sample_from);
+        let next = self.spilled.range(from..).filter(|chunk| chunk.records > chunk.misfits);
+        next.take(most).copied().collect()
+    }
+
+    /// Chunks on disk only were replaced there; gives the bytes that are free by that.
+    pub fn replaced(&mut self, new: &Replaced) -> u64 {
+        let from = self.spilled.partition_point(|chunk| chunk.seq < new.first);
+        let to = self.spilled.partition_point(|chunk| chunk.seq <= new.last);
+        let Some(first) = self.spilled.get(from).copied() else { return 0 };
+        let (mut bytes, mut records) = (0, 0);
+        for chunk in self.spilled.range(from..to) {
+            bytes += u64::from(chunk.bytes);
+            records += u64::from(chunk.records);
+        }
+        let left = Spilled {
+            bytes: new.chunk.len() as u32,
+            records: new.chunk.records() as u32,
+            misfits: new.chunk.misfits() as u32,
+            ..first
+        };
+        self.bytes = self.bytes - bytes + u64::from(left.bytes);
+        self.records = self.records - records + u64::from(left.records);
+        self.spilled_records = self.spilled_records - records + u64::from(left.records);
+        if to - from > 1 {
+            self.spilled.drain(from + 1..to);
+        }
+        if let Some(place) = self.spilled.get_mut(from) {
+            *place = left;
+        }
+        bytes.saturating_sub(u64::from(left.bytes))
     }
 
     /// The chunks on disk only, next first.
@@ -181,10 +266,12 @@ impl Queue {
         while let Some(ready) = self.memory.pop_front() {
             let (bytes, records) = (ready.chunk.len() as u32, ready.chunk.records() as u32);
             self.memory_records -= u64::from(records);
+            self.memory_bytes -= ready.lease.bytes();
             let entered = self.cursor.enter(&ready.chunk);
             let ends = entered.as_ref().map_or(Vec::new(), |(chunk, _)| {
                 chunk.ranges().iter().map(|range| (range.source.clone(), range.to)).collect()
             });
+            self.taken_bytes += u64::from(bytes);
             self.taken.push_back(Taken { seq: ready.seq, bytes, records, ends });
             if let Some((chunk, from)) = entered {
                 return Some((Ready { chunk, ..ready }, from));
@@ -202,6 +289,7 @@ impl Queue {
         while self.taken.front().is_some_and(is_announced) {
             let Some(taken) = self.taken.pop_front() else { return };
             self.bytes -= u64::from(taken.bytes);
+            self.taken_bytes -= u64::from(taken.bytes);
             self.trimmed_bytes += u64::from(taken.bytes);
             self.records -= u64::from(taken.records);
         }

@@ -7,6 +7,7 @@ use super::{Error, Log, Shared};
 use crate::disk::{self, Database};
 use crate::format::chunk::Chunk;
 use crate::gauge::Lease;
+use crate::producer::shed::Shed;
 
 /// Most bytes that one job pages back: as large as helps the disk, as small as lets other jobs in between.
 const PAGE_BYTES: u64 = 8 << 20;
@@ -76,6 +77,18 @@ impl Reader {
         }
     }
 
+    /// The share of the memory that is in use behind the log.
+    pub fn behind(&self) -> f64 {
+        self.log.0.shared.queue().behind()
+    }
+
+    /// Whether what has not been handed on is more than the log shall hold, and goes to the dead-letter topic then.
+    pub fn overflows(&self) -> bool {
+        let inner = &*self.log.0;
+        inner.options.shed == Shed::DeadLetter
+            && inner.shared.queue().waiting_bytes() > inner.options.max_log_bytes
+    }
+
     /// Starts to page back before the last chunk in memory is gone, if there is memory to spare.
     fn read_ahead(&self, queue: &mut Queue) {
         let Some(next) = queue.spilled().next().filter(|_| !queue.paging && queue.runs_low()) else { return };
@@ -97,13 +110,7 @@ impl Reader {
         let Some(keeper) = self.log.0.keeper() else { return };
         let (shared, life) = (self.log.0.shared.clone(), self.life);
         queue.paging = keeper.run(move |database| {
-            match page_back(database, &shared, life, lease) {
-                Ok(()) => {}
-                Err(disk::Error::Corrupt { seq, dir, why }) => {
-                    cut(database, &shared, life, seq, disk::Error::Corrupt { seq, dir, why });
-                }
-                Err(error) => shared.fail(Error::Disk(error)),
-            }
+            settle(database, &shared, life, page_back(database, &shared, life, lease));
             let mut queue = shared.queue();
             if queue.life == life {
                 queue.paging = false;
@@ -139,6 +146,17 @@ fn page_back(database: &Database, shared: &Shared, life: u64, first: Lease) -> R
         queue.paged(chunk, lease);
         drop(queue);
         shared.changed.notify_waiters();
+    }
+}
+
+/// What the outcome of reading chunks means for the log.
+pub(super) fn settle(database: &Database, shared: &Shared, life: u64, outcome: Result<(), disk::Error>) {
+    match outcome {
+        Ok(()) => {}
+        Err(disk::Error::Corrupt { seq, dir, why }) => {
+            cut(database, shared, life, seq, disk::Error::Corrupt { seq, dir, why });
+        }
+        Err(error) => shared.fail(Error::Disk(error)),
     }
 }
 

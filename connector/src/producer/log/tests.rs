@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::format::chunk::{Body, Chunk, ChunkBuilder};
 
+mod full;
 mod model;
+mod shed;
 
 const PLENTY: usize = 1_000_000;
 
