@@ -214,35 +214,14 @@ impl Poller {
             return Some(Polled::Error(Error::from_code("reaching Kafka", code_of(code), &words)));
         }
         let message = self.inlet.next(timeout)?;
-        let slot = slot_of(&mut self.slots, &mut self.last, &message);
-        let code = message.code();
-        if code == 0 {
-            // A record of a partition that is no longer assigned: librdkafka drops those itself, this is the belt.
-            let slot = slot?;
-            if let Some(entry) = self.slots.get_mut(slot) {
-                entry.position = message.offset() + 1;
-            }
-            return Some(Polled::Record { slot, message });
-        }
-        match (code_of(code), slot) {
-            (Code::PartitionEOF, Some(slot)) => {
-                let offset = message.offset();
-                if let Some(entry) = self.slots.get_mut(slot) {
-                    entry.position = offset;
-                }
-                Some(Polled::End { slot, offset })
-            }
-            (Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation, Some(slot)) => {
-                Some(Polled::Lost { slot, detail: message.words().to_owned() })
-            }
-            (code, _) => {
-                let doing = match message.topic() {
-                    "" => "reading".to_owned(),
-                    topic => format!("reading {topic}[{}]", message.partition()),
-                };
-                Some(Polled::Error(Error::from_code(doing, code, message.words())))
-            }
-        }
+        told(&mut self.slots, &mut self.last, message)
+    }
+
+    /// As [`Poller::poll`], by one call of librdkafka's for each record, as its users do: what benches compare with. Not
+    /// to be mixed with `poll` on one poller.
+    pub fn poll_one(&mut self, timeout: Duration) -> Option<Polled<'_>> {
+        let message = self.inlet.one(timeout)?;
+        told(&mut self.slots, &mut self.last, message)
     }
 
     /// A partition's position: the next offset to read, as far as records and ends were handed out.
@@ -266,6 +245,39 @@ impl Poller {
             list.add_partition(&slot.topic, slot.partition);
         }
         list
+    }
+}
+
+/// What a message says.
+fn told<'a>(slots: &mut [Slot], last: &mut usize, message: Message<'a>) -> Option<Polled<'a>> {
+    let slot = slot_of(slots, last, &message);
+    let code = message.code();
+    if code == 0 {
+        // A record of a partition that is no longer assigned: librdkafka drops those itself, this is the belt.
+        let slot = slot?;
+        if let Some(entry) = slots.get_mut(slot) {
+            entry.position = message.offset() + 1;
+        }
+        return Some(Polled::Record { slot, message });
+    }
+    match (code_of(code), slot) {
+        (Code::PartitionEOF, Some(slot)) => {
+            let offset = message.offset();
+            if let Some(entry) = slots.get_mut(slot) {
+                entry.position = offset;
+            }
+            Some(Polled::End { slot, offset })
+        }
+        (Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation, Some(slot)) => {
+            Some(Polled::Lost { slot, detail: message.words().to_owned() })
+        }
+        (code, _) => {
+            let doing = match message.topic() {
+                "" => "reading".to_owned(),
+                topic => format!("reading {topic}[{}]", message.partition()),
+            };
+            Some(Polled::Error(Error::from_code(doing, code, message.words())))
+        }
     }
 }
 

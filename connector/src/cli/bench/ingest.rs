@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::topic::Filled;
-use super::{Measured, Scratch, Settings, measured, quantile};
+use super::topic::{Bare, Compared, Filled};
+use super::{Measured, Scratch, Settings};
 use crate::clock::Clock;
 use crate::codec::{Format, KeyRule};
 use crate::gauge::Pressure;
@@ -31,23 +31,16 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
     let clock = Clock::system();
     let topic = Arc::new(Filled::new(settings, settings.records).await?);
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let mut compared = Compared::default();
     for _ in 0..ROUNDS {
-        let (filled, timer, records) = (topic.clone(), clock.clone(), settings.records);
-        let seconds =
-            tokio::task::spawn_blocking(move || filled.consume(records, &timer)).await.map_err(failed)??;
-        bare.push(settings.records as f64 / seconds);
-        ours.push(settings.records as f64 / round(&topic, settings.records, &clock).await?);
+        compared.poll.push(topic.bare(Bare::Poll, settings.records, &clock).await?);
+        compared.batches.push(topic.bare(Bare::Batches, settings.records, &clock).await?);
+        compared.ours.push(settings.records as f64 / round(&topic, settings.records, &clock).await?);
     }
     if let Some(topic) = Arc::into_inner(topic) {
         topic.delete().await;
     }
-    Ok(vec![measured(
-        "ingest",
-        "records_per_second",
-        (quantile(&mut ours, 0.5), "records/s"),
-        ("bare consumption, records/s", quantile(&mut bare, 0.5)),
-    )])
+    Ok(compared.lines("ingest"))
 }
 
 /// Seconds from the first record received until all are durable.

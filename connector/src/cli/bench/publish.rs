@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::made::SCHEMA;
-use super::topic::Filled;
-use super::{Measured, Scratch, Settings, measured, quantile};
+use super::topic::{Bare, Compared, Filled};
+use super::{Measured, Scratch, Settings};
 use crate::clock::Clock;
 use crate::producer::{Batching, Producer};
 use crate::version::Version;
@@ -36,25 +36,16 @@ pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
         }
     }
     let topic = Arc::new(topic);
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let mut compared = Compared::default();
     for dataset in &datasets {
-        let (filled, timer, records) = (topic.clone(), clock.clone(), settings.records);
-        let consumed = tokio::task::spawn_blocking(move || filled.consume(records, &timer));
-        let seconds = consumed
-            .await
-            .map_err(|error| Error::because(ErrorKind::Internal, "bare consumption panicked", error))??;
-        bare.push(settings.records as f64 / seconds);
-        ours.push(settings.records as f64 / round(&topic, dataset, settings.records, &clock).await?);
+        compared.poll.push(topic.bare(Bare::Poll, settings.records, &clock).await?);
+        compared.batches.push(topic.bare(Bare::Batches, settings.records, &clock).await?);
+        compared.ours.push(settings.records as f64 / round(&topic, dataset, settings.records, &clock).await?);
     }
     if let Some(topic) = Arc::into_inner(topic) {
         topic.delete().await;
     }
-    Ok(vec![measured(
-        "publish",
-        "records_per_second",
-        (quantile(&mut ours, 0.5), "records/s"),
-        ("bare consumption, records/s", quantile(&mut bare, 0.5)),
-    )])
+    Ok(compared.lines("publish"))
 }
 
 /// Seconds from version 1, which the first life announces before it reads, until all records are announced.

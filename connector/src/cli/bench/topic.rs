@@ -1,9 +1,10 @@
 //! A topic full of records on the broker that was given, deleted at the end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Settings;
 use super::made::{json, key};
+use super::{Measured, Settings, measured, quantile};
 use crate::clock::{Clock, Entropy};
 use crate::kafka::{self, Admin, Outgoing, Polled, Poller, Sender, TopicSpec, Tuning};
 use crate::record::{Position, SourcePartition};
@@ -12,6 +13,35 @@ use crate::{Error, ErrorKind, Result};
 /// Records under way to the broker at a time.
 const IN_LINE: usize = 50_000;
 const DEADLINE: Duration = Duration::from_secs(600);
+
+/// How records are consumed where nothing is done with them.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Bare {
+    /// One call of `rd_kafka_consumer_poll` a record, as librdkafka's users read.
+    Poll,
+    /// In batches, as our source reads: nothing in front of it can be faster.
+    Batches,
+}
+
+/// Ours against both ways of bare consumption, in records a second.
+#[derive(Debug, Default)]
+pub(super) struct Compared {
+    pub(super) ours: Vec<f64>,
+    pub(super) poll: Vec<f64>,
+    pub(super) batches: Vec<f64>,
+}
+
+impl Compared {
+    pub(super) fn lines(mut self, bench: &'static str) -> Vec<Measured> {
+        let ours = (quantile(&mut self.ours, 0.5), "records/s");
+        let poll = ("bare consumption by rd_kafka_consumer_poll", quantile(&mut self.poll, 0.5));
+        let batches = ("bare consumption in batches, as ours reads", quantile(&mut self.batches, 0.5));
+        vec![
+            measured(bench, "records_per_second", ours, poll),
+            measured(bench, "records_per_second_to_batches", ours, batches),
+        ]
+    }
+}
 
 /// The bench's topic.
 pub(super) struct Filled {
@@ -82,14 +112,19 @@ impl Filled {
     }
 
     /// Seconds that bare consumption of all records takes, from the first record on. Blocks.
-    pub(super) fn consume(&self, records: u64, clock: &Clock) -> Result<f64> {
+    pub(super) fn consume(&self, how: Bare, records: u64, clock: &Clock) -> Result<f64> {
         let tuning = Tuning::source("stillwell.bench", 64 << 20);
         let mut poller = Poller::new(&self.kafka, &tuning).map_err(failed)?;
         poller.assign(&[(&self.name, 0, 0)]).map_err(failed)?;
         let deadline = clock.now() + DEADLINE;
         let (mut first, mut seen, mut bytes) = (None, 0, 0usize);
         while seen < records {
-            match poller.poll(Duration::from_millis(100)) {
+            let wait = Duration::from_millis(100);
+            let polled = match how {
+                Bare::Poll => poller.poll_one(wait),
+                Bare::Batches => poller.poll(wait),
+            };
+            match polled {
                 Some(Polled::Record { message, .. }) => {
                     first.get_or_insert_with(|| clock.now());
                     seen += 1;
@@ -105,6 +140,15 @@ impl Filled {
         }
         std::hint::black_box(bytes);
         Ok(first.map_or(0.0, |first| (clock.now() - first).as_secs_f64()))
+    }
+
+    /// As [`Filled::consume`], in records a second, from an async task.
+    pub(super) async fn bare(self: &Arc<Self>, how: Bare, records: u64, clock: &Clock) -> Result<f64> {
+        let (filled, timer) = (self.clone(), clock.clone());
+        let seconds = tokio::task::spawn_blocking(move || filled.consume(how, records, &timer))
+            .await
+            .map_err(|error| Error::because(ErrorKind::Internal, "bare consumption panicked", error))??;
+        Ok(records as f64 / seconds)
     }
 
     /// Deletes what was made.
