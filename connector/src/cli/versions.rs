@@ -46,7 +46,8 @@ struct Show {
     #[command(flatten)]
     which: Which,
     /// The version [default: the newest]
-    version: Option<u64>,
+    #[arg(value_name = "VERSION")]
+    number: Option<u64>,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -97,7 +98,7 @@ impl Show {
         let (_, options) = self.which.load(edge)?;
         let runtime = edge.runtime()?;
         let store = options.store.clone();
-        let found = runtime.block_on(super::reading::find(&options, self.version.map(Version)));
+        let found = runtime.block_on(super::reading::find(&options, self.number.map(Version)));
         runtime.shutdown_background();
         let shown = Shown::of(&found?.announcement, &store);
         print(|out| match self.output {
