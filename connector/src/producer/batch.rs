@@ -267,4 +267,4 @@ async fn wait_until(timer: Option<tokio::time::Instant>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -546,3 +546,6 @@ fn prefix(key: &[u8]) -> u64 {
     }
     u64::from_be_bytes(first)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@ use crate::gauge::Budget;
 use crate::producer::log::Log;
 use crate::producer::{Pacing, log};
 
+pub(in crate::producer) mod rules;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn position(offset: i64) -> Position {
