@@ -9,12 +9,16 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 cargo := bash .ci/cargo
-binary = $$(cargo metadata --offline --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/release/stillwell
-# Narrows what `make test` runs, in cargo's words; what `make demo` gives to the demo.
+release = $$(cargo metadata --offline --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/release
+binary = $(release)/stillwell
+# Narrows what `make test` runs, in cargo's words; what `make demo` gives to the demo; what `make bench` measures and prints.
 TESTS ?=
 ARGS ?=
+BENCH ?=
+RECORDS ?= 1000000
+OUTPUT ?= table
 
-.PHONY: help setup build demo test check fmt clippy doc image
+.PHONY: help setup build demo test bench check fmt clippy doc image
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -33,6 +37,12 @@ test: ## all tests, on a real broker; TESTS="--test flow" for some
 	@bash .ci/setup test
 	@$(cargo) build --release --locked --workspace --bins
 	@STILLWELL_BIN="$(binary)" $(cargo) test --release --locked --workspace $(TESTS)
+
+bench: ## ours against the bare minimum of the same work; BENCH="read open" for some, RECORDS=N, OUTPUT=json
+	@bash .ci/setup test
+	@$(cargo) build --release --locked --workspace --bins --example broker
+	@STILLWELL_TEST_BROKER=native RECORDS="$(RECORDS)" OUTPUT="$(OUTPUT)" \
+		"$(release)/examples/broker" bash .ci/bench "$(binary)" $(BENCH)
 
 check: setup ## format, lints and documentation, as CI wants them
 	@cargo fmt --all --check

@@ -102,3 +102,8 @@ pub use producer::{Farewell, Landed, Producer, ProducerBuilder, Publication, Wri
 pub use record::{Position, SourcePartition, TopicId};
 pub use version::{Shard, ShardVersions, Version};
 pub use view::{Value, View};
+
+// README.md's example is compiled with those of this documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

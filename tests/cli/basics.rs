@@ -1,9 +1,8 @@
-//! What holds for every command, and for the configuration that the container files bring.
+//! What holds for every command.
 
-use std::path::Path;
 use std::time::Duration;
 
-use stillwell_tests::{Finished, run, scratch, stillwell, workspace};
+use stillwell_tests::{Finished, run, scratch, stillwell};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -44,42 +43,4 @@ fn a_mistake_in_the_configuration_is_78() {
     for said in [place.as_str(), "produser", "did you mean producer", "datasets"] {
         assert!(finished.stderr.contains(said), "not said: {said}\n{}", finished.stderr);
     }
-}
-
-/// docker/compose.yaml configures by environment alone; what it sets, and what the image sets, must be right.
-#[test]
-fn the_containers_environment_is_a_right_configuration() {
-    let folder = scratch();
-    let mut check = stillwell(["check"]);
-    check.current_dir(folder.path());
-    let mut set = 0;
-    for (name, value) in environment() {
-        // Paths inside the container, put where this machine has them.
-        let value = value.replace("/etc/stillwell/product.avsc", &path("docker/product.avsc"));
-        check.env(name, value.replace("/var/lib/stillwell", &folder.path().to_string_lossy()));
-        set += 1;
-    }
-    assert!(set > 6, "the environment is written in another way");
-    let finished = run(&mut check, DEADLINE).expect_code(0);
-    let said = finished.stdout + &finished.stderr;
-    assert!(said.contains("products"), "{said}");
-}
-
-/// The `STILLWELL_*` of docker/compose.yaml (`NAME: value`) and docker/Dockerfile (`NAME=value`).
-fn environment() -> Vec<(String, String)> {
-    let compose = std::fs::read_to_string(path("docker/compose.yaml")).expect("compose.yaml");
-    let dockerfile = std::fs::read_to_string(path("docker/Dockerfile")).expect("Dockerfile");
-    let of_compose = compose.lines().filter_map(|line| line.trim().split_once(": "));
-    let words = dockerfile.split_whitespace().filter_map(|word| word.split_once('='));
-    of_compose
-        .chain(words)
-        .filter(|(name, _)| name.starts_with("STILLWELL_") && *name != "STILLWELL_CACHE")
-        .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned()))
-        .collect()
-}
-
-fn path(below: &str) -> String {
-    let path = workspace().join(below);
-    assert!(Path::new(&path).is_file(), "{}", path.display());
-    path.to_string_lossy().into_owned()
 }

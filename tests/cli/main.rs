@@ -8,7 +8,10 @@
 
 mod arguments;
 mod basics;
+mod container;
 mod demo;
 mod importing;
+mod readme;
+mod refusals;
 mod serving;
 mod writing;

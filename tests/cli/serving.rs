@@ -10,7 +10,7 @@ use stillwell_tests::{
     Broker, Record, Running, Topic, bootstrap, run, scratch, stillwell, unique, wait_until,
 };
 
-const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 const SCHEMA: &str = r#"{"type":"record","name":"Product","fields":[
     {"name":"id","type":"string"},{"name":"price","type":["null","double"],"default":null}]}"#;
 

@@ -134,7 +134,7 @@ async fn a_directory_that_cannot_be_made_is_a_clear_error() {
 }
 
 /// All files below `dir` whose names end so.
-fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
+pub fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten() {
         let path = entry.expect("it can be listed").path();
@@ -148,7 +148,7 @@ fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
 }
 
 /// Changes one byte in the middle of a file.
-fn flip(path: &Path) {
+pub fn flip(path: &Path) {
     let mut bytes = std::fs::read(path).expect("it can be read");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x10;

@@ -5,11 +5,14 @@
 mod away;
 mod backlog;
 mod bad_input;
+mod damage;
 mod debian;
 mod ground;
 mod kafka;
+mod late;
 mod line;
 mod pressure;
 mod restart;
 mod setting;
+mod sources;
 mod writes;

@@ -20,7 +20,7 @@ pub mod volume;
 pub mod wait;
 
 pub use broker::Broker;
-pub use process::{Finished, Running, run, stillwell};
+pub use process::{Finished, Running, run, stillwell, unprivileged};
 pub use reference::read_by_avro_tools;
 pub use topic::{Message, Record, Topic};
 pub use volume::Volume;

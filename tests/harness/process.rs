@@ -1,6 +1,7 @@
 //! The `stillwell` binary, run as its user runs it.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -24,6 +25,36 @@ pub fn stillwell<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = 
     }
     command.args(arguments);
     command
+}
+
+/// `command` as a user without rights. Root becomes uid 65534 for it, by setpriv (util-linux, which every Debian has);
+/// anybody else is such a user already.
+///
+/// The binary may lie where only root gets to, so root's is linked or copied into `reachable`, a folder for all.
+pub fn unprivileged(command: &Command, reachable: &Path) -> Command {
+    let itself = std::fs::metadata("/proc/self").map(|itself| itself.uid());
+    let mut binary = PathBuf::from(command.get_program());
+    let mut changed = match itself.unwrap_or(0) {
+        0 => {
+            let copy = reachable.join("stillwell-for-all");
+            if !copy.is_file() && std::fs::hard_link(&binary, &copy).is_err() {
+                std::fs::copy(&binary, &copy).unwrap_or_else(|e| panic!("copying {}: {e}", binary.display()));
+            }
+            binary = copy;
+            let mut setpriv = Command::new("setpriv");
+            setpriv.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(&binary);
+            setpriv
+        }
+        _ => Command::new(&binary),
+    };
+    changed.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => changed.env(name, value),
+            None => changed.env_remove(name),
+        };
+    }
+    changed
 }
 
 fn binary() -> PathBuf {

@@ -126,6 +126,9 @@ impl Error {
             Class::Denied => Error::Denied { doing, detail: format!("{said}; {}", remedy(code)) },
             Class::Missing => Error::Missing { doing, detail: said },
             Class::Exists => Error::Exists { doing, detail: said },
+            Class::Rejected if code == Code::InvalidTopic => {
+                Error::Rejected { doing, detail: format!("{said}; {TOPIC_NAMES}") }
+            }
             Class::Rejected => Error::Rejected { doing, detail: said },
             Class::Fenced => Error::Fenced { doing, detail: said },
             Class::Fatal => Error::Fatal { doing, detail: said },
@@ -200,6 +203,10 @@ fn class(code: Code) -> Class {
         _ => Class::Unavailable,
     }
 }
+
+/// Which names Kafka takes: those of two topics that come to one name in its metrics collide.
+const TOPIC_NAMES: &str =
+    "a name is made of letters, digits, '.', '_' and '-', and no two may differ in '.' for '_' alone";
 
 fn remedy(code: Code) -> &'static str {
     match code {

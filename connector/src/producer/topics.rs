@@ -120,9 +120,9 @@ pub async fn look(
     let mut seen = Vec::new();
     let sources = options.topics.iter().map(|topic| (topic, options.source_partitions, &[][..]));
     let own: [(_, _, &[_]); 3] = [
-        (&options.announcements, options.shards as i32, ANNOUNCEMENTS),
         (&options.dead_letters, 1, &[]),
         (&options.control, 1, CONTROL),
+        (&options.announcements, options.shards as i32, ANNOUNCEMENTS),
     ];
     for (topic, partitions, config) in sources.chain(own) {
         let failed = |source| Error::Kafka { topic: topic.clone(), source };

@@ -1,0 +1,72 @@
+//! Whoever comes late needs the last announcement and nothing before it: it names all that makes its version.
+
+use serde_json::json;
+use stillwell_tests::{Topic, scratch};
+
+use crate::line::SCHEMA;
+use crate::setting::Setting;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_announcement_alone_is_enough() {
+    let mut setting = Setting::new("late", 2, SCHEMA);
+    let first: Vec<_> = (0..500)
+        .map(|i| {
+            let id = format!("P-{i}");
+            setting.upsert(&id, json!({"id": id, "price": f64::from(i), "stock": i}))
+        })
+        .collect();
+    setting.topic.produce(first);
+    let producer = setting.producer().await;
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    // Some versions on top, so that the last announcement has a chain to name.
+    for round in 0..3 {
+        let changes = [
+            setting.upsert(&format!("P-{round}"), json!({"id": "again", "price": 0.5, "stock": round})),
+            setting.delete(&format!("P-{}", 100 + round)),
+        ];
+        setting.topic.produce(changes);
+        setting.settled(&consumer).await;
+    }
+
+    let announcements = Topic::named(&format!("{}.announcements", setting.dataset()));
+    let trim = || {
+        let last = announcements.read().pop().expect("announcements").offset;
+        announcements.delete_before(0, last);
+        let (lowest, next) = announcements.watermarks()[0];
+        assert_eq!(lowest, last, "all that came before is gone");
+        assert!(next > last);
+        assert_eq!(announcements.read().len(), 1);
+    };
+    trim();
+    let late = scratch();
+    let late = setting.consumer(late.path()).await;
+    assert!(late.view().caught_up());
+    setting.settled(&late).await;
+    late.shutdown().await.expect("it stops");
+
+    // It is followed, too, and so it is when the producer that made it has gone and nothing else is left of it.
+    let more = setting.upsert("more", json!({"id": "more", "price": 1.0, "stock": null}));
+    setting.topic.produce([more]);
+    setting.settled(&consumer).await;
+    let version = producer.shutdown().await.expect("the producer stops").version.expect("it announced");
+    trim();
+    let alone = scratch();
+    let alone = setting.consumer(alone.path()).await;
+    setting.settled(&alone).await;
+    assert_eq!(alone.view().version(), version);
+
+    // Nor does the next writer need more, on another machine.
+    std::fs::remove_dir_all(setting.data_dir()).expect("its disk is gone");
+    let producer = setting.producer().await;
+    let change = setting.upsert("P-1", json!({"id": "P-1", "price": 2.0, "stock": null}));
+    setting.topic.produce([change]);
+    setting.settled(&alone).await;
+    setting.settled(&consumer).await;
+    assert!(alone.view().version() > version);
+    producer.shutdown().await.expect("the producer stops");
+    for consumer in [consumer, alone] {
+        consumer.shutdown().await.expect("it stops");
+    }
+}
