@@ -21,8 +21,8 @@ fn unlimited() -> Batching {
         max_batch_size: usize::MAX,
         max_batch_bytes: u64::MAX,
         batch_timeout: HOUR,
-        max_pending_records: 1_000_000,
         memory_pressure_threshold: usize::MAX,
+        ..Batching::default()
     }
 }
 
