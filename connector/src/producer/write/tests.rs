@@ -301,7 +301,9 @@ async fn more_than_may_be_under_way_waits_and_arrives() {
     let count = 4 * MOST_BYTES as usize / value.len();
     let mut all = Vec::new();
     for n in 0..count {
-        all.push(writer.write([Write::upsert(n.to_string(), value.clone())]).await.unwrap());
+        let taken = writer.write([Write::upsert(n.to_string(), value.clone())]);
+        let taken = tokio::time::timeout(Duration::from_secs(60), taken).await;
+        all.push(taken.expect("what is acknowledged makes room").unwrap());
         assert!(writer.0.bytes.used() <= MOST_BYTES);
     }
     for written in all {
