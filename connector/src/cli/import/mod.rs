@@ -190,6 +190,9 @@ impl Import {
                 }
                 (count, version) = readable(&mut importing.unread) => {
                     importing.readable(count, version);
+                    if done {
+                        importing.show_waiting();
+                    }
                     moved = Instant::now();
                 }
                 chunk = chunks_in.recv(), if open && importing.acknowledgements.len() < UNACKNOWLEDGED => {
@@ -346,13 +349,15 @@ impl Importing<'_> {
         };
         self.totals.readable += count;
         self.totals.version = self.totals.version.max(Some(version));
-        if self.acknowledgements.is_empty() {
-            let total = self.totals.durable;
-            let waiting = self.waiting.get_or_insert_with(|| {
-                self.edge.screen.work("waiting until they are readable", "records", Some(total))
-            });
-            waiting.set(self.totals.readable);
-        }
+    }
+
+    /// Once all is durable: how many are readable.
+    fn show_waiting(&mut self) {
+        let total = self.totals.durable;
+        let waiting = self.waiting.get_or_insert_with(|| {
+            self.edge.screen.work("waiting until they are readable", "records", Some(total))
+        });
+        waiting.set(self.totals.readable);
     }
 
     fn bad(&mut self, bad: Vec<Bad>, skip: bool) {

@@ -298,9 +298,12 @@ impl Writer {
         }
         let mut kafka = inner.kafka.clone();
         let batch = limits.iter().copied().min().unwrap_or(TOPIC_LIMIT).min(BATCH_BYTES);
-        for (property, value) in
-            [("message.timeout.ms", DELIVERY_MS.to_owned()), ("batch.size", batch.to_string())]
-        {
+        for (property, value) in [
+            ("message.timeout.ms", DELIVERY_MS.to_owned()),
+            ("batch.size", batch.to_string()),
+            // Who writes one record waits for it; many at a time fill a batch sooner than this.
+            ("linger.ms", "1".to_owned()),
+        ] {
             kafka.properties.entry(property.to_owned()).or_insert(value);
         }
         Ok(Line { sender: Sender::new(&kafka).map_err(failed)?, limits })
@@ -368,7 +371,7 @@ impl Producer {
     /// some milliseconds.
     ///
     /// It need not be this process that makes the version: a standby learns of it from the announcement topic. A record
-    /// that a shed strategy gave up (`spill.shed`, `none` by default) counts as published with the version that passes
+    /// that a shed strategy gave up (`producer.spill.shed`, `none` by default) counts as published with the version that passes
     /// it.
     ///
     /// Dropping the future midway may leave some of the records sent.
