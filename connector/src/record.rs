@@ -67,6 +67,24 @@ impl fmt::Display for SourcePartition {
     }
 }
 
+/// Which partitions of a dataset's append-only list are read: of each topic those of its newest life. A topic that was
+/// made anew stands in the list once more, under its new id; what it was before stays, since entries name it.
+pub fn which_are_read<'a>(list: impl DoubleEndedIterator<Item = &'a SourcePartition>) -> Vec<bool> {
+    let mut newest: Vec<&SourcePartition> = Vec::new();
+    let mut read: Vec<bool> = list
+        .rev()
+        .map(|source| match newest.iter().find(|newest| newest.topic == source.topic) {
+            Some(newest) => newest.topic_id == source.topic_id,
+            None => {
+                newest.push(source);
+                true
+            }
+        })
+        .collect();
+    read.reverse();
+    read
+}
+
 /// The next offset to read from a source partition; a record's own offset is called `offset`, never position.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
@@ -110,6 +128,28 @@ pub struct Entry<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_topic_made_anew_only_the_newest_life_is_read() {
+        let source = |topic: &str, id, partition| SourcePartition {
+            topic: topic.into(),
+            topic_id: TopicId([id; 16]),
+            partition,
+        };
+        // Topic a had two partitions, then one, then three; b was added in between and never made anew.
+        let list = [
+            source("a", 1, 0),
+            source("a", 1, 1),
+            source("a", 2, 0),
+            source("b", 7, 0),
+            source("a", 3, 0),
+            source("a", 3, 1),
+            source("a", 3, 2),
+            source("b", 7, 1),
+        ];
+        assert_eq!(which_are_read(list.iter()), [false, false, false, true, true, true, true, true]);
+        assert_eq!(which_are_read([].iter()), [false; 0]);
+    }
 
     #[test]
     fn a_topic_id_prints_as_kafka_prints_it_and_reads_back() {

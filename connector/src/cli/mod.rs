@@ -33,6 +33,7 @@ pub mod get;
 pub mod scan;
 pub mod import;
 pub mod blob;
+pub mod rebuild;
 pub mod bench;
 pub mod healthcheck;
 
@@ -75,6 +76,7 @@ enum Command {
     Scan(scan::Scan),
     Import(import::Import),
     Blob(blob::Blob),
+    Rebuild(rebuild::Rebuild),
     Bench(bench::Bench),
     Healthcheck(healthcheck::Healthcheck),
 }
@@ -91,6 +93,7 @@ impl Command {
             Command::Scan(command) => command.run(edge),
             Command::Import(command) => command.run(edge),
             Command::Blob(command) => command.run(edge),
+            Command::Rebuild(command) => command.run(edge),
             Command::Bench(command) => command.run(edge),
             Command::Healthcheck(command) => command.run(edge),
         }

@@ -12,7 +12,7 @@ use super::table::{self, Column, Output};
 use crate::Result;
 use crate::blob::Store;
 use crate::consumer::history::History;
-use crate::format::announcement::Announcement;
+use crate::format::announcement::{Announcement, read_positions};
 use crate::host::directory::rfc3339;
 use crate::record::Position;
 use crate::version::{BlobRef, Checksum, Shard, Version};
@@ -210,7 +210,7 @@ impl Listed {
             records: announcement.records,
             upserts: announcement.upserts,
             deletes: announcement.deletes,
-            positions: announcement.positions.iter().map(|position| position.position()).collect(),
+            positions: read_positions(&announcement.positions).map(|position| position.position()).collect(),
             delta: Blob::of(&announcement.delta.blob, store),
             snapshot,
             schema: RawValue::from_string(announcement.schema.clone()).ok(),

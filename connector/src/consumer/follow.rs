@@ -26,7 +26,7 @@ use crate::record::{Position, TopicId};
 use crate::retry::Backoff;
 use crate::schema::{self, Schema};
 use crate::version::{Life, Shard, Version};
-use crate::view::{self, About, Base, Cache, Fetcher, Identity, View};
+use crate::view::{self, About, Base, Cache, Fetcher, Identity, Past, Restored, View};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// How often the view is asked whether a page of it was found damaged.
@@ -57,6 +57,24 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether a blob is not in the store as it was announced.
+    fn is_gone(&self) -> bool {
+        matches!(self, Error::View { source, .. } if source.is_gone())
+    }
+}
+
+/// All levels of an error, outermost first.
+fn chain_of(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
 /// What readers can be told about the newest version.
 #[derive(Clone, Debug, Default)]
 pub struct Readable {
@@ -74,6 +92,8 @@ pub struct Readable {
     pub newest: bool,
     /// The last failure, until the next success.
     pub error: Option<String>,
+    /// Blobs that are gone, so that the version was made of older ones; until the writer has made a new snapshot.
+    pub restored: Option<String>,
 }
 
 /// Where readers find the newest view.
@@ -91,6 +111,10 @@ pub struct Follower {
     merges: JoinSet<Result<Arc<Base>, view::Error>>,
     /// What the newest view was made of.
     last: Option<(TopicId, Box<Announcement>)>,
+    /// Older announcements, once they were needed.
+    past: Past,
+    /// The snapshot that was gone when the newest view was made, and what was.
+    restored: Option<(Version, String)>,
 }
 
 impl Follower {
@@ -103,6 +127,7 @@ impl Follower {
         readable: watch::Sender<Readable>,
     ) -> Follower {
         let fetcher = Fetcher::new(options.store.clone(), cache.clone());
+        let past = Past::new(options.kafka.clone(), &options.announcements, options.clock.clone());
         Follower {
             options,
             shard,
@@ -113,6 +138,8 @@ impl Follower {
             schema: None,
             merges: JoinSet::new(),
             last: None,
+            past,
+            restored: None,
         }
     }
 
@@ -190,12 +217,7 @@ impl Follower {
 
     fn failed(&self, error: &Error, wait: Duration) {
         self.options.metrics.errors_total.with(&["follow"]).inc();
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
+        let text = chain_of(error);
         tracing::warn!(
             dataset = self.options.dataset,
             error = text,
@@ -241,9 +263,12 @@ impl Follower {
         }
         let view = match self.slot.load_full() {
             Some(held) if self.follows(&held, topic_id, announcement) => {
-                self.apply(&held, announcement).await?
+                match self.apply(&held, announcement).await {
+                    Err(error) if error.is_gone() => self.open_or_restore(topic_id, announcement).await?,
+                    applied => applied?,
+                }
             }
-            _ => self.open(topic_id, announcement).await?,
+            _ => self.open_or_restore(topic_id, announcement).await?,
         };
         if let Err(error) = self.cache.save_current(view.identity(), encoded) {
             // Costs the next start some time, nothing else.
@@ -294,16 +319,49 @@ impl Follower {
 
     async fn open(&mut self, topic_id: TopicId, announcement: &Announcement) -> Result<View, Error> {
         let version = announcement.version;
-        let identity = Identity {
-            dataset: Arc::from(self.options.dataset.as_str()),
-            topic_id,
-            shard: self.shard,
-            shards: announcement.shards,
-        };
+        let identity = self.identity(topic_id, announcement);
         let about = About::announced(announcement, self.schema(announcement)?);
         let inline = announcement.inline.clone().map(|inline| (version, inline));
         let view = self.fetcher.open(&identity, &announcement.chain(), inline, about).await;
         view.map_err(|source| Error::View { version, source })
+    }
+
+    /// As [`Follower::open`]; where the store does not have a blob any more, by way of older ones.
+    async fn open_or_restore(
+        &mut self,
+        topic_id: TopicId,
+        announcement: &Announcement,
+    ) -> Result<View, Error> {
+        let error = match self.open(topic_id, announcement).await {
+            Err(error) if error.is_gone() => error,
+            opened => return opened,
+        };
+        let version = announcement.version;
+        let identity = self.identity(topic_id, announcement);
+        let about = About::announced(announcement, self.schema(announcement)?);
+        tracing::error!(
+            dataset = self.options.dataset, %version, error = chain_of(&error),
+            "a blob of the newest version is gone; looking for older ones that lead to it"
+        );
+        let restored = self.past.restore(&self.fetcher, &identity, announcement, about).await;
+        let Restored { view, chain, gone, .. } =
+            restored.map_err(|source| Error::View { version, source })?;
+        let gone = gone.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let from = chain.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
+        self.options.metrics.errors_total.with(&["restore"]).inc();
+        self.options.metrics.restores_total.inc();
+        tracing::error!(
+            dataset = self.options.dataset, %version, gone, %from, deltas = chain.deltas.len(),
+            "restored from an older snapshot and its deltas; the store has to be looked at"
+        );
+        let announced = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
+        self.restored = Some((announced, format!("it was made from snapshot {from}, since gone is {gone}")));
+        Ok(view)
+    }
+
+    fn identity(&self, topic_id: TopicId, announcement: &Announcement) -> Identity {
+        let dataset = Arc::from(self.options.dataset.as_str());
+        Identity { dataset, topic_id, shard: self.shard, shards: announcement.shards }
     }
 
     /// The announced schema, parsed once as long as it stays the same.
@@ -328,7 +386,11 @@ impl Follower {
         }
         self.show_memory(&view);
         self.slot.store(Some(Arc::new(view)));
+        let snapshot = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
+        self.restored.take_if(|(gone, _)| *gone != snapshot);
+        let restored = self.restored.as_ref().map(|(_, what)| what.clone());
         self.readable.send_modify(|readable| {
+            readable.restored = restored;
             readable.version = version;
             readable.announced = readable.announced.max(version);
             readable.caught_up = announcement.caught_up;
@@ -360,7 +422,7 @@ impl Follower {
                 tracing::warn!(dataset = self.options.dataset, %error, "a damaged file cannot be discarded");
             }
         }
-        match self.open(topic_id, &announcement).await {
+        match self.open_or_restore(topic_id, &announcement).await {
             Ok(view) => self.publish(view, &announcement, false),
             Err(error) => self.failed(&error, LOOK_EVERY),
         }

@@ -22,7 +22,7 @@ use crate::kafka::{self, Admin, Kept, Polled, Poller, Tuning};
 use crate::record::TopicId;
 use crate::schema::Schema;
 use crate::version::{Shard, Version};
-use crate::view::{About, Cache, Fetcher, Identity, View};
+use crate::view::{About, Cache, Fetcher, Identity, Past, View};
 
 /// Longest time without any progress.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -252,7 +252,15 @@ pub async fn open(options: &Options, found: &Found, stale: bool) -> Result<View>
     let about = About { stale, ..About::announced(announcement, Arc::new(schema)) };
     let inline = announcement.inline.clone().map(|inline| (announcement.version, inline));
     let fetcher = Fetcher::new(options.store.clone(), cache);
-    let view = fetcher.open(&identity, &announcement.chain(), inline, about).await;
+    let view = match fetcher.open(&identity, &announcement.chain(), inline, about.clone()).await {
+        Err(error) if error.is_gone() => {
+            tracing::warn!(version = %announcement.version, %error, "a blob is gone; looking for older ones");
+            let mut past = Past::new(options.kafka.clone(), &options.announcements, options.clock.clone());
+            let restored = past.restore(&fetcher, &identity, announcement, about).await;
+            restored.map(|restored| restored.view)
+        }
+        opened => opened,
+    };
     view.map_err(|error| {
         let version = announcement.version;
         let error = Error::from(error);

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::wire::{self, Malformed, SINGLE_OBJECT, Take, put_bytes, put_long, put_some};
-use crate::record::{Position, SourcePartition, TopicId};
+use crate::record::{Position, SourcePartition, TopicId, which_are_read};
 use crate::version::{BlobLocation, BlobRef, Chain, Checksum, DeltaRef, Life, Shard, SnapshotRef, Version};
 
 /// Fingerprint of `schemas/announcement.avsc`.
@@ -123,6 +123,12 @@ pub struct Announcement {
     pub newest_timestamp: Option<i64>,
     /// W3C trace context.
     pub traceparent: Option<String>,
+}
+
+/// The positions of partitions that are read; see [`which_are_read`].
+pub fn read_positions(list: &[SourcePosition]) -> impl Iterator<Item = &SourcePosition> {
+    let read = which_are_read(list.iter().map(|position| &position.source));
+    list.iter().zip(read).filter(|(_, read)| *read).map(|(position, _)| position)
 }
 
 impl Announcement {

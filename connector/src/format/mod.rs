@@ -15,6 +15,7 @@ pub mod wire;
 pub mod chunk;
 pub mod announcement;
 pub mod succession;
+pub mod control;
 pub mod letter;
 
 #[cfg(test)]

@@ -56,6 +56,8 @@ pub struct Reading {
     pub circuit: Circuit,
     /// Why the announced version is not the readable one, or why Kafka cannot be read.
     pub error: Option<String>,
+    /// Blobs that are gone from the store, so that the version was made of older ones.
+    pub restored: Option<String>,
 }
 
 /// The writing side at one moment.
@@ -109,6 +111,9 @@ pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>)
             say(Status::Degraded, format!("announcements cannot be read: {why}"));
         } else if let Some(error) = &reading.error {
             say(Status::Degraded, format!("version {} cannot be opened: {error}", reading.announced));
+        }
+        if let Some(restored) = &reading.restored {
+            say(Status::Degraded, format!("version {} is whole, but {restored}", reading.version));
         }
         if reading.version == Version(0) {
             say(Status::Degraded, "no version is readable yet".to_owned());
@@ -192,6 +197,7 @@ mod tests {
             reachable: Some(true),
             circuit: Circuit::Closed,
             error: None,
+            restored: None,
         }
     }
 
@@ -238,6 +244,14 @@ mod tests {
         let (status, reasons) = judged(Facts { reading: Some(behind), ..Facts::default() });
         assert_eq!(status, Status::Degraded);
         assert!(reasons.contains("version 8 cannot be opened: blob missing"), "{reasons}");
+    }
+
+    #[test]
+    fn a_version_made_of_older_blobs_is_served_and_degraded() {
+        let restored = Reading { restored: Some("it was made from snapshot 2".into()), ..reading() };
+        let (status, reasons) = judged(Facts { reading: Some(restored), ..Facts::default() });
+        assert_eq!(status, Status::Degraded);
+        assert!(reasons.contains("version 7 is whole, but it was made from snapshot 2"), "{reasons}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::problem::Problem;
 use super::records;
 use crate::host::Dataset;
 use crate::host::directory::rfc3339;
-use crate::record::Position;
+use crate::record::{Position, which_are_read};
 use crate::version::Version;
 
 /// One dataset in the listing.
@@ -104,7 +104,9 @@ fn describe(dataset: &Dataset) -> Described {
         let about = view.about();
         described.shards = Some(view.identity().shards);
         described.epoch = Some(about.life.epoch);
-        described.positions.clone_from(&about.positions);
+        let read = which_are_read(about.positions.iter().map(|position| &position.source));
+        let positions = about.positions.iter().zip(read).filter(|(_, read)| *read);
+        described.positions = positions.map(|(position, _)| position.clone()).collect();
         described.newest_timestamp = about.newest_timestamp_ms.map(rfc3339);
         described.oldest_kept = Some(about.oldest_kept);
         described.schema = serde_json::value::RawValue::from_string(about.schema.json().to_owned()).ok();

@@ -6,6 +6,7 @@
 //!            Poller (source)   Poller (tail) -+    |   |                 |
 //!                                                  |   +-- Transaction --+   letters, source offsets, announcement
 //!            Member: who owns which shard ---------+       (one thread)
+//!            Ends: last stable offset, high watermark
 //!            Admin: topic ids, settings, creation        Sender: plain idempotent records
 //!            Cluster: librdkafka's embedded broker, for the demo
 //! ```
@@ -26,6 +27,7 @@ use crate::telemetry::Metrics;
 mod client;
 pub mod back;
 pub mod embedded;
+pub mod ends;
 mod error;
 pub mod ids;
 pub mod poll;

@@ -2,7 +2,7 @@
 //! letters, or does none of it.
 //!
 //! ```text
-//!  begin -> letters -> source offsets -> announcements -> commit -> read back
+//!  begin -> letters -> source offsets -> outcome of a rebuild -> announcements -> commit -> read back
 //! ```
 //!
 //! The order matters: librdkafka has no KIP-890 v2, so a late duplicate EndTxn can end the *next* transaction of the
@@ -27,6 +27,7 @@ use super::store::Stored;
 use super::write::watch::Watchers;
 use crate::clock::Clock;
 use crate::format::announcement::{self, Announcement, Message, SourcePosition};
+use crate::format::control::{Control, rebuild_key};
 use crate::format::succession::MAX_RUN;
 use crate::kafka::{self, Membership, Outcome, Outgoing, Transaction};
 use crate::record::Position;
@@ -118,6 +119,8 @@ pub struct Constants {
     pub announcements: String,
     /// Dead-letter topic.
     pub dead_letters: String,
+    /// Control topic.
+    pub control: String,
     /// The dataset's schema.
     pub schema: Arc<crate::schema::Schema>,
     /// Most bytes of letters in one transaction.
@@ -267,7 +270,8 @@ impl Announcer {
                 position.offset = position.offset.max(moved.offset);
             }
         }
-        carried.caught_up |= carried.positions.iter().all(|position| position.offset >= position.target);
+        carried.caught_up |= announcement::read_positions(&carried.positions)
+            .all(|position| position.offset >= position.target);
         carried.chain.deltas.push(stored.delta.clone());
         carried.records = stored.view.records();
         let previous = carried.previous.replace((stored.delta.version, self.constants.life.epoch));
@@ -329,6 +333,19 @@ impl Announcer {
             self.transaction.send(&record, PATIENCE)?;
         }
         self.send_offsets(carried)?;
+        for outcome in run.iter().filter_map(|stored| stored.outcome.as_deref()) {
+            let request = &outcome.request;
+            let key = rebuild_key(&request.dataset, request.shard);
+            let value = Control::Rebuilt(outcome.clone()).encode();
+            let record = Outgoing {
+                topic: &self.constants.control,
+                partition: Some(0),
+                key: Some(key.as_bytes()),
+                value: Some(&value),
+                ..Outgoing::default()
+            };
+            self.transaction.send(&record, PATIENCE)?;
+        }
         let key = announcement::key(&self.constants.dataset, self.constants.shard);
         for announcement in announcements {
             let value = Message::Announcement(Box::new(announcement.clone())).encode();
@@ -345,9 +362,7 @@ impl Announcer {
     }
 
     fn send_offsets(&mut self, carried: &Carried) -> Result<(), kafka::Error> {
-        let offsets: Vec<(&str, i32, i64)> = carried
-            .positions
-            .iter()
+        let offsets: Vec<(&str, i32, i64)> = announcement::read_positions(&carried.positions)
             .map(|position| (&*position.source.topic, position.source.partition, position.offset))
             .collect();
         let group = self.member.group_metadata().ok_or_else(|| kafka::Error::Closed {
@@ -405,7 +420,9 @@ impl Announcer {
             self.announced.send_replace(Some(Announced {
                 version: last.delta.version,
                 view: last.into_built().view,
-                positions: self.carried.positions.iter().map(SourcePosition::position).collect(),
+                positions: announcement::read_positions(&self.carried.positions)
+                    .map(SourcePosition::position)
+                    .collect(),
                 caught_up: self.carried.caught_up,
                 chain: ChainSize::of(&self.carried.chain),
             }));

@@ -27,6 +27,7 @@ use crate::codec::Format;
 use crate::dead;
 use crate::format::chunk::{Body, Chunk};
 use crate::format::container::{self, Counts, Kind};
+use crate::format::control::Rebuilt;
 use crate::format::letter::Letter;
 use crate::gauge::Lease;
 use crate::record::{Entry, Position, SourcePartition, Stamp};
@@ -43,7 +44,7 @@ const SAY_AFTER: Duration = Duration::from_secs(1);
 /// zstd's fastest positive level: blobs are fetched more often than stored, and the producer has better things to do.
 pub(super) const COMPRESSION_LEVEL: i32 = 1;
 /// Largest delta that travels inside its announcement, which saves readers the fetch.
-const INLINE_BYTES: usize = 64 * 1024;
+pub(super) const INLINE_BYTES: usize = 64 * 1024;
 
 /// Why no more can be built in this life.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +115,8 @@ pub struct Built {
     pub received_at: Option<Instant>,
     /// The memory that its records take until it is announced.
     pub leases: Vec<Lease>,
+    /// Of a rebuild: what is said of it in the control topic, by the transaction that announces the version.
+    pub outcome: Option<Box<Rebuilt>>,
 }
 
 /// What does not change from version to version.
@@ -125,6 +128,8 @@ pub struct Constants {
     pub life: Life,
     /// The dataset's list of source partitions.
     pub sources: Arc<[SourcePartition]>,
+    /// Which of them are read, and not of a topic that has been made anew since.
+    pub read: Arc<[bool]>,
     /// The dataset's schema.
     pub schema: Arc<crate::schema::Schema>,
     /// Compress blobs for the store.
@@ -422,7 +427,8 @@ impl State {
     /// key that arrives from another partition breaks the order that Kafka gives: the later timestamp wins, then topic,
     /// partition and offset decide, so that every replay decides alike; and it is said.
     fn wins(&mut self, key: &[u8], later: &Stamp, earlier: &Stamp) -> bool {
-        if later.source == earlier.source {
+        // What came from a topic that has been made anew since gives way to anything.
+        if later.source == earlier.source || !self.is_read(earlier.source) {
             return true;
         }
         self.conflicts += 1;
@@ -441,6 +447,10 @@ impl State {
             (stamp.timestamp, source.map(|source| (source.topic.clone(), source.partition)), stamp.offset)
         };
         rank(later).cmp(&rank(earlier)) == Ordering::Greater
+    }
+
+    fn is_read(&self, source: u32) -> bool {
+        self.constants.read.get(source as usize).is_none_or(|read| *read)
     }
 
     /// Makes the next version out of `changes` and all that is unsaid.
@@ -514,6 +524,7 @@ impl State {
             newest_timestamp: unsaid.newest_timestamp,
             received_at: unsaid.received_at,
             leases,
+            outcome: None,
         })
     }
 }

@@ -20,26 +20,33 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::announce::{self, Announced, Announcer, ChainSize};
+use super::Options;
+use super::announce::{self, Announced, Announcer, Carried, ChainSize};
 use super::batch::Batcher;
-use super::build::{self, Builder};
+use super::build::{self, Builder, Built};
+use super::control;
 use super::intake::Intake;
 use super::log::{self, Log};
 use super::pace::Pace;
+use super::read_back::ReadBack;
+use super::rebuild::{self, Plan, Rebuilder};
 use super::recover::{self, Recovered, Recovery};
 use super::shed::Ledger;
-use super::snapshot::Snapshotter;
+use super::snapshot::{Snapshotted, Snapshotter};
 use super::source::{self, Source};
 use super::store::{Storer, Uploader};
+use super::survey::{self, Survey};
 use super::validate::Validator;
 use super::write::watch::Watchers;
 use crate::blob;
 use crate::blob::name::Folder;
 use crate::codec;
-use crate::format::announcement::SourcePosition;
+use crate::format::announcement::{SourcePosition, read_positions};
+use crate::format::control::{Control, Rebuild};
 use crate::gauge::{Budget, Pressure, Strain};
-use crate::kafka::{self, Membership, Poller, Tuning};
-use crate::version::Version;
+use crate::kafka::{self, Membership, Poller, Transaction, Tuning};
+use crate::record::which_are_read;
+use crate::version::{Life, Version};
 use crate::view::Identity;
 
 /// Batches that wait for the builder: one being built, one ready.
@@ -70,6 +77,12 @@ pub enum Error {
     /// No version can be built.
     #[error("building ended")]
     Build(#[from] build::Error),
+    /// The source is another one now.
+    #[error("the source topics changed")]
+    Survey(#[from] survey::Error),
+    /// The source cannot be read anew.
+    #[error("rebuilding ended")]
+    Rebuild(#[from] rebuild::Error),
     /// Blobs cannot be stored.
     #[error("storing ended")]
     Store(#[from] blob::Error),
@@ -100,6 +113,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Recover(error) => error.is_transient(),
+            Error::Rebuild(error) => error.is_transient(),
             Error::Source(source::Error::Lost { .. }) | Error::Codec(_) => false,
             _ => true,
         }
@@ -152,6 +166,8 @@ impl Default for End {
 enum Done {
     Source,
     Announcer,
+    /// A rebuild is asked for, which is the next life's to do.
+    Asked,
     Other,
 }
 
@@ -162,7 +178,7 @@ enum Done {
 pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> Result<(), Error> {
     // A stage on a thread cannot be aborted: whoever drops this future must still end it.
     let _killed_on_drop = end.kill.clone().drop_guard();
-    let taken = tokio::select! {
+    let mut taken = tokio::select! {
         () = end.kill.cancelled() => return Ok(()),
         taken = async {
             ground.recovery.log.mend().await?;
@@ -170,6 +186,9 @@ pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> R
         } => taken?,
     };
     tracing::info!(life = %taken.life, version = %taken.view.version(), records = taken.view.records(), "took over");
+    if let Some((request, plan)) = taken.rebuild.take() {
+        return rebuild(ground, end, taken, request, plan).await;
+    }
     let _ = recovered.send(());
     // What a life before this one, here or elsewhere, announced last: who waits on the watch must not see less, and must
     // not see what this process announced before somebody else went on.
@@ -180,7 +199,7 @@ pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> R
     ground.announced.send_replace(taken.carried.previous.map(|(version, _)| Announced {
         version,
         view: taken.view.clone(),
-        positions: taken.carried.positions.iter().map(SourcePosition::position).collect(),
+        positions: read_positions(&taken.carried.positions).map(SourcePosition::position).collect(),
         caught_up: taken.carried.caught_up,
         chain,
     }));
@@ -191,6 +210,16 @@ pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> R
     let keeper_stop = end.kill.child_token();
     spawn(&mut stages, &ground, taken, &end, [&source_stop, &batch_stop, &keeper_stop])?;
 
+    join(&mut stages, &end, &batch_stop, &keeper_stop).await
+}
+
+/// Waits for all stages; the first error ends the others.
+async fn join(
+    stages: &mut Stages,
+    end: &End,
+    batch_stop: &CancellationToken,
+    keeper_stop: &CancellationToken,
+) -> Result<(), Error> {
     let mut outcome = Ok(());
     while let Some(ended) = stages.join_next().await {
         match ended.map_err(Error::from).and_then(|stage| stage) {
@@ -198,6 +227,8 @@ pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> R
                 batch_stop.cancel();
             }
             Ok(Done::Announcer) => keeper_stop.cancel(),
+            // What is under way is of no use to it: the source is read anew.
+            Ok(Done::Asked) => end.kill.cancel(),
             Ok(Done::Source | Done::Other) => {}
             Err(error) => {
                 outcome = outcome.and(Err(error));
@@ -218,7 +249,18 @@ fn spawn(
     [source_stop, batch_stop, keeper_stop]: [&CancellationToken; 3],
 ) -> Result<(), Error> {
     let Recovery { options, shard, topic_id, cache, log, .. } = &ground.recovery;
-    let Recovered { life, transaction, read_back, carried, view, fetch_from, must_say } = taken;
+    let Recovered {
+        life,
+        transaction,
+        read_back,
+        carried,
+        view,
+        fetch_from,
+        must_say,
+        mended,
+        control_from,
+        ..
+    } = taken;
     let (clock, metrics) = (options.clock.clone(), options.metrics.clone());
     let identity = Identity {
         dataset: Arc::from(options.dataset.as_str()),
@@ -227,17 +269,9 @@ fn spawn(
         shards: options.shards,
     };
     let sources: Arc<[_]> = carried.positions.iter().map(|position| position.source.clone()).collect();
-    let uploader = Uploader::new(
-        options.store.clone(),
-        &options.performance,
-        &options.reliability,
-        options.entropy.clone(),
-        metrics.clone(),
-    );
-
+    let read = which_are_read(sources.iter()).into();
     let (batches, batches_in) = mpsc::channel(BATCHES);
     let (built, built_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
-    let (stored, stored_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
     let (listed, listed_in) = mpsc::unbounded_channel();
     let (rebases, rebases_in) = mpsc::unbounded_channel();
     let (settled, settled_in) = oneshot::channel();
@@ -266,6 +300,11 @@ fn spawn(
     let stop = source_stop.clone();
     stages.spawn_blocking(move || Ok(source.run(&stop).map(|()| Done::Source)?));
 
+    let survey =
+        Survey::new(ground.recovery.admin.clone(), options, fetch_from, ground.announced.subscribe())?;
+    let stop = keeper_stop.clone();
+    stages.spawn_blocking(move || Ok(survey.run(&stop).map(|()| Done::Other)?));
+
     // log -> batch
     let memory = Budget::new(divided.batches);
     let reader = log.reader(options.batching.max_pending_records, memory.clone());
@@ -285,6 +324,7 @@ fn spawn(
         identity: identity.clone(),
         life,
         sources,
+        read,
         schema: options.schema.clone(),
         compress: options.performance.enable_compression,
         cache: cache.clone(),
@@ -298,54 +338,29 @@ fn spawn(
         Ok(builder.run(batches_in, rebases_in, built, settled, kill).await.map(|()| Done::Other)?)
     });
 
-    // build -> store
-    let folder = Folder { dataset: options.dataset.clone(), topic_id: *topic_id, shard: *shard };
-    let storer =
-        Storer::new(uploader.clone(), options.performance.worker_pool_size, ground.letter_limit, folder);
-    let kill = end.kill.clone();
-    stages.spawn(async move {
-        tokio::select! {
-            () = kill.cancelled() => Ok(Done::Other),
-            ended = storer.run(built_in, stored) => Ok(ended.map(|()| Done::Other)?),
-        }
-    });
-
-    // store -> announce
+    // build -> store -> announce
     let snapshot = carried.chain.snapshot.as_ref().map(|snapshot| (snapshot.version, snapshot.blob.bytes));
-    let constants = announce::Constants {
-        dataset: options.dataset.clone(),
-        shard: *shard,
-        shards: options.shards,
-        life,
-        announcements: options.announcements.clone(),
-        dead_letters: options.dead_letters.clone(),
-        schema: options.schema.clone(),
-        max_letter_bytes: options.batching.max_batch_bytes,
-        ledger: ground.ledger.clone(),
-    };
-    let announcer = Announcer::new(
-        constants,
-        carried,
-        transaction,
-        ground.member.clone(),
-        read_back,
-        listed_in,
-        ground.announced.clone(),
-        ground.watchers.clone(),
-        clock.clone(),
-        metrics.clone(),
-    );
-    let kill = end.kill.clone();
-    stages.spawn_blocking(move || Ok(announcer.run(stored_in, &kill).map(|()| Done::Announcer)?));
+    publish(stages, ground, end, built_in, listed_in, (life, transaction, read_back, carried));
 
     // beside the flow
+    let (asked, at, stop) = (options.clone(), *shard, keeper_stop.clone());
+    stages.spawn_blocking(move || {
+        let request = control::wait_for(&asked, at, control_from, &stop, |_, control| match control {
+            Some(Control::Rebuild(request)) => Some(request),
+            _ => None,
+        })?;
+        let Some(request) = request else { return Ok(Done::Other) };
+        tracing::warn!(dataset = asked.dataset, request = %request.id, "a rebuild is asked for; this life ends for it");
+        Ok(Done::Asked)
+    });
     let snapshotter = Snapshotter {
         identity,
         life,
         rules: options.performance.clone(),
         cache: cache.clone(),
-        uploader,
+        uploader: uploader(options),
         last: snapshot,
+        due: mended,
         clock,
         metrics: metrics.clone(),
     };
@@ -373,6 +388,102 @@ fn spawn(
     let stop = keeper_stop.clone();
     stages.spawn(async move { Ok(keeper.run(stop).await.map(|()| Done::Other)?) });
     Ok(())
+}
+
+/// The end of the line, the same for whatever builds versions: stored, then announced.
+fn publish(
+    stages: &mut Stages,
+    ground: &Ground,
+    end: &End,
+    built: mpsc::Receiver<Built>,
+    listed: mpsc::UnboundedReceiver<Snapshotted>,
+    (life, transaction, read_back, carried): (Life, Transaction, ReadBack, Carried),
+) {
+    let Recovery { options, shard, topic_id, .. } = &ground.recovery;
+    let (stored, stored_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
+    let folder = Folder { dataset: options.dataset.clone(), topic_id: *topic_id, shard: *shard };
+    let at_a_time = options.performance.worker_pool_size;
+    let storer = Storer::new(uploader(options), at_a_time, ground.letter_limit, folder);
+    let kill = end.kill.clone();
+    stages.spawn(async move {
+        tokio::select! {
+            () = kill.cancelled() => Ok(Done::Other),
+            ended = storer.run(built, stored) => Ok(ended.map(|()| Done::Other)?),
+        }
+    });
+
+    let constants = announce::Constants {
+        dataset: options.dataset.clone(),
+        shard: *shard,
+        shards: options.shards,
+        life,
+        announcements: options.announcements.clone(),
+        dead_letters: options.dead_letters.clone(),
+        control: options.control.clone(),
+        schema: options.schema.clone(),
+        max_letter_bytes: options.batching.max_batch_bytes,
+        ledger: ground.ledger.clone(),
+    };
+    let announcer = Announcer::new(
+        constants,
+        carried,
+        transaction,
+        ground.member.clone(),
+        read_back,
+        listed,
+        ground.announced.clone(),
+        ground.watchers.clone(),
+        options.clock.clone(),
+        options.metrics.clone(),
+    );
+    let kill = end.kill.clone();
+    stages.spawn_blocking(move || Ok(announcer.run(stored_in, &kill).map(|()| Done::Announcer)?));
+}
+
+fn uploader(options: &Options) -> Uploader {
+    Uploader::new(
+        options.store.clone(),
+        &options.performance,
+        &options.reliability,
+        options.entropy.clone(),
+        options.metrics.clone(),
+    )
+}
+
+/// The life that rebuilds: one version, stored and announced as any other, and nothing else.
+async fn rebuild(
+    ground: Ground,
+    end: End,
+    taken: Recovered,
+    request: Rebuild,
+    plan: Plan,
+) -> Result<(), Error> {
+    let Recovery { options, shard, topic_id, cache, log, .. } = &ground.recovery;
+    let Recovered { life, transaction, read_back, carried, view, .. } = taken;
+    let identity = Identity {
+        dataset: Arc::from(options.dataset.as_str()),
+        topic_id: *topic_id,
+        shard: *shard,
+        shards: options.shards,
+    };
+    let rebuilder = Rebuilder {
+        options: options.clone(),
+        request,
+        plan,
+        view,
+        life,
+        identity,
+        cache: cache.clone(),
+        log: log.clone(),
+    };
+    let mut stages = JoinSet::new();
+    let (built, built_in) = mpsc::channel(1);
+    let kill = end.kill.clone();
+    stages.spawn(async move { Ok(rebuilder.run(built, kill).await.map(|()| Done::Other)?) });
+    // Nobody lists snapshots beside it.
+    let (_, listed) = mpsc::unbounded_channel();
+    publish(&mut stages, &ground, &end, built_in, listed, (life, transaction, read_back, carried));
+    join(&mut stages, &end, &CancellationToken::new(), &CancellationToken::new()).await
 }
 
 /// Trims the log behind the announcements, feeds the pressure gauge, and has the pace follow it.

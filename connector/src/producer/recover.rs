@@ -5,6 +5,7 @@
 //!  (2) epoch record the highest epoch in the topic + 1, committed
 //!  (3) read up to it: the last valid announcement is the truth (version, positions)
 //!  (4) view         topic ids compared; the view of that version opened from cache or store
+//!      a request    to rebuild that waits in the control topic is looked for before anything is refused
 //!  (5) log          what joins the positions is kept, the rest is discarded; Kafka from there on
 //! ```
 //!
@@ -19,14 +20,17 @@ use tokio::runtime::Handle;
 
 use super::Options;
 use super::announce::Carried;
+use super::control;
 use super::log::{self, Log};
 use super::read_back::{self, ReadBack, Truth};
-use crate::format::announcement::{Announcement, EpochRecord, Message, SourcePosition};
+use super::rebuild::{self, Plan};
+use crate::format::announcement::{Announcement, EpochRecord, Message, SourcePosition, read_positions};
+use crate::format::control::{Rebuild, pending};
 use crate::format::succession::Verdict;
 use crate::kafka::{self, Admin, Outcome, Outgoing, Poller, Transaction, Tuning};
 use crate::record::{Position, SourcePartition, TopicId};
 use crate::version::{Life, Shard, Version};
-use crate::view::{self, About, Cache, Fetcher, Identity, View};
+use crate::view::{self, About, Cache, Fetcher, Identity, Past, Restored, View};
 
 /// Longest wait for Kafka's transaction coordinator, and for the topic's end: beyond a transaction's own time limit.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -79,6 +83,9 @@ pub enum Error {
         #[source]
         source: view::Error,
     },
+    /// A rebuild that was asked for cannot begin.
+    #[error("preparing the rebuild that was asked for")]
+    Rebuild(#[source] rebuild::Error),
     /// The log cannot be read.
     #[error("reading the log")]
     Log(#[from] log::Error),
@@ -96,6 +103,7 @@ impl Error {
             Error::Outrun { .. } => true,
             Error::Mismatch(_) => false,
             Error::View { source, .. } => source.is_transient(),
+            Error::Rebuild(source) => source.is_transient(),
             Error::Log(_) => true,
         }
     }
@@ -117,6 +125,13 @@ pub struct Recovered {
     pub fetch_from: Vec<Position>,
     /// Whether something must be said before a record is taken: the first version, or partitions never seen.
     pub must_say: bool,
+    /// The view was made by way of an older snapshot: a new one is due at once, or every reader has to do the same.
+    pub mended: bool,
+    /// Where the control topic goes on: a request behind it ends the life.
+    pub control_from: i64,
+    /// A rebuild that was asked for: all that this life does. Then `carried` has the positions that it ends at, and
+    /// nothing is fetched by other means.
+    pub rebuild: Option<(Rebuild, Plan)>,
 }
 
 /// What taking over needs.
@@ -146,22 +161,56 @@ impl Recovery {
         let (life, transaction, read_back, truth) = tokio::task::spawn_blocking(move || this.fence())
             .await
             .map_err(|panic| Error::Mismatch(format!("taking over panicked: {panic}")))??;
-        let (carried, must_say) = self.carry_on(truth.last.as_deref()).await?;
-        let view = self.open_view(truth.last.as_deref()).await?;
-        let positions: Vec<Position> = carried.positions.iter().map(SourcePosition::position).collect();
+        let last = truth.last.as_deref();
+        let newest = control::newest(&self.admin, &self.options, self.shard).await;
+        let newest = newest.map_err(|source| Error::Kafka { doing: "reading the control topic", source })?;
+        let version = last.map_or(Version(0), |last| last.version);
+        let (mut carried, must_say, rebuild) = match pending(newest.control, self.topic_id, version) {
+            Some(request) => {
+                let wanted = (request.from, request.deletes);
+                let plan = rebuild::plan(&self.admin, &self.options, last, wanted).await;
+                let plan = plan.map_err(Error::Rebuild)?;
+                let carried = Carried { positions: plan.positions.clone(), ..self.announced(last)? };
+                (carried, false, Some((request, plan)))
+            }
+            None => {
+                let (carried, must_say) = self.carry_on(last).await?;
+                (carried, must_say, None)
+            }
+        };
+        let (view, mended) = self.open_view(last, &mut carried).await?;
         // The list of sources stands in every blob's header, partitions that were never announced included.
-        let about = About { positions: positions.clone(), ..view.about().clone() };
+        let positions = carried.positions.iter().map(SourcePosition::position).collect();
+        let about = About { positions, ..view.about().clone() };
         let version = view.version();
         let view = view.restate(about).map_err(|source| Error::View {
             dataset: self.options.dataset.clone(),
             version,
             source,
         })?;
-        let fetch_from = self.log.resume(&positions).await?;
-        for (position, fetch) in positions.iter().zip(&fetch_from) {
-            tracing::info!(announced = %position, from_log = fetch.offset - position.offset, "resuming");
+        // A rebuild takes from the log what it needs by itself, and until it is announced nothing there is done with.
+        let mut fetch_from = Vec::new();
+        if rebuild.is_none() {
+            let positions: Vec<Position> =
+                read_positions(&carried.positions).map(SourcePosition::position).collect();
+            fetch_from = self.log.resume(&positions).await?;
+            for (position, fetch) in positions.iter().zip(&fetch_from) {
+                tracing::info!(announced = %position, from_log = fetch.offset - position.offset, "resuming");
+            }
         }
-        Ok(Recovered { life, transaction, read_back, carried, view, fetch_from, must_say })
+        let control_from = newest.next;
+        Ok(Recovered {
+            life,
+            transaction,
+            read_back,
+            carried,
+            view,
+            fetch_from,
+            must_say,
+            mended,
+            control_from,
+            rebuild,
+        })
     }
 
     async fn ends(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
@@ -251,37 +300,39 @@ impl Recovery {
         Err(Error::Outrun { dataset: options.dataset.clone(), epoch })
     }
 
+    /// What the last announcement says, held against the configuration.
+    fn announced(&self, last: Option<&Announcement>) -> Result<Carried, Error> {
+        let options = &self.options;
+        let Some(last) = last else { return Ok(Carried::default()) };
+        if last.dataset != options.dataset || last.shards != options.shards {
+            return Err(Error::Mismatch(format!(
+                "{} holds announcements of dataset {:?} with {} shard(s), configured is {:?} with {}: the \
+                 number of shards is fixed at creation. Correct the configuration, or choose another \
+                 announcement topic",
+                options.announcements, last.dataset, last.shards, options.dataset, options.shards
+            )));
+        }
+        if last.schema_fingerprint != options.schema.fingerprint() {
+            return Err(Error::Mismatch(format!(
+                "the schema of {} is not the one that version {} was written with. This release keeps one \
+                 schema for a dataset's life: give the old schema, or a new dataset name",
+                options.dataset, last.version
+            )));
+        }
+        Ok(Carried {
+            previous: Some((last.version, last.life.epoch)),
+            chain: last.chain(),
+            positions: last.positions.clone(),
+            records: last.records,
+            caught_up: last.caught_up,
+            oldest_kept: last.oldest_kept,
+        })
+    }
+
     /// Step 4, first half: what the last announcement says, held against the configuration and the sources.
     async fn carry_on(&self, last: Option<&Announcement>) -> Result<(Carried, bool), Error> {
         let options = &self.options;
-        let mut carried = match last {
-            None => Carried::default(),
-            Some(last) => {
-                if last.dataset != options.dataset || last.shards != options.shards {
-                    return Err(Error::Mismatch(format!(
-                        "{} holds announcements of dataset {:?} with {} shard(s), configured is {:?} with {}: the \
-                         number of shards is fixed at creation. Correct the configuration, or choose another \
-                         announcement topic",
-                        options.announcements, last.dataset, last.shards, options.dataset, options.shards
-                    )));
-                }
-                if last.schema_fingerprint != options.schema.fingerprint() {
-                    return Err(Error::Mismatch(format!(
-                        "the schema of {} is not the one that version {} was written with. This release keeps one \
-                         schema for a dataset's life: give the old schema, or a new dataset name",
-                        options.dataset, last.version
-                    )));
-                }
-                Carried {
-                    previous: Some((last.version, last.life.epoch)),
-                    chain: last.chain(),
-                    positions: last.positions.clone(),
-                    records: last.records,
-                    caught_up: last.caught_up,
-                    oldest_kept: last.oldest_kept,
-                }
-            }
-        };
+        let mut carried = self.announced(last)?;
         let mut must_say = last.is_none();
         for topic in &options.topics {
             let info = self
@@ -290,18 +341,21 @@ impl Recovery {
                 .await
                 .map_err(|source| Error::Kafka { doing: "describing a source topic", source })?
                 .ok_or_else(|| Error::Mismatch(format!("source topic {topic} does not exist: create it")))?;
-            let known = carried.positions.iter().filter(|position| *position.source.topic == **topic);
-            if let Some(stranger) = known.clone().find(|position| position.source.topic_id != info.id) {
+            // Of a topic that was made anew, and rebuilt from, the list holds what it was before too.
+            let known =
+                || read_positions(&carried.positions).filter(|position| *position.source.topic == **topic);
+            if let Some(stranger) = known().find(|position| position.source.topic_id != info.id) {
                 return Err(Error::Mismatch(format!(
                     "source topic {topic} was deleted and created again since version {} (topic id {} then, {} now): \
-                     its offsets mean other records. Nothing was read. Rebuild the dataset under a new announcement \
-                     topic, or restore the old topic",
+                     its offsets mean other records. Nothing was read. Run `stillwell rebuild {}`, which reads the \
+                     topic as it is now and announces the difference, or restore the old topic",
                     last.map_or(Version(0), |last| last.version),
                     stranger.source.topic_id,
-                    info.id
+                    info.id,
+                    options.dataset
                 )));
             }
-            let seen = known.count() as i32;
+            let seen = known().count() as i32;
             for partition in seen..info.partitions {
                 let (start, end) = self.ends(topic, partition).await?;
                 must_say = true;
@@ -332,8 +386,13 @@ impl Recovery {
         Ok((carried, must_say))
     }
 
-    /// Step 4, second half.
-    async fn open_view(&self, last: Option<&Announcement>) -> Result<View, Error> {
+    /// Step 4, second half: the view, and whether it took older blobs than the announced ones; then what is announced
+    /// next carries those on.
+    async fn open_view(
+        &self,
+        last: Option<&Announcement>,
+        carried: &mut Carried,
+    ) -> Result<(View, bool), Error> {
         let options = &self.options;
         let identity = Identity {
             dataset: Arc::from(options.dataset.as_str()),
@@ -341,12 +400,40 @@ impl Recovery {
             shard: self.shard,
             shards: options.shards,
         };
-        let Some(last) = last else { return Ok(View::empty(identity, options.schema.clone())) };
+        let Some(last) = last else { return Ok((View::empty(identity, options.schema.clone()), false)) };
         let failed = |source| Error::View { dataset: options.dataset.clone(), version: last.version, source };
         // A writer maps only what it has checked whole in this life.
         let fetcher = Fetcher::new(options.store.clone(), self.cache.clone()).checking_whole();
         let inline = last.inline.clone().map(|inline| (last.version, inline));
         let about = About::announced(last, options.schema.clone());
-        fetcher.open(&identity, &last.chain(), inline, about).await.map_err(failed)
+        let error = match fetcher.open(&identity, &last.chain(), inline, about.clone()).await {
+            Ok(view) => return Ok((view, false)),
+            Err(error) if error.is_gone() => error,
+            Err(error) => return Err(failed(error)),
+        };
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::error!(
+            dataset = options.dataset, version = %last.version, %error, cause,
+            "a blob of the last version is gone; looking for older ones that lead to it"
+        );
+        let mut past = Past::new(options.kafka.clone(), &options.announcements, options.clock.clone());
+        let restored = past.restore(&fetcher, &identity, last, about).await.map_err(failed)?;
+        let Restored { view, chain, gone, carried: inlines } = restored;
+        let gone = gone.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        options.metrics.restores_total.inc();
+        tracing::error!(
+            dataset = options.dataset, version = %last.version, gone,
+            from = %chain.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version), deltas = chain.deltas.len(),
+            "restored from an older snapshot and its deltas; a new snapshot is made at once"
+        );
+        for (name, bytes) in inlines {
+            // What announcements carried goes back to where readers look for it. A store that refuses costs them a way
+            // as long as this one was, nothing else.
+            if let Err(error) = options.store.put(&name, bytes).await {
+                tracing::warn!(dataset = options.dataset, %error, "a delta that was gone cannot be put back");
+            }
+        }
+        carried.chain = chain;
+        Ok((view, true))
     }
 }

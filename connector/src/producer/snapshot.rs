@@ -119,6 +119,8 @@ pub struct Snapshotter {
     pub uploader: Uploader,
     /// The version and the stored bytes of the newest snapshot that recovery found.
     pub last: Option<(Version, u64)>,
+    /// One is due whatever the rules say: recovery found the newest one gone.
+    pub due: bool,
     /// Time.
     pub clock: Clock,
     /// Metrics.
@@ -158,14 +160,14 @@ impl Snapshotter {
                 continue;
             }
             let since = self.since(&now, last_made);
-            let due = if ending { since.entries > 0 } else { is_due(&since, &self.rules) };
+            let due = if ending { since.entries > 0 } else { is_due(&since, &self.rules) } || self.due;
             if !due {
                 continue;
             }
             match self.make(&now).await {
                 Ok((snapshot, base)) => {
                     last_made = self.clock.now();
-                    failed = false;
+                    (failed, self.due) = (false, false);
                     self.last = Some((snapshot.version, snapshot.blob.bytes));
                     let _ = listed.send(Snapshotted { snapshot });
                     // After it is listed: the rebase mints the version that says so.

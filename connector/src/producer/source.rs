@@ -41,7 +41,7 @@ pub enum Error {
     /// Kafka no longer holds what is to be read next.
     #[error(
         "{position} is not in Kafka any more ({detail}): records that were never published are gone. Nothing was \
-         skipped. Lengthen the topic's retention; then rebuild the dataset from what the topic still holds"
+         skipped. Lengthen the topic's retention; then `stillwell rebuild` publishes what the topic still holds"
     )]
     Lost {
         /// What was to be read.

@@ -62,8 +62,12 @@ families! {
         coalesced_records_total: IntCounter,
         /// Records that changed nothing and were dropped.
         unchanged_records_total: IntCounter,
+        /// Versions opened from an older snapshot, since a newer blob was missing or damaged.
+        restores_total: IntCounter,
         /// Records between our position and the end of the source partition.
         source_lag_records: By<IntGauge>["topic", "partition"],
+        /// For how long an open transaction has kept what lies behind it from being read; 0 where none does.
+        source_hanging_transaction_seconds: By<Gauge>["topic", "partition"],
         /// Dead letters, by the stage that could not process the record.
         dead_letters_total: By<IntCounter>["stage"],
         /// Records written through this process, by outcome: published, durable, rejected or unknown.
@@ -84,6 +88,8 @@ families! {
         fallback_reads_total: Striped,
         /// Errors, by stage.
         errors_total: By<IntCounter>["stage"],
+        /// Versions opened from an older snapshot, since a newer blob was missing or damaged.
+        restores_total: IntCounter,
         /// Announced to readable.
         processing_latency_seconds: Histogram,
         /// Newest source timestamp in a version to that version readable.

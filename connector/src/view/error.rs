@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use super::past::{self, Need};
 use crate::blob;
 use crate::error::ErrorKind;
 use crate::format::container;
+use crate::kafka;
+use crate::version::Version;
 
 /// Why a version cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,29 @@ pub enum Error {
     /// The store does not answer, or refuses.
     #[error("a blob cannot be fetched")]
     Store(#[source] blob::Error),
+    /// Blobs of the version are gone, and no older ones lead to it.
+    #[error(
+        "version {version} cannot be restored from any snapshot that was kept. Needed is {}. Put it back into the store, \
+         and this goes on by itself",
+        past::needed(snapshots, deltas)
+    )]
+    Unrestorable {
+        /// The version.
+        version: Version,
+        /// Snapshots of which any would do.
+        snapshots: Vec<Need>,
+        /// Deltas, all of which would do.
+        deltas: Vec<Need>,
+    },
+    /// Older announcements cannot be read.
+    #[error("reading older announcements in {topic}")]
+    Announcements {
+        /// The announcement topic.
+        topic: String,
+        /// Kafka's reason.
+        #[source]
+        source: kafka::Error,
+    },
     /// It belongs to another dataset, shard, version or life.
     #[error("{what} does not belong here: {detail}")]
     Foreign {
@@ -89,8 +115,14 @@ impl Error {
         match self {
             Error::Io { .. } | Error::Corrupt { .. } => true,
             Error::Store(error) => error.is_transient(),
+            Error::Announcements { source, .. } => source.is_transient(),
             _ => false,
         }
+    }
+
+    /// Whether the store does not have a blob as it was announced: older blobs may lead to the same version (`past`).
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Error::Missing(_) | Error::CorruptBlob { .. })
     }
 }
 
@@ -100,7 +132,8 @@ impl From<Error> for crate::Error {
         let kind = match &error {
             Error::Corrupt { .. } | Error::CorruptBlob { .. } => ErrorKind::Corrupt,
             Error::Missing(error) | Error::Store(error) => error.kind(),
-            Error::Io { .. } => ErrorKind::Unavailable,
+            Error::Announcements { source, .. } => source.kind(),
+            Error::Io { .. } | Error::Unrestorable { .. } => ErrorKind::Unavailable,
             Error::Closed => ErrorKind::Closed,
             Error::Foreign { .. } | Error::Name(_) | Error::Schema(_) => ErrorKind::Config,
             Error::Gap(_) | Error::Internal(_) => ErrorKind::Internal,

@@ -68,6 +68,12 @@ impl Map {
     }
 }
 
+impl AsRef<[u8]> for Map {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
 /// A mapped file, or the end of one, whose pages are checked when they are first touched.
 ///
 /// The record of what was checked is a bit per page, set without ordering: two threads that both find it unset both

@@ -33,14 +33,18 @@ mod base;
 mod merge;
 mod read;
 pub mod fetch;
+pub mod past;
+pub mod fold;
 
 pub use about::{About, Identity};
 pub use base::{Base, BaseFiles};
 pub use cache::{Cache, FileName, Held};
 pub use error::Error;
 pub use fetch::Fetcher;
+pub use fold::Fold;
 pub use merge::Snapshot;
 pub use overlay::DeltaFile;
+pub use past::{Past, Restored};
 pub use read::{Origin, Reads, Scan, Value};
 
 use overlay::Overlay;

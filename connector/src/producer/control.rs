@@ -1,0 +1,150 @@
+//! The control topic, as the writer and who asks it something use it.
+//!
+//! ```text
+//!  stillwell rebuild --Rebuild--> NAME.control --newest--> recover  (before it may refuse)
+//!                                      |--------wait_for--> a life under way ends, and the next one finds it
+//!                                      <--Rebuilt-- announce, in the transaction of its version
+//! ```
+//!
+//! Owns: reading the topic to its end, and waiting behind it. Does not own: what a record means (`format/control`), the
+//! rebuild (`rebuild`).
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Options;
+use crate::format::control::{Control, rebuild_key};
+use crate::kafka::{self, Admin, Polled, Poller, Tuning};
+use crate::version::Shard;
+
+/// Longest time without any progress on the way to the end.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the broker may hold back a fetch while the end is looked for.
+const FETCH_WAIT: Duration = Duration::from_millis(50);
+/// How long it may while nothing is expected: what arrives ends it at once.
+const IDLE_WAIT: Duration = Duration::from_secs(5);
+/// Longest that a poll blocks without looking whether it should stop.
+const SLICE: Duration = Duration::from_millis(200);
+
+/// What the control topic says of a shard's rebuild.
+#[derive(Clone, Debug)]
+pub struct Newest {
+    /// The newest record of its key; `None` where there is none, or it was withdrawn.
+    pub control: Option<Control>,
+    /// The next offset to read.
+    pub next: i64,
+}
+
+/// Reads the control topic to its end. One that was deleted since the start asks for nothing.
+///
+/// # Errors
+/// Kafka's.
+pub async fn newest(admin: &Admin, options: &Options, shard: Shard) -> Result<Newest, kafka::Error> {
+    let (low, end) = match admin.watermarks(&options.control, 0).await {
+        Err(kafka::Error::Missing { .. }) => (0, 0),
+        ends => ends?,
+    };
+    let options = options.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let key = rebuild_key(&options.dataset, shard);
+        let mut newest = Newest { control: None, next: low };
+        if low >= end {
+            return Ok(newest);
+        }
+        let mut poller = poller(&options, FETCH_WAIT, low)?;
+        let mut progress: Instant = options.clock.now();
+        while newest.next < end {
+            match step(&mut poller, &options.control)? {
+                Some(Step::Record { offset, key: found, value }) => {
+                    progress = options.clock.now();
+                    newest.next = offset + 1;
+                    if found.as_deref() == Some(key.as_bytes()) {
+                        newest.control = read(&options.control, offset, value);
+                    }
+                }
+                Some(Step::End(offset)) => newest.next = newest.next.max(offset).max(end),
+                None if options.clock.now().saturating_duration_since(progress) > PATIENCE => {
+                    return Err(kafka::Error::Unavailable {
+                        doing: format!("reading {} to its end", options.control),
+                        detail: format!("nothing came for {PATIENCE:?}"),
+                    });
+                }
+                None => {}
+            }
+        }
+        Ok(newest)
+    });
+    read.await.map_err(|_| kafka::Error::Closed { doing: "reading the control topic".to_owned() })?
+}
+
+/// Reads on from `next` until `found` makes something of a record of the shard's rebuild and its offset, or until `stop`
+/// (`None`).
+/// Blocks: for a thread of its own. What the broker does not answer is asked again by the client.
+///
+/// # Errors
+/// Kafka's, where asking again is in vain.
+pub fn wait_for<T>(
+    options: &Options,
+    shard: Shard,
+    next: i64,
+    stop: &CancellationToken,
+    mut found: impl FnMut(i64, Option<Control>) -> Option<T>,
+) -> Result<Option<T>, kafka::Error> {
+    let key = rebuild_key(&options.dataset, shard);
+    let mut poller = poller(options, IDLE_WAIT, next)?;
+    while !stop.is_cancelled() {
+        let Some(Step::Record { offset, key: of, value }) = step(&mut poller, &options.control)? else {
+            continue;
+        };
+        if of.as_deref() == Some(key.as_bytes())
+            && let Some(found) = found(offset, read(&options.control, offset, value))
+        {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn read(topic: &str, offset: i64, value: Option<Vec<u8>>) -> Option<Control> {
+    match Control::decode(&value?) {
+        Ok(control) => Some(control),
+        Err(error) => {
+            tracing::error!(topic, offset, %error, "this record is not one of ours; it is passed over");
+            None
+        }
+    }
+}
+
+fn poller(options: &Options, fetch_wait: Duration, from: i64) -> Result<Poller, kafka::Error> {
+    let group = format!("stillwell.{}", options.dataset);
+    let mut poller =
+        Poller::new(&options.kafka, &Tuning { role: "control", ..Tuning::tail(&group, fetch_wait) })?;
+    poller.assign(&[(&options.control, 0, from)])?;
+    Ok(poller)
+}
+
+enum Step {
+    Record { offset: i64, key: Option<Vec<u8>>, value: Option<Vec<u8>> },
+    End(i64),
+}
+
+fn step(poller: &mut Poller, topic: &str) -> Result<Option<Step>, kafka::Error> {
+    match poller.poll(SLICE) {
+        Some(Polled::Record { message, .. }) => Ok(Some(Step::Record {
+            offset: message.offset(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.value().map(<[u8]>::to_vec),
+        })),
+        Some(Polled::End { offset, .. }) => Ok(Some(Step::End(offset))),
+        Some(Polled::Lost { detail, .. }) => {
+            Err(kafka::Error::Unavailable { doing: format!("reading {topic}"), detail })
+        }
+        Some(Polled::Error(error)) if !error.is_transient() => Err(error),
+        Some(Polled::Error(error)) => {
+            tracing::debug!(%error, topic, "reading; trying again");
+            Ok(None)
+        }
+        None => Ok(None),
+    }
+}
