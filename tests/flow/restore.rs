@@ -8,6 +8,7 @@ use serde_json::json;
 use stillwell::{Producer, Version};
 use stillwell_tests::{Record, scratch, wait_until_async};
 
+use crate::instance::Instance;
 use crate::line::SCHEMA;
 use crate::setting::Setting;
 
@@ -42,6 +43,18 @@ fn some(setting: &mut Setting, round: i32) -> Vec<Record> {
         .map(|i| {
             let id = format!("P-{i}");
             setting.upsert(&id, json!({"id": id, "price": f64::from(round), "stock": i}))
+        })
+        .collect()
+}
+
+/// Too large to travel in an announcement: nothing in it can be compressed.
+fn large(setting: &mut Setting) -> Vec<Record> {
+    let entropy = stillwell::clock::Entropy::seeded(7);
+    (0..40)
+        .map(|i| {
+            let text: String = (0..300).map(|_| format!("{:016x}", entropy.next_u64())).collect();
+            let id = format!("large-{i}");
+            setting.upsert(&id, json!({"id": text, "price": 1.0, "stock": null}))
         })
         .collect()
 }
@@ -137,15 +150,7 @@ async fn a_delta_that_nothing_makes_up_for_is_named_and_nothing_begins_before_it
     round(&mut setting, 0, kept.path()).await;
     let before = setting.model.clone();
 
-    // One delta too large to travel in an announcement: nothing in it can be compressed.
-    let entropy = stillwell::clock::Entropy::seeded(7);
-    let large: Vec<_> = (0..40)
-        .map(|i| {
-            let text: String = (0..300).map(|_| format!("{:016x}", entropy.next_u64())).collect();
-            let id = format!("large-{i}");
-            setting.upsert(&id, json!({"id": text, "price": 1.0, "stock": null}))
-        })
-        .collect();
+    let large = large(&mut setting);
     let snapshots = blobs(&setting, ".snapshot.avro").len();
     setting.topic.produce(large);
     let producer = setting.producer().await;
@@ -164,7 +169,10 @@ async fn a_delta_that_nothing_makes_up_for_is_named_and_nothing_begins_before_it
     std::fs::rename(&delta, &away).expect("it can be moved");
     std::fs::remove_dir_all(setting.data_dir()).expect("the disk is wiped");
 
-    let producer = setting.producer().await;
+    let producer = wait_until_async("the log is free again", LONG, || async {
+        setting.builder().start().await.map_err(|error| error.chain())
+    })
+    .await;
     let why = error_of(&producer, "cannot be restored").await;
     let said = format!("the delta of version {} at file://{} (missing)", version_of(&delta), delta.display());
     assert!(why.contains(&said), "{why}");
@@ -193,4 +201,48 @@ async fn a_delta_that_nothing_makes_up_for_is_named_and_nothing_begins_before_it
     assert_eq!(producer.status().error, None);
     reader.shutdown().await.expect("it stops");
     producer.shutdown().await.expect("the producer stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_all_is_lost_a_rebuild_with_deletes_begins_anew_from_the_source() {
+    let mut setting = Setting::new("all-lost", 1, SCHEMA);
+    let instance = Instance::new(&setting, "one");
+    let records = large(&mut setting);
+    setting.topic.produce(records);
+    let process = instance.started();
+    let kept = scratch();
+    let reader = setting.consumer(kept.path()).await;
+    setting.settled(&reader).await;
+    process.stop(LONG).expect_code(0);
+    let before = instance.newest();
+    // Store and disk are gone, and of the source what retention took.
+    std::fs::remove_dir_all(setting.dir.path().join("blobs")).expect("it was there");
+    std::fs::remove_dir_all(setting.dir.path().join("one")).expect("it was there");
+    setting.topic.delete_before(0, 5);
+    for i in 0..5 {
+        setting.model.remove(format!("large-{i}").as_bytes());
+    }
+
+    let mut process = instance.start();
+    process.wait_for_text("cannot be restored", LONG);
+    // Without deletes the next version would have to hold what cannot be had.
+    instance.run(&["rebuild"], &["--yes", "--wait", "15s"]).expect_code(69);
+    assert_eq!(instance.newest(), before);
+    let done = instance.run(&["rebuild"], &["--yes", "--deletes", "--output", "json"]).expect_code(0);
+    let done: serde_json::Value = serde_json::from_str(&done.stdout).expect("it is JSON");
+    assert_eq!(done["version"], before + 1, "{done}");
+    // For who held the version before, and for who held none.
+    setting.settled(&reader).await;
+    let fresh = scratch();
+    let late = setting.consumer(fresh.path()).await;
+    setting.settled(&late).await;
+    let records = some(&mut setting, 2);
+    setting.topic.produce(records);
+    setting.settled(&reader).await;
+    setting.settled(&late).await;
+    for consumer in [reader, late] {
+        consumer.shutdown().await.expect("it stops");
+    }
+    process.stop(LONG).expect_code(0);
+    assert!(instance.newest() > before + 1);
 }

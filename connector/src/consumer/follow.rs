@@ -344,8 +344,7 @@ impl Follower {
             "a blob of the newest version is gone; looking for older ones that lead to it"
         );
         let restored = self.past.restore(&self.fetcher, &identity, announcement, about).await;
-        let Restored { view, chain, gone, .. } =
-            restored.map_err(|source| Error::View { version, source })?;
+        let Restored { view, chain, gone } = restored.map_err(|source| Error::View { version, source })?;
         let gone = gone.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let from = chain.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
         self.options.metrics.errors_total.with(&["restore"]).inc();

@@ -273,6 +273,10 @@ impl Announcer {
         carried.caught_up |= announcement::read_positions(&carried.positions)
             .all(|position| position.offset >= position.target);
         carried.chain.deltas.push(stored.delta.clone());
+        if let Some(whole) = &stored.whole {
+            carried.chain = Chain { snapshot: Some(whole.snapshot.clone()), deltas: Vec::new() };
+            carried.oldest_kept = stored.delta.version;
+        }
         carried.records = stored.view.records();
         let previous = carried.previous.replace((stored.delta.version, self.constants.life.epoch));
         if carried.oldest_kept == Version(0) {

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Item};
-use super::snapshot::Rebase;
+use super::snapshot::{Merged, Rebase};
 use crate::blob::name::{self, Folder, Name};
 use crate::clock::Clock;
 use crate::codec::Format;
@@ -30,7 +30,7 @@ use crate::format::container::{self, Counts, Kind};
 use crate::format::control::Rebuilt;
 use crate::format::letter::Letter;
 use crate::gauge::Lease;
-use crate::record::{Entry, Position, SourcePartition, Stamp};
+use crate::record::{Entry, Position, SourcePartition, Stamp, which_are_read};
 use crate::schema::Malformed;
 use crate::telemetry::ProducerMetrics;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, Version};
@@ -117,6 +117,8 @@ pub struct Built {
     pub leases: Vec<Lease>,
     /// Of a rebuild: what is said of it in the control topic, by the transaction that announces the version.
     pub outcome: Option<Box<Rebuilt>>,
+    /// The version as a snapshot, where no delta leads to it: the one before is lost.
+    pub whole: Option<Box<Merged>>,
 }
 
 /// What does not change from version to version.
@@ -128,8 +130,6 @@ pub struct Constants {
     pub life: Life,
     /// The dataset's list of source partitions.
     pub sources: Arc<[SourcePartition]>,
-    /// Which of them are read, and not of a topic that has been made anew since.
-    pub read: Arc<[bool]>,
     /// The dataset's schema.
     pub schema: Arc<crate::schema::Schema>,
     /// Compress blobs for the store.
@@ -180,6 +180,8 @@ struct State {
     view: View,
     unsaid: Unsaid,
     conflicts: u64,
+    /// Which sources are read, and not of a topic that has been made anew since.
+    read: Vec<bool>,
     /// The version below the chain: that of the newest snapshot.
     base: Version,
 }
@@ -197,8 +199,9 @@ impl Builder {
         if must_say {
             unsaid.since = Some(clock.now() - SAY_AFTER);
         }
+        let read = which_are_read(constants.sources.iter());
         let base = Version(view.version().0.saturating_sub(constants.chain as u64));
-        Builder { state: State { constants, view, unsaid, conflicts: 0, base }, clock, metrics }
+        Builder { state: State { constants, view, unsaid, conflicts: 0, read, base }, clock, metrics }
     }
 
     /// Builds what comes. When `batches` closes, says what is unsaid, tells `settled` the last version, and goes on
@@ -450,7 +453,7 @@ impl State {
     }
 
     fn is_read(&self, source: u32) -> bool {
-        self.constants.read.get(source as usize).is_none_or(|read| *read)
+        self.read.get(source as usize).is_none_or(|read| *read)
     }
 
     /// Makes the next version out of `changes` and all that is unsaid.
@@ -525,6 +528,7 @@ impl State {
             received_at: unsaid.received_at,
             leases,
             outcome: None,
+            whole: None,
         })
     }
 }

@@ -45,7 +45,6 @@ use crate::format::announcement::{SourcePosition, read_positions};
 use crate::format::control::{Control, Rebuild};
 use crate::gauge::{Budget, Pressure, Strain};
 use crate::kafka::{self, Membership, Poller, Transaction, Tuning};
-use crate::record::which_are_read;
 use crate::version::{Life, Version};
 use crate::view::Identity;
 
@@ -269,7 +268,6 @@ fn spawn(
         shards: options.shards,
     };
     let sources: Arc<[_]> = carried.positions.iter().map(|position| position.source.clone()).collect();
-    let read = which_are_read(sources.iter()).into();
     let (batches, batches_in) = mpsc::channel(BATCHES);
     let (built, built_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
     let (listed, listed_in) = mpsc::unbounded_channel();
@@ -324,7 +322,6 @@ fn spawn(
         identity: identity.clone(),
         life,
         sources,
-        read,
         schema: options.schema.clone(),
         compress: options.performance.enable_compression,
         cache: cache.clone(),
@@ -459,7 +456,7 @@ async fn rebuild(
     plan: Plan,
 ) -> Result<(), Error> {
     let Recovery { options, shard, topic_id, cache, log, .. } = &ground.recovery;
-    let Recovered { life, transaction, read_back, carried, view, .. } = taken;
+    let Recovered { life, transaction, read_back, carried, view, lost, .. } = taken;
     let identity = Identity {
         dataset: Arc::from(options.dataset.as_str()),
         topic_id: *topic_id,
@@ -471,6 +468,7 @@ async fn rebuild(
         request,
         plan,
         view,
+        lost,
         life,
         identity,
         cache: cache.clone(),

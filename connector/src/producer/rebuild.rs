@@ -28,6 +28,7 @@ pub use plan::{Plan, Planned, Standing, plan};
 use super::Options;
 use super::build::{Built, COMPRESSION_LEVEL, INLINE_BYTES, blob_name};
 use super::log::{self, Log};
+use super::snapshot;
 use crate::blob::name;
 use crate::codec::{self, Codec};
 use crate::dead;
@@ -358,6 +359,8 @@ pub struct Rebuilder {
     pub plan: Plan,
     /// The last version.
     pub view: View,
+    /// Nothing of it can be had.
+    pub lost: bool,
     /// This life.
     pub life: Life,
     /// Dataset, announcement topic id, shard.
@@ -393,7 +396,7 @@ impl Rebuilder {
     }
 
     fn build(self, stop: &CancellationToken) -> Result<Built, Error> {
-        let Rebuilder { options, request, plan, view, life, identity, cache, log } = self;
+        let Rebuilder { options, request, plan, view, lost, life, identity, cache, log } = self;
         let began = options.clock.now();
         tracing::warn!(
             dataset = options.dataset, request = %request.id, from = %request.from, offsets = plan.offsets(),
@@ -442,6 +445,13 @@ impl Rebuilder {
                 "the source does not hold these keys, and is not compacted: they were kept. `--deletes` deletes them"
             );
         }
+        // Where the last version is lost, a delta to it is of no use to anybody: readers take the snapshot.
+        let whole = match lost {
+            true => {
+                Some(Box::new(snapshot::merge(&view, &cache, life, options.performance.enable_compression)?))
+            }
+            false => None,
+        };
         let outcome = Rebuilt {
             request,
             version,
@@ -466,6 +476,7 @@ impl Rebuilder {
             received_at: None,
             leases: Vec::new(),
             outcome: Some(Box::new(outcome)),
+            whole,
         })
     }
 }

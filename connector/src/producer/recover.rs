@@ -132,6 +132,8 @@ pub struct Recovered {
     /// A rebuild that was asked for: all that this life does. Then `carried` has the positions that it ends at, and
     /// nothing is fetched by other means.
     pub rebuild: Option<(Rebuild, Plan)>,
+    /// With a rebuild: nothing of the last version can be had, and `view` holds no key.
+    pub lost: bool,
 }
 
 /// What taking over needs.
@@ -178,7 +180,23 @@ impl Recovery {
                 (carried, must_say, None)
             }
         };
-        let (view, mended) = self.open_view(last, &mut carried).await?;
+        let mut lost = false;
+        let (view, mended) = match (self.open_view(last, &mut carried).await, last, &rebuild) {
+            // What a rebuild with deletes makes does not depend on what was there.
+            (Err(Error::View { source, .. }), Some(last), Some((_, plan)))
+                if matches!(source, view::Error::Unrestorable { .. })
+                    && plan.is_all(&self.options.topics) =>
+            {
+                tracing::error!(
+                    dataset = self.options.dataset, version = %last.version, error = %source,
+                    "nothing of the last version can be had; the next one is made from the source alone"
+                );
+                let about = About::announced(last, self.options.schema.clone());
+                lost = true;
+                (View::lost(self.identity(), about), false)
+            }
+            (opened, ..) => opened?,
+        };
         // The list of sources stands in every blob's header, partitions that were never announced included.
         let positions = carried.positions.iter().map(SourcePosition::position).collect();
         let about = About { positions, ..view.about().clone() };
@@ -210,6 +228,7 @@ impl Recovery {
             mended,
             control_from,
             rebuild,
+            lost,
         })
     }
 
@@ -386,6 +405,15 @@ impl Recovery {
         Ok((carried, must_say))
     }
 
+    fn identity(&self) -> Identity {
+        Identity {
+            dataset: Arc::from(self.options.dataset.as_str()),
+            topic_id: self.topic_id,
+            shard: self.shard,
+            shards: self.options.shards,
+        }
+    }
+
     /// Step 4, second half: the view, and whether it took older blobs than the announced ones; then what is announced
     /// next carries those on.
     async fn open_view(
@@ -394,12 +422,7 @@ impl Recovery {
         carried: &mut Carried,
     ) -> Result<(View, bool), Error> {
         let options = &self.options;
-        let identity = Identity {
-            dataset: Arc::from(options.dataset.as_str()),
-            topic_id: self.topic_id,
-            shard: self.shard,
-            shards: options.shards,
-        };
+        let identity = self.identity();
         let Some(last) = last else { return Ok((View::empty(identity, options.schema.clone()), false)) };
         let failed = |source| Error::View { dataset: options.dataset.clone(), version: last.version, source };
         // A writer maps only what it has checked whole in this life.
@@ -418,7 +441,7 @@ impl Recovery {
         );
         let mut past = Past::new(options.kafka.clone(), &options.announcements, options.clock.clone());
         let restored = past.restore(&fetcher, &identity, last, about).await.map_err(failed)?;
-        let Restored { view, chain, gone, carried: inlines } = restored;
+        let Restored { view, chain, gone } = restored;
         let gone = gone.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         options.metrics.restores_total.inc();
         tracing::error!(
@@ -426,11 +449,15 @@ impl Recovery {
             from = %chain.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version), deltas = chain.deltas.len(),
             "restored from an older snapshot and its deltas; a new snapshot is made at once"
         );
-        for (name, bytes) in inlines {
-            // What announcements carried goes back to where readers look for it. A store that refuses costs them a way
-            // as long as this one was, nothing else.
-            if let Err(error) = options.store.put(&name, bytes).await {
-                tracing::warn!(dataset = options.dataset, %error, "a delta that was gone cannot be put back");
+        // What announcements carried goes back to where readers look for it. A store that refuses costs them a way as long
+        // as this one was, nothing else.
+        match past.put_back(&fetcher, &identity, last, &chain).await {
+            Ok(0) => {}
+            Ok(deltas) => {
+                tracing::warn!(dataset = options.dataset, deltas, "put back what announcements carried")
+            }
+            Err(error) => {
+                tracing::warn!(dataset = options.dataset, %error, "deltas that are gone cannot be put back");
             }
         }
         carried.chain = chain;

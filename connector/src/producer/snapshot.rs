@@ -208,10 +208,11 @@ impl Snapshotter {
             .await
             .map_err(Error::Panicked)?
             .map_err(|source| Error::Merge { version, source })?;
-        let Merged { snapshot, base, body, index } = merged;
         let store = |source| Error::Store { version, source };
-        self.uploader.put(&snapshot.blob.name, body.body()).await.map_err(store)?;
-        self.uploader.put(&snapshot.index.name, Body::File(index)).await.map_err(store)?;
+        for (name, body) in merged.blobs() {
+            self.uploader.put(name, body).await.map_err(store)?;
+        }
+        let Merged { snapshot, base, .. } = merged;
         let took = self.clock.now() - began;
         self.metrics.snapshot_seconds.observe(took.as_secs_f64());
         tracing::info!(%version, records = snapshot.records, bytes = snapshot.blob.bytes, ?took, "snapshot stored");
@@ -220,14 +221,25 @@ impl Snapshotter {
 }
 
 /// A merged snapshot: what the store gets, and what this machine keeps.
-struct Merged {
-    snapshot: SnapshotRef,
+#[derive(Debug)]
+pub struct Merged {
+    /// As it is announced.
+    pub snapshot: SnapshotRef,
     base: Arc<Base>,
     body: Upload,
     index: PathBuf,
 }
 
+impl Merged {
+    /// What goes into the store, by name.
+    pub fn blobs(&self) -> [(&str, Body); 2] {
+        let index = Body::File(self.index.clone());
+        [(&self.snapshot.blob.name, self.body.body()), (&self.snapshot.index.name, index)]
+    }
+}
+
 /// The snapshot as stored: compressed into a file of its own, or the plain file itself.
+#[derive(Debug)]
 enum Upload {
     Compressed(Temporary),
     Plain(PathBuf),
@@ -242,7 +254,11 @@ impl Upload {
     }
 }
 
-fn merge(view: &View, cache: &Cache, life: Life, compress: bool) -> Result<Merged, view::Error> {
+/// Merges a view into a snapshot of this version, in files of the cache. Blocking.
+///
+/// # Errors
+/// What [`View::merge_snapshot`] says.
+pub fn merge(view: &View, cache: &Cache, life: Life, compress: bool) -> Result<Merged, view::Error> {
     let identity = view.identity();
     let merged = view.merge_snapshot(life, cache)?;
     let (summary, index) = (*merged.summary(), *merged.index());

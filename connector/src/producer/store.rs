@@ -177,6 +177,9 @@ impl Storer {
         let timer = self.uploader.metrics.write_latency_seconds.start_timer();
         self.uploader.put(&built.delta.blob.name, Body::Bytes(built.stored.clone())).await?;
         timer.observe_duration();
+        for (name, body) in built.whole.iter().flat_map(|whole| whole.blobs()) {
+            self.uploader.put(name, body).await?;
+        }
         Ok(Stored { built, letters, letter_bytes })
     }
 }

@@ -37,7 +37,7 @@ pub enum Error {
     /// Blobs of the version are gone, and no older ones lead to it.
     #[error(
         "version {version} cannot be restored from any snapshot that was kept. Needed is {}. Put it back into the store, \
-         and this goes on by itself",
+         and this goes on by itself; or have `stillwell rebuild --deletes` make the next version from the source alone",
         past::needed(snapshots, deltas)
     )]
     Unrestorable {

@@ -139,6 +139,15 @@ impl View {
         }))
     }
 
+    /// A version of which nothing can be had any more: its number and what was announced of it, and no key.
+    pub fn lost(identity: Identity, about: About) -> View {
+        let empty = View::empty(identity.clone(), about.schema.clone());
+        let about = About { records: 0, ..about };
+        let Layers { base, overlay, files } = empty.0.layers();
+        let (resolvers, reads) = (Vec::new(), empty.0.reads.clone());
+        View(Arc::new(Inner { identity, about, base, overlay, files, resolvers, reads }))
+    }
+
     /// Maps the files of `chain` as one version. Blocking. Cost: a pass over the deltas; nothing for the snapshot.
     ///
     /// # Errors

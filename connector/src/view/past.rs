@@ -58,10 +58,8 @@ pub struct Restored {
     pub view: View,
     /// The chain that makes it.
     pub chain: Chain,
-    /// What is gone of the announced one.
+    /// What was found to be gone of the announced one.
     pub gone: Vec<Need>,
-    /// Deltas that are gone from the store and were taken out of their announcements: name and bytes as stored.
-    pub carried: Vec<(String, Bytes)>,
 }
 
 /// What one announcement says about the way to its version.
@@ -120,7 +118,7 @@ impl Past {
             if let Some(chain) = search.candidate() {
                 match fetcher.open(identity, &chain, None, about.clone()).await {
                     Ok(view) => {
-                        return Ok(Restored { view, chain, gone: search.gone, carried: search.carried });
+                        return Ok(Restored { view, chain, gone: search.gone });
                     }
                     Err(error) if error.is_gone() => search.refused(fetcher, &chain, &error),
                     Err(error) => return Err(error),
@@ -165,8 +163,7 @@ impl Past {
                 };
                 match inline {
                     Some(inline) => {
-                        search.held.push(fetcher.delta(identity, delta, Some(inline.clone())).await?);
-                        search.carried.push((delta.blob.name.clone(), inline));
+                        search.held.push(fetcher.delta(identity, delta, Some(inline)).await?);
                         search.gone.push(need(fetcher, Kind::Delta(delta.version), &delta.blob, &error));
                     }
                     None => lost.push(need(fetcher, Kind::Delta(delta.version), &delta.blob, &error)),
@@ -174,6 +171,35 @@ impl Past {
             }
         }
         Ok(lost)
+    }
+
+    /// Puts the deltas of `chain` back that the store has no more and that announcements carry. Gives how many.
+    ///
+    /// # Errors
+    /// As [`Past::restore`]; [`Error::Store`].
+    pub async fn put_back(
+        &mut self,
+        fetcher: &Fetcher,
+        identity: &Identity,
+        target: &Announcement,
+        chain: &Chain,
+    ) -> Result<u64, Error> {
+        let mut put = 0;
+        for delta in &chain.deltas {
+            // Asked of the store itself: what was opened may have come out of the cache.
+            if fetcher.store().head(&delta.blob.name).await.map_err(Error::Store)?.is_some() {
+                continue;
+            }
+            let inline = match &target.inline {
+                Some(inline) if delta.version == target.version => Some(inline.clone()),
+                _ => self.inline(identity, delta).await?,
+            };
+            if let Some(inline) = inline {
+                fetcher.store().put(&delta.blob.name, inline).await.map_err(Error::Store)?;
+                put += 1;
+            }
+        }
+        Ok(put)
     }
 
     /// The stored bytes of a delta, if its announcement carries them.
@@ -318,7 +344,6 @@ struct Search {
     /// Version and epoch of the announcement before those that were followed.
     before: Option<(Version, u64)>,
     gone: Vec<Need>,
-    carried: Vec<(String, Bytes)>,
     /// Keeps the deltas from being evicted until the version is open.
     held: Vec<Held>,
 }
@@ -337,7 +362,6 @@ impl Search {
             tried: Vec::new(),
             before: target.previous,
             gone: Vec::new(),
-            carried: Vec::new(),
             held: Vec::new(),
         }
     }
@@ -451,7 +475,6 @@ mod tests {
             tried: vec![(Version(under), 1)],
             before: None,
             gone: Vec::new(),
-            carried: Vec::new(),
             held: Vec::new(),
         }
     }

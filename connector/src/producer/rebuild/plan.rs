@@ -62,6 +62,11 @@ impl Plan {
         self.partitions.iter().map(|planned| (planned.to - planned.from).max(0).unsigned_abs()).sum()
     }
 
+    /// Whether the version becomes what the source holds and nothing else, whatever was there before.
+    pub fn is_all(&self, topics: &[String]) -> bool {
+        topics.iter().all(|topic| self.deleting.contains(topic))
+    }
+
     pub(super) fn absent(&self, stamp: &Stamp) -> Absent {
         let topic = self.positions.get(stamp.source as usize).map(|position| &*position.source.topic);
         match topic {

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{oneshot, watch};
 
-use crate::format::announcement::SourcePosition;
+use crate::format::announcement::{SourcePosition, read_positions};
 use crate::version::Version;
 
 /// Versions whose positions are kept: more than are announced between a record's being appended and that being told.
@@ -98,6 +98,8 @@ impl Watchers {
         if !self.0.begun.load(Ordering::Acquire) {
             return;
         }
+        // What a topic that was made anew held before has offsets of its own.
+        let positions: Vec<SourcePosition> = read_positions(positions).cloned().collect();
         let mut state = self.lock();
         let last = state.recent.back().map(|(last, _)| *last);
         if last == Some(version) {
@@ -110,11 +112,11 @@ impl Watchers {
         if state.recent.len() == KEPT {
             state.recent.pop_front();
         }
-        state.recent.push_back((version, positions.into()));
+        state.recent.push_back((version, positions.as_slice().into()));
         if state.waiting.is_empty() {
             return;
         }
-        for position in positions {
+        for position in &positions {
             let partition = (Arc::clone(&position.source.topic), position.source.partition);
             let Some(waiting) = state.waiting.get_mut(&partition) else { continue };
             let later = waiting.split_off(&(position.offset, 0));
