@@ -16,6 +16,7 @@ use crate::consumer::Reader;
 use crate::consumer::tail::UNREACHABLE;
 use crate::producer::announce::Announced;
 use crate::producer::own::State;
+use crate::producer::pace::Pace;
 use crate::record::Position;
 use crate::retry::Circuit;
 use crate::telemetry::{ConsumerMetrics, ProducerMetrics};
@@ -103,6 +104,8 @@ pub struct Dataset {
     writer: Option<WritingSide>,
     /// Writes its records.
     records: Option<producer::Writer>,
+    /// How fast it is written.
+    pace: Option<Pace>,
     /// Set once, by whoever joins a side that ended by a mistake.
     ended: OnceLock<String>,
     /// Taken only to judge, never by a read.
@@ -156,6 +159,7 @@ impl Dataset {
             readable,
             writer,
             records: None,
+            pace: None,
             ended: OnceLock::new(),
             errors: Mutex::default(),
             last_activity: AtomicI64::new(0),
@@ -169,6 +173,13 @@ impl Dataset {
         self
     }
 
+    /// The same, with how fast it is written.
+    #[must_use]
+    pub fn paced_by(mut self, pace: Pace) -> Dataset {
+        self.pace = Some(pace);
+        self
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -177,6 +188,11 @@ impl Dataset {
     /// Writes its records; `None` where this process has no writing side of it.
     pub fn records(&self) -> Option<&producer::Writer> {
         self.records.as_ref()
+    }
+
+    /// How fast it is written; `None` where this process has no writing side of it.
+    pub fn pace(&self) -> Option<&Pace> {
+        self.pace.as_ref()
     }
 
     /// Reads it; `None` where this process has no reading side of it.

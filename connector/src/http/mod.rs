@@ -3,6 +3,7 @@
 //! ```text
 //!  accept (serve.rs) --> route --> records.rs  one record, or a page of them, out of the view of the moment
 //!     |                       |--> writes.rs   a record put or deleted, for who has the token (token.rs)
+//!     |                       |--> pacing.rs   how fast a dataset is written, shown and changed; with the token too
 //!     |                       |--> datasets.rs what there is
 //!     |                       |--> vitals.rs   /health /ready /live /metrics
 //!     |                       '--> problem.rs  anything else, as application/problem+json
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{Method, Uri};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::routing::get;
 
 use crate::clock::Clock;
@@ -29,6 +30,7 @@ use crate::telemetry::Metrics;
 
 pub mod problem;
 mod datasets;
+mod pacing;
 mod query;
 mod records;
 mod serve;
@@ -54,7 +56,8 @@ const ROUTES: [&str; 8] = [
 ];
 
 /// The routes that want the token.
-const ADMIN_ROUTES: [&str; 1] = ["PUT, DELETE /v1/datasets/{name}/records/{key}?topic=&wait="];
+const ADMIN_ROUTES: [&str; 2] =
+    ["PUT, DELETE /v1/datasets/{name}/records/{key}?topic=&wait=", "GET, POST /admin/datasets/{name}/pacing"];
 
 /// What the routes need. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -82,13 +85,28 @@ impl App {
         App(Arc::new(Inner { directory, metrics, clock, started_ms, token: token.and_then(Token::new) }))
     }
 
+    /// Whether a request may use the admin routes.
+    fn authorize(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        match &self.0.token {
+            Some(token) => token.check(headers),
+            // There is no such route then; who wires it all the same must not open it.
+            None => Err(Problem::forbidden("http.admin_token is not set")),
+        }
+    }
+
     /// The routes as a service, for [`Listener::serve`], or to be called in place.
     pub fn router(&self) -> Router {
         let record = || match self.0.token {
             Some(_) => get(records::one).put(writes::put).delete(writes::delete),
             None => get(records::one),
         };
-        Router::new()
+        let admin = match self.0.token {
+            Some(_) => {
+                Router::new().route("/admin/datasets/{name}/pacing", get(pacing::get).post(pacing::post))
+            }
+            None => Router::new(),
+        };
+        admin
             .route("/v1/datasets/{name}/records/{*key}", record())
             // The empty key, which the pattern above does not match.
             .route("/v1/datasets/{name}/records/", record())

@@ -17,6 +17,7 @@ use super::*;
 use crate::consumer::Reader;
 use crate::format::container::{Kind, Writer};
 use crate::host::{Dataset, ReadingSide};
+use crate::producer::pace::Pace;
 use crate::record::{Entry, Position, SourcePartition, Stamp, TopicId};
 use crate::schema::Schema;
 use crate::schema::wire::put_bytes;
@@ -384,7 +385,8 @@ fn written(token: &str) -> App {
         .options()
         .unwrap();
     let writer = crate::producer::Writer::new(&options, crate::producer::write::watch::Watchers::default());
-    let dataset = Dataset::new("products", None, None).written_by(writer.unwrap());
+    let pace = Pace::new(options.pacing.clone(), clock.clone());
+    let dataset = Dataset::new("products", None, None).written_by(writer.unwrap()).paced_by(pace);
     let read_only = Dataset::new("orders", None, None);
     let token = serde_json::from_value(json!(token)).unwrap();
     App::with_admin(Directory::new([dataset, read_only], clock.clone()), Metrics::new(), clock, Some(&token))
@@ -435,6 +437,59 @@ async fn a_record_is_written_only_with_the_token_and_only_if_it_fits() {
     assert_eq!((status, large["type"].as_str()), (413, Some("urn:stillwell:problem:too-large")));
     let routes = problem(&app, "/nowhere", 404).await;
     assert!(routes["routes"].to_string().contains("PUT, DELETE"), "{routes}");
+}
+
+#[tokio::test]
+async fn the_pace_is_shown_and_changed_with_the_token() {
+    let app = written("t0ken");
+    let path = "/admin/datasets/products/pacing";
+    let ask_for = |method: &str, path: &str, authorization: &str, body: &str| {
+        let request = Request::builder().method(method).uri(path).header("authorization", authorization);
+        let (app, request) = (app.clone(), request.body(Body::from(body.to_owned())).unwrap());
+        async move {
+            let response = ask(&app, request).await;
+            let status = response.status().as_u16();
+            (status, serde_json::from_str::<Value>(&self::body(response).await).unwrap())
+        }
+    };
+    let right = "Bearer t0ken";
+    let unlimited = json!({
+        "max_records_per_second": 0, "max_bytes_per_second": 0, "pressure_high": 0.8,
+        "now": { "records_per_second": null, "bytes_per_second": null },
+    });
+    assert_eq!(ask_for("GET", path, right, "").await, (200, unlimited.clone()));
+    for (method, authorization) in [("GET", ""), ("POST", "Basic t0ken")] {
+        assert_eq!(ask_for(method, path, authorization, "{}").await.0, 401);
+    }
+    assert_eq!(ask_for("POST", path, "Bearer wrong", "{}").await.0, 403);
+    let limits = r#"{"max_records_per_second": 500, "max_bytes_per_second": "1MiB"}"#;
+    let changed = json!({
+        "max_records_per_second": 500, "max_bytes_per_second": 1 << 20, "pressure_high": 0.8,
+        "now": { "records_per_second": 500, "bytes_per_second": 1 << 20 },
+    });
+    assert_eq!(ask_for("POST", path, right, limits).await, (200, changed.clone()));
+    for wrong in [
+        "",
+        "[]",
+        r#"{"max_record": 1}"#,
+        r#"{"max_records_per_second": -1}"#,
+        r#"{"max_bytes_per_second": "a lot"}"#,
+        r#"{"pressure_high": 0}"#,
+    ] {
+        let (status, problem) = ask_for("POST", path, right, wrong).await;
+        assert_eq!(
+            (status, problem["type"].as_str()),
+            (400, Some("urn:stillwell:problem:rejected")),
+            "{wrong}"
+        );
+    }
+    assert_eq!(ask_for("POST", path, right, "{}").await, (200, changed), "what was refused changed nothing");
+    let bytes = r#"{"max_records_per_second": 0, "max_bytes_per_second": 0}"#;
+    assert_eq!(ask_for("POST", path, right, bytes).await, (200, unlimited));
+    for (name, status) in [("orders", 404), ("none", 404)] {
+        let path = format!("/admin/datasets/{name}/pacing");
+        assert_eq!(ask_for("GET", &path, right, "").await.0, status, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -45,11 +45,7 @@ pub(super) async fn delete(State(app): State<App>, request: Request) -> Response
 }
 
 async fn write(app: &App, request: Request, upsert: bool) -> Result<Response, Problem> {
-    match &app.0.token {
-        Some(token) => token.check(request.headers())?,
-        // There is no such route then; who wires it all the same must not open it.
-        None => return Err(Problem::forbidden("http.admin_token is not set")),
-    }
+    app.authorize(request.headers())?;
     let (parts, body) = request.into_parts();
     let (name, key) = records::parts(parts.uri.path());
     let key = Bytes::from(decode_path(key)?.into_owned());
@@ -109,7 +105,7 @@ fn wait(given: Option<&[u8]>) -> Result<Duration, Problem> {
     })
 }
 
-async fn read(body: axum::body::Body) -> Result<Bytes, Problem> {
+pub(super) async fn read(body: axum::body::Body) -> Result<Bytes, Problem> {
     let limited = Limited::new(body, MAX_BODY_BYTES);
     match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
