@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stillwell::Producer;
-use stillwell::clock::Clock;
+use stillwell::blob::Store;
+use stillwell::blob::faulty::{Faults, Faulty};
+use stillwell::clock::{Clock, Entropy};
 use stillwell::format::announcement::Message;
 use stillwell::producer::own::State;
-use stillwell::producer::{Batching, Pacing, Shed, Spill};
+use stillwell::producer::{Batching, Pacing, Performance, Shed, Spill};
 use stillwell::telemetry::ProducerMetrics;
 use stillwell_tests::{Topic, Volume, scratch, wait_until, wait_until_async};
 
@@ -106,6 +108,47 @@ async fn a_source_paused_beyond_max_poll_interval_sees_no_rebalance_and_nothing_
     assert_eq!(epochs(&setting), 1, "no partition was taken away, no life began anew");
     let farewell = producer.shutdown().await.expect("the producer stops");
     assert_eq!(farewell.left_in_log, 0, "{farewell}");
+    consumer.shutdown().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_store_brings_the_pace_down_and_is_forgotten_when_it_is_quick_again() {
+    let mut setting = Setting::new("slow-store", 1, SCHEMA);
+    let records = half_kilobytes(&mut setting, 0..6_000);
+    setting.topic.produce(records);
+    let metrics = ProducerMetrics::detached();
+    let store = Store::open(&setting.blobs()).expect("it opens");
+    // Seven tenths of the time that a write may take: from half of it on it is full pressure, once it stays so.
+    let faults = Faults { delay: Duration::from_millis(1_400), ..Faults::default() };
+    let (store, slow) = Faulty::wrap(store, faults, Entropy::seeded(5));
+    let producer = setting
+        .builder()
+        .store(store)
+        .batching(Batching { max_batch_size: 100, ..Batching::default() })
+        .performance(Performance { write_timeout: Duration::from_secs(2), ..Performance::default() })
+        .metrics(metrics.clone())
+        .start()
+        .await
+        .expect("the producer starts");
+    let paced = wait_until_async("the pace comes down, step by step", LONG, || {
+        let pace = metrics.pace_records_per_second.get();
+        std::future::ready(if pace > 0.0 && pace < 500.0 { Ok(pace) } else { Err(format!("{pace}")) })
+    })
+    .await;
+    assert!(paced >= 1.0 && metrics.pressure.get() >= 0.8, "{paced} at {}", metrics.pressure.get());
+    assert_eq!(metrics.source_paused.get(), 0, "what goes out slowly does not keep anything from coming in");
+
+    slow.set(false);
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    wait_until_async("nothing is held back any more", LONG, || {
+        let pace = metrics.pace_records_per_second.get();
+        std::future::ready(if pace == 0.0 { Ok(()) } else { Err(format!("{pace}")) })
+    })
+    .await;
+    assert_eq!((producer.status().failures, epochs(&setting)), (0, 1));
+    producer.shutdown().await.expect("the producer stops");
     consumer.shutdown().await.expect("it stops");
 }
 

@@ -75,17 +75,26 @@ impl Intake {
         let why = reason(&fill, self.pace.pacing().pressure_high, self.shut);
         match (self.shut, why) {
             (false, Some(why)) => {
-                tracing::warn!(
-                    log_bytes = fill.bytes,
-                    free = fill.free,
-                    "source paused, {why}; it goes on by itself, and Kafka holds what comes until then"
-                );
+                // Where room is made it waits for that again and again, chunk by chunk: the ledger says what that costs.
+                if fill.sheds && fill.log() >= shed::OVERFLOW {
+                    tracing::debug!(log_bytes = fill.bytes, why, "source paused while room is made");
+                } else {
+                    tracing::warn!(
+                        log_bytes = fill.bytes,
+                        free = fill.free,
+                        "source paused, {why}; it goes on by itself, and Kafka holds what comes until then"
+                    );
+                }
                 self.shut = true;
                 self.tell(Some(why));
                 Turn::Shut
             }
             (true, None) => {
-                tracing::info!(log_bytes = fill.bytes, free = fill.free, "source resumed");
+                if fill.sheds {
+                    tracing::debug!(log_bytes = fill.bytes, "source resumed");
+                } else {
+                    tracing::info!(log_bytes = fill.bytes, free = fill.free, "source resumed");
+                }
                 self.shut = false;
                 self.tell(None);
                 Turn::Open
