@@ -2,6 +2,7 @@
 
 use super::{Engine, Error, Log, Shared, blocking, lock};
 use crate::disk::{self, Database};
+use crate::producer::shed::Shed;
 
 /// What the disk must keep free, in write buffers: RocksDB may have two to write out while a third fills, and one more
 /// before the next opening has trimmed anything. What is written out needs room before its write-ahead log gives any.
@@ -14,7 +15,8 @@ const LEAST_BUFFER: usize = 1 << 20;
 /// How full the log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fill {
-    /// Bytes of chunks that are not trimmed, those included that wait for the fsync.
+    /// Bytes of chunks that are not trimmed, those included that wait for the fsync; with `dead_letter` only of those that
+    /// were not handed on.
     pub bytes: u64,
     /// Most of them: `max_log_size`.
     pub most: u64,
@@ -53,7 +55,13 @@ impl Log {
         let waiting = inner.writer().map_or(0, |writer| writer.waiting_bytes());
         let (bytes, spills) = {
             let queue = inner.shared.queue();
-            (queue.stats().log_bytes + waiting, queue.spilled().next().is_some())
+            // Letters make room where records are handed on; what was is held by memory alone, and must not keep the
+            // source from bringing on what goes out as letters.
+            let held = match inner.options.shed {
+                Shed::DeadLetter => queue.waiting_bytes(),
+                _ => queue.stats().log_bytes,
+            };
+            (held + waiting, queue.spilled().next().is_some())
         };
         Fill {
             bytes,
