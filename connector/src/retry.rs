@@ -51,6 +51,17 @@ pub enum Circuit {
     Open = 2,
 }
 
+impl Circuit {
+    /// As it is spelled in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Circuit::Closed => "closed",
+            Circuit::HalfOpen => "half-open",
+            Circuit::Open => "open",
+        }
+    }
+}
+
 /// Refuses calls to a dependency that failed `threshold` times in a row, for `reset`; then lets one through.
 ///
 /// Pattern: Nygard, *Release It!*. Pure: the caller brings the time.
@@ -94,6 +105,23 @@ impl Breaker {
             self.probing = false;
             self.trips += 1;
         }
+    }
+
+    /// Tells that a call which was let through has ended without saying anything about the dependency. If it was the
+    /// probe, another call may be one.
+    pub fn abandoned(&mut self) {
+        self.probing = false;
+    }
+
+    /// How long it stays open from `now` on; `None` where it is not open.
+    pub fn opens_in(&self, now: Instant) -> Option<Duration> {
+        let left = self.reset.checked_sub(now.saturating_duration_since(self.opened?))?;
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Failures in a row against those that open it: 1 or more once it is open.
+    pub fn strain(&self) -> f64 {
+        f64::from(self.failures) / f64::from(self.threshold)
     }
 
     /// The state at `now`.
@@ -140,9 +168,14 @@ mod tests {
         breaker.failed(clock.now());
         assert_eq!(breaker.state(clock.now()), Circuit::Open);
         assert!(!breaker.allows(clock.now()));
-        clock.advance(Duration::from_secs(30));
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(breaker.opens_in(clock.now()), Some(Duration::from_secs(20)));
+        clock.advance(Duration::from_secs(20));
+        assert_eq!(breaker.opens_in(clock.now()), None);
         assert!(breaker.allows(clock.now()));
         assert!(!breaker.allows(clock.now()), "only one probe");
+        breaker.abandoned();
+        assert!(breaker.allows(clock.now()), "that one came to nothing");
         breaker.failed(clock.now());
         assert_eq!((breaker.state(clock.now()), breaker.trips()), (Circuit::Open, 2));
         clock.advance(Duration::from_secs(30));

@@ -18,6 +18,7 @@ mod rebalance;
 mod rebuild;
 mod restart;
 mod restore;
-mod setting;
 mod sources;
 mod writes;
+
+use stillwell_tests::setting;

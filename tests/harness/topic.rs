@@ -116,6 +116,11 @@ impl Topic {
         Topic { bootstrap: broker.bootstrap().to_owned(), name: name.to_owned() }
     }
 
+    /// Another topic of the same broker, which something else makes.
+    pub fn beside(&self, name: &str) -> Topic {
+        Topic { bootstrap: self.bootstrap.clone(), name: name.to_owned() }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

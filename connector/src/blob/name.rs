@@ -5,6 +5,7 @@
 //! DATASET/TOPICID/SHARD/VERSION-EPOCH-CHECKSUM.snapshot.avro    all of VERSION
 //! DATASET/TOPICID/SHARD/VERSION-EPOCH-CHECKSUM.index            beside the snapshot with the same VERSION and EPOCH
 //! DATASET/TOPICID/SHARD/TOPIC-PARTITION-OFFSET.letter           value of a dead letter too large for its topic
+//! DATASET/TOPICID/SHARD/TOPIC-PARTITION-OFFSET.whole.letter     all of one whose key and headers alone are too large
 //! ```
 //!
 //! VERSION has 20 digits, so that names sort as versions do. Name and content go together: EPOCH tells lives apart and
@@ -134,9 +135,22 @@ impl FromStr for Name {
     }
 }
 
-/// The name of a blob with the value of a dead letter that is too large for its topic.
-pub fn letter(folder: &Folder, topic: &str, partition: i32, offset: i64) -> String {
-    format!("{folder}/{topic}-{partition}-{offset}.letter")
+/// What of a dead letter a blob holds, because it is too large for its topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetterPart {
+    /// Its value, byte for byte.
+    Value,
+    /// All of it, as `schemas/letter.avsc` says.
+    Whole,
+}
+
+/// The name of a blob with a dead letter that is too large for its topic.
+pub fn letter(folder: &Folder, topic: &str, partition: i32, offset: i64, part: LetterPart) -> String {
+    let suffix = match part {
+        LetterPart::Value => "letter",
+        LetterPart::Whole => "whole.letter",
+    };
+    format!("{folder}/{topic}-{partition}-{offset}.{suffix}")
 }
 
 /// Checks a name against the rules of [`BlobStore`](super::BlobStore), so that no name from an announcement leads out

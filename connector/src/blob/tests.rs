@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::faulty::{Faults, Faulty};
-use super::name::{Folder, Kind, Name};
+use super::name::{Folder, Kind, LetterPart, Name};
 use super::*;
 use crate::clock::Entropy;
 use crate::record::TopicId;
@@ -257,8 +257,12 @@ fn a_name_is_spelled_as_documented() {
         assert!(wrong.parse::<Name>().is_err(), "{wrong}");
     }
     assert_eq!(
-        super::name::letter(&name.folder, "shop.products", 2, 17),
+        super::name::letter(&name.folder, "shop.products", 2, 17, LetterPart::Value),
         "products/AQEBAQEBAQEBAQEBAQEBAQ/3/shop.products-2-17.letter"
+    );
+    assert_eq!(
+        super::name::letter(&name.folder, "shop.products", 2, 17, LetterPart::Whole),
+        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/shop.products-2-17.whole.letter"
     );
 }
 

@@ -194,7 +194,7 @@ section! {
     Performance at "producer.performance" {
         /// Uploads at a time.
         worker_pool_size: usize = Whole(1, 1_000), Is("5"), [_ "8" "2"];
-        /// Longest time that one upload may take.
+        /// Longest time that one attempt of an upload may take; a second more for each MiB.
         write_timeout: Span = Kind::Span(100), Is("30s"), ["10s" "2m" _];
         /// Versions between snapshots, at least. The chain of deltas is cut at 384 in any case.
         snapshot_frequency: u64 = Whole(1, 1_000_000), Is("25"), ["200" _ _];
@@ -234,7 +234,7 @@ section! {
     Reliability at "producer.reliability" {
         /// Attempts after the first, before the failure counts against the circuit breaker.
         max_retry_attempts: u32 = Whole(0, 1_000), Is("3");
-        /// First wait between attempts; it doubles.
+        /// First wait between attempts; it doubles, up to 5 s.
         retry_backoff: Span = Kind::Span(1), Is("1s"), ["50ms" _ _];
         /// Failures in a row that open the circuit breaker.
         circuit_breaker_threshold: u32 = Whole(1, 1_000_000), Is("10");

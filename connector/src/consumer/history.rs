@@ -14,6 +14,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use super::Options;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::announcement::{Announcement, Message};
@@ -117,7 +119,10 @@ impl History {
             };
             let (clock, deadline) = (&options.clock, options.clock.now() + PATIENCE);
             let partition = shard.0 as i32;
-            let window = kafka::read_back(&mut poller, topic, partition, ends, clock, deadline, enough)?;
+            // A command that is interrupted ends with its process.
+            let stop = CancellationToken::new();
+            let window =
+                kafka::read_back(&mut poller, topic, partition, ends, clock, deadline, &stop, enough)?;
             let mut succession = Succession::default();
             let judged = window
                 .records

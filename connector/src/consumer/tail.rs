@@ -37,6 +37,8 @@ const SHORT_FETCH: Duration = Duration::from_millis(20);
 /// Stage under which attempts to reach Kafka are counted as errors. Health shows them as unreachability, and does not hold
 /// their number against the process: restarting it would only take away the version that it still serves.
 pub const UNREACHABLE: &str = "kafka";
+/// The tail's breaker, as metrics and health spell it.
+pub const TAIL: &str = "kafka_tail";
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
 /// What the tail hands on.
@@ -110,11 +112,15 @@ impl Tail {
             if breaker.allows(self.clock.now()) {
                 let error = match self.follow(stop, &mut backoff, &mut breaker) {
                     Ok(Stopped) => return,
+                    Err(_) if stop.is_cancelled() => return,
                     Err(error) => error,
                 };
+                let trips = breaker.trips();
                 breaker.failed(self.clock.now());
+                self.options.metrics.circuit_trips_total.with(&[TAIL]).inc_by(breaker.trips() - trips);
                 self.failed(&error, breaker.state(self.clock.now()), &backoff);
             }
+            self.show(breaker.state(self.clock.now()));
             let wait = backoff.next(&self.options.entropy);
             self.options.metrics.backoff_seconds.set(wait.as_secs_f64());
             Handle::current().block_on(async {
@@ -124,6 +130,10 @@ impl Tail {
                 }
             });
         }
+    }
+
+    fn show(&self, circuit: Circuit) {
+        self.options.metrics.circuit_state.with(&[TAIL]).set(circuit as i64);
     }
 
     fn failed(&self, error: &Error, circuit: Circuit, backoff: &Backoff) {
@@ -174,7 +184,8 @@ impl Tail {
             }))
         };
         let deadline = self.clock.now() + READ_BACK;
-        let window = kafka::read_back(&mut poller, &topic, partition, ends, &self.clock, deadline, enough)
+        let clock = &self.clock;
+        let window = kafka::read_back(&mut poller, &topic, partition, ends, clock, deadline, stop, enough)
             .map_err(kafka)?;
 
         let mut succession = Succession::default();
@@ -184,6 +195,7 @@ impl Tail {
         }
         backoff.reset();
         breaker.succeeded();
+        self.show(Circuit::Closed);
         self.status.send_replace(TailStatus { reachable: Some(true), circuit: Circuit::Closed, error: None });
         for seen in last.into_iter().chain([Seen::UpToDate]) {
             if self.out.blocking_send(seen).is_err() {

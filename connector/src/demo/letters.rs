@@ -147,7 +147,9 @@ impl Letter {
                 text(header::OFFSET).parse().unwrap_or(-1),
             ),
             line: None,
-            elsewhere: headers.contains_key(header::VALUE_BLOB),
+            elsewhere: [header::VALUE_BLOB, header::LETTER_BLOB]
+                .iter()
+                .any(|name| headers.contains_key(name)),
         }
     }
 }

@@ -19,6 +19,10 @@ pub const LETTER_FINGERPRINT: u64 = 0xe1f9_8e76_68a7_4553;
 pub const MAX_MESSAGE: usize = 1024;
 /// Longest of the other texts that end up in headers.
 const MAX_NAME: usize = 256;
+/// Longest number in a header.
+const MAX_COUNT: usize = 20;
+/// Longest key that goes out with a letter whose whole lies in a blob.
+const MAX_KEY: usize = 1024;
 
 /// Headers of a letter; names and forms from Kafka Connect's `DeadLetterQueueReporter`
 /// (<https://github.com/apache/kafka/blob/trunk/connect/runtime/src/main/java/org/apache/kafka/connect/runtime/errors/DeadLetterQueueReporter.java>).
@@ -49,9 +53,11 @@ pub mod header {
     pub const ORIGINAL_TIMESTAMP: &str = "stillwell.original-timestamp";
     /// The blob that holds the value, where that is too large for the topic.
     pub const VALUE_BLOB: &str = "stillwell.value-blob";
+    /// The blob that holds the whole letter, where even key and headers are too large for the topic.
+    pub const LETTER_BLOB: &str = "stillwell.letter-blob";
 
     /// All that describe a failure, that is, all but [`REPLAYS`], which describes the record.
-    pub const OF_A_FAILURE: [&str; 12] = [
+    pub const OF_A_FAILURE: [&str; 13] = [
         TOPIC,
         PARTITION,
         OFFSET,
@@ -64,7 +70,21 @@ pub mod header {
         FAILED_AT,
         ORIGINAL_TIMESTAMP,
         VALUE_BLOB,
+        LETTER_BLOB,
     ];
+}
+
+/// What of a letter lies in a blob, because it is too large for its topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// Nothing: it goes out as it is.
+    #[default]
+    Nothing,
+    /// The value, in the blob of this name.
+    Value(String),
+    /// Key, value and headers, as [`Letter::encode`] writes them, in the blob of this name. The record that goes out
+    /// has a key of up to a kilobyte, no value, and none of the original's headers.
+    Whole(String),
 }
 
 /// Why bytes are not a letter.
@@ -107,6 +127,25 @@ impl Letter {
         let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + len(value) + 10).sum();
         len(&self.key) + len(&self.value) + headers + self.message.len() + 1024
+    }
+
+    /// Bytes that it takes in its topic without what lies elsewhere, a little over.
+    pub fn size_without(&self, elsewhere: &Elsewhere) -> usize {
+        match elsewhere {
+            Elsewhere::Nothing => self.size(),
+            Elsewhere::Value(_) => self.size() - self.value.as_ref().map_or(0, Bytes::len),
+            Elsewhere::Whole(_) => 4 * MAX_KEY,
+        }
+    }
+
+    /// Key and value with which it goes out.
+    pub fn kafka_record(&self, elsewhere: &Elsewhere) -> (Option<&[u8]>, Option<&[u8]>) {
+        let (key, value) = (self.key.as_deref(), self.value.as_deref());
+        match elsewhere {
+            Elsewhere::Nothing => (key, value),
+            Elsewhere::Value(_) => (key, None),
+            Elsewhere::Whole(_) => (key.filter(|key| key.len() <= MAX_KEY), None),
+        }
     }
 
     /// Appends the form in which it waits in the log.
@@ -169,15 +208,17 @@ impl Letter {
         connector_name: &str,
         task_id: u32,
         failed_at_ms: i64,
-        value_blob: Option<&str>,
+        elsewhere: &Elsewhere,
     ) -> Vec<(String, Option<Bytes>)> {
         let replayed = self.headers.iter().any(|(name, _)| name == header::REPLAYS);
-        let mut headers: Vec<(String, Option<Bytes>)> = self
-            .headers
-            .iter()
-            .filter(|(name, _)| !replayed || !header::OF_A_FAILURE.contains(&name.as_str()))
-            .cloned()
-            .collect();
+        let count = |(name, value): &&(String, Option<Bytes>)| {
+            name == header::REPLAYS && value.as_ref().is_some_and(|value| value.len() <= MAX_COUNT)
+        };
+        let ours = |name: &str| replayed && header::OF_A_FAILURE.contains(&name);
+        let mut headers: Vec<(String, Option<Bytes>)> = match elsewhere {
+            Elsewhere::Whole(_) => self.headers.iter().rfind(count).cloned().into_iter().collect(),
+            _ => self.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect(),
+        };
         let mut put = |name: &str, value: &str| {
             headers.push((name.to_owned(), Some(Bytes::copy_from_slice(value.as_bytes()))));
         };
@@ -195,8 +236,10 @@ impl Letter {
         }
         put(header::FAILED_AT, &failed_at_ms.to_string());
         put(header::ORIGINAL_TIMESTAMP, &self.timestamp.to_string());
-        if let Some(blob) = value_blob {
-            put(header::VALUE_BLOB, blob);
+        match elsewhere {
+            Elsewhere::Nothing => {}
+            Elsewhere::Value(blob) => put(header::VALUE_BLOB, blob),
+            Elsewhere::Whole(blob) => put(header::LETTER_BLOB, blob),
         }
         headers
     }

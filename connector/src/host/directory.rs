@@ -3,6 +3,7 @@
 //! Owns: the way from a name to a view, and the facts that health and listings are made of. Does not own: the tasks
 //! behind them (`host`), how they are shown (`http`).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,8 +14,9 @@ use tokio::sync::watch;
 use super::health::{self, Facts, LastMinute, Reading, Status, Writing};
 use crate::clock::Clock;
 use crate::consumer::Reader;
-use crate::consumer::tail::UNREACHABLE;
+use crate::consumer::tail::{TAIL, UNREACHABLE};
 use crate::producer::announce::Announced;
+use crate::producer::circuit::Circuits;
 use crate::producer::own::State;
 use crate::producer::pace::Pace;
 use crate::record::Position;
@@ -84,6 +86,7 @@ impl Directory {
 pub struct WritingSide {
     pub(super) status: watch::Receiver<producer::Status>,
     pub(super) announced: watch::Receiver<Option<Announced>>,
+    pub(super) circuits: Circuits,
     pub(super) metrics: Arc<ProducerMetrics>,
     pub(super) log_dir: PathBuf,
 }
@@ -129,7 +132,8 @@ pub struct Health {
     pub last_activity: Option<String>,
     /// Errors since the start.
     pub error_count: u64,
-    /// Errors of the last minute that are held against `max_errors_per_minute`: all but attempts to reach Kafka.
+    /// Errors of the last minute that are held against `max_errors_per_minute`: all but attempts to reach Kafka or the
+    /// blob store.
     pub errors_last_minute: u64,
     /// Versions made readable; where nothing is read here, versions announced.
     pub processed_count: u64,
@@ -137,8 +141,8 @@ pub struct Health {
     pub memory_usage: u64,
     /// Bytes of files that its versions have mapped; the system may drop them from memory.
     pub mapped_bytes: u64,
-    /// The worse of the reading and the writing side's breakers.
-    pub circuit: Circuit,
+    /// The breakers: `kafka_tail` of the reading side; `blob_store` and `kafka_transactions` of the writing side.
+    pub circuit: BTreeMap<&'static str, Circuit>,
     /// Records between what this process sees at the far end and what it has done: announced and not yet readable; plus,
     /// where it writes, at the source and not yet announced.
     pub lag: u64,
@@ -252,10 +256,10 @@ impl Dataset {
             let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
             errors.sample(clock.now(), counted)
         };
-        let circuit = health::worse(
-            reading.as_ref().map_or(Circuit::Closed, |reading| reading.circuit),
-            writing.as_ref().map_or(Circuit::Closed, |writing| writing.circuit),
-        );
+        let of_tail = reading.iter().map(|reading| (TAIL, reading.circuit));
+        let of_writer = writing.iter().flat_map(|writing| &writing.circuits);
+        let of_writer = of_writer.map(|report| (report.dependency.name(), report.state));
+        let circuit = of_tail.chain(of_writer).collect();
         let announced = self.writer.as_ref().map(|writer| writer.announced.borrow().clone());
         let announced = announced.flatten();
         let version = match &reading {
@@ -299,8 +303,8 @@ impl Dataset {
         }
     }
 
-    /// Errors since the start: all, and those whose number is held against the dataset. Kafka being away is a state, in
-    /// which the last good version is served; how often it was tried meanwhile makes it no worse.
+    /// Errors since the start: all, and those whose number is held against the dataset. Kafka or the blob store being
+    /// away is a state, in which the last good version is served; how often it was tried meanwhile makes it no worse.
     fn count_errors(&self) -> (u64, u64) {
         let (mut all, mut counted) = (0, 0);
         if let Some(side) = &self.readable {
@@ -309,9 +313,12 @@ impl Dataset {
             counted = all - errors.with(&[UNREACHABLE]).get().min(all);
         }
         if let Some(side) = &self.writer {
-            let failures = side.metrics.write_failures_total.get() + side.status.borrow().failures;
-            all += failures;
-            counted += failures;
+            let (failures, unavailable) = {
+                let status = side.status.borrow();
+                (status.failures, status.unavailable)
+            };
+            all += side.metrics.write_failures_total.get() + failures;
+            counted += failures.saturating_sub(unavailable);
         }
         (all, counted)
     }
@@ -358,11 +365,7 @@ impl WritingSide {
         Writing {
             reached: status.state.is_some(),
             running: status.state == Some(State::Running),
-            circuit: match self.metrics.circuit_state.get() {
-                0 => Circuit::Closed,
-                1 => Circuit::HalfOpen,
-                _ => Circuit::Open,
-            },
+            circuits: self.circuits.report().into(),
             error: status.error.clone(),
             paused: status.paused.clone(),
         }

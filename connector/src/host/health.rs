@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::producer::circuit::Report;
 use crate::retry::Circuit;
 use crate::version::Version;
 
@@ -67,8 +68,8 @@ pub struct Writing {
     pub reached: bool,
     /// A life is under way and writes.
     pub running: bool,
-    /// The breaker of store and announcement.
-    pub circuit: Circuit,
+    /// The breakers before what it depends on.
+    pub circuits: Vec<Report>,
     /// Why the last life ended, or the next cannot begin.
     pub error: Option<String>,
     /// Why nothing is taken from the source at the moment.
@@ -139,18 +140,26 @@ pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>)
         if let Some(why) = &writing.paused {
             say(Status::Degraded, format!("the source is paused: {why}"));
         }
-        if writing.circuit != Circuit::Closed {
-            say(Status::Degraded, "the circuit breaker of store and announcement is open".to_owned());
+        for Report { dependency, state, error } in &writing.circuits {
+            let name = dependency.name();
+            match (state, error) {
+                (Circuit::Closed, None) => {}
+                (Circuit::Closed, Some(error)) => {
+                    say(Status::Degraded, format!("{name} fails and is tried again: {error}"));
+                }
+                (Circuit::Open | Circuit::HalfOpen, error) => {
+                    let (state, why) = (state.name(), error.as_deref().unwrap_or("it failed too often"));
+                    say(
+                        Status::Degraded,
+                        format!("the circuit before {name} is {state}, versions wait: {why}"),
+                    );
+                }
+            }
         }
     }
     reasons.sort_by_key(|(status, _)| std::cmp::Reverse(*status));
     let worst = reasons.first().map_or(Status::Healthy, |(status, _)| *status);
     (worst, reasons.into_iter().map(|(_, reason)| reason).collect())
-}
-
-/// The worse of two breakers: open is worse than half-open, half-open than closed.
-pub fn worse(a: Circuit, b: Circuit) -> Circuit {
-    if a as u8 >= b as u8 { a } else { b }
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -187,6 +196,7 @@ impl LastMinute {
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::producer::circuit::Dependency;
 
     fn reading() -> Reading {
         Reading {
@@ -202,7 +212,7 @@ mod tests {
     }
 
     fn writing() -> Writing {
-        Writing { reached: true, running: true, circuit: Circuit::Closed, error: None, paused: None }
+        Writing { reached: true, running: true, circuits: Vec::new(), error: None, paused: None }
     }
 
     fn judged(facts: Facts) -> (Status, String) {
@@ -244,6 +254,26 @@ mod tests {
         let (status, reasons) = judged(Facts { reading: Some(behind), ..Facts::default() });
         assert_eq!(status, Status::Degraded);
         assert!(reasons.contains("version 8 cannot be opened: blob missing"), "{reasons}");
+    }
+
+    #[test]
+    fn a_store_that_is_away_degrades_and_says_which_and_why() {
+        let report = |state, error: Option<&str>| Report {
+            dependency: Dependency::BlobStore,
+            state,
+            error: error.map(str::to_owned),
+        };
+        for (state, error, status, word) in [
+            (Circuit::Closed, None, Status::Healthy, ""),
+            (Circuit::Closed, Some("full"), Status::Degraded, "blob_store fails and is tried again: full"),
+            (Circuit::Open, Some("full"), Status::Degraded, "the circuit before blob_store is open"),
+            (Circuit::HalfOpen, Some("full"), Status::Degraded, "half-open, versions wait: full"),
+        ] {
+            let writing = Writing { circuits: vec![report(state, error)], ..writing() };
+            let (judged, reasons) = judged(Facts { writing: Some(writing), ..Facts::default() });
+            assert_eq!(judged, status);
+            assert!(reasons.contains(word), "{reasons}");
+        }
     }
 
     #[test]

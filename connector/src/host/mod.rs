@@ -371,7 +371,13 @@ impl WritingSide {
         metrics: Arc<crate::telemetry::ProducerMetrics>,
         log_dir: PathBuf,
     ) -> Self {
-        WritingSide { status: producer.watch(), announced: producer.announced(), metrics, log_dir }
+        WritingSide {
+            status: producer.watch(),
+            announced: producer.announced(),
+            circuits: producer.circuits().clone(),
+            metrics,
+            log_dir,
+        }
     }
 }
 

@@ -281,7 +281,7 @@ async fn health_says_what_it_is_asked_for() {
         ("status", json!("healthy")),
         ("version", json!(3)),
         ("error_count", json!(0)),
-        ("circuit", json!("closed")),
+        ("circuit", json!({"kafka_tail": "closed"})),
         ("lag", json!(0)),
         ("last_activity", Value::Null),
     ] {

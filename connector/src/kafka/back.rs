@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Error, Polled, Poller};
 use crate::clock::Clock;
 
@@ -37,7 +39,9 @@ pub struct Window {
 /// partition's beginning. `end` is the last stable offset; what is committed meanwhile is read too. Blocks.
 ///
 /// # Errors
-/// Kafka's; [`Error::Unavailable`] when the end is not reached by `deadline` (a transaction that hangs, a broker away).
+/// Kafka's; [`Error::Unavailable`] when the end is not reached by `deadline` (a transaction that hangs, a broker away);
+/// [`Error::Closed`] soon after `stop` is cancelled.
+#[expect(clippy::too_many_arguments, reason = "what to read, and the two ways in which it ends early")]
 pub fn read_back(
     poller: &mut Poller,
     topic: &str,
@@ -45,12 +49,13 @@ pub fn read_back(
     (low, end): (i64, i64),
     clock: &Clock,
     deadline: Instant,
+    stop: &CancellationToken,
     mut enough: impl FnMut(&[Kept]) -> bool,
 ) -> Result<Window, Error> {
     let mut step = FIRST_STEP;
     loop {
         let start = end.saturating_sub(step).max(low);
-        let (records, next) = read_to_end(poller, topic, partition, start, clock, deadline)?;
+        let (records, next) = read_to_end(poller, topic, partition, start, clock, deadline, stop)?;
         let whole = start == low;
         if whole || enough(&records) {
             return Ok(Window { records, next, whole });
@@ -66,6 +71,7 @@ fn read_to_end(
     start: i64,
     clock: &Clock,
     deadline: Instant,
+    stop: &CancellationToken,
 ) -> Result<(Vec<Kept>, i64), Error> {
     poller.assign(&[(topic, partition, start)])?;
     let mut records = Vec::new();
@@ -86,6 +92,9 @@ fn read_to_end(
                 tracing::debug!(%error, topic, partition, "reading back; trying again")
             }
             None => {}
+        }
+        if stop.is_cancelled() {
+            return Err(Error::Closed { doing: format!("reading {topic}[{partition}] to its end") });
         }
         if clock.now() >= deadline {
             return Err(Error::Unavailable {

@@ -45,7 +45,7 @@ pub use embedded::Cluster;
 pub use error::Error;
 pub use ids::Message;
 pub use poll::{Polled, Poller, Tuning, Waker};
-pub use rebalance::{Event, GroupMetadata, Member, Membership, Revoked};
+pub use rebalance::{Event, GroupMetadata, HANDOVER, Member, Membership, Revoked};
 pub use sender::{Receipt, Sender};
 pub use stats::Statistics;
 pub use topics::{Admin, TopicInfo, TopicSpec};

@@ -33,7 +33,7 @@ use super::{Error, Options};
 
 /// Longest wait for the answer to a revocation. Heartbeats go on meanwhile, by librdkafka's own thread; the bound is
 /// for an owner that hangs.
-const HANDOVER: Duration = Duration::from_secs(20);
+pub const HANDOVER: Duration = Duration::from_secs(20);
 
 /// Events that may wait for the owner. They are few: one a rebalance. A full channel makes the member wait, which is
 /// what an owner that does not listen deserves: it is thrown out after `max.poll.interval.ms`.

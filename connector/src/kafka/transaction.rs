@@ -1,7 +1,7 @@
 //! The transactional client that announces.
 //!
 //! ```text
-//! new -> init -> begin -> send* -> send_offsets? -> commit -> begin -> ...
+//! new -> init -> begin -> send* -> settle? -> send_offsets? -> send* -> commit -> begin -> ...
 //!                             any error, any outcome but Committed: drop it, and start a new life with a new client
 //! ```
 //!
@@ -21,12 +21,17 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 
 use super::client::{Context, configuration};
 use super::rebalance::GroupMetadata;
 use super::{Delivered, Error, Options, Outgoing};
+
+/// Longest that a call goes on without looking whether it should stop. librdkafka resumes where it was when it is
+/// called again, so that cutting a wait into pieces costs nothing.
+const SLICE: Duration = Duration::from_millis(500);
 
 /// How a commit ended.
 #[derive(Debug)]
@@ -53,6 +58,7 @@ pub struct Transaction {
     id: String,
     clock: Clock,
     embedded: bool,
+    stop: CancellationToken,
 }
 
 /// What became of the records of one transaction, in the order of sending.
@@ -137,14 +143,53 @@ impl Transaction {
             Error::from_kafka(format!("making the transactional client {transactional_id}"), &error)
         })?;
         let embedded = options.embedded;
-        Ok(Transaction { producer, reports, sent: 0, id: transactional_id.to_owned(), clock, embedded })
+        let stop = CancellationToken::new();
+        Ok(Transaction { producer, reports, sent: 0, id: transactional_id.to_owned(), clock, embedded, stop })
+    }
+
+    /// The same, but once `stop` is cancelled no call waits on: it ends within half a second (adding offsets: within
+    /// its time limit), with [`Error::Closed`], or with an outcome that is not [`Outcome::Committed`]. What was under
+    /// way is for the next life to end and to judge.
+    #[must_use]
+    pub fn stopped_by(mut self, stop: CancellationToken) -> Transaction {
+        self.stop = stop;
+        self
     }
 
     /// Registers with the coordinator: ends or aborts what a former life left open, and fences that life. After an
     /// [`Error::Unavailable`] it may be called again.
     pub fn init(&self, timeout: Duration) -> Result<(), Error> {
-        let result = self.producer.init_transactions(timeout);
-        result.map_err(|error| self.sort("registering", &error))
+        self.resumed(timeout, |slice| self.producer.init_transactions(slice)).map_err(|error| match error {
+            Some(error) => self.sort("registering", &error),
+            None => self.stopped("registering"),
+        })
+    }
+
+    /// Makes a call of librdkafka's that may be made again after a time-out, until it ends, the time is over, or
+    /// `stop` is cancelled (`None`).
+    fn resumed(
+        &self,
+        timeout: Duration,
+        mut call: impl FnMut(Duration) -> Result<(), KafkaError>,
+    ) -> Result<(), Option<KafkaError>> {
+        let deadline = self.clock.now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(self.clock.now());
+            let Err(error) = call(left.min(SLICE)) else { return Ok(()) };
+            let again = matches!(&error, KafkaError::Transaction(native) if native.is_retriable());
+            if !again || self.clock.now() >= deadline {
+                return Err(Some(error));
+            }
+            if self.stop.is_cancelled() {
+                return Err(None);
+            }
+            // It may say at once what it will say again: that another operation is under way.
+            drop(self.reports.changed.wait_timeout(self.reports.lock(), Duration::from_millis(2)));
+        }
+    }
+
+    fn stopped(&self, what: &str) -> Error {
+        Error::Closed { doing: self.doing(what) }
     }
 
     /// Begins a transaction. Local: the broker hears of it with the first record.
@@ -171,7 +216,7 @@ impl Transaction {
                     return Ok(());
                 }
                 Err((KafkaError::MessageProduction(Code::QueueFull), back))
-                    if self.clock.now() < deadline =>
+                    if self.clock.now() < deadline && !self.stop.is_cancelled() =>
                 {
                     outgoing = back;
                     let reports = self.reports.lock();
@@ -205,28 +250,44 @@ impl Transaction {
         result.map_err(|error| self.sort("adding source offsets", &error))
     }
 
+    /// Waits until the broker has all that was sent so far. What is sent to one partition does not wait for what was sent
+    /// to another before it: only who waits here knows that the one stands before the other.
+    ///
+    /// # Errors
+    /// Those of a delivery; the transaction is to be aborted then.
+    pub fn settle(&mut self, timeout: Duration) -> Result<(), Error> {
+        self.wait_for_reports(timeout)?;
+        self.failed_delivery().map_or(Ok(()), Err)
+    }
+
+    /// Waits for a report of every record. Not `Producer::flush`: it looks for the last delivery every 100 ms only.
+    fn wait_for_reports(&self, timeout: Duration) -> Result<(), Error> {
+        let deadline = self.clock.now() + timeout;
+        let mut reports = self.reports.lock();
+        while reports.iter().any(Option::is_none) {
+            let left = deadline.saturating_duration_since(self.clock.now());
+            if self.stop.is_cancelled() {
+                return Err(self.stopped("delivering"));
+            }
+            if left.is_zero() {
+                let detail = format!("not every record was delivered within {timeout:?}");
+                return Err(Error::Unavailable { doing: self.doing("delivering"), detail });
+            }
+            let waited = self.reports.changed.wait_timeout(reports, left.min(SLICE));
+            reports = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
     /// Waits for every delivery, then commits. At a failed delivery it aborts instead.
     ///
     /// After any outcome but [`Outcome::Committed`] drop this client.
     pub fn commit(&mut self, timeout: Duration) -> Outcome {
         let deadline = self.clock.now() + timeout;
         let left = |clock: &Clock| deadline.saturating_duration_since(clock.now());
-        // Not Producer::flush: it looks for the last delivery every 100 ms only.
-        let mut reports = self.reports.lock();
-        while reports.iter().any(Option::is_none) {
-            let left = left(&self.clock);
-            if left.is_zero() {
-                drop(reports);
-                let error = Error::Unavailable {
-                    doing: self.doing("committing"),
-                    detail: format!("not every record was delivered within {timeout:?}"),
-                };
-                return self.abort_after(error, timeout);
-            }
-            let waited = self.reports.changed.wait_timeout(reports, left);
-            reports = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if let Err(error) = self.wait_for_reports(timeout) {
+            return self.abort_after(error, timeout);
         }
-        drop(reports);
         // The last report is told an instant before librdkafka counts its record as gone, and a commit in between
         // would sleep for 100 ms.
         let soon = self.clock.now() + Duration::from_millis(5);
@@ -236,33 +297,29 @@ impl Transaction {
         if let Some(error) = self.failed_delivery() {
             return self.abort_after(error, timeout);
         }
-        loop {
-            let Err(error) = self.producer.commit_transaction(left(&self.clock)) else {
-                return Outcome::Committed;
-            };
-            let sorted = self.sort("committing", &error);
-            return match (&error, &sorted) {
-                // librdkafka may be asked again for the end of a commit that it has begun.
-                (KafkaError::Transaction(native), _)
-                    if native.is_retriable() && !left(&self.clock).is_zero() =>
-                {
-                    continue;
-                }
-                (_, Error::Fenced { .. }) => Outcome::Fenced(sorted),
-                (KafkaError::Transaction(native), _) if native.is_fatal() => Outcome::Fatal(sorted),
-                (_, Error::Fatal { .. }) => Outcome::Fatal(sorted),
-                (KafkaError::Transaction(native), _) if native.txn_requires_abort() => {
-                    self.abort_after(sorted, timeout)
-                }
-                _ => Outcome::Unknown(sorted),
-            };
+        let error = match self.resumed(left(&self.clock), |slice| self.producer.commit_transaction(slice)) {
+            Ok(()) => return Outcome::Committed,
+            Err(None) => return Outcome::Unknown(self.stopped("committing")),
+            Err(Some(error)) => error,
+        };
+        let sorted = self.sort("committing", &error);
+        match (&error, &sorted) {
+            (_, Error::Fenced { .. }) => Outcome::Fenced(sorted),
+            (KafkaError::Transaction(native), _) if native.is_fatal() => Outcome::Fatal(sorted),
+            (_, Error::Fatal { .. }) => Outcome::Fatal(sorted),
+            (KafkaError::Transaction(native), _) if native.txn_requires_abort() => {
+                self.abort_after(sorted, timeout)
+            }
+            _ => Outcome::Unknown(sorted),
         }
     }
 
     /// Aborts. Where even that fails, the coordinator does so after `transaction.timeout.ms`, or the next life does.
     pub fn abort(&mut self, timeout: Duration) -> Result<(), Error> {
-        let result = self.producer.abort_transaction(timeout);
-        result.map_err(|error| self.sort("aborting", &error))
+        self.resumed(timeout, |slice| self.producer.abort_transaction(slice)).map_err(|error| match error {
+            Some(error) => self.sort("aborting", &error),
+            None => self.stopped("aborting"),
+        })
     }
 
     /// Where the records of the last transaction ended up, in the order of sending. Complete once committed.
@@ -287,10 +344,16 @@ impl Transaction {
         }
     }
 
-    fn abort_after(&mut self, error: Error, timeout: Duration) -> Outcome {
+    /// Ends a transaction in which `error` has come up. Aborts it where it can, since readers wait before whatever is
+    /// not ended.
+    pub fn abort_after(&mut self, error: Error, timeout: Duration) -> Outcome {
         match error {
-            Error::Fenced { .. } => return Outcome::Fenced(error),
             Error::Fatal { .. } => return Outcome::Fatal(error),
+            // It may be the group's member that was fenced, and not this producer; if it is, it is told so at once.
+            Error::Fenced { .. } => {
+                let _ = self.abort(SLICE);
+                return Outcome::Fenced(error);
+            }
             _ => {}
         }
         match self.abort(timeout) {

@@ -2,7 +2,7 @@
 //! letters, or does none of it.
 //!
 //! ```text
-//!  begin -> letters -> source offsets -> outcome of a rebuild -> announcements -> commit -> read back
+//!  begin -> letters, delivered -> source offsets -> outcome of a rebuild -> announcements -> commit -> read back
 //! ```
 //!
 //! The order matters: librdkafka has no KIP-890 v2, so a late duplicate EndTxn can end the *next* transaction of the
@@ -20,12 +20,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::circuit::Gate;
 use super::read_back::{self, ReadBack};
 use super::shed::Ledger;
 use super::snapshot::Snapshotted;
 use super::store::Stored;
 use super::write::watch::Watchers;
 use crate::clock::Clock;
+use crate::error::chain;
 use crate::format::announcement::{self, Announcement, Message, SourcePosition};
 use crate::format::control::{Control, rebuild_key};
 use crate::format::succession::MAX_RUN;
@@ -66,6 +68,17 @@ pub enum Error {
         #[source]
         source: read_back::Error,
     },
+}
+
+impl Error {
+    /// Whether Kafka is the trouble, and not a newer life.
+    pub fn is_of_kafka(&self) -> bool {
+        match self {
+            Error::Fenced(_) => false,
+            Error::Kafka { .. } => true,
+            Error::ReadBack { source, .. } => source.is_of_kafka(),
+        }
+    }
 }
 
 /// The newest announced version of this life, for who waits on it.
@@ -156,6 +169,7 @@ pub struct Announcer {
     snapshots: mpsc::UnboundedReceiver<Snapshotted>,
     announced: watch::Sender<Option<Announced>>,
     watchers: Watchers,
+    gate: Gate,
     clock: Clock,
     metrics: Arc<ProducerMetrics>,
 }
@@ -172,6 +186,7 @@ impl Announcer {
         snapshots: mpsc::UnboundedReceiver<Snapshotted>,
         announced: watch::Sender<Option<Announced>>,
         watchers: Watchers,
+        gate: Gate,
         clock: Clock,
         metrics: Arc<ProducerMetrics>,
     ) -> Announcer {
@@ -184,13 +199,14 @@ impl Announcer {
             snapshots,
             announced,
             watchers,
+            gate,
             clock,
             metrics,
         }
     }
 
     /// Announces what has been stored, in order, until the channel closes. Blocks: for a thread of its own, within
-    /// a runtime. `kill` ends it between two transactions.
+    /// a runtime. `kill` ends it, at the latest half a second after a step of a transaction has begun.
     ///
     /// # Errors
     /// [`Error`]: the life is over, and what has become of the last transaction is for the next one to read.
@@ -212,8 +228,11 @@ impl Announcer {
                         Some(Some(first)) => first,
                         Some(None) => return Ok(()),
                         None => {
-                            self.recommit()?;
-                            continue;
+                            let recommitted = self.recommit();
+                            if self.judge(recommitted, kill)? {
+                                continue;
+                            }
+                            return Ok(());
                         }
                     }
                 }
@@ -229,8 +248,28 @@ impl Announcer {
                 letters += next.letter_bytes;
                 run.push(next);
             }
-            self.announce(run)?;
+            let announced = self.announce(run);
+            if !self.judge(announced, kill)? {
+                return Ok(());
+            }
         }
+    }
+
+    /// Whether to go on after a transaction. Tells the breaker.
+    fn judge(&self, ended: Result<(), Error>, kill: &CancellationToken) -> Result<bool, Error> {
+        let Err(error) = ended else {
+            self.gate.succeeded();
+            return Ok(true);
+        };
+        if kill.is_cancelled() {
+            tracing::debug!(%error, "the life was told to end within a transaction; the next one reads what became of it");
+            return Ok(false);
+        }
+        if error.is_of_kafka() {
+            self.metrics.write_failures_total.inc();
+            self.gate.failed(chain(&error));
+        }
+        Err(error)
     }
 
     fn announce(&mut self, run: Vec<Stored>) -> Result<(), Error> {
@@ -240,16 +279,12 @@ impl Announcer {
         for stored in &run {
             announcements.push(self.next(&mut carried, stored));
         }
-        self.send(&run, &announcements, &carried).map_err(|source| self.failed(last_version, source))?;
-        match self.transaction.commit(PATIENCE) {
-            Outcome::Committed => {}
-            Outcome::Fenced(source) => return Err(Error::Fenced(source)),
-            Outcome::Aborted(source) | Outcome::Unknown(source) | Outcome::Fatal(source) => {
-                return Err(self.failed(last_version, source));
-            }
-        }
+        let sent = self.send(&run, &announcements, &carried);
+        self.end(last_version, sent)?;
+        // Sent last, so delivered last; the embedded broker tells no offsets.
+        let written_at = self.transaction.delivered().last().map(|last| last.offset).filter(|at| *at >= 0);
         self.read_back
-            .until_version(self.constants.life, last_version, self.clock.now() + READ_BACK)
+            .until_version(self.constants.life, last_version, written_at, self.clock.now() + READ_BACK)
             .map_err(|source| Error::ReadBack { version: last_version, source })?;
         self.carried = carried;
         self.tell(run);
@@ -323,18 +358,22 @@ impl Announcer {
                 &self.constants.dataset,
                 self.constants.shard.0,
                 failed_at,
-                letter.value_blob.as_deref(),
+                &letter.elsewhere,
             );
-            let value = if letter.value_blob.is_some() { None } else { letter.letter.value.as_deref() };
+            let (key, value) = letter.letter.kafka_record(&letter.elsewhere);
             let record = Outgoing {
                 topic: &self.constants.dead_letters,
                 partition: None,
-                key: letter.letter.key.as_deref(),
+                key,
                 value,
                 headers: &headers,
                 timestamp: Some(letter.letter.timestamp),
             };
             self.transaction.send(&record, PATIENCE)?;
+        }
+        if run.iter().any(|stored| !stored.letters.is_empty()) {
+            // Else they race with what is sent after them, to other partitions, and the order above is a wish.
+            self.transaction.settle(PATIENCE)?;
         }
         self.send_offsets(carried)?;
         for outcome in run.iter().filter_map(|stored| stored.outcome.as_deref()) {
@@ -349,6 +388,7 @@ impl Announcer {
                 ..Outgoing::default()
             };
             self.transaction.send(&record, PATIENCE)?;
+            self.transaction.settle(PATIENCE)?;
         }
         let key = announcement::key(&self.constants.dataset, self.constants.shard);
         for announcement in announcements {
@@ -382,24 +422,22 @@ impl Announcer {
     fn recommit(&mut self) -> Result<(), Error> {
         let version = self.carried.previous.map_or(Version(0), |(version, _)| version);
         let carried = self.carried.clone();
-        self.transaction
-            .begin()
-            .and_then(|()| self.send_offsets(&carried))
-            .map_err(|source| self.failed(version, source))?;
-        match self.transaction.commit(PATIENCE) {
+        let sent = self.transaction.begin().and_then(|()| self.send_offsets(&carried));
+        self.end(version, sent)
+    }
+
+    /// Commits what was sent, or aborts what was sent in part.
+    fn end(&mut self, version: Version, sent: Result<(), kafka::Error>) -> Result<(), Error> {
+        let outcome = match sent {
+            Ok(()) => self.transaction.commit(PATIENCE),
+            Err(error) => self.transaction.abort_after(error, PATIENCE),
+        };
+        match outcome {
             Outcome::Committed => Ok(()),
             Outcome::Fenced(source) => Err(Error::Fenced(source)),
             Outcome::Aborted(source) | Outcome::Unknown(source) | Outcome::Fatal(source) => {
-                Err(self.failed(version, source))
+                Err(Error::Kafka { what: format!("version {version} of {}", self.constants.dataset), source })
             }
-        }
-    }
-
-    fn failed(&self, version: Version, source: kafka::Error) -> Error {
-        if matches!(source, kafka::Error::Fenced { .. }) {
-            Error::Fenced(source)
-        } else {
-            Error::Kafka { what: format!("version {version} of {}", self.constants.dataset), source }
         }
     }
 

@@ -40,6 +40,7 @@ pub struct ProducerBuilder {
     pacing: Pacing,
     spill: Spill,
     metrics: Arc<ProducerMetrics>,
+    reliability: Reliability,
 }
 
 impl ProducerBuilder {
@@ -61,6 +62,7 @@ impl ProducerBuilder {
             pacing: Pacing::default(),
             spill: Spill::default(),
             metrics: ProducerMetrics::detached(),
+            reliability: Reliability::default(),
         }
     }
 
@@ -199,6 +201,13 @@ impl ProducerBuilder {
         self
     }
 
+    /// Retries and circuit breakers.
+    #[must_use]
+    pub fn reliability(mut self, reliability: Reliability) -> Self {
+        self.reliability = reliability;
+        self
+    }
+
     /// Starts it. Kafka need not be there yet: it is waited for.
     ///
     /// # Errors
@@ -276,7 +285,7 @@ impl ProducerBuilder {
             performance: self.performance,
             pacing: self.pacing,
             spill: self.spill,
-            reliability: Reliability::default(),
+            reliability: self.reliability,
             clock: Clock::system(),
             entropy: Entropy::system(),
             metrics: self.metrics,

@@ -20,10 +20,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Options;
 use super::announce::{self, Announced, Announcer, Carried, ChainSize};
 use super::batch::Batcher;
 use super::build::{self, Builder, Built};
+use super::circuit::Circuits;
 use super::control;
 use super::intake::Intake;
 use super::log::{self, Log};
@@ -41,6 +41,7 @@ use super::write::watch::Watchers;
 use crate::blob;
 use crate::blob::name::Folder;
 use crate::codec;
+use crate::error::chain;
 use crate::format::announcement::{SourcePosition, read_positions};
 use crate::format::control::{Control, Rebuild};
 use crate::gauge::{Budget, Pressure, Strain};
@@ -108,6 +109,18 @@ impl Error {
         }
     }
 
+    /// Whether Kafka's transactions, not this life, are the trouble: what the breaker counts.
+    pub fn is_of_kafka(&self) -> bool {
+        match self {
+            Error::Announce(error) => error.is_of_kafka(),
+            Error::Recover(recover::Error::Kafka { source, .. }) => {
+                !matches!(source, kafka::Error::Fenced { .. })
+            }
+            Error::Recover(recover::Error::Announcements { source, .. }) => source.is_of_kafka(),
+            _ => false,
+        }
+    }
+
     /// Whether a next life may do better without anybody's doing.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -140,6 +153,8 @@ pub struct Ground {
     pub ledger: Ledger,
     /// What the producer is doing, for who asks.
     pub status: watch::Sender<super::Status>,
+    /// The breakers, which outlive the lives.
+    pub circuits: Circuits,
 }
 
 /// How a life is told to end.
@@ -177,13 +192,28 @@ enum Done {
 pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> Result<(), Error> {
     // A stage on a thread cannot be aborted: whoever drops this future must still end it.
     let _killed_on_drop = end.kill.clone().drop_guard();
-    let mut taken = tokio::select! {
+    let pass = tokio::select! {
         () = end.kill.cancelled() => return Ok(()),
-        taken = async {
-            ground.recovery.log.mend().await?;
-            Ok::<_, Error>(ground.recovery.take_over().await?)
-        } => taken?,
+        pass = ground.circuits.kafka.pass() => pass,
     };
+    tokio::select! {
+        () = end.kill.cancelled() => return Ok(()),
+        mended = ground.recovery.log.mend() => mended?,
+    };
+    let mut taken = match ground.recovery.take_over(&end.kill).await.map_err(Error::from) {
+        // Told to end, and now it has: whatever came of it, nobody reads it and the next life starts at the beginning.
+        _ if end.kill.is_cancelled() => return Ok(()),
+        Err(error) if error.is_of_kafka() => {
+            pass.failed(chain(&error));
+            return Err(error);
+        }
+        taken => taken?,
+    };
+    // A takeover closes the breaker that it was the probe of. Else it forgets no failure: lives that take over well and
+    // then fail to announce must open it all the same.
+    if pass.is_probe() {
+        pass.succeeded();
+    }
     tracing::info!(life = %taken.life, version = %taken.view.version(), records = taken.view.records(), "took over");
     if let Some((request, plan)) = taken.rebuild.take() {
         return rebuild(ground, end, taken, request, plan).await;
@@ -355,7 +385,7 @@ fn spawn(
         life,
         rules: options.performance.clone(),
         cache: cache.clone(),
-        uploader: uploader(options),
+        uploader: uploader(ground),
         last: snapshot,
         due: mended,
         clock,
@@ -400,7 +430,7 @@ fn publish(
     let (stored, stored_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
     let folder = Folder { dataset: options.dataset.clone(), topic_id: *topic_id, shard: *shard };
     let at_a_time = options.performance.worker_pool_size;
-    let storer = Storer::new(uploader(options), at_a_time, ground.letter_limit, folder);
+    let storer = Storer::new(uploader(ground), at_a_time, ground.letter_limit, folder);
     let kill = end.kill.clone();
     stages.spawn(async move {
         tokio::select! {
@@ -430,6 +460,7 @@ fn publish(
         listed,
         ground.announced.clone(),
         ground.watchers.clone(),
+        ground.circuits.kafka.clone(),
         options.clock.clone(),
         options.metrics.clone(),
     );
@@ -437,12 +468,14 @@ fn publish(
     stages.spawn_blocking(move || Ok(announcer.run(stored_in, &kill).map(|()| Done::Announcer)?));
 }
 
-fn uploader(options: &Options) -> Uploader {
+fn uploader(ground: &Ground) -> Uploader {
+    let options = &ground.recovery.options;
     Uploader::new(
         options.store.clone(),
+        ground.circuits.store.clone(),
         &options.performance,
         &options.reliability,
-        options.entropy.clone(),
+        (options.clock.clone(), options.entropy.clone()),
         options.metrics.clone(),
     )
 }

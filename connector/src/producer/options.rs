@@ -111,7 +111,7 @@ pub struct Memory {
 pub struct Performance {
     /// Uploads at a time.
     pub worker_pool_size: usize,
-    /// Longest time that one upload may take.
+    /// Longest time that one attempt of an upload may take; a second more for each MiB.
     pub write_timeout: Duration,
     /// Versions between snapshots, at least.
     pub snapshot_frequency: u64,

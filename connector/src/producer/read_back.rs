@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::clock::Clock;
 use crate::format::announcement::{Announcement, Message};
 use crate::format::succession::{Succession, Verdict, window_is_enough};
@@ -26,9 +28,27 @@ pub enum Error {
         /// Where reading stands.
         next: i64,
     },
+    /// Kafka said that it was committed, and passes over it: it was aborted all the same.
+    #[error(
+        "Kafka reads past offset {offset}, where it was written: it was aborted though the commit said otherwise"
+    )]
+    Aborted {
+        /// Where it was written.
+        offset: i64,
+    },
+    /// Told to stop.
+    #[error("the life was told to end")]
+    Stopped,
     /// The topic cannot be read.
     #[error("reading the announcement topic")]
     Kafka(#[from] kafka::Error),
+}
+
+impl Error {
+    /// Whether Kafka is the trouble, and not a newer life.
+    pub fn is_of_kafka(&self) -> bool {
+        !matches!(self, Error::Superseded { .. } | Error::Stopped)
+    }
 }
 
 /// What the topic says at a moment.
@@ -46,16 +66,21 @@ pub struct ReadBack {
     topic: String,
     partition: i32,
     clock: Clock,
+    stop: CancellationToken,
     succession: Succession,
     truth: Truth,
     next: i64,
+    /// Where the partition ended when that was last told; only of what is committed or aborted, since a record whose
+    /// marker is not written yet holds the end back.
+    end: i64,
 }
 
 impl ReadBack {
-    /// Reads the end of the announcement partition, as far back as it takes to judge.
+    /// Reads the end of the announcement partition, as far back as it takes to judge. Here and later, no wait goes on
+    /// once `stop` is cancelled.
     ///
     /// # Errors
-    /// [`Error::Kafka`].
+    /// [`Error::Kafka`], [`Error::Stopped`].
     pub fn open(
         mut poller: Poller,
         topic: &str,
@@ -63,6 +88,7 @@ impl ReadBack {
         (low, end): (i64, i64),
         clock: Clock,
         deadline: Instant,
+        stop: CancellationToken,
     ) -> Result<ReadBack, Error> {
         let enough = |records: &[Kept]| {
             window_is_enough(records.iter().filter_map(|record| {
@@ -70,15 +96,23 @@ impl ReadBack {
                 Some((message.life(), matches!(message, Message::Epoch(_))))
             }))
         };
-        let window = kafka::read_back(&mut poller, topic, partition, (low, end), &clock, deadline, enough)?;
+        let ends = (low, end);
+        let read = kafka::read_back(&mut poller, topic, partition, ends, &clock, deadline, &stop, enough);
+        let window = match read {
+            Ok(window) => window,
+            Err(_) if stop.is_cancelled() => return Err(Error::Stopped),
+            Err(error) => return Err(error.into()),
+        };
         let mut read_back = ReadBack {
             poller,
             topic: topic.to_owned(),
             partition,
             clock,
+            stop,
             succession: Succession::default(),
             truth: Truth::default(),
             next: window.next,
+            end: window.next,
         };
         for record in window.records {
             read_back.see(record.offset, record.value.as_deref().unwrap_or_default());
@@ -102,18 +136,25 @@ impl ReadBack {
     /// # Errors
     /// [`Error`].
     pub fn until_life(&mut self, life: Life, deadline: Instant) -> Result<Verdict, Error> {
-        self.until(deadline, |message, verdict, _| match message {
+        self.until(None, deadline, |message, verdict, _| match message {
             Message::Epoch(record) if record.life == life => Some(Ok(verdict)),
             _ => None,
         })
     }
 
-    /// Reads on until the announcement of `version` by `life` is there and valid.
+    /// Reads on until the announcement of `version` by `life` is there and valid. `written_at` is its offset, where
+    /// the broker told it: once the partition is read beyond it, it will not come any more.
     ///
     /// # Errors
-    /// [`Error::Superseded`] as soon as a newer life appears, else as above.
-    pub fn until_version(&mut self, life: Life, version: Version, deadline: Instant) -> Result<(), Error> {
-        self.until(deadline, |message, verdict, highest| match message {
+    /// [`Error::Superseded`] as soon as a newer life appears, [`Error::Aborted`], else as above.
+    pub fn until_version(
+        &mut self,
+        life: Life,
+        version: Version,
+        written_at: Option<i64>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        self.until(written_at, deadline, |message, verdict, highest| match message {
             _ if highest.is_some_and(|highest| highest != life) => {
                 Some(Err(Error::Superseded { newer: highest.unwrap_or(life) }))
             }
@@ -133,6 +174,7 @@ impl ReadBack {
 
     fn until<T>(
         &mut self,
+        written_at: Option<i64>,
         deadline: Instant,
         mut found: impl FnMut(&Message, Verdict, Option<Life>) -> Option<Result<T, Error>>,
     ) -> Result<T, Error> {
@@ -141,6 +183,12 @@ impl ReadBack {
                 && let Some(found) = found(&message, verdict, self.succession.life())
             {
                 return found;
+            }
+            if let Some(written_at) = written_at.filter(|written_at| *written_at < self.end) {
+                return Err(Error::Aborted { offset: written_at });
+            }
+            if self.stop.is_cancelled() {
+                return Err(Error::Stopped);
             }
             if self.clock.now() >= deadline {
                 return Err(Error::Missing { next: self.next });
@@ -170,7 +218,11 @@ impl ReadBack {
                 return Err(kafka::Error::Unavailable { doing, detail }.into());
             }
             Some(Polled::Error(error)) if !error.is_transient() => return Err(error.into()),
-            Some(Polled::Error(_) | Polled::End { .. }) | None => return Ok(None),
+            Some(Polled::End { offset, .. }) => {
+                self.end = offset;
+                return Ok(None);
+            }
+            Some(Polled::Error(_)) | None => return Ok(None),
         };
         Ok(if offset >= self.next { self.see(offset, &value) } else { None })
     }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::announce::Carried;
@@ -89,6 +90,9 @@ pub enum Error {
     /// The log cannot be read.
     #[error("reading the log")]
     Log(#[from] log::Error),
+    /// Told to stop between two steps.
+    #[error("the takeover was told to end")]
+    Stopped,
 }
 
 impl Error {
@@ -104,7 +108,7 @@ impl Error {
             Error::Mismatch(_) => false,
             Error::View { source, .. } => source.is_transient(),
             Error::Rebuild(source) => source.is_transient(),
-            Error::Log(_) => true,
+            Error::Log(_) | Error::Stopped => true,
         }
     }
 }
@@ -154,15 +158,32 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Takes over.
+    /// Takes over. Once `stop` is cancelled it takes no further step and ends, within a second or so; who waits for it
+    /// then knows that nothing of it writes any more.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn take_over(&self) -> Result<Recovered, Error> {
-        let this = self.clone();
-        let (life, transaction, read_back, truth) = tokio::task::spawn_blocking(move || this.fence())
+    pub async fn take_over(&self, stop: &CancellationToken) -> Result<Recovered, Error> {
+        let (this, token) = (self.clone(), stop.clone());
+        // Waited for even when told to stop: the thread looks at the token itself, and what it has begun to write must
+        // have ended before somebody is told that this life has.
+        let (life, transaction, read_back, truth) = tokio::task::spawn_blocking(move || this.fence(&token))
             .await
             .map_err(|panic| Error::Mismatch(format!("taking over panicked: {panic}")))??;
+        tokio::select! {
+            () = stop.cancelled() => Err(Error::Stopped),
+            recovered = self.go_on(life, transaction, read_back, truth) => recovered,
+        }
+    }
+
+    /// Steps 4 and 5: they write nothing that others could see.
+    async fn go_on(
+        &self,
+        life: Life,
+        transaction: Transaction,
+        read_back: ReadBack,
+        truth: Truth,
+    ) -> Result<Recovered, Error> {
         let last = truth.last.as_deref();
         let newest = control::newest(&self.admin, &self.options, self.shard).await;
         let newest = newest.map_err(|source| Error::Kafka { doing: "reading the control topic", source })?;
@@ -240,22 +261,34 @@ impl Recovery {
     }
 
     /// Steps 1 to 3. Blocks.
-    fn fence(&self) -> Result<(Life, Transaction, ReadBack, Truth), Error> {
+    fn fence(&self, stop: &CancellationToken) -> Result<(Life, Transaction, ReadBack, Truth), Error> {
         let options = &self.options;
         let kafka = |doing| move |source| Error::Kafka { doing, source };
-        let announcements = |source| Error::Announcements { topic: options.announcements.clone(), source };
+        let announcements = |source| match source {
+            read_back::Error::Stopped => Error::Stopped,
+            source => Error::Announcements { topic: options.announcements.clone(), source },
+        };
+        let go_on = || if stop.is_cancelled() { Err(Error::Stopped) } else { Ok(()) };
         let partition = self.shard.0 as i32;
 
         let id = format!("{}/{}", options.dataset, self.shard);
         let mut transaction = Transaction::new(&options.kafka, &id, options.clock.clone())
-            .map_err(kafka("creating the transactional producer"))?;
+            .map_err(kafka("creating the transactional producer"))?
+            .stopped_by(stop.clone());
+        go_on()?;
         transaction.init(PATIENCE).map_err(kafka("fencing earlier writers (init_transactions)"))?;
+        go_on()?;
 
         tracing::debug!(dataset = options.dataset, "earlier writers are fenced");
         // Only now: what an earlier writer had under way has ended, so that the end stands still but for new lives.
         let tuning = Tuning::tail(&format!("stillwell.{}", options.dataset), FETCH_WAIT);
         let poller = Poller::new(&options.kafka, &tuning).map_err(kafka("creating the tail's client"))?;
-        let (low, end) = Handle::current().block_on(self.ends(&options.announcements, partition))?;
+        let (low, end) = Handle::current().block_on(async {
+            tokio::select! {
+                () = stop.cancelled() => Err(Error::Stopped),
+                ends = self.ends(&options.announcements, partition) => ends,
+            }
+        })?;
         let deadline = || options.clock.now() + PATIENCE;
         let mut read_back = ReadBack::open(
             poller,
@@ -264,6 +297,7 @@ impl Recovery {
             (low, end),
             options.clock.clone(),
             deadline(),
+            stop.clone(),
         )
         .map_err(announcements)?;
         if low > 0 && read_back.truth().last.is_none() {
@@ -277,6 +311,7 @@ impl Recovery {
 
         let mut epoch = 0;
         for _ in 0..MOST_RACES {
+            go_on()?;
             epoch = read_back.truth().highest_epoch + 1;
             let life = Life { epoch, writer: options.entropy.uuid() };
             let record = EpochRecord {

@@ -1,7 +1,16 @@
 //! Storing: uploads overlap, but come out in the order of their versions.
 //!
-//! Owns: how many uploads run at a time, their time limit and retries. Does not own: the store itself (`blob/`), what
-//! an upload means (nobody sees it before `announce`).
+//! ```text
+//!  Built -> letters too large for their topic, delta  --put--> blob store      worker_pool_size at a time
+//!                                                       ^ the breaker: closed, or nobody calls
+//!  Stored <- in the order of versions
+//! ```
+//!
+//! A store that is away ends no life: its uploads are tried again with backoff, then wait before the breaker until it
+//! is back. Meanwhile batches fill, the log holds what comes, and pressure slows the source down.
+//!
+//! Owns: how many uploads run at a time, their time limit and retries. Does not own: the store itself (`blob/`), the
+//! breaker (`circuit`, which outlives the life), what an upload means (nobody sees it before `announce`).
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -11,24 +20,32 @@ use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
 use super::build::Built;
+use super::circuit::Gate;
 use super::{Performance, Reliability};
 use crate::blob::name::{self, Folder};
 use crate::blob::{self, Body, Store};
-use crate::clock::Entropy;
-use crate::format::letter::Letter;
-use crate::retry::Backoff;
+use crate::clock::{Clock, Entropy};
+use crate::format::letter::{Elsewhere, Letter};
+use crate::retry::{Backoff, Circuit};
 use crate::telemetry::ProducerMetrics;
 
-/// Longest wait between two attempts.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// Longest wait between two attempts. Short, so that versions go on within seconds of the store's return; what spares
+/// a store that is away for long is the breaker.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// An upload may take `write_timeout`, and a second more for each of these: a slow line is not a dead one, and a
+/// snapshot of some gigabytes must get through without a time limit that lets a delta of some kilobytes hang for an hour.
+const SLOWEST_A_SECOND: u64 = 1 << 20;
+/// Largest blob that is put as a probe, while all others wait for what it tells. Before a larger one the store is asked
+/// for something small.
+const LARGEST_PROBE: u64 = 8 << 20;
 
-/// A letter, and the blob that holds its value where that is too large for the topic.
+/// A letter, and where that lies which is too large for its topic.
 #[derive(Debug)]
 pub struct StoredLetter {
     /// The letter.
     pub letter: Letter,
-    /// Name of the blob with its value.
-    pub value_blob: Option<String>,
+    /// What of it is in a blob.
+    pub elsewhere: Elsewhere,
 }
 
 /// A version whose blobs are durable.
@@ -60,59 +77,130 @@ impl Stored {
 #[derive(Clone)]
 pub struct Uploader {
     store: Store,
+    gate: Gate,
     timeout: Duration,
     reliability: Reliability,
+    clock: Clock,
     entropy: Entropy,
     metrics: Arc<ProducerMetrics>,
 }
 
 impl Uploader {
-    /// An uploader to `store`.
+    /// An uploader to `store`, through its breaker.
     pub fn new(
         store: Store,
+        gate: Gate,
         performance: &Performance,
         reliability: &Reliability,
-        entropy: Entropy,
+        (clock, entropy): (Clock, Entropy),
         metrics: Arc<ProducerMetrics>,
     ) -> Uploader {
-        Uploader {
-            store,
-            timeout: performance.write_timeout,
-            reliability: reliability.clone(),
-            entropy,
-            metrics,
+        let (timeout, reliability) = (performance.write_timeout, reliability.clone());
+        Uploader { store, gate, timeout, reliability, clock, entropy, metrics }
+    }
+
+    /// Puts one blob. While the error may pass it is tried again, without end: `max_retry_attempts` times with
+    /// backoff, then that counts as one failure against the breaker, and so on; while the breaker is open nothing is
+    /// tried. Dropping the future ends it; what was sent by then nobody sees.
+    ///
+    /// # Errors
+    /// The store's, where trying again is in vain; the life ends with it, the log keeps the records for the next one.
+    pub async fn put(&self, name: &str, body: Body) -> Result<(), blob::Error> {
+        let bytes = length(&body).await;
+        let mut backoff = Backoff::new(self.reliability.retry_backoff, LONGEST_BACKOFF);
+        let mut first = true;
+        loop {
+            let pass = self.gate.pass().await;
+            if pass.is_probe() && bytes > LARGEST_PROBE {
+                match self.within(0, name, self.store.head(name)).await {
+                    Ok(_) => pass.succeeded(),
+                    Err(error) => pass.failed(error.to_string()),
+                }
+                continue;
+            }
+            let attempts = if pass.is_probe() { 1 } else { self.reliability.max_retry_attempts + 1 };
+            let mut left = attempts;
+            let error = loop {
+                if !std::mem::take(&mut first) {
+                    self.metrics.retries_total.inc();
+                }
+                let Err(error) = self.attempt(name, &body, bytes).await else {
+                    pass.succeeded();
+                    return Ok(());
+                };
+                if !error.is_transient() {
+                    // It has answered: that it will not take this one says nothing about the next.
+                    pass.succeeded();
+                    return Err(error);
+                }
+                left -= 1;
+                if left == 0 {
+                    break error;
+                }
+                let wait = backoff.next(&self.entropy);
+                tracing::warn!(%error, blob = name, ?wait, "a blob could not be stored; trying again");
+                tokio::time::sleep(wait).await;
+                if !pass.is_probe() && self.gate.state() != Circuit::Closed {
+                    // Opened meanwhile by what others saw: no more attempts.
+                    break error;
+                }
+            };
+            tracing::warn!(%error, blob = name, attempts, "a blob could not be stored; its version waits");
+            pass.failed(error.to_string());
+            tokio::time::sleep(backoff.next(&self.entropy)).await;
         }
     }
 
-    /// Puts one blob. Retried with backoff while the error is transient; then, and when the store refuses for good,
-    /// the error is returned and the life ends with it: the log keeps the records for the next one.
-    ///
-    /// # Errors
-    /// The store's last one.
-    pub async fn put(&self, name: &str, body: Body) -> Result<(), blob::Error> {
-        let mut backoff = Backoff::new(self.reliability.retry_backoff, LONGEST_BACKOFF);
-        loop {
-            self.metrics.active_writes.inc();
-            let put = tokio::time::timeout(self.timeout, self.store.put(name, body.clone())).await;
-            self.metrics.active_writes.dec();
-            let error = match put {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(error)) => error,
-                Err(_) => blob::Error::Unavailable {
-                    doing: "storing",
-                    url: self.store.absolute_url(name),
-                    problem: format!("it took longer than write_timeout ({:?})", self.timeout),
-                },
-            };
-            self.metrics.write_failures_total.inc();
-            if !error.is_transient() || backoff.failures() >= self.reliability.max_retry_attempts {
-                return Err(error);
+    async fn attempt(&self, name: &str, body: &Body, bytes: u64) -> Result<(), blob::Error> {
+        let began = self.clock.now();
+        self.metrics.active_writes.inc();
+        // Given back even where the future is dropped.
+        let _active = Active(&self.metrics);
+        let put = self.within(bytes, name, self.store.put(name, body.clone())).await;
+        match &put {
+            Ok(()) => {
+                let took = self.clock.now().saturating_duration_since(began);
+                self.metrics.write_latency_seconds.observe(took.as_secs_f64());
             }
-            let wait = backoff.next(&self.entropy);
-            self.metrics.retries_total.inc();
-            tracing::warn!(error = %error, blob = name, ?wait, "a blob could not be stored; trying again");
-            tokio::time::sleep(wait).await;
+            Err(_) => self.metrics.write_failures_total.inc(),
         }
+        put
+    }
+
+    /// `call`, unless it takes longer than what moves `bytes` may.
+    async fn within<T>(
+        &self,
+        bytes: u64,
+        name: &str,
+        call: impl Future<Output = Result<T, blob::Error>>,
+    ) -> Result<T, blob::Error> {
+        let limit = self.timeout.saturating_add(Duration::from_secs(bytes / SLOWEST_A_SECOND));
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+            Err(blob::Error::Unavailable {
+                doing: "storing",
+                url: self.store.absolute_url(name),
+                problem: format!(
+                    "it took longer than {limit:?}: write_timeout ({:?}), and a second for each MiB of {bytes} bytes",
+                    self.timeout
+                ),
+            })
+        })
+    }
+}
+
+struct Active<'a>(&'a ProducerMetrics);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active_writes.dec();
+    }
+}
+
+/// Bytes that a put moves. A file that cannot be looked at counts as empty: the put says why.
+async fn length(body: &Body) -> u64 {
+    match body {
+        Body::Bytes(bytes) => bytes.len() as u64,
+        Body::File(path) => tokio::fs::metadata(path).await.map_or(0, |file| file.len()),
     }
 }
 
@@ -158,28 +246,122 @@ impl Storer {
         let mut letters = Vec::with_capacity(built.letters.len());
         let mut letter_bytes = 0;
         for letter in std::mem::take(&mut built.letters) {
-            let value_blob = match &letter.value {
-                Some(value) if letter.size() > self.letter_limit => {
-                    let name = name::letter(
-                        &self.folder,
-                        &letter.source.topic,
-                        letter.source.partition,
-                        letter.offset,
-                    );
-                    self.uploader.put(&name, Body::Bytes(value.clone())).await?;
-                    Some(name)
-                }
-                _ => None,
-            };
-            letter_bytes += if value_blob.is_some() { 1024 } else { letter.size() as u64 };
-            letters.push(StoredLetter { letter, value_blob });
+            let elsewhere = self.store_what_is_too_large(&letter).await?;
+            letter_bytes += letter.size_without(&elsewhere) as u64;
+            letters.push(StoredLetter { letter, elsewhere });
         }
-        let timer = self.uploader.metrics.write_latency_seconds.start_timer();
         self.uploader.put(&built.delta.blob.name, Body::Bytes(built.stored.clone())).await?;
-        timer.observe_duration();
         for (name, body) in built.whole.iter().flat_map(|whole| whole.blobs()) {
             self.uploader.put(name, body).await?;
         }
         Ok(Stored { built, letters, letter_bytes })
+    }
+
+    /// A letter must never stand in the way of the position that it goes out with, so whatever its topic will not take
+    /// goes into a blob: the value, or, where key and headers alone are too large, all of it.
+    async fn store_what_is_too_large(&self, letter: &Letter) -> Result<Elsewhere, blob::Error> {
+        let blob = |part| {
+            let source = &letter.source;
+            name::letter(&self.folder, &source.topic, source.partition, letter.offset, part)
+        };
+        let (elsewhere, body) = match &letter.value {
+            _ if letter.size() <= self.letter_limit => return Ok(Elsewhere::Nothing),
+            Some(value) if letter.size() - value.len() <= self.letter_limit => {
+                (Elsewhere::Value(blob(name::LetterPart::Value)), value.clone())
+            }
+            _ => {
+                let mut whole = Vec::with_capacity(letter.size());
+                letter.encode(&mut whole);
+                (Elsewhere::Whole(blob(name::LetterPart::Whole)), whole.into())
+            }
+        };
+        if let Elsewhere::Value(blob) | Elsewhere::Whole(blob) = &elsewhere {
+            self.uploader.put(blob, Body::Bytes(body)).await?;
+        }
+        Ok(elsewhere)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::faulty::{Control, Faults, Faulty};
+    use crate::producer::circuit::Circuits;
+
+    /// An uploader to a store with these faults, and what a test looks at.
+    fn uploader(faults: Faults, reset: Duration) -> (Uploader, Control, Store) {
+        let inner = Store::open("memory://").unwrap();
+        let (store, control) = Faulty::wrap(inner.clone(), faults, Entropy::seeded(1));
+        let reliability = Reliability {
+            max_retry_attempts: 1,
+            retry_backoff: Duration::from_millis(1),
+            circuit_breaker_threshold: 2,
+            circuit_breaker_reset: reset,
+        };
+        let performance = Performance { write_timeout: Duration::from_millis(100), ..Performance::default() };
+        let metrics = ProducerMetrics::detached();
+        let clock = Clock::system();
+        let gate = Circuits::new(&reliability, &clock, &metrics).store;
+        let chance = Entropy::seeded(2);
+        (Uploader::new(store, gate, &performance, &reliability, (clock, chance), metrics), control, inner)
+    }
+
+    async fn within(time: Duration, put: impl Future<Output = Result<(), blob::Error>>) -> bool {
+        tokio::time::timeout(time, put).await.is_ok_and(|put| put.is_ok())
+    }
+
+    #[tokio::test]
+    async fn the_time_limit_grows_with_the_blob() {
+        let slow = Faults { delay: Duration::from_millis(500), ..Faults::default() };
+        let (uploader, ..) = uploader(slow, Duration::from_secs(60));
+        let large = Body::Bytes(vec![0; 2 << 20].into());
+        assert!(within(Duration::from_secs(10), uploader.put("large", large)).await);
+        assert_eq!(uploader.metrics.write_failures_total.get(), 0);
+        let small = Body::Bytes(vec![0; 2 << 10].into());
+        assert!(!within(Duration::from_secs(1), uploader.put("small", small)).await, "it takes too long");
+        assert!(uploader.metrics.write_failures_total.get() > 0);
+        assert_eq!(uploader.metrics.active_writes.get(), 0, "given back by who was dropped, too");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_tried_while_it_is_open_and_nothing_given_up() {
+        let (uploader, control, inner) =
+            uploader(Faults { put_fails: 1.0, ..Faults::default() }, Duration::from_secs(60));
+        let body = || Body::Bytes(vec![1; 10].into());
+        let mut waiting = std::pin::pin!(uploader.put("a", body()));
+        assert!(!within(Duration::from_secs(1), waiting.as_mut()).await);
+        assert_eq!(uploader.gate.state(), Circuit::Open);
+        assert_eq!(control.injected(), 4, "two failures of two attempts each");
+        assert!(!within(Duration::from_millis(100), uploader.put("b", body())).await);
+        assert_eq!(control.injected(), 4);
+        // Somebody else finds that it is back.
+        control.set(false);
+        uploader.gate.succeeded();
+        assert!(within(Duration::from_secs(10), waiting).await);
+        assert_eq!(inner.head("a").await.unwrap(), Some(10));
+    }
+
+    #[tokio::test]
+    async fn a_large_blob_is_not_the_probe() {
+        let faults = Faults { put_fails: 1.0, other_fails: 1.0, ..Faults::default() };
+        let (uploader, control, inner) = uploader(faults, Duration::from_millis(50));
+        uploader.gate.failed("away".into());
+        uploader.gate.failed("away".into());
+        let large = Body::Bytes(vec![0; LARGEST_PROBE as usize + 1].into());
+        let mut put = std::pin::pin!(uploader.put("large", large));
+        assert!(!within(Duration::from_millis(500), put.as_mut()).await);
+        assert!(control.injected() > 0, "it asked");
+        assert_eq!(uploader.metrics.write_failures_total.get(), 0, "but did not send");
+        control.set(false);
+        assert!(within(Duration::from_secs(10), put).await);
+        assert_eq!(inner.head("large").await.unwrap(), Some(LARGEST_PROBE + 1));
+    }
+
+    #[tokio::test]
+    async fn what_will_never_be_stored_is_an_error_at_once() {
+        let (uploader, ..) = uploader(Faults::default(), Duration::from_secs(60));
+        let error = uploader.put("no//name", Body::Bytes(vec![].into())).await.unwrap_err();
+        assert!(matches!(error, blob::Error::Name { .. }), "{error}");
+        assert_eq!(uploader.gate.report().error, None);
     }
 }

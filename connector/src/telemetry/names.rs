@@ -24,7 +24,7 @@ families! {
         batch_records: Histogram,
         /// From a batch's first record to its flush.
         batch_flush_seconds: Histogram,
-        /// One upload to the blob store.
+        /// One upload to the blob store that went well, without the attempts before it.
         write_latency_seconds: Histogram,
         /// Received to durable in the log.
         persist_latency_seconds: Histogram,
@@ -36,10 +36,10 @@ families! {
         write_failures_total: IntCounter,
         /// Attempts after the first.
         retries_total: IntCounter,
-        /// The circuit breaker: 0 closed, 1 half-open, 2 open.
-        circuit_state: IntGauge,
-        /// How often the circuit breaker opened.
-        circuit_trips_total: IntCounter,
+        /// The circuit breaker before a dependency: 0 closed, 1 half-open, 2 open.
+        circuit_state: By<IntGauge>["dependency"],
+        /// How often that circuit breaker opened.
+        circuit_trips_total: By<IntCounter>["dependency"],
         /// Flushes forced by memory pressure.
         memory_pressure_events_total: IntCounter,
         /// Whether the source is paused: 1 while nothing is taken from Kafka.
@@ -100,6 +100,10 @@ families! {
         announced_version: IntGauge,
         /// The present wait between polls.
         backoff_seconds: Gauge,
+        /// The circuit breaker before a dependency: 0 closed, 1 half-open, 2 open.
+        circuit_state: By<IntGauge>["dependency"],
+        /// How often that circuit breaker opened.
+        circuit_trips_total: By<IntCounter>["dependency"],
         /// Bytes held, by kind.
         memory_bytes: By<IntGauge>["kind"],
         /// Dead letters, by the stage that could not process the record.

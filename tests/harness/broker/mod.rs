@@ -57,7 +57,7 @@ impl Broker {
                 given.wait();
                 return Ok(given);
             }
-            Broker::launch()
+            Broker::launch(&[])
         });
         match started {
             Ok(broker) => broker,
@@ -67,11 +67,19 @@ impl Broker {
 
     /// A broker of the test's own, which it may stop and start; gone with the value.
     pub fn own() -> Broker {
-        Broker::launch().unwrap_or_else(|why| panic!("no broker of its own: {why}"))
+        Broker::own_with(&[])
     }
 
-    fn launch() -> Result<Broker, String> {
-        let settings = Settings::load();
+    /// The same, with broker properties besides those of `testcontainers-config/kafka.toml`.
+    pub fn own_with(properties: &[(&str, &str)]) -> Broker {
+        Broker::launch(properties).unwrap_or_else(|why| panic!("no broker of its own: {why}"))
+    }
+
+    fn launch(properties: &[(&str, &str)]) -> Result<Broker, String> {
+        let mut settings = Settings::load();
+        settings
+            .properties
+            .extend(properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
         let kind = match choice(&settings)? {
             Choice::Testcontainers => Kind::Container(Box::new(container::Container::start(&settings)?)),
             Choice::Native => Kind::Native(native::Native::start(&settings)?),

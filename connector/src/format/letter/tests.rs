@@ -38,7 +38,7 @@ fn text(headers: &[(String, Option<Bytes>)], name: &str) -> Vec<String> {
 
 #[test]
 fn headers_are_the_originals_then_connects_then_ours() {
-    let headers = letter().kafka_headers("orders", 0, 1_760_000_000_777, None);
+    let headers = letter().kafka_headers("orders", 0, 1_760_000_000_777, &Elsewhere::Nothing);
     assert_eq!(headers[..3], letter().headers, "untouched");
     let put: Vec<(&str, &str)> = headers[3..]
         .iter()
@@ -59,21 +59,39 @@ fn headers_are_the_originals_then_connects_then_ours() {
         ("stillwell.original-timestamp", "1760000000000"),
     ];
     assert_eq!(put, expected);
-    let with_blob = letter().kafka_headers("orders", 0, 0, Some("orders/letters/3-41"));
+    let with_blob = letter().kafka_headers("orders", 0, 0, &Elsewhere::Value("orders/letters/3-41".into()));
     assert_eq!(text(&with_blob, header::VALUE_BLOB), ["orders/letters/3-41"]);
+}
+
+#[test]
+fn a_letter_that_lies_elsewhere_goes_out_small_whatever_its_parts_are() {
+    let mut large = letter();
+    large.key = Some(Bytes::from(vec![b'k'; 1 << 20]));
+    large.headers.push(("h".repeat(1 << 20), Some(Bytes::from(vec![b'v'; 1 << 20]))));
+    large.headers.push((header::REPLAYS.into(), Some(Bytes::from_static(b"2"))));
+    let whole = Elsewhere::Whole("orders/letters/3-41".into());
+    let out = large.kafka_headers("orders", 0, 0, &whole);
+    let bytes: usize = out.iter().map(|(name, value)| name.len() + value.as_ref().unwrap().len()).sum();
+    assert!(bytes < large.size_without(&whole), "{bytes}");
+    assert_eq!(large.kafka_record(&whole), (None, None));
+    assert_eq!(text(&out, header::LETTER_BLOB), ["orders/letters/3-41"]);
+    assert_eq!(text(&out, header::REPLAYS), ["2"], "a loop guard must not be reset by size");
+    let value = Elsewhere::Value("orders/letters/3-41".into());
+    assert_eq!(letter().kafka_record(&value), (letter().key.as_deref(), None));
+    assert_eq!(letter().kafka_record(&whole), (letter().key.as_deref(), None), "a short key stays");
 }
 
 #[test]
 fn a_record_that_fails_again_and_again_does_not_grow() {
     let mut again = letter();
-    let first = again.kafka_headers("orders", 0, 1, None);
+    let first = again.kafka_headers("orders", 0, 1, &Elsewhere::Nothing);
     let mut sizes = Vec::new();
     for replay in 1..=5 {
         // a replay that leaves everything on, and counts
-        again.headers = again.kafka_headers("orders", 0, replay, None);
+        again.headers = again.kafka_headers("orders", 0, replay, &Elsewhere::Nothing);
         let count = again.headers.iter_mut().find(|(name, _)| name == header::REPLAYS).unwrap();
         count.1 = Some(Bytes::from(replay.to_string()));
-        let out = again.kafka_headers("orders", 0, replay, None);
+        let out = again.kafka_headers("orders", 0, replay, &Elsewhere::Nothing);
         assert_eq!(text(&out, header::REPLAYS), [replay.to_string()], "carried over, not piled up");
         assert_eq!(text(&out, header::FAILED_AT), [replay.to_string()], "the latest failure");
         assert_eq!(out[..3], letter().headers);
@@ -87,7 +105,7 @@ fn a_letter_of_somebody_else_keeps_its_own_headers() {
     // Connect's dead letters as a source topic: that they failed there is part of the record.
     let mut theirs = letter();
     theirs.headers.push((header::STAGE.into(), Some(Bytes::from_static(b"TASK_PUT"))));
-    let out = theirs.kafka_headers("orders", 0, 0, None);
+    let out = theirs.kafka_headers("orders", 0, 0, &Elsewhere::Nothing);
     assert_eq!(out[..4], theirs.headers);
     assert_eq!(text(&out, header::STAGE), ["TASK_PUT", "VALUE_CONVERTER"], "readers take the last");
 }
@@ -100,7 +118,7 @@ fn what_is_put_behind_is_bounded() {
     let back = Letter::decode(&bytes(&long)).unwrap();
     assert_eq!((back.message.len(), back.class.len()), (1024, 256));
     for letter in [&long, &back] {
-        let headers = letter.kafka_headers(&"n".repeat(1_000), 0, 0, None);
+        let headers = letter.kafka_headers(&"n".repeat(1_000), 0, 0, &Elsewhere::Nothing);
         let message = text(&headers, header::EXCEPTION_MESSAGE);
         assert_eq!(message[0].len(), 1024);
         assert!(message[0].chars().all(|c| c == 'é'));

@@ -152,8 +152,11 @@ fn tail_on(options: &Options, watchers: &Watchers, quit: &CancellationToken) -> 
     let tuning = Tuning::tail(&format!("stillwell.{}", options.dataset), FETCH_WAIT);
     let poller = Poller::new(&options.kafka, &tuning).map_err(failed)?;
     let deadline = options.clock.now() + READ_BACK;
-    let mut read_back =
-        ReadBack::open(poller, topic, partition, ends, options.clock.clone(), deadline).map_err(unread)?;
+    let clock = options.clock.clone();
+    let mut read_back = match ReadBack::open(poller, topic, partition, ends, clock, deadline, quit.clone()) {
+        Err(read_back::Error::Stopped) => return Ok(()),
+        opened => opened.map_err(unread)?,
+    };
     tracing::debug!(
         dataset = options.dataset,
         "following the announcements of another instance for who writes here"

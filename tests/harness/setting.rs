@@ -1,4 +1,4 @@
-//! One dataset on the shared broker: its source topic, its directories, and the model that it must come to equal.
+//! One dataset: its source topic, its directories, and the model that it must come to equal.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use stillwell::{Consumer, Producer, ProducerBuilder, View};
-use stillwell_tests::{Record, Topic, bootstrap, scratch, wait_until_async};
+
+use crate::{Broker, Record, Topic, scratch, unique, wait_until_async};
 
 /// Longest that a version may take to become readable.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -16,35 +17,51 @@ pub type Model = BTreeMap<Vec<u8>, Value>;
 
 /// A dataset under test.
 pub struct Setting {
+    /// Its source topic; the dataset is called as it is.
     pub topic: Topic,
+    /// Its own files and its blobs.
     pub dir: tempfile::TempDir,
+    /// The dataset's schema.
     pub schema: String,
+    /// What its readers must come to hold.
     pub model: Model,
+    /// Where producers and consumers reach Kafka.
+    pub bootstrap: String,
 }
 
 impl Setting {
+    /// A dataset on the shared broker.
     pub fn new(name: &str, partitions: i32, schema: &str) -> Setting {
+        Setting::on(Broker::shared(), name, partitions, schema)
+    }
+
+    /// A dataset on a broker of the test's own.
+    pub fn on(broker: &Broker, name: &str, partitions: i32, schema: &str) -> Setting {
         if let Ok(level) = std::env::var("STILLWELL_TEST_LOG") {
             // The first test that asks starts it, for all of them.
             let level = level.parse().expect("STILLWELL_TEST_LOG is a level");
             stillwell::telemetry::log::init(stillwell::telemetry::log::Form::Human, &level, std::io::stderr);
         }
         Setting {
-            topic: Topic::create(name, partitions),
+            topic: Topic::create_on(broker, &unique(name), partitions, &[]),
+            bootstrap: broker.bootstrap().to_owned(),
             dir: scratch(),
             schema: schema.to_owned(),
             model: Model::new(),
         }
     }
 
+    /// Its name.
     pub fn dataset(&self) -> &str {
         self.topic.name()
     }
 
+    /// Where its log and cache lie.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
+    /// Its blob store.
     pub fn blobs(&self) -> String {
         format!("file://{}", self.dir.path().join("blobs").display())
     }
@@ -61,22 +78,25 @@ impl Setting {
         Record::delete(key)
     }
 
+    /// A producer of it, not started yet.
     pub fn builder(&self) -> ProducerBuilder {
         Producer::builder(self.dataset())
-            .bootstrap_servers(bootstrap())
+            .bootstrap_servers(&self.bootstrap)
             .source(self.dataset())
             .schema(&self.schema)
             .data_dir(self.data_dir())
             .blobs(self.blobs())
     }
 
+    /// A producer of it.
     pub async fn producer(&self) -> Producer {
         self.builder().start().await.expect("the producer starts")
     }
 
+    /// A consumer of it that is caught up.
     pub async fn consumer(&self, cache: &Path) -> Consumer {
         Consumer::builder(self.dataset())
-            .bootstrap_servers(bootstrap())
+            .bootstrap_servers(&self.bootstrap)
             .blobs(self.blobs())
             .cache_dir(cache)
             .start()

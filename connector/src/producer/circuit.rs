@@ -1,0 +1,330 @@
+//! Circuit breakers: whether a dependency is asked at all. One for each, for all lives of a producer: a life that ends
+//! takes its experience with it, and the next one would begin by asking again what has just failed ten times.
+//!
+//! ```text
+//!  closed --threshold failures in a row--> open --reset time--> half-open --one call, well--> closed
+//!                                           ^------------------ it fails ---+
+//! ```
+//!
+//! A failure is told when the retries are used up. While a breaker is open nobody calls: uploads, or the next takeover,
+//! wait before it. Nothing is given up meanwhile; the log and Kafka hold what comes.
+//!
+//! Owns: the breakers, waiting before them, their metrics. Does not own: the arithmetic (`retry`), the calls (`store`,
+//! `announce`, `recover`), what health says of it (`host`).
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::{IntCounter, IntGauge};
+use tokio::sync::Notify;
+
+use super::Reliability;
+use crate::clock::Clock;
+use crate::retry::{Breaker, Circuit};
+use crate::telemetry::ProducerMetrics;
+
+/// Longest that a waiter sleeps before it looks again.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What the writing side depends on and asks through a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dependency {
+    /// Uploads.
+    BlobStore,
+    /// Takeovers and announcements.
+    KafkaTransactions,
+}
+
+impl Dependency {
+    /// As metrics and health spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dependency::BlobStore => "blob_store",
+            Dependency::KafkaTransactions => "kafka_transactions",
+        }
+    }
+}
+
+/// One breaker at one moment.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Of what.
+    pub dependency: Dependency,
+    /// Its state.
+    pub state: Circuit,
+    /// The last failure, until the next success.
+    pub error: Option<String>,
+}
+
+/// All breakers of a producer. Cheap to clone; clones are the same breakers.
+#[derive(Clone, Debug)]
+pub struct Circuits {
+    /// Uploads.
+    pub store: Gate,
+    /// Takeovers and announcements.
+    pub kafka: Gate,
+}
+
+impl Circuits {
+    /// All closed.
+    pub fn new(reliability: &Reliability, clock: &Clock, metrics: &ProducerMetrics) -> Circuits {
+        let gate = |dependency| Gate::new(dependency, reliability, clock.clone(), metrics);
+        Circuits { store: gate(Dependency::BlobStore), kafka: gate(Dependency::KafkaTransactions) }
+    }
+
+    /// All of them at this moment.
+    pub fn report(&self) -> [Report; 2] {
+        [self.store.report(), self.kafka.report()]
+    }
+
+    /// The dependency whose breaker is open, if any: what waits for it waits longer than anybody should be kept waiting.
+    pub fn open(&self) -> Option<Dependency> {
+        self.report().into_iter().find(|report| report.state == Circuit::Open).map(|report| report.dependency)
+    }
+}
+
+/// The breaker before one dependency, with those who wait for it.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    dependency: Dependency,
+    clock: Clock,
+    /// Held for a few instructions, never across an await.
+    held: Mutex<Held>,
+    /// Told whenever a call has ended, so that who waits looks again.
+    changed: Notify,
+    state: IntGauge,
+    trips: IntCounter,
+}
+
+#[derive(Debug)]
+struct Held {
+    breaker: Breaker,
+    error: Option<String>,
+}
+
+impl Gate {
+    fn new(
+        dependency: Dependency,
+        reliability: &Reliability,
+        clock: Clock,
+        metrics: &ProducerMetrics,
+    ) -> Gate {
+        let breaker = Breaker::new(reliability.circuit_breaker_threshold, reliability.circuit_breaker_reset);
+        let name = dependency.name();
+        let state = metrics.circuit_state.with(&[name]);
+        state.set(Circuit::Closed as i64);
+        Gate(Arc::new(Shared {
+            dependency,
+            clock,
+            held: Mutex::new(Held { breaker, error: None }),
+            changed: Notify::new(),
+            state,
+            trips: metrics.circuit_trips_total.with(&[name]),
+        }))
+    }
+
+    /// Waits until a call may be made. In the half-open state one caller gets through, as the probe; the others wait
+    /// for what it tells.
+    pub async fn pass(&self) -> Pass {
+        loop {
+            // Registered before the look: what is told between look and wait still wakes this one.
+            let mut changed = std::pin::pin!(self.0.changed.notified());
+            changed.as_mut().enable();
+            let wait = {
+                let mut held = self.lock();
+                let now = self.0.clock.now();
+                let probe = held.breaker.state(now) != Circuit::Closed;
+                if held.breaker.allows(now) {
+                    self.show(&held);
+                    return Pass { gate: self.clone(), probe, told: false };
+                }
+                self.show(&held);
+                held.breaker.opens_in(now)
+            };
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep(wait.unwrap_or(LONGEST_WAIT)) => {}
+            }
+        }
+    }
+
+    /// Its state now.
+    pub fn state(&self) -> Circuit {
+        let held = self.lock();
+        self.show(&held);
+        held.breaker.state(self.0.clock.now())
+    }
+
+    /// How many calls have failed in a row, against how many may: 1 or more is open.
+    pub fn strain(&self) -> f64 {
+        self.lock().breaker.strain()
+    }
+
+    /// All of it at this moment.
+    pub fn report(&self) -> Report {
+        let held = self.lock();
+        self.show(&held);
+        let state = held.breaker.state(self.0.clock.now());
+        Report { dependency: self.0.dependency, state, error: held.error.clone() }
+    }
+
+    /// Tells a success of who did not have to ask: closes the breaker.
+    pub fn succeeded(&self) {
+        let mut held = self.lock();
+        if held.breaker.state(self.0.clock.now()) != Circuit::Closed {
+            tracing::info!(dependency = self.0.dependency.name(), "it answers again; the circuit is closed");
+        }
+        held.breaker.succeeded();
+        held.error = None;
+        self.tell(held);
+    }
+
+    /// Tells a failure of who did not have to ask.
+    pub fn failed(&self, error: String) {
+        self.fail(error, false);
+    }
+
+    fn fail(&self, error: String, probe: bool) {
+        let mut held = self.lock();
+        let now = self.0.clock.now();
+        let trips = held.breaker.trips();
+        // What was begun before it opened says nothing about the probe that is under way.
+        if probe || held.breaker.state(now) == Circuit::Closed {
+            held.breaker.failed(now);
+        }
+        if held.breaker.trips() > trips {
+            self.0.trips.inc_by(held.breaker.trips() - trips);
+            tracing::warn!(
+                dependency = self.0.dependency.name(),
+                error,
+                "the circuit is open: it is left alone for circuit_breaker_reset; nothing is lost, versions wait"
+            );
+        }
+        held.error = Some(error);
+        self.tell(held);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn show(&self, held: &Held) {
+        self.0.state.set(held.breaker.state(self.0.clock.now()) as i64);
+    }
+
+    fn tell(&self, held: std::sync::MutexGuard<'_, Held>) {
+        self.show(&held);
+        drop(held);
+        self.0.changed.notify_waiters();
+    }
+}
+
+/// Leave for one call. Dropped without a word (its caller was told to end), it says nothing about the dependency, and
+/// another may be the probe.
+#[derive(Debug)]
+#[must_use = "the call's outcome is to be told"]
+pub struct Pass {
+    gate: Gate,
+    probe: bool,
+    told: bool,
+}
+
+impl Pass {
+    /// Whether the dependency was away and this call is to find out whether it is back: one attempt, no retries.
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// The call went well.
+    pub fn succeeded(mut self) {
+        self.told = true;
+        self.gate.succeeded();
+    }
+
+    /// The call failed, its retries too.
+    pub fn failed(mut self, error: String) {
+        self.told = true;
+        self.gate.fail(error, self.probe);
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if self.probe && !self.told {
+            let mut held = self.gate.lock();
+            held.breaker.abandoned();
+            self.gate.tell(held);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn circuits(clock: &Clock) -> (Circuits, Arc<ProducerMetrics>) {
+        let reliability = Reliability {
+            circuit_breaker_threshold: 2,
+            circuit_breaker_reset: Duration::from_millis(300),
+            ..Reliability::default()
+        };
+        let metrics = ProducerMetrics::detached();
+        (Circuits::new(&reliability, clock, &metrics), metrics)
+    }
+
+    #[tokio::test]
+    async fn who_waits_before_an_open_breaker_goes_on_once_a_probe_went_well() {
+        let (Circuits { store, kafka }, metrics) = circuits(&Clock::system());
+        for _ in 0..2 {
+            store.pass().await.failed("away".into());
+        }
+        let report = store.report();
+        assert_eq!((report.state, report.error.as_deref()), (Circuit::Open, Some("away")));
+        assert_eq!(kafka.state(), Circuit::Closed, "each dependency has its own");
+        assert_eq!(metrics.circuit_state.with(&["blob_store"]).get(), 2);
+        assert_eq!(metrics.circuit_trips_total.with(&["blob_store"]).get(), 1);
+
+        let probe = store.pass().await;
+        assert!(probe.is_probe());
+        let mut second = std::pin::pin!(store.pass());
+        assert!(futures::poll!(&mut second).is_pending(), "one probe at a time");
+        probe.failed("still away".into());
+        assert!(futures::poll!(&mut second).is_pending(), "open again");
+        let probe = second.await;
+        assert!(probe.is_probe());
+        let mut third = std::pin::pin!(store.pass());
+        assert!(futures::poll!(&mut third).is_pending());
+        probe.succeeded();
+        assert!(!third.await.is_probe());
+        assert_eq!(metrics.circuit_trips_total.with(&["blob_store"]).get(), 2);
+        assert_eq!((store.state(), store.report().error), (Circuit::Closed, None));
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_is_cut_off_leaves_the_next_one_to_another() {
+        let (Circuits { store, .. }, _) = circuits(&Clock::system());
+        store.failed("away".into());
+        store.failed("away".into());
+        drop(store.pass().await);
+        let next = tokio::time::timeout(Duration::from_secs(5), store.pass()).await;
+        assert!(next.expect("it is let through").is_probe());
+    }
+
+    #[tokio::test]
+    async fn what_began_before_it_opened_does_not_speak_for_the_probe() {
+        let clock = Clock::manual(0);
+        let (Circuits { store, .. }, _) = circuits(&clock);
+        let early = store.pass().await;
+        store.failed("away".into());
+        store.failed("away".into());
+        clock.advance(Duration::from_millis(300));
+        let probe = store.pass().await;
+        early.failed("away".into());
+        assert_eq!(store.state(), Circuit::HalfOpen);
+        probe.succeeded();
+        assert_eq!(store.state(), Circuit::Closed);
+    }
+}

@@ -1,0 +1,388 @@
+//! Who lives and when: the membership, and one life of the shard's writer after another.
+//!
+//! ```text
+//!  prepare topics -> join the group -> Assigned: a life, after its end another, with backoff and behind the breakers
+//!       ^                 |                |  Revoked, Stop: it drains, unless that is in vain;  Lost: it is killed
+//!       +-- client ended -+                v  joined before the shard is let go
+//! ```
+//!
+//! Owns: the supervisor's task, the lives' tasks. Does not own: when there is a life (`own`), what one does (`life`).
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::announce::Announced;
+use super::circuit::Circuits;
+use super::life::{self, End, Ground};
+use super::log::Log;
+use super::own::{Action, Event, Ownership};
+use super::pace::Pace;
+use super::recover::Recovery;
+use super::shed::Ledger;
+use super::write::watch::Watchers;
+use super::{Farewell, Options, Status, topics};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::gauge::Pressure;
+use crate::kafka::{self, Admin, Member};
+use crate::retry::Backoff;
+use crate::version::Shard;
+use crate::view::Cache;
+
+/// Between lives, and between attempts to reach Kafka.
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// How often a drain is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How a term in the group ended.
+enum Next {
+    /// Told to stop.
+    Stop,
+    /// The group's client cannot go on: a new one may.
+    JoinAgain,
+}
+
+/// The task that begins lives and ends them.
+pub(super) struct Supervisor {
+    pub(super) options: Options,
+    pub(super) log: Log,
+    pub(super) cache: Cache,
+    pub(super) circuits: Circuits,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) announced: watch::Sender<Option<Announced>>,
+    pub(super) pace: Pace,
+    pub(super) ledger: Ledger,
+    pub(super) watchers: Watchers,
+}
+
+/// A life under way.
+struct Running {
+    end: End,
+    recovered: Option<oneshot::Receiver<()>>,
+}
+
+impl Supervisor {
+    /// Runs until `stop`, or a mistake that waiting does not mend.
+    pub(super) async fn run(self, stop: CancellationToken) -> Result<Farewell> {
+        let dataset = self.options.dataset.clone();
+        let mut backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
+        let ended = loop {
+            match self.supervise(stop.clone()).await {
+                Ok(Next::Stop) => break Ok(()),
+                Ok(Next::JoinAgain) => {
+                    let wait = backoff.next(&self.options.entropy);
+                    tracing::warn!(dataset, ?wait, "the group's client has ended; joining again");
+                    tokio::select! {
+                        () = stop.cancelled() => break Ok(()),
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        if let Err(error) = &ended {
+            tracing::error!(dataset, error = %error.chain(), "the producer has ended");
+        }
+        let synced = self.log.close().await;
+        let farewell = {
+            let announced = self.announced.borrow();
+            Farewell {
+                version: announced.as_ref().map(|announced| announced.version),
+                positions: announced
+                    .as_ref()
+                    .map(|announced| announced.positions.clone())
+                    .unwrap_or_default(),
+                left_in_log: self.log.stats().pending_records,
+            }
+        };
+        ended?;
+        synced
+            .map_err(|error| Error::because(error.kind(), format!("closing the log of {dataset}"), error))?;
+        Ok(farewell)
+    }
+
+    async fn supervise(&self, stop: CancellationToken) -> Result<Next> {
+        let options = &self.options;
+        let Some((admin, prepared)) = self.prepare(&stop).await? else { return Ok(Next::Stop) };
+        let unavailable = |doing: &str, error: crate::kafka::Error| {
+            Error::because(error.kind(), format!("{doing} for dataset {}", options.dataset), error)
+        };
+        let group = format!("stillwell.{}", options.dataset);
+        let mut member = Member::join(&options.kafka, &group, &options.announcements, &options.instance_id)
+            .map_err(|error| unavailable("joining the group", error))?;
+        tracing::info!(dataset = options.dataset, group, instance = options.instance_id, "joining the group");
+        let ground = Ground {
+            recovery: Recovery {
+                options: options.clone(),
+                shard: Shard(0),
+                admin,
+                topic_id: prepared.announcements_id,
+                cache: self.cache.clone(),
+                log: self.log.clone(),
+            },
+            member: member.membership(),
+            announced: self.announced.clone(),
+            watchers: self.watchers.clone(),
+            letter_limit: prepared.letter_limit,
+            pressure: Pressure::new(options.clock.clone()),
+            pace: self.pace.clone(),
+            ledger: self.ledger.clone(),
+            status: self.status.clone(),
+            circuits: self.circuits.clone(),
+        };
+
+        let mut ownership = Ownership::default();
+        let mut backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
+        let mut lives = JoinSet::new();
+        let mut running: Option<Running> = None;
+        let mut release = None;
+        let mut stopping = false;
+        let (mut recovered_at, mut permanent) = (None, false);
+        let mut drain: Option<Drain> = None;
+        loop {
+            self.status.send_modify(|status| status.state = Some(ownership.state()));
+            let event = tokio::select! {
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    Event::Stop
+                }
+                event = member.next() => match event {
+                    None => {
+                        stop_life(&running, &mut lives).await;
+                        return Ok(Next::JoinAgain);
+                    }
+                    Some(kafka::Event::Assigned(partitions)) if partitions.contains(&0) => {
+                        tracing::info!(dataset = options.dataset, "the shard is ours; taking over");
+                        Event::Assigned
+                    }
+                    Some(kafka::Event::Revoked(revoked)) => {
+                        if !revoked.partitions.contains(&0) {
+                            revoked.release();
+                            continue;
+                        }
+                        release = Some(revoked);
+                        Event::Revoked
+                    }
+                    Some(kafka::Event::Lost(partitions)) if partitions.contains(&0) => Event::Lost,
+                    Some(kafka::Event::Assigned(_) | kafka::Event::Lost(_)) => continue,
+                    // A broker that restarts looks like a refusal for a moment; the member goes on by itself, and where
+                    // it cannot, nothing follows and the arm above joins again.
+                    Some(kafka::Event::Failed(error)) => {
+                        tracing::warn!(dataset = options.dataset, %error, "the group has trouble; going on");
+                        continue;
+                    }
+                    Some(kafka::Event::Fenced(error)) => {
+                        // Another process runs under this instance_id; two must not take turns.
+                        stop_life(&running, &mut lives).await;
+                        return Err(Error::because(
+                            ErrorKind::Config,
+                            format!(
+                                "another process runs as instance {:?} of dataset {}: give each its own instance_id",
+                                options.instance_id, options.dataset
+                            ),
+                            error,
+                        ));
+                    }
+                },
+                why = in_vain(&mut drain, &self.circuits, &options.clock) => {
+                    tracing::warn!(
+                        dataset = options.dataset, why,
+                        "the life is ended without a drain; what it has not announced stays in the log"
+                    );
+                    if let Some(running) = &running {
+                        running.end.kill.cancel();
+                    }
+                    continue;
+                }
+                () = recovered(&mut running) => {
+                    recovered_at = Some(options.clock.now());
+                    self.status.send_modify(|status| status.error = None);
+                    Event::Recovered
+                }
+                Some(ended) = lives.join_next() => {
+                    running = None;
+                    drain = None;
+                    permanent = self.note_end(ended);
+                    // Only a life that lasted was a success: one that fails at its first step must not be begun hot.
+                    let lasted = recovered_at.take().map(|at| options.clock.now().saturating_duration_since(at));
+                    if lasted.is_some_and(|lasted| lasted > LONGEST_BACKOFF) {
+                        backoff.reset();
+                    }
+                    Event::Ended
+                }
+            };
+            match ownership.on(event) {
+                Action::Wait => {}
+                action @ (Action::Begin | Action::BeginAgain) => {
+                    let wait = match action {
+                        Action::BeginAgain if permanent => LONGEST_BACKOFF,
+                        Action::BeginAgain => backoff.next(&options.entropy),
+                        _ => Duration::ZERO,
+                    };
+                    let end = End::default();
+                    let (recovered, recovered_in) = oneshot::channel();
+                    running = Some(Running { end: end.clone(), recovered: Some(recovered_in) });
+                    let ground = ground.clone();
+                    lives.spawn(async move {
+                        tokio::select! {
+                            () = end.kill.cancelled() => return Ok(()),
+                            () = tokio::time::sleep(wait) => {}
+                        }
+                        life::live(ground, end, recovered).await
+                    });
+                }
+                Action::Drain => {
+                    if let Some(running) = &running {
+                        running.end.last_snapshot.store(stopping, Ordering::Release);
+                        running.end.drain.cancel();
+                    }
+                    let handover = release.as_ref().map(|_| options.clock.now() + kafka::HANDOVER);
+                    drain = Some(Drain { handover });
+                }
+                Action::Kill => {
+                    if let Some(running) = &running {
+                        running.end.kill.cancel();
+                    }
+                }
+                Action::Release => {
+                    if let Some(ack) = release.take() {
+                        ack.release();
+                    }
+                }
+                Action::Leave => {
+                    if let Some(ack) = release.take() {
+                        ack.release();
+                    }
+                    member.close().await;
+                    self.status.send_modify(|status| status.state = Some(ownership.state()));
+                    return Ok(Next::Stop);
+                }
+            }
+        }
+    }
+
+    /// Waits for Kafka, and for the topics. `None`: told to stop meanwhile.
+    async fn prepare(&self, stop: &CancellationToken) -> Result<Option<(Admin, topics::Prepared)>> {
+        let options = &self.options;
+        let admin = Admin::new(&options.kafka).map_err(|error| {
+            Error::because(
+                error.kind(),
+                format!("creating Kafka's admin client for {}", options.dataset),
+                error,
+            )
+        })?;
+        let mut backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
+        loop {
+            let error = tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                prepared = topics::prepare(&admin, options) => match prepared {
+                    Ok(prepared) => {
+                        self.status.send_modify(|status| status.error = None);
+                        return Ok(Some((admin, prepared)));
+                    }
+                    Err(error) => error,
+                },
+            };
+            let transient = error.is_transient();
+            let error = Error::because(
+                if transient { ErrorKind::Unavailable } else { ErrorKind::Config },
+                format!("preparing the topics of dataset {}", options.dataset),
+                error,
+            );
+            if !transient {
+                return Err(error);
+            }
+            let wait = backoff.next(&options.entropy);
+            tracing::warn!(
+                dataset = options.dataset, servers = options.kafka.bootstrap_servers, error = %error.chain(), ?wait,
+                "Kafka is not ready; trying again"
+            );
+            self.status.send_modify(|status| status.error = Some(error.chain()));
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Says how a life ended. True: nothing but somebody's doing will make the next one better.
+    fn note_end(&self, ended: Result<Result<(), life::Error>, tokio::task::JoinError>) -> bool {
+        let dataset = &self.options.dataset;
+        let error = match ended {
+            Ok(Ok(())) => {
+                tracing::info!(dataset, "the life has ended");
+                return false;
+            }
+            Ok(Err(error)) => error,
+            Err(panic) => life::Error::Panicked(panic),
+        };
+        let (fenced, unavailable) = (error.is_fenced(), error.is_of_kafka());
+        let permanent = !fenced && !error.is_transient();
+        let kind = match &error {
+            _ if fenced => ErrorKind::Fenced,
+            error if error.is_transient() => ErrorKind::Unavailable,
+            _ => ErrorKind::Config,
+        };
+        let error = Error::because(kind, format!("writing dataset {dataset}"), error);
+        if fenced {
+            tracing::warn!(dataset, error = %error.chain(), "fenced; standing by, or beginning anew where still owner");
+        } else {
+            tracing::error!(dataset, error = %error.chain(), "the life has ended; nothing that was logged is lost");
+        }
+        self.status.send_modify(|status| {
+            status.error = Some(error.chain());
+            status.failures += 1;
+            status.unavailable += u64::from(unavailable && !permanent);
+        });
+        permanent
+    }
+}
+
+async fn stop_life(running: &Option<Running>, lives: &mut JoinSet<Result<(), life::Error>>) {
+    if let Some(running) = running {
+        running.end.kill.cancel();
+    }
+    while lives.join_next().await.is_some() {}
+}
+
+/// A life that finishes what it has begun.
+struct Drain {
+    /// When the shard is handed over, finished or not; `None` where the process stops and nobody waits.
+    handover: Option<Instant>,
+}
+
+/// Resolves, once, when a drain has become pointless, with the reason.
+async fn in_vain(drain: &mut Option<Drain>, circuits: &Circuits, clock: &Clock) -> String {
+    loop {
+        let Some(Drain { handover }) = drain else { return std::future::pending().await };
+        let why = match circuits.open() {
+            Some(dependency) => Some(format!("{} is away: its circuit is open", dependency.name())),
+            // Whoever has it by now fences this life; it would only find out late.
+            None if handover.is_some_and(|at| clock.now() >= at) => {
+                Some("the shard is handed over".to_owned())
+            }
+            None => None,
+        };
+        if let Some(why) = why {
+            *drain = None;
+            return why;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Resolves when the life under way has taken over.
+async fn recovered(running: &mut Option<Running>) {
+    let Some(Running { recovered, .. }) = running else { return std::future::pending().await };
+    let Some(receiver) = recovered else { return std::future::pending().await };
+    let taken = receiver.await;
+    *recovered = None;
+    if taken.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,85 @@
+//! Misfits that their dead-letter topic does not take: none may stand in the way of its position.
+
+use stillwell::format::letter::Letter;
+use stillwell::{Producer, blob::Store};
+use stillwell_tests::{Broker, Record, Setting, Topic, scratch};
+
+use crate::SCHEMA;
+use crate::history::{History, dead_letters, good};
+
+/// Larger than the million bytes that a topic takes by default, smaller than what this source topic does.
+const LARGE: usize = 3_000_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_misfit_of_any_shape_goes_out_and_lets_its_position_go() {
+    let mut setting = Setting::new("shapes", 1, SCHEMA);
+    let source = Topic::create_on(
+        Broker::shared(),
+        &format!("{}-in", setting.dataset()),
+        1,
+        &[("max.message.bytes", "10000000")],
+    );
+    let large = |with: &str| with.repeat(LARGE / with.len());
+    let header = |name: &str, value: String| (name.to_owned(), Some(value.into_bytes()));
+    let shapes = [
+        Record::upsert("value", large("v")),
+        Record::upsert(large("k"), "{"),
+        Record { headers: vec![header("h", large("h"))], ..Record::upsert("headers", "{") },
+        Record {
+            headers: (0..30_000)
+                .map(|at| header(&format!("header {at}"), large("x")[..80].to_owned()))
+                .collect(),
+            ..Record::upsert("many headers", "{")
+        },
+        Record {
+            headers: vec![header("h", large("h")), header("stillwell.replays", "2".to_owned())],
+            ..Record::upsert(large("k"), large("v"))
+        },
+    ];
+    let last = good(&mut setting, "good", 1.0);
+    source.produce(shapes.iter().cloned().chain([last]));
+    let producer = Producer::builder(setting.dataset())
+        .bootstrap_servers(&setting.bootstrap)
+        .source(source.name())
+        .schema(SCHEMA)
+        .data_dir(setting.data_dir())
+        .blobs(setting.blobs())
+        .start()
+        .await
+        .expect("it starts");
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    assert_eq!(producer.status().failures, 0, "{:?}", producer.status());
+    producer.shutdown().await.expect("it stops");
+    consumer.shutdown().await.expect("it stops");
+    History::of(&setting).assert_gapless();
+
+    let store = Store::open(&setting.blobs()).expect("it opens");
+    let mut letters = dead_letters(&setting).read();
+    letters
+        .sort_by_key(|letter| letter.header("__connect.errors.offset").and_then(|at| at.parse::<i64>().ok()));
+    assert_eq!(letters.len(), shapes.len());
+    for (at, (letter, shape)) in letters.iter().zip(&shapes).enumerate() {
+        let key = shape.key.clone().expect("each has one");
+        if at == 0 {
+            let blob = letter.header("stillwell.value-blob").expect("only the value is elsewhere");
+            let value = store.get_bytes(blob).await.expect("it is there");
+            assert_eq!((Some(value.to_vec()), &letter.key), (shape.value.clone(), &Some(key)));
+            continue;
+        }
+        let blob = letter.header("stillwell.letter-blob").expect("all of it is elsewhere");
+        let whole = Letter::decode(&store.get_bytes(blob).await.expect("it is there")).expect("it reads");
+        assert_eq!(whole.key.as_deref(), Some(&*key));
+        assert_eq!(whole.value.as_deref(), shape.value.as_deref());
+        let headers: Vec<_> = whole
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.as_ref().map(|value| value.to_vec())))
+            .collect();
+        assert_eq!(headers, shape.headers, "byte for byte");
+        assert_eq!(letter.value, None);
+        assert_eq!(letter.key, (key.len() <= 1024).then_some(key), "a short key is still a key");
+    }
+    assert_eq!(letters[4].header("stillwell.replays"), Some("2"), "the loop guard still counts");
+}

@@ -1,0 +1,17 @@
+//! What goes wrong around Stillwell, put there by hand: on the wire, in the topics, in the blob store. Each rule of
+//! "nothing lost, nothing twice" has a test here that fails without it; `docs/testing.md` says which, and what was tried.
+
+#![expect(clippy::indexing_slicing, reason = "what a test cannot find fails it")]
+
+mod branch;
+mod history;
+mod letters;
+mod outage;
+mod takeover;
+mod transactions;
+
+/// The dataset of these tests.
+const SCHEMA: &str = r#"{"type": "record", "name": "Product", "fields": [
+    {"name": "id", "type": "string"},
+    {"name": "price", "type": "double"}
+]}"#;

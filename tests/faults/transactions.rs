@@ -1,0 +1,399 @@
+//! What can happen to the one transaction that makes versions visible: its order, its read-back, the new producer
+//! after an abort, an outcome that nobody knows, an id that the broker forgot, a newer writer.
+//!
+//! A tap stands between the producer and the broker. Duplicates are the client's own requests, sent once more later.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, Producer as _};
+use stillwell_tests::protocol::{End, add_partitions_again, code, describe_transaction, key};
+use stillwell_tests::tap::Request;
+use stillwell_tests::{Broker, Setting, Tap, Then, Topic, scratch, unique, wait_until};
+
+use crate::SCHEMA;
+use crate::history::{DEADLINE, History, announced, announcements, dead_letters, ended, good, misfit};
+
+/// Whether a frame names this topic.
+fn names(request: &Request, topic: &Topic) -> bool {
+    let name = topic.name().as_bytes();
+    request.frame.windows(name.len()).any(|window| window == name)
+}
+
+/// Records written to a topic, aborted ones and markers included.
+fn end_of(topic: &Topic) -> i64 {
+    topic.watermarks().iter().map(|(_, end)| end).sum()
+}
+
+/// What the tap has seen and is to do, shared with the test.
+#[derive(Default)]
+struct Script {
+    /// The last commit, and the last abort, of the writer.
+    commit: Option<End>,
+    abort: Option<End>,
+    /// The last AddPartitionsToTxn.
+    partitions: Option<Request>,
+    /// Set by the test: the fault is due at the next chance.
+    armed: bool,
+    /// Set by the hook: what the broker said to what was sent by hand.
+    answered: Option<i16>,
+}
+
+impl Script {
+    fn see(&mut self, request: &Request) {
+        if let Some(end) = End::of(request) {
+            let last = if end.commits() { &mut self.commit } else { &mut self.abort };
+            *last = Some(end);
+        }
+        if request.key == key::ADD_PARTITIONS {
+            self.partitions = Some(request.clone());
+        }
+    }
+}
+
+/// What goes out in the transaction goes out in this order: letters, source offsets, announcements.
+#[tokio::test(flavor = "multi_thread")]
+async fn within_the_transaction_letters_come_first_and_announcements_last() {
+    let mut setting = Setting::new("order", 1, SCHEMA);
+    let tap = Tap::on(&setting.bootstrap);
+    let (letters, versions) = (dead_letters(&setting), announcements(&setting));
+    let seen = Arc::new(Mutex::new(vec![String::new()]));
+    tap.watch({
+        let seen = Arc::clone(&seen);
+        move |request| {
+            let mut seen = seen.lock().expect("no hook panics");
+            let step = match request.key {
+                key::PRODUCE if names(request, &letters) => "letters ",
+                key::PRODUCE if names(request, &versions) => "announcements ",
+                key::COMMIT_OFFSETS => "offsets ",
+                key::END => {
+                    seen.push(String::new());
+                    return Then::Forward;
+                }
+                _ => return Then::Forward,
+            };
+            seen.last_mut().expect("never empty").push_str(step);
+            Then::Forward
+        }
+    });
+    let producer = setting.builder().bootstrap_servers(tap.bootstrap()).start().await.expect("it starts");
+    announced(&producer, 1).await;
+    let records = [misfit("a"), good(&mut setting, "b", 1.0), misfit("c")];
+    setting.topic.produce(records);
+    announced(&producer, 2).await;
+    producer.shutdown().await.expect("it stops");
+    let seen = seen.lock().expect("no hook panics").clone();
+    assert!(seen.iter().any(|steps| steps == "letters offsets announcements "), "{seen:?}");
+    for steps in &seen {
+        // An epoch record goes alone; a version without misfits has no letters.
+        let known = ["", "announcements ", "offsets announcements ", "letters offsets announcements "];
+        assert!(known.contains(&steps.as_str()), "{seen:?}");
+    }
+}
+
+/// A duplicate of an earlier commit arrives between two writes of the next transaction and commits its first half. Since
+/// announcements come last, that half holds letters and offsets of a version that is not announced, and the next life
+/// makes it again. The other way round the version would be there and its letters gone for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_commit_in_the_midst_of_the_next_transaction_loses_nothing() {
+    let mut setting = Setting::new("late-commit", 1, SCHEMA);
+    let (broker, cache) = (setting.bootstrap.clone(), scratch());
+    let tap = Tap::on(&broker);
+    let (letters, versions) = (dead_letters(&setting), announcements(&setting));
+    let script = Arc::new(Mutex::new(Script::default()));
+    tap.watch({
+        let (script, letters, versions) = (Arc::clone(&script), letters.clone(), versions.clone());
+        let mut first: Option<i64> = None;
+        move |request| {
+            let mut script = script.lock().expect("no hook panics");
+            script.see(request);
+            let writes =
+                request.key == key::PRODUCE && (names(request, &letters) || names(request, &versions));
+            if !writes || !script.armed {
+                return Then::Forward;
+            }
+            match first {
+                None => first = Some(end_of(&letters) + end_of(&versions)),
+                Some(before) => {
+                    wait_until("the first half is written", DEADLINE, || {
+                        let now = end_of(&letters) + end_of(&versions);
+                        if now > before { Ok(()) } else { Err(format!("{now} records")) }
+                    });
+                    script.answered = Some(script.commit.as_ref().expect("it has committed").send(&broker));
+                    script.armed = false;
+                }
+            }
+            Then::Forward
+        }
+    });
+    let producer = setting.builder().bootstrap_servers(tap.bootstrap()).start().await.expect("it starts");
+    announced(&producer, 1).await;
+    let before = good(&mut setting, "before", 1.0);
+    setting.topic.produce([before]);
+    announced(&producer, 2).await;
+
+    script.lock().expect("no hook panics").armed = true;
+    let records = [misfit("lost?"), good(&mut setting, "with it", 2.0)];
+    setting.topic.produce(records);
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    assert_eq!(
+        script.lock().expect("no hook panics").answered,
+        Some(code::NONE),
+        "the broker took the duplicate: the fault has happened"
+    );
+    assert!(producer.status().failures > 0, "the life ended by it");
+    let last = good(&mut setting, "after", 3.0);
+    setting.topic.produce([last]);
+    setting.settled(&consumer).await;
+    producer.shutdown().await.expect("it stops");
+    consumer.shutdown().await.expect("it stops");
+
+    History::of(&setting).assert_gapless().assert_no_branch();
+    let letters = letters.read();
+    assert!(letters.iter().any(|letter| letter.key.as_deref() == Some(b"lost?")), "{letters:?}");
+}
+
+/// Kafka confirms a commit and has kept nothing of it: an abort and a new, empty transaction of the same producer got
+/// in between. Only the read-back finds out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_counts_only_once_it_is_read_back() {
+    let mut setting = Setting::new("read-back", 1, SCHEMA);
+    let (broker, cache) = (setting.bootstrap.clone(), scratch());
+    let tap = Tap::on(&broker);
+    let script = Arc::new(Mutex::new(Script::default()));
+    tap.watch({
+        let script = Arc::clone(&script);
+        move |request| {
+            let mut script = script.lock().expect("no hook panics");
+            script.see(request);
+            let Some(end) = End::of(request).filter(|end| end.commits() && script.armed) else {
+                return Then::Forward;
+            };
+            script.armed = false;
+            assert_eq!(end.aborting().send(&broker), code::NONE);
+            let partitions = script.partitions.clone().expect("it has added its partitions");
+            let begun = wait_until("the abort is written", DEADLINE, || {
+                match add_partitions_again(&broker, &partitions) {
+                    code::CONCURRENT_TRANSACTIONS => Err("the abort is under way"),
+                    begun => Ok(begun),
+                }
+            });
+            script.answered = Some(begun);
+            Then::Forward
+        }
+    });
+    let producer = setting.builder().bootstrap_servers(tap.bootstrap()).start().await.expect("it starts");
+    announced(&producer, 1).await;
+    script.lock().expect("no hook panics").armed = true;
+    let record = good(&mut setting, "gone though committed", 1.0);
+    setting.topic.produce([record]);
+    let error = ended(&producer, 1).await;
+    assert_eq!(script.lock().expect("no hook panics").answered, Some(code::NONE), "the fault has happened");
+    assert!(error.contains("it was aborted though the commit said otherwise"), "{error}");
+
+    let more = good(&mut setting, "after", 2.0);
+    setting.topic.produce([more]);
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    producer.shutdown().await.expect("it stops");
+    consumer.shutdown().await.expect("it stops");
+    History::of(&setting).assert_gapless().assert_no_branch();
+}
+
+/// A duplicate of an abort arrives in a later transaction. It would abort that one too, were it the same producer's;
+/// a new producer has a new epoch, and the broker refuses the duplicate.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_abort_nothing_is_announced_by_the_same_producer() {
+    let mut setting = Setting::new("late-abort", 1, SCHEMA);
+    let (broker, cache) = (setting.bootstrap.clone(), scratch());
+    let tap = Tap::on(&broker);
+    let script = Arc::new(Mutex::new(Script::default()));
+    tap.watch({
+        let script = Arc::clone(&script);
+        move |request| {
+            let mut script = script.lock().expect("no hook panics");
+            script.see(request);
+            if request.key == key::COMMIT_OFFSETS && std::mem::take(&mut script.armed) {
+                script.answered = script.abort.as_ref().map(|abort| abort.send(&broker));
+            }
+            Then::Forward
+        }
+    });
+    let producer = setting.builder().bootstrap_servers(tap.bootstrap()).start().await.expect("it starts");
+    announced(&producer, 1).await;
+    // The topic takes no letter any more, so that the transaction with one in it is aborted.
+    let letters = dead_letters(&setting);
+    limit(&setting, &letters, "100").await;
+    let records = [misfit("refused"), good(&mut setting, "with it", 1.0)];
+    setting.topic.produce(records);
+    ended(&producer, 1).await;
+    {
+        let mut script = script.lock().expect("no hook panics");
+        assert!(script.abort.is_some(), "it was aborted");
+        script.armed = true;
+    }
+    limit(&setting, &letters, "1000000").await;
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let answered = script.lock().expect("no hook panics").answered.expect("the duplicate was sent");
+    assert!([code::INVALID_PRODUCER_EPOCH, code::PRODUCER_FENCED].contains(&answered), "{answered}");
+    producer.shutdown().await.expect("it stops");
+    consumer.shutdown().await.expect("it stops");
+    History::of(&setting).assert_gapless().assert_no_branch();
+    assert_eq!(letters.read().len(), 1, "nothing of an abort is seen");
+}
+
+/// Sets the largest record that a topic takes.
+async fn limit(setting: &Setting, topic: &Topic, bytes: &str) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &setting.bootstrap).create().expect("an admin client");
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic.name())).set("max.message.bytes", bytes);
+    let changed = admin.alter_configs([&change], &AdminOptions::new()).await.expect("it is answered");
+    assert!(changed.iter().all(Result::is_ok), "{changed:?}");
+}
+
+/// The answer to the commit is lost until the announcer gives up: committed it is all the same, and the next life must
+/// neither announce it again nor leave it out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_without_an_answer_is_for_the_next_life_to_read() {
+    let mut setting = Setting::new("unknown", 1, SCHEMA);
+    let cache = scratch();
+    let tap = Tap::on(&setting.bootstrap);
+    let script = Arc::new(Mutex::new(Script::default()));
+    tap.watch({
+        let script = Arc::clone(&script);
+        move |request| {
+            let script = script.lock().expect("no hook panics");
+            // Asked again after a while, librdkafka would be told; so it is not told either.
+            if script.armed && End::of(request).is_some() { Then::LoseTheAnswer } else { Then::Forward }
+        }
+    });
+    let producer = setting.builder().bootstrap_servers(tap.bootstrap()).start().await.expect("it starts");
+    announced(&producer, 1).await;
+    script.lock().expect("no hook panics").armed = true;
+    let record = good(&mut setting, "answered or not", 1.0);
+    setting.topic.produce([record]);
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    assert_eq!(producer.status().failures, 0, "readers have it while the writer still waits for the answer");
+    ended(&producer, 1).await;
+    script.lock().expect("no hook panics").armed = false;
+    let more = good(&mut setting, "after", 2.0);
+    setting.topic.produce([more]);
+    setting.settled(&consumer).await;
+    producer.shutdown().await.expect("it stops");
+    consumer.shutdown().await.expect("it stops");
+    let history = History::of(&setting);
+    history.assert_gapless().assert_no_branch();
+    assert_eq!(history.valid[1].upserts, 1, "it is in version 2, by the life that nobody answered");
+    assert_eq!(history.valid[1].life, history.lives[0]);
+}
+
+/// After a quiet week the broker has forgotten the transactional id, and with it the producer's epoch.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_the_broker_forgot_costs_a_life_and_nothing_else() {
+    let broker = Broker::own_with(&[
+        ("transactional.id.expiration.ms", "1000"),
+        ("transaction.remove.expired.transaction.cleanup.interval.ms", "500"),
+    ]);
+    let mut setting = Setting::on(&broker, "quiet", 1, SCHEMA);
+    let cache = scratch();
+    let producer = setting.producer().await;
+    let record = good(&mut setting, "before", 1.0);
+    setting.topic.produce([record]);
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let id = format!("{}/0", setting.dataset());
+    for week in ["first", "second"] {
+        wait_until("the broker forgets the id", DEADLINE, || {
+            match describe_transaction(&setting.bootstrap, &id) {
+                code::TRANSACTIONAL_ID_NOT_FOUND => Ok(()),
+                known => Err(format!("code {known}")),
+            }
+        });
+        let records = [misfit(week), good(&mut setting, week, 2.0)];
+        setting.topic.produce(records);
+        setting.settled(&consumer).await;
+    }
+    assert!(producer.status().failures >= 2, "the broker did forget it: {:?}", producer.status());
+    producer.shutdown().await.expect("it stops");
+    consumer.shutdown().await.expect("it stops");
+    let history = History::of(&setting);
+    history.assert_gapless().assert_no_branch();
+    assert_eq!(dead_letters(&setting).read().len(), 2, "each letter once");
+}
+
+/// Somebody registers with the same transactional id. The life is fenced, says so, leaves nothing behind, and since the
+/// shard is still this instance's it lives again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_life_ends_says_so_and_leaves_nothing() {
+    let mut setting = Setting::new("fenced", 1, SCHEMA);
+    let cache = scratch();
+    let producer = setting.producer().await;
+    let record = good(&mut setting, "before", 1.0);
+    setting.topic.produce([record]);
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let before = History::of(&setting).valid.len();
+
+    let other: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &setting.bootstrap)
+        .set("transactional.id", format!("{}/0", setting.dataset()))
+        .create()
+        .expect("a transactional producer");
+    other.init_transactions(DEADLINE).expect("it fences who was there");
+    let records = [misfit("once"), good(&mut setting, "after", 2.0)];
+    setting.topic.produce(records);
+    let error = ended(&producer, 1).await;
+    assert!(error.contains("fenced"), "{error}");
+    setting.settled(&consumer).await;
+    producer.shutdown().await.expect("it stops");
+    consumer.shutdown().await.expect("it stops");
+    let history = History::of(&setting);
+    history.assert_gapless().assert_no_branch();
+    assert!(history.lives.len() >= 2, "{:?}", history.lives);
+    assert!(history.valid[before..].iter().all(|version| version.life != history.lives[0]));
+    assert_eq!(dead_letters(&setting).read().len(), 1, "once");
+}
+
+/// What was never sent comes to nothing: a check of the tools of this file.
+#[test]
+fn the_coordinator_is_asked_by_hand() {
+    let topic = Topic::create("by-hand", 1);
+    let id = unique("nobody");
+    assert_eq!(describe_transaction(Broker::shared().bootstrap(), &id), code::TRANSACTIONAL_ID_NOT_FOUND);
+    let tap = Tap::on(Broker::shared().bootstrap());
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", tap.bootstrap())
+        .set("transactional.id", &id)
+        .create()
+        .expect("a transactional producer");
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    tap.watch({
+        let ends = Arc::clone(&ends);
+        move |request| {
+            ends.lock().expect("no hook panics").extend(End::of(request));
+            Then::Forward
+        }
+    });
+    let wait = Duration::from_secs(30);
+    producer.init_transactions(wait).expect("init, through the tap");
+    producer.begin_transaction().expect("begin");
+    producer
+        .send(rdkafka::producer::BaseRecord::<str, str>::to(topic.name()).payload("one"))
+        .map_err(|(error, _)| error)
+        .expect("queued");
+    producer.flush(wait).expect("flushed");
+    producer.commit_transaction(wait).expect("committed");
+    let end = ends.lock().expect("no hook panics").pop().expect("the tap saw the commit");
+    assert!(end.commits());
+    assert_eq!(describe_transaction(Broker::shared().bootstrap(), &id), code::NONE);
+    // At rest a duplicate of the commit is harmless, and an abort is refused.
+    assert_eq!(end.send(Broker::shared().bootstrap()), code::NONE);
+    assert_eq!(end.aborting().send(Broker::shared().bootstrap()), code::INVALID_TXN_STATE);
+    assert_eq!(topic.read().len(), 1);
+}
