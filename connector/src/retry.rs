@@ -113,6 +113,14 @@ impl Breaker {
         self.probing = false;
     }
 
+    /// Ends the time for which an open breaker refuses: a probe may be made at `now`.
+    pub fn look_now(&mut self, now: Instant) {
+        if self.opened.is_some() {
+            // An instant that lies `reset` back may not exist, soon after the machine has started.
+            self.opened = now.checked_sub(self.reset).or(self.opened);
+        }
+    }
+
     /// How long it stays open from `now` on; `None` where it is not open.
     pub fn opens_in(&self, now: Instant) -> Option<Duration> {
         let left = self.reset.checked_sub(now.saturating_duration_since(self.opened?))?;

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use serde_json::json;
 use stillwell::Producer;
 use stillwell::format::announcement::{Announcement, Message};
@@ -102,4 +105,13 @@ pub async fn ended(producer: &Producer, lives: u64) -> String {
         panic!("no life has ended: {:?}", producer.status());
     };
     ended.expect("it runs").error.clone().expect("just looked at")
+}
+
+/// Sets the largest record that a topic takes.
+pub async fn limit(setting: &Setting, topic: &Topic, bytes: &str) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &setting.bootstrap).create().expect("an admin client");
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic.name())).set("max.message.bytes", bytes);
+    let changed = admin.alter_configs([&change], &AdminOptions::new()).await.expect("it is answered");
+    assert!(changed.iter().all(Result::is_ok), "{changed:?}");
 }

@@ -5,10 +5,31 @@ use stillwell::{Producer, blob::Store};
 use stillwell_tests::{Broker, Record, Setting, Topic, scratch};
 
 use crate::SCHEMA;
-use crate::history::{History, dead_letters, good};
+use crate::history::{History, announced, dead_letters, good, limit};
 
 /// Larger than the million bytes that a topic takes by default, smaller than what this source topic does.
 const LARGE: usize = 3_000_000;
+
+/// Somebody lowers the topic's limit while the producer runs: one life fails by it, and the next one knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_was_lowered_costs_one_life() {
+    let mut setting = Setting::new("lowered", 1, SCHEMA);
+    let producer = setting.producer().await;
+    announced(&producer, 1).await;
+    limit(&setting, &dead_letters(&setting), "50000").await;
+    let records = [Record::upsert("misfit", "{".repeat(100_000)), good(&mut setting, "beside it", 1.0)];
+    setting.topic.produce(records);
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    assert_eq!(producer.status().failures, 1, "{:?}", producer.status());
+    producer.shutdown().await.expect("it stops");
+    consumer.shutdown().await.expect("it stops");
+    History::of(&setting).assert_gapless().assert_no_branch();
+    let letters = dead_letters(&setting).read();
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].header("stillwell.value-blob").is_some());
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_misfit_of_any_shape_goes_out_and_lets_its_position_go() {

@@ -7,15 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use stillwell_tests::protocol::{End, add_partitions_again, code, describe_transaction, key};
 use stillwell_tests::tap::Request;
 use stillwell_tests::{Broker, Setting, Tap, Then, Topic, scratch, unique, wait_until};
 
 use crate::SCHEMA;
-use crate::history::{DEADLINE, History, announced, announcements, dead_letters, ended, good, misfit};
+use crate::history::{DEADLINE, History, announced, announcements, dead_letters, ended, good, limit, misfit};
 
 /// Whether a frame names this topic.
 fn names(request: &Request, topic: &Topic) -> bool {
@@ -245,15 +243,6 @@ async fn after_an_abort_nothing_is_announced_by_the_same_producer() {
     consumer.shutdown().await.expect("it stops");
     History::of(&setting).assert_gapless().assert_no_branch();
     assert_eq!(letters.read().len(), 1, "nothing of an abort is seen");
-}
-
-/// Sets the largest record that a topic takes.
-async fn limit(setting: &Setting, topic: &Topic, bytes: &str) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", &setting.bootstrap).create().expect("an admin client");
-    let change = AlterConfig::new(ResourceSpecifier::Topic(topic.name())).set("max.message.bytes", bytes);
-    let changed = admin.alter_configs([&change], &AdminOptions::new()).await.expect("it is answered");
-    assert!(changed.iter().all(Result::is_ok), "{changed:?}");
 }
 
 /// The answer to the commit is lost until the announcer gives up: committed it is all the same, and the next life must

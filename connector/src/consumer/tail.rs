@@ -26,8 +26,9 @@ use crate::record::TopicId;
 use crate::retry::{Backoff, Breaker, Circuit};
 use crate::version::Shard;
 
-/// Errors in a row that open the breaker, and how long it stays open.
-const BREAKER: (u32, Duration) = (10, Duration::from_secs(30));
+/// Errors in a row that open the breaker. It stays open for the longest backoff: a longer time would keep readers from
+/// versions that are there, and what is spared is one request.
+const BREAKER: u32 = 10;
 /// How long reading back may take before it counts as an error.
 const READ_BACK: Duration = Duration::from_secs(30);
 /// Longest that a poll blocks without looking whether it should stop.
@@ -107,7 +108,7 @@ impl Tail {
     /// Tails until `stop`. Blocks: for a thread of its own, within a runtime.
     pub fn run(mut self, stop: &CancellationToken) {
         let mut backoff = Backoff::new(FIRST_BACKOFF, self.options.max_backoff);
-        let mut breaker = Breaker::new(BREAKER.0, BREAKER.1);
+        let mut breaker = Breaker::new(BREAKER, self.options.max_backoff);
         while !stop.is_cancelled() {
             if breaker.allows(self.clock.now()) {
                 let error = match self.follow(stop, &mut backoff, &mut breaker) {

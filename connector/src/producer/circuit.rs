@@ -171,6 +171,13 @@ impl Gate {
         Report { dependency: self.0.dependency, state, error: held.error.clone() }
     }
 
+    /// There is reason to think that the dependency is back: the next call is let through as a probe.
+    pub fn look_now(&self) {
+        let mut held = self.lock();
+        held.breaker.look_now(self.0.clock.now());
+        self.tell(held);
+    }
+
     /// Tells a success of who did not have to ask: closes the breaker.
     pub fn succeeded(&self) {
         let mut held = self.lock();
@@ -301,6 +308,20 @@ mod tests {
         assert!(!third.await.is_probe());
         assert_eq!(metrics.circuit_trips_total.with(&["blob_store"]).get(), 2);
         assert_eq!((store.state(), store.report().error), (Circuit::Closed, None));
+    }
+
+    #[tokio::test]
+    async fn a_reason_to_think_that_it_is_back_lets_a_probe_through_at_once() {
+        let clock = Clock::manual(0);
+        let (Circuits { kafka, .. }, _) = circuits(&clock);
+        kafka.look_now();
+        assert_eq!(kafka.state(), Circuit::Closed, "nothing to look at");
+        kafka.failed("away".into());
+        kafka.failed("away".into());
+        let mut waiting = std::pin::pin!(kafka.pass());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        kafka.look_now();
+        assert!(waiting.await.is_probe());
     }
 
     #[tokio::test]

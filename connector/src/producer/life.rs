@@ -121,6 +121,14 @@ impl Error {
         }
     }
 
+    /// Whether Kafka or the blob store was away: a state that health shows as such, and not the life's failure.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Error::Recover(recover::Error::View { source, .. }) => source.is_transient(),
+            error => error.is_of_kafka(),
+        }
+    }
+
     /// Whether a next life may do better without anybody's doing.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -143,8 +151,6 @@ pub struct Ground {
     pub announced: watch::Sender<Option<Announced>>,
     /// Who waits for a version that holds what was written here.
     pub watchers: Watchers,
-    /// Dead letters larger than this have their value in a blob.
-    pub letter_limit: usize,
     /// Shared by the stages.
     pub pressure: Pressure,
     /// How fast records leave the log.
@@ -288,6 +294,7 @@ fn spawn(
         must_say,
         mended,
         control_from,
+        letter_limit,
         ..
     } = taken;
     let (clock, metrics) = (options.clock.clone(), options.metrics.clone());
@@ -367,7 +374,14 @@ fn spawn(
 
     // build -> store -> announce
     let snapshot = carried.chain.snapshot.as_ref().map(|snapshot| (snapshot.version, snapshot.blob.bytes));
-    publish(stages, ground, end, built_in, listed_in, (life, transaction, read_back, carried));
+    publish(
+        stages,
+        ground,
+        end,
+        (built_in, listed_in),
+        letter_limit,
+        (life, transaction, read_back, carried),
+    );
 
     // beside the flow
     let (asked, at, stop) = (options.clone(), *shard, keeper_stop.clone());
@@ -422,15 +436,15 @@ fn publish(
     stages: &mut Stages,
     ground: &Ground,
     end: &End,
-    built: mpsc::Receiver<Built>,
-    listed: mpsc::UnboundedReceiver<Snapshotted>,
+    (built, listed): (mpsc::Receiver<Built>, mpsc::UnboundedReceiver<Snapshotted>),
+    letter_limit: usize,
     (life, transaction, read_back, carried): (Life, Transaction, ReadBack, Carried),
 ) {
     let Recovery { options, shard, topic_id, .. } = &ground.recovery;
     let (stored, stored_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
     let folder = Folder { dataset: options.dataset.clone(), topic_id: *topic_id, shard: *shard };
     let at_a_time = options.performance.worker_pool_size;
-    let storer = Storer::new(uploader(ground), at_a_time, ground.letter_limit, folder);
+    let storer = Storer::new(uploader(ground), at_a_time, letter_limit, folder);
     let kill = end.kill.clone();
     stages.spawn(async move {
         tokio::select! {
@@ -489,7 +503,7 @@ async fn rebuild(
     plan: Plan,
 ) -> Result<(), Error> {
     let Recovery { options, shard, topic_id, cache, log, .. } = &ground.recovery;
-    let Recovered { life, transaction, read_back, carried, view, lost, .. } = taken;
+    let Recovered { life, transaction, read_back, carried, view, lost, letter_limit, .. } = taken;
     let identity = Identity {
         dataset: Arc::from(options.dataset.as_str()),
         topic_id: *topic_id,
@@ -513,7 +527,8 @@ async fn rebuild(
     stages.spawn(async move { Ok(rebuilder.run(built, kill).await.map(|()| Done::Other)?) });
     // Nobody lists snapshots beside it.
     let (_, listed) = mpsc::unbounded_channel();
-    publish(&mut stages, &ground, &end, built_in, listed, (life, transaction, read_back, carried));
+    let writing = (life, transaction, read_back, carried);
+    publish(&mut stages, &ground, &end, (built_in, listed), letter_limit, writing);
     join(&mut stages, &end, &CancellationToken::new(), &CancellationToken::new()).await
 }
 

@@ -25,6 +25,7 @@ use super::control;
 use super::log::{self, Log};
 use super::read_back::{self, ReadBack, Truth};
 use super::rebuild::{self, Plan};
+use super::topics;
 use crate::format::announcement::{Announcement, EpochRecord, Message, SourcePosition, read_positions};
 use crate::format::control::{Rebuild, pending};
 use crate::format::succession::Verdict;
@@ -138,6 +139,8 @@ pub struct Recovered {
     pub rebuild: Option<(Rebuild, Plan)>,
     /// With a rebuild: nothing of the last version can be had, and `view` holds no key.
     pub lost: bool,
+    /// Dead letters larger than this do not go into their topic as they are.
+    pub letter_limit: usize,
 }
 
 /// What taking over needs.
@@ -238,6 +241,9 @@ impl Recovery {
             }
         }
         let control_from = newest.next;
+        let letter_limit = topics::letter_limit(&self.admin, &self.options).await;
+        let letter_limit = letter_limit
+            .map_err(|source| Error::Kafka { doing: "asking what the dead-letter topic takes", source })?;
         Ok(Recovered {
             life,
             transaction,
@@ -250,6 +256,7 @@ impl Recovery {
             control_from,
             rebuild,
             lost,
+            letter_limit,
         })
     }
 

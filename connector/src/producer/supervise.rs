@@ -128,7 +128,6 @@ impl Supervisor {
             member: member.membership(),
             announced: self.announced.clone(),
             watchers: self.watchers.clone(),
-            letter_limit: prepared.letter_limit,
             pressure: Pressure::new(options.clock.clone()),
             pace: self.pace.clone(),
             ledger: self.ledger.clone(),
@@ -158,6 +157,8 @@ impl Supervisor {
                     }
                     Some(kafka::Event::Assigned(partitions)) if partitions.contains(&0) => {
                         tracing::info!(dataset = options.dataset, "the shard is ours; taking over");
+                        // Who is given a shard was answered by Kafka just now.
+                        self.circuits.kafka.look_now();
                         Event::Assigned
                     }
                     Some(kafka::Event::Revoked(revoked)) => {
@@ -321,7 +322,7 @@ impl Supervisor {
             Ok(Err(error)) => error,
             Err(panic) => life::Error::Panicked(panic),
         };
-        let (fenced, unavailable) = (error.is_fenced(), error.is_of_kafka());
+        let (fenced, unavailable) = (error.is_fenced(), error.is_outage());
         let permanent = !fenced && !error.is_transient();
         let kind = match &error {
             _ if fenced => ErrorKind::Fenced,
@@ -384,5 +385,32 @@ async fn recovered(running: &mut Option<Running>) {
     *recovered = None;
     if taken.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::producer::Reliability;
+    use crate::telemetry::ProducerMetrics;
+
+    #[tokio::test]
+    async fn a_drain_is_in_vain_when_nothing_can_go_out_or_nobody_waits_any_more() {
+        let clock = Clock::manual(0);
+        let reliability = Reliability { circuit_breaker_threshold: 1, ..Reliability::default() };
+        let circuits = Circuits::new(&reliability, &clock, &ProducerMetrics::detached());
+        let mut none = None;
+        assert!(futures::poll!(std::pin::pin!(in_vain(&mut none, &circuits, &clock))).is_pending());
+
+        let handover = Some(clock.now() + Duration::from_secs(20));
+        let mut drain = Some(Drain { handover });
+        assert!(futures::poll!(std::pin::pin!(in_vain(&mut drain, &circuits, &clock))).is_pending());
+        clock.advance(Duration::from_secs(20));
+        assert!(in_vain(&mut drain, &circuits, &clock).await.contains("handed over"));
+        assert!(drain.is_none(), "said once");
+
+        circuits.store.failed("full".into());
+        let mut drain = Some(Drain { handover: None });
+        assert!(in_vain(&mut drain, &circuits, &clock).await.contains("blob_store is away"));
     }
 }

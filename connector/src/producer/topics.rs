@@ -81,8 +81,6 @@ const SETTLE_STEP: Duration = Duration::from_millis(100);
 pub struct Prepared {
     /// Id of the announcement topic.
     pub announcements_id: TopicId,
-    /// Largest record that the dead-letter topic takes.
-    pub letter_limit: usize,
 }
 
 /// Makes sure that all topics of the dataset are there and fit.
@@ -98,14 +96,19 @@ pub async fn prepare(admin: &Admin, options: &Options) -> Result<Prepared, Error
     let topic = &options.announcements;
     let announcements = ensure(admin, options, topic, options.shards as i32, ANNOUNCEMENTS).await?;
     fits(admin, options, announcements).await?;
-    let failed = |source| Error::Kafka { topic: options.dead_letters.clone(), source };
-    let dead = admin.topic_config(&options.dead_letters).await.map_err(failed)?;
-    // Kafka's default of `max.message.bytes`, less room for the headers and the batch around the record.
+    Ok(Prepared { announcements_id: announcements.id })
+}
+
+/// Largest record that the dead-letter topic takes, less room for our headers and the batch around the record. Asked by
+/// each life: a transaction that fails because the limit was lowered must not fail again and again.
+///
+/// # Errors
+/// Kafka's.
+pub async fn letter_limit(admin: &Admin, options: &Options) -> Result<usize, kafka::Error> {
+    let dead = admin.topic_config(&options.dead_letters).await?;
+    // Kafka's default of `max.message.bytes`, where the answer leaves it out.
     let limit = dead.get("max.message.bytes").and_then(|value| value.parse().ok()).unwrap_or(1_048_588usize);
-    Ok(Prepared {
-        announcements_id: announcements.id,
-        letter_limit: limit.min(CLIENT_LIMIT).saturating_sub(16 * 1024),
-    })
+    Ok(limit.min(CLIENT_LIMIT).saturating_sub(16 * 1024))
 }
 
 /// Looks at all topics of the dataset as [`prepare`] would, creating none: each with what it is, or `None` where it is
