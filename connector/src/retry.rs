@@ -127,9 +127,9 @@ impl Breaker {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Failures in a row against those that open it: 1 or more once it is open.
-    pub fn strain(&self) -> f64 {
-        f64::from(self.failures) / f64::from(self.threshold)
+    /// Failures in a row, and how many of them open it.
+    pub fn failures(&self) -> (u32, u32) {
+        (self.failures, self.threshold)
     }
 
     /// The state at `now`.

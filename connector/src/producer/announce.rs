@@ -31,6 +31,7 @@ use crate::error::chain;
 use crate::format::announcement::{self, Announcement, Message, SourcePosition};
 use crate::format::control::{Control, rebuild_key};
 use crate::format::succession::MAX_RUN;
+use crate::gauge::{Outlet, Pressure};
 use crate::kafka::{self, Membership, Outcome, Outgoing, Transaction};
 use crate::record::Position;
 use crate::telemetry::ProducerMetrics;
@@ -170,6 +171,7 @@ pub struct Announcer {
     announced: watch::Sender<Option<Announced>>,
     watchers: Watchers,
     gate: Gate,
+    pressure: Pressure,
     clock: Clock,
     metrics: Arc<ProducerMetrics>,
 }
@@ -186,7 +188,7 @@ impl Announcer {
         snapshots: mpsc::UnboundedReceiver<Snapshotted>,
         announced: watch::Sender<Option<Announced>>,
         watchers: Watchers,
-        gate: Gate,
+        (gate, pressure): (Gate, Pressure),
         clock: Clock,
         metrics: Arc<ProducerMetrics>,
     ) -> Announcer {
@@ -200,6 +202,7 @@ impl Announcer {
             announced,
             watchers,
             gate,
+            pressure,
             clock,
             metrics,
         }
@@ -248,14 +251,19 @@ impl Announcer {
                 letters += next.letter_bytes;
                 run.push(next);
             }
+            let began = self.clock.now();
             let announced = self.announce(run);
+            if announced.is_ok() {
+                let took = self.clock.now().saturating_duration_since(began);
+                self.pressure.succeeded(Outlet::Announce, took, PATIENCE);
+            }
             if !self.judge(announced, kill)? {
                 return Ok(());
             }
         }
     }
 
-    /// Whether to go on after a transaction. Tells the breaker.
+    /// Whether to go on after a transaction. Tells the breaker, and of failures the gauge.
     fn judge(&self, ended: Result<(), Error>, kill: &CancellationToken) -> Result<bool, Error> {
         let Err(error) = ended else {
             self.gate.succeeded();
@@ -268,6 +276,8 @@ impl Announcer {
         if error.is_of_kafka() {
             self.metrics.write_failures_total.inc();
             self.gate.failed(chain(&error));
+            let (failures, threshold) = self.gate.failures();
+            self.pressure.failed(Outlet::Announce, failures, threshold);
         }
         Err(error)
     }

@@ -158,9 +158,9 @@ impl Gate {
         held.breaker.state(self.0.clock.now())
     }
 
-    /// How many calls have failed in a row, against how many may: 1 or more is open.
-    pub fn strain(&self) -> f64 {
-        self.lock().breaker.strain()
+    /// How many calls have failed in a row, and how many of them open it.
+    pub fn failures(&self) -> (u32, u32) {
+        self.lock().breaker.failures()
     }
 
     /// All of it at this moment.

@@ -474,7 +474,7 @@ fn publish(
         listed,
         ground.announced.clone(),
         ground.watchers.clone(),
-        ground.circuits.kafka.clone(),
+        (ground.circuits.kafka.clone(), ground.pressure.clone()),
         options.clock.clone(),
         options.metrics.clone(),
     );
@@ -485,11 +485,11 @@ fn publish(
 fn uploader(ground: &Ground) -> Uploader {
     let options = &ground.recovery.options;
     Uploader::new(
-        options.store.clone(),
-        ground.circuits.store.clone(),
+        (options.store.clone(), ground.circuits.store.clone()),
         &options.performance,
         &options.reliability,
         (options.clock.clone(), options.entropy.clone()),
+        ground.pressure.clone(),
         options.metrics.clone(),
     )
 }

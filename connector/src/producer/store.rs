@@ -26,6 +26,7 @@ use crate::blob::name::{self, Folder};
 use crate::blob::{self, Body, Store};
 use crate::clock::{Clock, Entropy};
 use crate::format::letter::{Elsewhere, Letter};
+use crate::gauge::{Outlet, Pressure};
 use crate::retry::{Backoff, Circuit};
 use crate::telemetry::ProducerMetrics;
 
@@ -82,21 +83,22 @@ pub struct Uploader {
     reliability: Reliability,
     clock: Clock,
     entropy: Entropy,
+    pressure: Pressure,
     metrics: Arc<ProducerMetrics>,
 }
 
 impl Uploader {
-    /// An uploader to `store`, through its breaker.
+    /// An uploader to `store`, through its breaker. Tells `pressure` how it goes.
     pub fn new(
-        store: Store,
-        gate: Gate,
+        (store, gate): (Store, Gate),
         performance: &Performance,
         reliability: &Reliability,
         (clock, entropy): (Clock, Entropy),
+        pressure: Pressure,
         metrics: Arc<ProducerMetrics>,
     ) -> Uploader {
         let (timeout, reliability) = (performance.write_timeout, reliability.clone());
-        Uploader { store, gate, timeout, reliability, clock, entropy, metrics }
+        Uploader { store, gate, timeout, reliability, clock, entropy, pressure, metrics }
     }
 
     /// Puts one blob. While the error may pass it is tried again, without end: `max_retry_attempts` times with
@@ -147,6 +149,8 @@ impl Uploader {
             };
             tracing::warn!(%error, blob = name, attempts, "a blob could not be stored; its version waits");
             pass.failed(error.to_string());
+            let (failures, threshold) = self.gate.failures();
+            self.pressure.failed(Outlet::Store, failures, threshold);
             tokio::time::sleep(backoff.next(&self.entropy)).await;
         }
     }
@@ -161,10 +165,16 @@ impl Uploader {
             Ok(()) => {
                 let took = self.clock.now().saturating_duration_since(began);
                 self.metrics.write_latency_seconds.observe(took.as_secs_f64());
+                self.pressure.succeeded(Outlet::Store, took, self.limit(bytes));
             }
             Err(_) => self.metrics.write_failures_total.inc(),
         }
         put
+    }
+
+    /// How long an attempt may take that moves so much.
+    fn limit(&self, bytes: u64) -> Duration {
+        self.timeout.saturating_add(Duration::from_secs(bytes / SLOWEST_A_SECOND))
     }
 
     /// `call`, unless it takes longer than what moves `bytes` may.
@@ -174,7 +184,7 @@ impl Uploader {
         name: &str,
         call: impl Future<Output = Result<T, blob::Error>>,
     ) -> Result<T, blob::Error> {
-        let limit = self.timeout.saturating_add(Duration::from_secs(bytes / SLOWEST_A_SECOND));
+        let limit = self.limit(bytes);
         tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
             Err(blob::Error::Unavailable {
                 doing: "storing",
@@ -286,6 +296,7 @@ impl Storer {
 mod tests {
     use super::*;
     use crate::blob::faulty::{Control, Faults, Faulty};
+    use crate::gauge::Strain;
     use crate::producer::circuit::Circuits;
 
     /// An uploader to a store with these faults, and what a test looks at.
@@ -303,7 +314,9 @@ mod tests {
         let clock = Clock::system();
         let gate = Circuits::new(&reliability, &clock, &metrics).store;
         let chance = Entropy::seeded(2);
-        (Uploader::new(store, gate, &performance, &reliability, (clock, chance), metrics), control, inner)
+        let pressure = Pressure::new(clock.clone());
+        let (store, clock) = ((store, gate), (clock, chance));
+        (Uploader::new(store, &performance, &reliability, clock, pressure, metrics), control, inner)
     }
 
     async fn within(time: Duration, put: impl Future<Output = Result<(), blob::Error>>) -> bool {
@@ -332,6 +345,7 @@ mod tests {
         assert!(!within(Duration::from_secs(1), waiting.as_mut()).await);
         assert_eq!(uploader.gate.state(), Circuit::Open);
         assert_eq!(control.injected(), 4, "two failures of two attempts each");
+        assert_eq!(uploader.pressure.of(Strain::StoreFailures), 1.0, "and the pace hears of it");
         assert!(!within(Duration::from_millis(100), uploader.put("b", body())).await);
         assert_eq!(control.injected(), 4);
         // Somebody else finds that it is back.
@@ -339,6 +353,8 @@ mod tests {
         uploader.gate.succeeded();
         assert!(within(Duration::from_secs(10), waiting).await);
         assert_eq!(inner.head("a").await.unwrap(), Some(10));
+        assert_eq!(uploader.pressure.of(Strain::StoreFailures), 0.0);
+        assert!(uploader.pressure.of(Strain::StoreLatency) > 0.0);
     }
 
     #[tokio::test]
