@@ -11,6 +11,7 @@ mod basics;
 mod container;
 mod demo;
 mod importing;
+mod log;
 mod readme;
 mod refusals;
 mod serving;

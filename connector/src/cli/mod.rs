@@ -16,7 +16,7 @@ use clap::error::ErrorKind as Usage;
 use clap::{Args, Parser, Subcommand};
 
 use crate::Result;
-use crate::telemetry::log;
+use crate::telemetry::log as logging;
 
 mod given;
 mod edge;
@@ -33,6 +33,7 @@ pub mod get;
 pub mod scan;
 pub mod import;
 pub mod blob;
+pub mod log;
 pub mod rebuild;
 pub mod bench;
 pub mod healthcheck;
@@ -59,10 +60,10 @@ struct Cli {
 struct Logging {
     /// Log lines for people, or one JSON object a line [default: human]
     #[arg(long, global = true, value_name = "human|json", help_heading = "Logging")]
-    log_format: Option<log::Form>,
+    log_format: Option<logging::Form>,
     /// Level, or directives as in info,stillwell::producer=debug [default: info]
     #[arg(long, global = true, value_name = "LEVEL", help_heading = "Logging")]
-    log_level: Option<log::Level>,
+    log_level: Option<logging::Level>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,6 +77,7 @@ enum Command {
     Scan(scan::Scan),
     Import(import::Import),
     Blob(blob::Blob),
+    Log(log::Log),
     Rebuild(rebuild::Rebuild),
     Bench(bench::Bench),
     Healthcheck(healthcheck::Healthcheck),
@@ -93,6 +95,7 @@ impl Command {
             Command::Scan(command) => command.run(edge),
             Command::Import(command) => command.run(edge),
             Command::Blob(command) => command.run(edge),
+            Command::Log(command) => command.run(edge),
             Command::Rebuild(command) => command.run(edge),
             Command::Bench(command) => command.run(edge),
             Command::Healthcheck(command) => command.run(edge),

@@ -8,6 +8,10 @@
 //!  Database   DIR/  column family "log":  summary of each chunk, chunk    (keys.rs)
 //!             DIR.lock                    held by the process that has it open
 //!             DIR.refused-TIMESTAMP/      a database that could not be opened, put aside
+//!             DIR.cut-TIMESTAMP           bytes that `repair` took out, with an index beside it
+//!
+//!  look    reads and checks, without the lock, beside a running process; writes nothing
+//!  repair  takes the lock, and out what is damaged
 //! ```
 //!
 //! Owns: RocksDB (this room is its only user), its options, its files, its two threads, what a failed disk means.
@@ -19,12 +23,18 @@
 //! is full) a record is written to disk once and never again.
 
 pub mod keys;
+pub mod raw;
 pub mod rocksdb;
 pub mod thread;
+pub mod look;
+pub mod repair;
 
 use crate::ErrorKind;
 use std::path::{Path, PathBuf};
 
+pub use self::look::{Checked, Damage, Look, check};
+pub use self::raw::{Broken, FileKind};
+pub use self::repair::{Outcome, Repaired, repair};
 pub use self::rocksdb::{Database, Opened, Options, Survey, bytes_in};
 pub use self::thread::{Keeper, Persist, PushError, Waiting, Writer};
 
@@ -45,6 +55,14 @@ pub enum Error {
         /// The directory.
         dir: PathBuf,
         /// The system's reason.
+        why: String,
+    },
+    /// There is no log to look at: name another directory.
+    #[error("{dir}: {why}", dir = .dir.display())]
+    NoLog {
+        /// The directory.
+        dir: PathBuf,
+        /// What is there instead.
         why: String,
     },
     /// The disk is full. The log takes nothing more; open it again once there is room.
@@ -87,7 +105,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Full { .. } | Error::Failed { .. } | Error::Corrupt { .. } => true,
-            Error::Locked { .. } | Error::Directory { .. } | Error::Closed => false,
+            Error::Locked { .. } | Error::Directory { .. } | Error::NoLog { .. } | Error::Closed => false,
         }
     }
 
@@ -95,6 +113,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Locked { .. } | Error::Directory { .. } => ErrorKind::Config,
+            Error::NoLog { .. } => ErrorKind::Rejected,
             Error::Full { .. } | Error::Failed { .. } => ErrorKind::Unavailable,
             Error::Corrupt { .. } => ErrorKind::Corrupt,
             Error::Closed => ErrorKind::Closed,

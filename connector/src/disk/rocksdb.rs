@@ -13,12 +13,13 @@ use ::rocksdb::{
 use bytes::Bytes;
 
 use super::keys::{Kind, key, seq};
+use super::raw::{self, Broken};
 use super::{Error, beside};
 use crate::clock::Clock;
 use crate::format::chunk::{Chunk, Summary};
 
 /// The column family with everything in it.
-const FAMILY: &str = "log";
+pub(super) const FAMILY: &str = "log";
 /// Says that RocksDB found its own files corrupt while running: the next opening puts them aside.
 const SUSPECT: &str = "SUSPECT";
 /// Says at which number a clean close left the log.
@@ -57,6 +58,8 @@ pub struct Survey {
     pub cut: Option<(u64, String)>,
     /// Chunks that a clean close had left and that are not there.
     pub missing: u64,
+    /// Files that RocksDB read up to a place only, in silence: what was behind it is not among the chunks.
+    pub broken: Vec<Broken>,
 }
 
 /// The database.
@@ -81,32 +84,35 @@ impl Database {
     /// [`Error::Locked`], [`Error::Directory`], [`Error::Failed`].
     pub fn open(dir: &Path, options: &Options) -> Result<Opened, Error> {
         prepare(dir)?;
-        let lock = lock(dir)?;
+        Database::open_locked(dir, lock(dir)?, options)
+    }
+
+    /// As [`Database::open`], by who holds the directory's lock already.
+    pub(super) fn open_locked(dir: &Path, lock: File, options: &Options) -> Result<Opened, Error> {
         let mut aside = None;
         if let Some(why) = suspect(dir) {
             aside = Some(put_aside(dir, why, options)?);
         }
+        // Looked at before RocksDB writes new files in the place of these.
+        let broken = raw::broken(dir).map_err(|error| Error::Failed {
+            doing: "reading",
+            dir: dir.to_owned(),
+            why: error.to_string(),
+        })?;
         let clean = take_clean(dir);
         let db = match open_db(dir, options) {
             Ok(db) => db,
-            Err(refused) => {
-                let why = refused.to_string();
+            Err(error) => {
                 // Only a database that is broken is put aside: one on a full or failing disk, or held by somebody who
                 // does not know our lock, is left as it is.
-                match (refused.kind(), why.contains("LOCK"), why.contains("No such file")) {
-                    (_, true, _) => return Err(Error::Locked { dir: dir.to_owned(), by: String::new() }),
-                    (ErrorKind::IOError, _, false) => {
-                        return Err(Error::refused("opening", dir, why));
-                    }
-                    _ => {}
-                }
-                aside = Some(put_aside(dir, why, options)?);
+                aside = Some(put_aside(dir, refused(dir, "opening", &error)?, options)?);
                 open_db(dir, options)
                     .map_err(|error| Error::refused("making anew", dir, error.to_string()))?
             }
         };
         let database = Database { db, dir: dir.to_owned(), _lock: lock };
         let mut survey = database.survey()?;
+        survey.broken = broken;
         if let (Some(clean), None) = (clean, &aside) {
             let (next, needed) = clean;
             survey.missing = next.saturating_sub(survey.next.max(needed));
@@ -130,37 +136,14 @@ impl Database {
     /// # Errors
     /// [`Error::Failed`], if what is to be cut cannot be.
     pub fn survey(&self) -> Result<Survey, Error> {
-        let mut survey = Survey::default();
-        let mut read = ReadOptions::default();
-        read.fill_cache(false);
-        read.set_iterate_lower_bound(key(Kind::Summary, 0));
-        read.set_iterate_upper_bound(key(Kind::Chunk, 0));
-        let mut entries = self.db.raw_iterator_cf_opt(self.family(), read);
-        entries.seek_to_first();
-        while let Some((entry, value)) = entries.item() {
-            let Some(number) = seq(Kind::Summary, entry) else {
-                survey.cut = Some((survey.next, "a key that is none of a log's".into()));
-                break;
-            };
-            match Summary::parse(value) {
-                Ok(summary) => survey.chunks.push((number, summary)),
-                Err(error) => {
-                    survey.cut = Some((number, format!("its summary: {}", chain(&error))));
-                    break;
-                }
-            }
-            survey.next = number + 1;
-            entries.next();
-        }
-        if let Err(error) = entries.status() {
+        let (mut survey, damaged) = summaries(&self.db, self.family());
+        if let Some(error) = damaged {
             if passes(&error) {
                 return Err(self.failed("looking through", &error));
             }
             // The sorted files themselves are damaged: sooner or later compaction would stop on them.
             self.suspect(error.as_ref());
-            survey.cut = Some((survey.next, error.to_string()));
         }
-        drop(entries);
         while let Some((number, _)) = survey.chunks.last() {
             let number = *number;
             match self.chunk(number) {
@@ -184,13 +167,7 @@ impl Database {
     /// [`Error::Corrupt`] if it is not there, not whole, or not readable; [`Error::Failed`] if the system has no
     /// means left to read it.
     pub fn chunk(&self, seq: u64) -> Result<Chunk, Error> {
-        let summary = self.summary(seq)?;
-        let bytes = Bytes::from(self.get(Kind::Chunk, seq)?);
-        let chunk = Chunk::parse(bytes).map_err(|error| self.corrupt(seq, chain(&error)))?;
-        if !summary.is_of(&chunk) {
-            return Err(self.corrupt(seq, "it is another chunk than its summary says".into()));
-        }
-        Ok(chunk)
+        chunk(&self.db, self.family(), &self.dir, seq)
     }
 
     /// What chunk number `seq` accounts for, without reading it.
@@ -198,22 +175,7 @@ impl Database {
     /// # Errors
     /// As [`Database::chunk`].
     pub fn summary(&self, seq: u64) -> Result<Summary, Error> {
-        Summary::parse(&self.get(Kind::Summary, seq)?).map_err(|error| self.corrupt(seq, chain(&error)))
-    }
-
-    fn get(&self, kind: Kind, seq: u64) -> Result<Vec<u8>, Error> {
-        let mut read = ReadOptions::default();
-        read.fill_cache(false);
-        match self.db.get_cf_opt(self.family(), key(kind, seq), &read) {
-            Ok(Some(bytes)) => Ok(bytes),
-            Ok(None) => Err(self.corrupt(seq, "it is not there".into())),
-            Err(error) if passes(&error) => Err(self.failed("reading", &error)),
-            Err(error) => Err(self.corrupt(seq, error.to_string())),
-        }
-    }
-
-    fn corrupt(&self, seq: u64, why: String) -> Error {
-        Error::Corrupt { seq, dir: self.dir.clone(), why }
+        summary(&self.db, self.family(), &self.dir, seq)
     }
 
     /// Writes the chunks, with their summaries, in one batch, and returns once they are on the disk.
@@ -316,6 +278,87 @@ impl Database {
     }
 }
 
+/// All summaries, in order, up to the first that cannot be read, which `cut` names; and what is wrong with the sorted
+/// files, if it is they that cannot be read. Deletes nothing.
+pub(super) fn summaries(db: &DB, family: &ColumnFamily) -> (Survey, Option<::rocksdb::Error>) {
+    let mut survey = Survey::default();
+    let mut read = ReadOptions::default();
+    read.fill_cache(false);
+    read.set_iterate_lower_bound(key(Kind::Summary, 0));
+    read.set_iterate_upper_bound(key(Kind::Chunk, 0));
+    let mut entries = db.raw_iterator_cf_opt(family, read);
+    entries.seek_to_first();
+    while let Some((entry, value)) = entries.item() {
+        let Some(number) = seq(Kind::Summary, entry) else {
+            survey.cut = Some((survey.next, "a key that is none of a log's".into()));
+            break;
+        };
+        match Summary::parse(value) {
+            Ok(summary) => survey.chunks.push((number, summary)),
+            Err(error) => {
+                survey.cut = Some((number, format!("its summary: {}", chain(&error))));
+                break;
+            }
+        }
+        survey.next = number + 1;
+        entries.next();
+    }
+    let damaged = entries.status().err();
+    if let Some(error) = &damaged {
+        survey.cut = Some((survey.next, error.to_string()));
+    }
+    (survey, damaged)
+}
+
+/// Chunk number `seq`, whole and verified, and verified to be the one that its summary speaks of.
+pub(super) fn chunk(db: &DB, family: &ColumnFamily, dir: &Path, seq: u64) -> Result<Chunk, Error> {
+    let summary = summary(db, family, dir, seq)?;
+    let bytes = Bytes::from(get(db, family, dir, (Kind::Chunk, seq))?);
+    let chunk = Chunk::parse(bytes).map_err(|error| corrupt(dir, seq, chain(&error)))?;
+    if !summary.is_of(&chunk) {
+        return Err(corrupt(dir, seq, "it is another chunk than its summary says".into()));
+    }
+    Ok(chunk)
+}
+
+fn summary(db: &DB, family: &ColumnFamily, dir: &Path, seq: u64) -> Result<Summary, Error> {
+    let bytes = get(db, family, dir, (Kind::Summary, seq))?;
+    Summary::parse(&bytes).map_err(|error| corrupt(dir, seq, chain(&error)))
+}
+
+fn get(db: &DB, family: &ColumnFamily, dir: &Path, (kind, seq): (Kind, u64)) -> Result<Vec<u8>, Error> {
+    let mut read = ReadOptions::default();
+    read.fill_cache(false);
+    match db.get_cf_opt(family, key(kind, seq), &read) {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(corrupt(dir, seq, "it is not there".into())),
+        Err(error) if passes(&error) => Err(Error::refused("reading", dir, error.to_string())),
+        Err(error) => Err(corrupt(dir, seq, error.to_string())),
+    }
+}
+
+fn corrupt(dir: &Path, seq: u64, why: String) -> Error {
+    Error::Corrupt { seq, dir: dir.to_owned(), why }
+}
+
+/// Why RocksDB refuses a directory, if it does so for what its files hold.
+///
+/// # Errors
+/// [`Error::Locked`], [`Error::Failed`]: it is the system that refuses, or somebody else has it open.
+pub(super) fn refused(dir: &Path, doing: &'static str, error: &::rocksdb::Error) -> Result<String, Error> {
+    let why = error.to_string();
+    // The directory's own name may contain anything.
+    let said = why.replace(&*dir.to_string_lossy(), "");
+    let missing = ["No such file", "Not a directory"].iter().any(|missing| said.contains(missing));
+    match error.kind() {
+        _ if said.contains("lock hold by") || said.contains("/LOCK: ") => {
+            Err(Error::Locked { dir: dir.to_owned(), by: String::new() })
+        }
+        ErrorKind::IOError if !missing => Err(Error::refused(doing, dir, why)),
+        _ => Ok(why),
+    }
+}
+
 /// Bytes of the files in `dir`.
 pub fn bytes_in(dir: &Path) -> u64 {
     let Ok(files) = fs::read_dir(dir) else { return 0 };
@@ -323,7 +366,7 @@ pub fn bytes_in(dir: &Path) -> u64 {
 }
 
 /// All levels of an error in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
@@ -336,11 +379,27 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Whether the system only lacks the means at the moment. All else that goes wrong with a read goes wrong again: a log
 /// that tried once more would try for ever.
-fn passes(error: &::rocksdb::Error) -> bool {
+pub(super) fn passes(error: &::rocksdb::Error) -> bool {
     ["Too many open files", "Cannot allocate memory"].iter().any(|lack| error.as_ref().contains(lack))
 }
 
 fn open_db(dir: &Path, options: &Options) -> Result<DB, ::rocksdb::Error> {
+    let (db, families) = configured(options.write_buffer_bytes);
+    DB::open_cf_descriptors(&db, dir, families)
+}
+
+/// Opens without a lock, and without writing anything: what is in the write-ahead log stays there and is read into
+/// memory. Sees what was there at this moment, beside a process that goes on writing.
+pub(super) fn open_read_only(dir: &Path) -> Result<DB, ::rocksdb::Error> {
+    let (mut db, families) = configured(64 << 20);
+    // All sorted files at once: a process that has it open may delete them meanwhile.
+    db.set_max_open_files(-1);
+    db.create_if_missing(false);
+    db.create_missing_column_families(false);
+    DB::open_cf_descriptors_read_only(&db, dir, families, false)
+}
+
+fn configured(write_buffer_bytes: usize) -> (::rocksdb::Options, [ColumnFamilyDescriptor; 2]) {
     let mut db = ::rocksdb::Options::default();
     db.create_if_missing(true);
     db.create_missing_column_families(true);
@@ -354,7 +413,7 @@ fn open_db(dir: &Path, options: &Options) -> Result<DB, ::rocksdb::Error> {
     db.set_stats_persist_period_sec(0);
     db.set_max_manifest_file_size(4 << 20);
     let mut log = ::rocksdb::Options::default();
-    log.set_write_buffer_size(options.write_buffer_bytes);
+    log.set_write_buffer_size(write_buffer_bytes);
     // One being filled, one being written out, one to spare: a flush that is slower than the appends stalls them.
     log.set_max_write_buffer_number(3);
     log.set_enable_blob_files(true);
@@ -367,15 +426,18 @@ fn open_db(dir: &Path, options: &Options) -> Result<DB, ::rocksdb::Error> {
     let mut blocks = BlockBasedOptions::default();
     blocks.disable_cache();
     log.set_block_based_table_factory(&blocks);
+    // Nothing is ever in it; but the room that RocksDB allocates for a write-ahead log goes by the largest of both.
+    let mut unused = ::rocksdb::Options::default();
+    unused.set_write_buffer_size(write_buffer_bytes);
     let families = [
-        ColumnFamilyDescriptor::new(::rocksdb::DEFAULT_COLUMN_FAMILY_NAME, ::rocksdb::Options::default()),
+        ColumnFamilyDescriptor::new(::rocksdb::DEFAULT_COLUMN_FAMILY_NAME, unused),
         ColumnFamilyDescriptor::new(FAMILY, log),
     ];
-    DB::open_cf_descriptors(&db, dir, families)
+    (db, families)
 }
 
 /// Makes the directory and tries to write there, so that the error says so, and not what RocksDB stumbled on.
-fn prepare(dir: &Path) -> Result<(), Error> {
+pub(super) fn prepare(dir: &Path) -> Result<(), Error> {
     // A full disk is no mistake of the configuration: it passes.
     let unusable = |why: std::io::Error| match Error::refused("opening", dir, why.to_string()) {
         full @ Error::Full { .. } => full,
@@ -389,7 +451,7 @@ fn prepare(dir: &Path) -> Result<(), Error> {
 
 /// Takes `DIR.lock`. RocksDB has a lock of its own inside; this one survives the directory's being put aside, is
 /// taken before anything is touched, and says who holds it.
-fn lock(dir: &Path) -> Result<File, Error> {
+pub(super) fn lock(dir: &Path) -> Result<File, Error> {
     let path = beside(dir, "lock");
     let unusable = |why: std::io::Error| match Error::refused("opening", dir, why.to_string()) {
         full @ Error::Full { .. } => full,
@@ -414,7 +476,7 @@ fn lock(dir: &Path) -> Result<File, Error> {
 }
 
 /// Why the files in `dir` must not be opened, though RocksDB might.
-fn suspect(dir: &Path) -> Option<String> {
+pub(super) fn suspect(dir: &Path) -> Option<String> {
     match fs::read_to_string(dir.join(SUSPECT)) {
         Ok(why) => return Some(format!("corrupt when it was last used: {why}")),
         Err(error) if error.kind() == IoKind::NotFound => {}
@@ -430,14 +492,19 @@ fn suspect(dir: &Path) -> Option<String> {
 
 /// Reads and removes what the last clean close said.
 fn take_clean(dir: &Path) -> Option<(u64, u64)> {
-    let path = dir.join(CLEAN);
-    let text = fs::read_to_string(&path).ok()?;
-    let _ = fs::remove_file(&path);
+    let clean = clean(dir);
+    let _ = fs::remove_file(dir.join(CLEAN));
+    clean
+}
+
+/// What the last clean close said, if it was the last that happened here: the next number, and the first needed.
+pub(super) fn clean(dir: &Path) -> Option<(u64, u64)> {
+    let text = fs::read_to_string(dir.join(CLEAN)).ok()?;
     let (next, needed) = text.split_once(' ')?;
     Some((next.parse().ok()?, needed.parse().ok()?))
 }
 
-fn put_aside(dir: &Path, why: String, options: &Options) -> Result<(PathBuf, String), Error> {
+pub(super) fn put_aside(dir: &Path, why: String, options: &Options) -> Result<(PathBuf, String), Error> {
     let failed = |error: std::io::Error| Error::refused("putting aside", dir, error.to_string());
     let stamp = options.clock.wall_ms();
     let aside = (0..)
@@ -453,4 +520,4 @@ fn put_aside(dir: &Path, why: String, options: &Options) -> Result<(PathBuf, Str
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

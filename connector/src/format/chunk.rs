@@ -28,6 +28,8 @@
 //! Owns: the bytes of a chunk and of its [`Summary`]. Does not own: where they are kept (`disk/`), or when a chunk is
 //! full enough (`producer/source`).
 
+mod carve;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -35,6 +37,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::wire::{Malformed, Take, put_varint};
 use crate::record::{SourcePartition, TopicId};
+
+pub use self::carve::{Carved, carve};
 
 const MAGIC: &[u8; 8] = b"SWCH\x01\x00\x00\x00";
 const SUMMARY_MAGIC: &[u8; 8] = b"SWCS\x01\x00\x00\x00";
@@ -60,9 +64,10 @@ pub enum Error {
 }
 
 /// What a chunk accounts for of one source partition: the offsets `[from, to)`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Range {
     /// The partition.
+    #[serde(flatten)]
     pub source: SourcePartition,
     /// First offset.
     pub from: i64,

@@ -28,6 +28,7 @@
 //! (`disk/`), what is announced (`announce`), when the source pauses (`source`).
 
 mod append;
+mod error;
 mod judge;
 mod queue;
 mod read;
@@ -46,14 +47,14 @@ use self::judge::{judge, runs};
 use self::queue::{Queue, Room, Spilled};
 use self::room::{forget_and_reclaim, write_buffer_bytes};
 use super::shed::Shed;
-use crate::ErrorKind;
 use crate::clock::Clock;
 use crate::disk::{self, Database, Keeper, Survey, Waiting, Writer};
 use crate::format::chunk::Range;
 use crate::gauge::Budget;
-use crate::record::{Position, SourcePartition};
+use crate::record::Position;
 
 pub use self::append::{AppendError, Appender};
+pub use self::error::Error;
 pub use self::judge::{Cursor, joined};
 pub use self::read::{Logged, Reader};
 pub use self::room::Fill;
@@ -66,64 +67,6 @@ const MOST_WAITING: usize = 4096;
 const FORGET_SHARE: usize = 8;
 /// Deleted bytes at which the files that held them are looked for, in write buffers.
 const RECLAIM_BUFFERS: u64 = 2;
-
-/// Why the log cannot be used.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
-    /// The disk, or who else holds it.
-    #[error("using the log on disk")]
-    Disk(#[from] disk::Error),
-    /// A chunk could not be read: it is gone with all behind it, and the next life reads it from Kafka.
-    #[error(
-        "the log in {dir} was cut at chunk {seq}, which cannot be read; {records} records come again from Kafka",
-        dir = .dir.display()
-    )]
-    Cut {
-        /// The log's directory.
-        dir: PathBuf,
-        /// The first chunk that is gone.
-        seq: u64,
-        /// Records that are gone with it.
-        records: u64,
-        /// Why it cannot be read.
-        #[source]
-        source: disk::Error,
-    },
-    /// A chunk was appended that leaves offsets out: a bug, refused before it could lose anything.
-    #[error("a chunk of {source_partition} begins at {from}, the log ends at {end:?}")]
-    Gap {
-        /// The partition.
-        source_partition: SourcePartition,
-        /// Where the chunk's range begins.
-        from: i64,
-        /// Where the log ends; `None`: the partition is none of this life's.
-        end: Option<i64>,
-    },
-    /// It was closed, or a later life has begun.
-    #[error("the log is closed")]
-    Closed,
-}
-
-impl Error {
-    /// Whether the next life may do better, without anybody's doing.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Error::Disk(error) => error.is_transient(),
-            Error::Cut { .. } => true,
-            Error::Gap { .. } | Error::Closed => false,
-        }
-    }
-
-    /// What the operator does about it.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Error::Disk(error) => error.kind(),
-            Error::Cut { .. } => ErrorKind::Corrupt,
-            Error::Gap { .. } => ErrorKind::Internal,
-            Error::Closed => ErrorKind::Closed,
-        }
-    }
-}
 
 /// Told of each chunk that has become durable: how long after it was appended.
 pub type Persisted = Arc<dyn Fn(Duration) + Send + Sync>;
@@ -360,6 +303,12 @@ fn committed(
 }
 
 fn say_cut(dir: &Path, survey: &Survey) {
+    for broken in &survey.broken {
+        tracing::error!(
+            dir = %dir.display(), file = broken.file, at = broken.at, bytes = broken.rest, why = broken.why,
+            "the end of a file of the log is not whole: what it held from there on is read from Kafka again"
+        );
+    }
     if let Some((seq, why)) = &survey.cut {
         tracing::error!(
             dir = %dir.display(), seq, why, chunks_left = survey.chunks.len(),

@@ -6,11 +6,11 @@ use crate::clock::Entropy;
 use crate::format::chunk::{Body, ChunkBuilder};
 use crate::record::SourcePartition;
 
-fn options() -> Options {
+pub(in crate::disk) fn options() -> Options {
     Options { clock: Clock::manual(1_760_000_000_000), write_buffer_bytes: 1 << 20 }
 }
 
-fn chunk(seq: u64, bytes: usize) -> Chunk {
+pub(in crate::disk) fn chunk(seq: u64, bytes: usize) -> Chunk {
     let source = SourcePartition { topic: "t".into(), topic_id: Default::default(), partition: 0 };
     let mut builder = ChunkBuilder::new();
     let slot = builder.slot(&source, seq as i64);
@@ -19,22 +19,22 @@ fn chunk(seq: u64, bytes: usize) -> Chunk {
     builder.finish()
 }
 
-fn open(dir: &Path) -> Opened {
+pub(in crate::disk) fn open(dir: &Path) -> Opened {
     Database::open(dir, &options()).unwrap()
 }
 
-fn append(database: &Database, numbers: std::ops::Range<u64>, bytes: usize) {
+pub(in crate::disk) fn append(database: &Database, numbers: std::ops::Range<u64>, bytes: usize) {
     for number in numbers {
         database.append([(number, &chunk(number, bytes))].into_iter()).unwrap();
     }
 }
 
-fn numbers(survey: &Survey) -> Vec<u64> {
+pub(in crate::disk) fn numbers(survey: &Survey) -> Vec<u64> {
     survey.chunks.iter().map(|(number, _)| *number).collect()
 }
 
 /// The one file with this extension, or the largest of them.
-fn file(dir: &Path, extension: &str) -> PathBuf {
+pub(in crate::disk) fn file(dir: &Path, extension: &str) -> PathBuf {
     let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
     let mut found: Vec<_> =
         files.filter(|file| file.extension().is_some_and(|found| found == extension)).collect();
@@ -42,7 +42,7 @@ fn file(dir: &Path, extension: &str) -> PathBuf {
     found.pop().unwrap_or_else(|| panic!("no .{extension} in {}", dir.display()))
 }
 
-fn change(file: &Path, how: impl FnOnce(&mut Vec<u8>)) {
+pub(in crate::disk) fn change(file: &Path, how: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(file).unwrap();
     how(&mut bytes);
     fs::write(file, bytes).unwrap();
@@ -240,7 +240,7 @@ fn a_torn_write_ahead_log_gives_what_was_whole() {
     assert!(seen.len() > 4, "{seen:?}");
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub(in crate::disk) fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
         fs::copy(file.path(), to.join(file.file_name())).unwrap();

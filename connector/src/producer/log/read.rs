@@ -107,7 +107,11 @@ impl Reader {
         {
             return; // changed while the lease was waited for
         }
-        let Some(keeper) = self.log.0.keeper() else { return };
+        let Some(keeper) = self.log.0.keeper() else {
+            // No life has begun since the log failed: said, else the caller would ask again at once, for ever.
+            queue.failed.get_or_insert(Error::Closed);
+            return;
+        };
         let (shared, life) = (self.log.0.shared.clone(), self.life);
         queue.paging = keeper.run(move |database| {
             settle(database, &shared, life, page_back(database, &shared, life, lease));

@@ -5,10 +5,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::format::chunk::{Body, Chunk, ChunkBuilder};
+use crate::record::SourcePartition;
 
 mod full;
 mod model;
+mod recovery;
 mod shed;
+mod torture;
 
 const PLENTY: usize = 1_000_000;
 

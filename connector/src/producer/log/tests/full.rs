@@ -80,7 +80,7 @@ async fn an_append_that_finds_no_room_loses_nothing_and_the_log_mends_itself_whe
         }
     };
     assert!(matches!(failed, Error::Disk(disk::Error::Full { .. })) && failed.is_transient(), "{failed:?}");
-    assert_eq!(failed.kind(), ErrorKind::Unavailable);
+    assert_eq!(failed.kind(), crate::ErrorKind::Unavailable);
     let kept = 10 * *durable.borrow_and_update() as i64;
     // Still full: each attempt says so, and none makes it worse.
     volume.fill(0);

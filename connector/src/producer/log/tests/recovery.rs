@@ -1,0 +1,66 @@
+//! What recovery takes grows with what is not announced, and with nothing else.
+
+use super::*;
+
+const PENDING: i64 = 100;
+
+/// Opens the log and begins a life at `announced`: how long that took, and the records that it still has.
+async fn recovered(dir: &Path, announced: i64) -> (Duration, Vec<(i32, i64)>) {
+    let clock = Clock::system();
+    let began = clock.now();
+    let log = Log::open(dir, small()).await.unwrap();
+    let next = log.resume(&[at(0, announced)]).await.unwrap();
+    let took = clock.now() - began;
+    let kept = take(&mut roomy(&log), (next[0].offset - announced) as usize).await;
+    log.close().await.unwrap();
+    (took, kept)
+}
+
+fn small() -> Options {
+    Options { write_buffer_bytes: 512 << 10, ..options() }
+}
+
+/// A log through which `trimmed` chunks have gone before the last [`PENDING`].
+async fn made(dir: &Path, trimmed: i64) {
+    let log = Log::open(dir, small()).await.unwrap();
+    log.resume(&[at(0, 0)]).await.unwrap();
+    let (appender, mut reader) = (log.appender(), roomy(&log));
+    for n in 0..trimmed + PENDING {
+        appender.append_within(chunk_of(&[(0, n, n + 1)], 4_000), Duration::from_secs(20)).unwrap();
+        if n < trimmed && n % 50 == 49 {
+            take(&mut reader, 50).await;
+            log.trim(&[at(0, n + 1)]).await.unwrap();
+        }
+    }
+    persisted(&appender, (trimmed + PENDING) as u64).await;
+    // As a killed process leaves it: nothing that closing would have tidied.
+    let left = dir.with_extension("left");
+    std::fs::create_dir(&left).unwrap();
+    for file in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let _ = std::fs::copy(file.path(), left.join(file.file_name()));
+    }
+    log.close().await.unwrap();
+    std::fs::rename(dir, dir.with_extension("closed")).unwrap();
+    std::fs::rename(left, dir).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_announced_long_ago_costs_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let mut best = Vec::new();
+    for (name, trimmed) in [("little", 0), ("much", PENDING * 100)] {
+        let dir = root.path().join(name);
+        made(&dir, trimmed).await;
+        let mut fastest = Duration::MAX;
+        for _ in 0..3 {
+            let (took, kept) = recovered(&dir, trimmed).await;
+            assert_eq!(kept, offsets(0, trimmed, trimmed + PENDING));
+            fastest = fastest.min(took);
+        }
+        println!("{PENDING} chunks pending, {trimmed} trimmed before: {fastest:?}");
+        best.push(fastest);
+    }
+    // Without the bound it were a hundred times as much. What is constant: a write-ahead log of at most the memtables'
+    // size, and files that are about to go.
+    assert!(best[1] < best[0] * 5 + Duration::from_millis(100), "{best:?}");
+}

@@ -1,0 +1,524 @@
+//! A small log, damaged at every byte of every file: what comes back is exactly a prefix of what was written, and the
+//! rest is fetched from the right place.
+//!
+//! `STILLWELL_TORTURE=all` takes every byte of every file, cut off there and with a bit flipped there; a number is the
+//! seed of a sample; without it the sample's seed is a new one in each run, and printed when something fails.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::clock::Entropy;
+use crate::disk::check;
+
+/// Cases of each scene, in a sample.
+const SAMPLE: usize = 60;
+/// No case takes longer, or it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Lives that a log may need until it goes on: the first meets the damage, the second the database put aside.
+const LIVES: usize = 4;
+
+/// Every fifth offset holds no record, as a transaction's marker does.
+fn is_marker(offset: i64) -> bool {
+    offset % 5 == 4
+}
+
+fn body(partition: i32, offset: i64) -> Vec<u8> {
+    value(partition, offset, 60 + ((offset * 13 + i64::from(partition) * 7) % 50) as usize)
+}
+
+/// What Kafka has of these ranges.
+fn fetched(ranges: &[(i32, i64, i64)]) -> Chunk {
+    let mut builder = ChunkBuilder::new();
+    for (partition, from, to) in ranges {
+        let slot = builder.slot(&source(*partition), *from);
+        for offset in (*from..*to).filter(|offset| !is_marker(*offset)) {
+            let key = format!("key {offset}");
+            let body = body(*partition, offset);
+            builder.push(slot, offset, offset, Body::Upsert { key: key.as_bytes(), value: &body });
+        }
+        builder.advance(slot, *to);
+    }
+    builder.finish()
+}
+
+/// Positions of both partitions.
+type At = [i64; 2];
+
+fn positions(at: At) -> [Position; 2] {
+    [self::at(0, at[0]), self::at(1, at[1])]
+}
+
+/// A log as it lies on the disk, and what is known of it.
+struct Scene {
+    name: &'static str,
+    root: tempfile::TempDir,
+    dir: PathBuf,
+    /// What is announced.
+    announced: At,
+    /// Where the log ends.
+    end: At,
+    /// Of chunks in the write-ahead log.
+    logged: Vec<InWal>,
+    /// Of chunks that were written out: their bytes, the positions before and after them.
+    blobs: Vec<(Bytes, At, At)>,
+}
+
+/// A chunk in a write-ahead log.
+struct InWal {
+    file: String,
+    /// Where its record ends.
+    end: u64,
+    /// The positions before it.
+    before: At,
+}
+
+/// A log being made.
+struct Maker {
+    root: tempfile::TempDir,
+    log: Log,
+    end: At,
+    announced: At,
+    appended: u64,
+    logged: Vec<InWal>,
+    chunks: Vec<(Bytes, At, At)>,
+    blobs: Vec<(Bytes, At, At)>,
+}
+
+fn small() -> Options {
+    Options { write_buffer_bytes: 8 << 10, ..options() }
+}
+
+/// In memory where there is such a place: a log is opened some ten thousand times, with several fsyncs each.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
+impl Maker {
+    async fn new() -> Maker {
+        let root = scratch();
+        let log = Log::open(&root.path().join("log"), small()).await.unwrap();
+        log.resume(&positions([0, 0])).await.unwrap();
+        let (logged, chunks, blobs) = (vec![], vec![], vec![]);
+        Maker { root, log, end: [0, 0], announced: [0, 0], appended: 0, logged, chunks, blobs }
+    }
+
+    /// Appends a chunk with so many offsets of each partition.
+    async fn append(&mut self, by: At) {
+        let before = self.end;
+        self.end = [before[0] + by[0], before[1] + by[1]];
+        let ranges = [(0, before[0], self.end[0]), (1, before[1], self.end[1])];
+        let ranges: Vec<_> = ranges.into_iter().filter(|(_, from, to)| from < to).collect();
+        let chunk = fetched(&ranges);
+        self.chunks.push((chunk.encoded().clone(), before, self.end));
+        let appender = self.log.appender();
+        self.appended = self.appended.max(*appender.persisted().borrow()) + 1;
+        appender.try_append(chunk).unwrap();
+        persisted(&appender, self.appended).await;
+        let (file, end) = self.newest_wal();
+        self.logged.push(InWal { file, end, before });
+    }
+
+    fn newest_wal(&self) -> (String, u64) {
+        let files = disk::raw::files(&self.root.path().join("log")).unwrap();
+        let wals = files.into_iter().filter(|(_, kind, _)| *kind == disk::FileKind::WriteAheadLog);
+        wals.map(|(name, _, bytes)| (name, bytes)).next_back().unwrap()
+    }
+
+    async fn on_disk(&self, job: impl FnOnce(&Database) -> Result<(), disk::Error> + Send + 'static) {
+        let keeper = self.log.0.keeper().unwrap();
+        blocking(move || Ok(keeper.call(job)?)).await.unwrap();
+    }
+
+    /// Has RocksDB write files of what it holds in memory.
+    async fn flush(&mut self) {
+        self.on_disk(Database::reclaim).await;
+        self.logged.clear();
+        self.blobs.append(&mut self.chunks);
+    }
+
+    /// Announces all up to `at`, and trims.
+    async fn announce(&mut self, at: At) {
+        let mut reader = roomy(&self.log);
+        let mut seen = self.announced;
+        while seen != self.end {
+            let logged = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap().unwrap();
+            for range in logged.chunk.ranges() {
+                seen[range.source.partition as usize] = range.to;
+            }
+        }
+        self.announced = at;
+        self.log.trim(&positions(at)).await.unwrap();
+        self.on_disk(|_| Ok(())).await; // what was asked for before is done
+    }
+
+    async fn restart(&mut self) {
+        self.log.close().await.unwrap();
+        self.log = Log::open(&self.root.path().join("log"), small()).await.unwrap();
+        let next = self.log.resume(&positions(self.announced)).await.unwrap();
+        assert_eq!(next, positions(self.end));
+        // The write-ahead log was written out and began anew.
+        self.logged.clear();
+        self.blobs.append(&mut self.chunks);
+    }
+
+    /// The log as a killed process leaves it.
+    async fn crashed(self, name: &'static str) -> Scene {
+        let dir = self.root.path().join("left");
+        copy(&self.root.path().join("log"), &dir);
+        self.log.close().await.unwrap();
+        self.scene(name, dir)
+    }
+
+    /// The log as it is after a stop in order.
+    async fn closed(self, name: &'static str) -> Scene {
+        self.log.close().await.unwrap();
+        let dir = self.root.path().join("log");
+        self.scene(name, dir)
+    }
+
+    fn scene(self, name: &'static str, dir: PathBuf) -> Scene {
+        let Maker { root, announced, end, logged, blobs, .. } = self;
+        Scene { name, root, dir, announced, end, logged, blobs }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// What is done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Harm {
+    Gone,
+    CutAt(usize),
+    Flip(usize, u8),
+}
+
+impl Scene {
+    fn files(&self) -> Vec<(String, disk::FileKind, u64)> {
+        let files = disk::raw::files(&self.dir).unwrap();
+        // RocksDB makes these two anew whatever is in them.
+        files.into_iter().filter(|(name, ..)| name != "LOCK" && !name.starts_with("LOG")).collect()
+    }
+
+    /// Every byte of every file, or a sample.
+    fn cases(&self, seed: Option<u64>) -> Vec<(String, Harm)> {
+        let files = self.files();
+        let mut cases: Vec<_> = files.iter().map(|(name, ..)| (name.clone(), Harm::Gone)).collect();
+        if let Some(seed) = seed {
+            let entropy = Entropy::seeded(seed);
+            // Every kind of file as often as any other, else nearly all bytes were those of blobs.
+            while cases.len() < SAMPLE {
+                let (name, _, length) = &files[(entropy.next_u64() % files.len() as u64) as usize];
+                if *length > 0 {
+                    let (at, bit) = ((entropy.next_u64() % length) as usize, (entropy.next_u64() % 8) as u8);
+                    cases.push((
+                        name.clone(),
+                        if bit % 4 == 0 { Harm::CutAt(at) } else { Harm::Flip(at, bit) },
+                    ));
+                }
+            }
+            return cases;
+        }
+        for (name, kind, length) in &files {
+            // Options, identity and our own notes: no records are in them, and RocksDB hardly looks at them.
+            let step = if *kind == disk::FileKind::Other { 16 } else { 1 };
+            for at in (0..*length as usize).step_by(step) {
+                cases.push((name.clone(), Harm::CutAt(at)));
+                let bits = if at % 16 == 0 { 0..8 } else { (at % 8) as u8..(at % 8) as u8 + 1 };
+                cases.extend(bits.map(|bit| (name.clone(), Harm::Flip(at, bit))));
+            }
+        }
+        cases
+    }
+
+    /// Where the log must end exactly, where that can be known: before the first chunk that is not whole.
+    fn expected(&self, name: &str, harm: Harm) -> Option<At> {
+        let spoiled = match harm {
+            Harm::CutAt(at) | Harm::Flip(at, _) => at,
+            Harm::Gone => 0,
+        };
+        if self.logged.iter().any(|logged| logged.file == name) {
+            let lost = self.logged.iter().find(|logged| logged.file == name && logged.end > spoiled as u64);
+            return Some(lost.map_or(self.end, |lost| lost.before));
+        }
+        if !name.ends_with(".blob") || !matches!(harm, Harm::Flip(..)) {
+            return None;
+        }
+        let bytes = fs::read(self.dir.join(name)).unwrap();
+        self.blobs.iter().find_map(|(chunk, before, after)| {
+            let found = bytes.windows(chunk.len()).position(|window| window == &chunk[..])?;
+            let hit = (found..found + chunk.len()).contains(&spoiled);
+            let needed = (0..2).any(|partition| after[partition] > self.announced[partition]);
+            hit.then_some(if needed { *before } else { self.end })
+        })
+    }
+
+    /// Damages a copy, and goes on with it as the next process would.
+    async fn survive(&self, name: &str, harm: Harm) {
+        let root = scratch();
+        let dir = root.path().join("log");
+        copy(&self.dir, &dir);
+        let path = dir.join(name);
+        match harm {
+            Harm::Gone => fs::remove_file(&path).unwrap(),
+            Harm::CutAt(at) => {
+                fs::File::options().write(true).open(&path).unwrap().set_len(at as u64).unwrap()
+            }
+            Harm::Flip(at, bit) => {
+                let mut bytes = fs::read(&path).unwrap();
+                bytes[at] ^= 1 << bit;
+                fs::write(&path, bytes).unwrap();
+            }
+        }
+        let checked = check(&dir, &mut |_| {}).map(|checked| checked.damage);
+
+        let log = Log::open(&dir, small()).await.unwrap();
+        let next = self.lives(&log).await;
+        let expected = self.expected(name, harm);
+        if let Some(expected) = expected {
+            let expected = [0, 1].map(|partition| expected[partition].max(self.announced[partition]));
+            assert_eq!(next, expected, "it ends before the first chunk that is not whole");
+        }
+        if next != self.end {
+            // A file that is gone altogether leaves nothing that could be checked.
+            let said = !matches!(&checked, Ok(damage) if damage.is_empty()) || harm == Harm::Gone;
+            assert!(said, "`log verify` calls it whole, and it ends at {next:?} instead of {:?}", self.end);
+        }
+        // What is missing, and then something new, come from Kafka.
+        let more = [self.end[0] + 7, self.end[1] + 7];
+        let mut reader = roomy(&log);
+        let mut read = self.read(&mut reader, self.announced, next).await.unwrap();
+        for to in [self.end, more] {
+            let ranges = [(0, read[0].max(next[0]), to[0]), (1, read[1].max(next[1]), to[1])];
+            let ranges: Vec<_> = ranges.into_iter().filter(|(_, from, to)| from < to).collect();
+            if !ranges.is_empty() {
+                log.appender().try_append(fetched(&ranges)).unwrap();
+                read = self.read(&mut reader, read, to).await.unwrap();
+            }
+        }
+        log.close().await.unwrap();
+
+        // And the process after it has all of that, or at the least a log to go on with.
+        let log = Log::open(&dir, small()).await.unwrap();
+        let again = self.lives(&log).await;
+        let aside = fs::read_dir(root.path()).unwrap().count() > 2;
+        assert!(again == more || aside, "{again:?}, and nothing was put aside");
+        log.close().await.unwrap();
+        if again == more {
+            // Its damage is out of it.
+            let log = Log::open(&dir, small()).await.unwrap();
+            assert_eq!(self.lives(&log).await, more);
+            log.close().await.unwrap();
+        }
+    }
+
+    /// Lives until one reads all that the log says it has; where it ends.
+    async fn lives(&self, log: &Log) -> At {
+        for _ in 0..LIVES {
+            let next = log.resume(&positions(self.announced)).await.unwrap();
+            let next = [next[0].offset, next[1].offset];
+            let most = [self.end[0] + 7, self.end[1] + 7];
+            assert!((0..2).all(|p| (self.announced[p]..=most[p]).contains(&next[p])), "{next:?}");
+            match self.read(&mut roomy(log), self.announced, next).await {
+                Ok(_) => return log.resume(&positions(self.announced)).await.map(|_| next).unwrap(),
+                Err(error) => {
+                    let said = format!("{error:?}");
+                    assert!(error.is_transient() && !said.contains("panicked"), "{said}");
+                }
+            }
+        }
+        panic!("{LIVES} lives did not get over it");
+    }
+
+    /// Reads from `from` to `to`: every record that Kafka has there, in order, once.
+    async fn read(&self, reader: &mut Reader, from: At, to: At) -> Result<At, Error> {
+        let mut at = from;
+        while (0..2).any(|partition| at[partition] < to[partition]) {
+            let next = tokio::time::timeout(PATIENCE, reader.next()).await;
+            let logged =
+                next.unwrap_or_else(|_| panic!("{to:?} awaited, {at:?} reached"))?.expect("it is open");
+            let ranges = logged.chunk.ranges();
+            for (_, record) in logged.chunk.iter() {
+                let partition = ranges[record.slot as usize].source.partition;
+                if record.offset < logged.from[record.slot as usize] {
+                    continue;
+                }
+                let next = &mut at[partition as usize];
+                while is_marker(*next) {
+                    *next += 1;
+                }
+                assert_eq!(record.offset, *next, "of partition {partition}");
+                let Body::Upsert { key, value } = record.body else { panic!("{record:?} was never written") };
+                assert_eq!(key, format!("key {}", record.offset).as_bytes());
+                assert_eq!(value, body(partition, record.offset));
+                *next += 1;
+            }
+            for range in ranges {
+                let next = &mut at[range.source.partition as usize];
+                assert!(
+                    (*next..range.to).all(is_marker),
+                    "records before {} of {} are missing",
+                    range.to,
+                    range.source
+                );
+                *next = range.to.max(*next);
+            }
+        }
+        Ok(at)
+    }
+
+    /// All its cases. A failure names the case, and how to see it again.
+    fn run(self, runtime: tokio::runtime::Runtime) {
+        let seed = match std::env::var("STILLWELL_TORTURE").as_deref() {
+            Ok("all") => None,
+            Ok(seed) => Some(seed.parse().expect("STILLWELL_TORTURE is `all` or a number")),
+            Err(_) => Some(Entropy::system().next_u64()),
+        };
+        let cases = self.cases(seed);
+        let (count, name) = (cases.len(), self.name);
+        println!(
+            "{name}: {count} cases, now in {}/case, of {:?}",
+            self.root.path().display(),
+            self.files().iter().map(|(name, ..)| name).collect::<Vec<_>>()
+        );
+        let mut harmed = BTreeSet::new();
+        for (file, harm) in cases {
+            let context = format!("{name}: {file} {harm:?} (STILLWELL_TORTURE={})", seed.unwrap_or_default());
+            // What kills the process leaves this behind.
+            fs::write(self.root.path().join("case"), &context).unwrap();
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                runtime
+                    .block_on(async { tokio::time::timeout(PATIENCE * 2, self.survive(&file, harm)).await })
+            }));
+            match outcome {
+                Ok(Ok(())) => harmed.insert(file),
+                Ok(Err(_)) => {
+                    // A thread of RocksDB's would be waited for.
+                    runtime.shutdown_background();
+                    panic!("{context}: it hangs");
+                }
+                Err(_) => panic!("{context}: see above"),
+            };
+        }
+        assert!(harmed.len() > 3, "{harmed:?}");
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn all_of_it_in_the_write_ahead_log() {
+    let runtime = runtime();
+    let scene = runtime.block_on(async {
+        let mut maker = Maker::new().await;
+        for by in [[3, 2], [0, 4], [5, 0], [1, 1], [2, 6], [12, 3]] {
+            maker.append(by).await;
+        }
+        maker.crashed("in the write-ahead log").await
+    });
+    assert_eq!(scene.logged.len(), 6);
+    scene.run(runtime);
+}
+
+#[test]
+fn sorted_and_blob_files_and_a_write_ahead_log() {
+    let runtime = runtime();
+    let scene = runtime.block_on(async {
+        let mut maker = Maker::new().await;
+        for by in [[8, 7], [2, 1], [0, 14], [3, 0]] {
+            maker.append(by).await;
+        }
+        maker.flush().await;
+        for by in [[4, 4], [9, 8], [1, 0]] {
+            maker.append(by).await;
+        }
+        maker.crashed("sorted, blob and write-ahead log").await
+    });
+    assert!(scene.files().iter().any(|(name, _, bytes)| name.ends_with(".blob") && *bytes > 2_000));
+    scene.run(runtime);
+}
+
+#[test]
+fn trimmed_in_part() {
+    let runtime = runtime();
+    let scene = runtime.block_on(async {
+        let mut maker = Maker::new().await;
+        for by in [[8, 7], [2, 1], [10, 4], [8, 8]] {
+            maker.append(by).await;
+        }
+        maker.flush().await;
+        maker.announce([12, 9]).await;
+        for by in [[8, 4], [9, 8]] {
+            maker.append(by).await;
+        }
+        maker.flush().await;
+        maker.append([4, 4]).await;
+        maker.announce([25, 20]).await;
+        maker.append([2, 2]).await;
+        maker.crashed("trimmed in part").await
+    });
+    scene.run(runtime);
+}
+
+#[test]
+fn numbers_used_again() {
+    let runtime = runtime();
+    let scene = runtime.block_on(async {
+        let mut maker = Maker::new().await;
+        for by in [[8, 7], [2, 1], [10, 4]] {
+            maker.append(by).await;
+        }
+        maker.flush().await;
+        maker.append([3, 3]).await;
+        // What a cut leaves: the last two are gone, and their numbers are free.
+        let cut = maker.chunks.pop().map(|(.., before, _)| before).into_iter().chain([maker
+            .blobs
+            .pop()
+            .unwrap()
+            .1]);
+        maker.end = cut.last().unwrap();
+        maker.on_disk(|database| database.forget(2, u64::MAX, true)).await;
+        maker.log.close().await.unwrap();
+        fs::remove_file(maker.root.path().join("log/CLEAN")).unwrap();
+        maker.log = Log::open(&maker.root.path().join("log"), small()).await.unwrap();
+        assert_eq!(maker.log.resume(&positions([0, 0])).await.unwrap(), positions(maker.end));
+        maker.logged.clear();
+        maker.appended = 0;
+        for by in [[9, 5], [1, 9]] {
+            maker.append(by).await;
+        }
+        assert_eq!(maker.appended, 4, "numbers 2 and 3 again");
+        maker.append([5, 5]).await;
+        maker.crashed("numbers used again").await
+    });
+    scene.run(runtime);
+}
+
+#[test]
+fn closed_in_order() {
+    let runtime = runtime();
+    let scene = runtime.block_on(async {
+        let mut maker = Maker::new().await;
+        for by in [[8, 7], [2, 1]] {
+            maker.append(by).await;
+        }
+        maker.restart().await;
+        for by in [[3, 3], [7, 9]] {
+            maker.append(by).await;
+        }
+        maker.announce([4, 4]).await;
+        maker.closed("closed in order").await
+    });
+    assert!(scene.dir.join("CLEAN").exists());
+    scene.run(runtime);
+}
