@@ -56,6 +56,8 @@ pub mod retry;
 #[doc(hidden)]
 pub mod gauge;
 #[doc(hidden)]
+pub mod failpoint;
+#[doc(hidden)]
 pub mod schema;
 #[doc(hidden)]
 pub mod codec;

@@ -11,7 +11,18 @@ pub(crate) struct Group {
 pub(crate) const DRAWING: &[Group] = &[
     Group {
         name: "ground",
-        rooms: &["error", "record", "version", "clock", "retry", "gauge", "schema", "codec", "format"],
+        rooms: &[
+            "error",
+            "record",
+            "version",
+            "clock",
+            "retry",
+            "gauge",
+            "failpoint",
+            "schema",
+            "codec",
+            "format",
+        ],
         may_touch: &["ground"],
     },
     Group {

@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::edge::{Answer, Edge};
 use super::given::{Given, Side};
 use crate::config::{Config, Role, Shared};
+use crate::failpoint;
 use crate::host::{self, Goodbye, Host, Meaning, Part};
 use crate::http::{App, Listener};
 use crate::telemetry::Metrics;
@@ -31,6 +32,7 @@ pub struct Run {
 impl Run {
     pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
         let config = self.given.load(edge)?;
+        let _armed = failpoint::arm().map_err(|mistake| Error::new(ErrorKind::Config, mistake))?;
         let role = self.role.map_or(Role::Both, Role::from);
         let runtime = edge.runtime()?;
         let outcome = runtime.block_on(serve(&config, role));

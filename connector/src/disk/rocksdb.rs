@@ -16,6 +16,7 @@ use super::keys::{Kind, key, seq};
 use super::raw::{self, Broken};
 use super::{Error, beside};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::format::chunk::{Chunk, Summary};
 
 /// The column family with everything in it.
@@ -221,7 +222,9 @@ impl Database {
         for kind in [Kind::Summary, Kind::Chunk] {
             batch.delete_range_cf(self.family(), key(kind, from), key(kind, to));
         }
-        self.write(batch, sync, "deleting from")
+        self.write(batch, sync, "deleting from")?;
+        failpoint::pass("log.forgotten");
+        Ok(())
     }
 
     fn write(&self, batch: WriteBatch, sync: bool, doing: &'static str) -> Result<(), Error> {

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{Database, Error};
+use crate::failpoint;
 use crate::format::chunk::Chunk;
 
 /// Most bytes in one commit. More would not make the disk faster, only the first of them wait longer; RocksDB's batch
@@ -46,7 +47,14 @@ pub trait Persist: Send {
 
 impl Persist for Arc<Database> {
     fn persist(&mut self, group: &[Waiting]) -> Result<(), Error> {
-        self.append(group.iter().map(|waiting| (waiting.seq, &waiting.chunk)))
+        failpoint::reach("log.append").map_err(|injected| Error::Failed {
+            doing: "appending to",
+            dir: self.dir().to_owned(),
+            why: injected.to_string(),
+        })?;
+        self.append(group.iter().map(|waiting| (waiting.seq, &waiting.chunk)))?;
+        failpoint::pass("log.synced");
+        Ok(())
     }
 }
 
@@ -233,6 +241,7 @@ fn write(
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             persist.persist(&group)?;
             told(Ok(group));
+            failpoint::pass("log.handed-on");
             Ok(())
         }));
         let failed = match outcome {

@@ -28,6 +28,7 @@ use super::store::Stored;
 use super::write::watch::Watchers;
 use crate::clock::Clock;
 use crate::error::chain;
+use crate::failpoint;
 use crate::format::announcement::{self, Announcement, Message, SourcePosition};
 use crate::format::control::{Control, rebuild_key};
 use crate::format::succession::MAX_RUN;
@@ -291,11 +292,16 @@ impl Announcer {
         }
         let sent = self.send(&run, &announcements, &carried);
         self.end(last_version, sent)?;
+        reach("announce.committed").map_err(|source| Error::Kafka {
+            what: format!("version {last_version} of {}", self.constants.dataset),
+            source,
+        })?;
         // Sent last, so delivered last; the embedded broker tells no offsets.
         let written_at = self.transaction.delivered().last().map(|last| last.offset).filter(|at| *at >= 0);
         self.read_back
             .until_version(self.constants.life, last_version, written_at, self.clock.now() + READ_BACK)
             .map_err(|source| Error::ReadBack { version: last_version, source })?;
+        failpoint::pass("announce.read-back");
         self.carried = carried;
         self.tell(run);
         for announcement in &announcements {
@@ -361,6 +367,7 @@ impl Announcer {
         announcements: &[Announcement],
         carried: &Carried,
     ) -> Result<(), kafka::Error> {
+        reach("announce.begin")?;
         self.transaction.begin()?;
         let failed_at = self.clock.wall_ms();
         for letter in run.iter().flat_map(|stored| &stored.letters) {
@@ -385,7 +392,9 @@ impl Announcer {
             // Else they race with what is sent after them, to other partitions, and the order above is a wish.
             self.transaction.settle(PATIENCE)?;
         }
+        reach("announce.letters")?;
         self.send_offsets(carried)?;
+        reach("announce.offsets")?;
         for outcome in run.iter().filter_map(|stored| stored.outcome.as_deref()) {
             let request = &outcome.request;
             let key = rebuild_key(&request.dataset, request.shard);
@@ -412,7 +421,7 @@ impl Announcer {
             };
             self.transaction.send(&record, PATIENCE)?;
         }
-        Ok(())
+        reach("announce.announcements")
     }
 
     fn send_offsets(&mut self, carried: &Carried) -> Result<(), kafka::Error> {
@@ -480,4 +489,12 @@ impl Announcer {
             }));
         }
     }
+}
+
+/// A failpoint of the transaction; what it is told to fail with is as good as Kafka's being away.
+fn reach(name: &'static str) -> Result<(), kafka::Error> {
+    failpoint::reach(name).map_err(|injected| kafka::Error::Unavailable {
+        doing: "announcing".to_owned(),
+        detail: injected.to_string(),
+    })
 }

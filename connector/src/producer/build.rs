@@ -25,6 +25,7 @@ use crate::blob::name::{self, Folder, Name};
 use crate::clock::Clock;
 use crate::codec::Format;
 use crate::dead;
+use crate::failpoint;
 use crate::format::chunk::{Body, Chunk};
 use crate::format::container::{self, Counts, Kind};
 use crate::format::control::Rebuilt;
@@ -512,6 +513,7 @@ impl State {
         let failed = |source| Error::View { version, source };
         let held =
             constants.cache.put(&constants.identity, &FileName::delta(&delta), &plain).map_err(failed)?;
+        failpoint::pass("build.delta");
         // Opened as readers open it, so that what the next batch is compared with is what they will see.
         let file = DeltaFile::open(&held, &constants.identity, &delta, &constants.schema).map_err(failed)?;
         self.view = self.view.apply(Arc::new(file), about).map_err(failed)?;

@@ -42,6 +42,7 @@ use crate::blob;
 use crate::blob::name::Folder;
 use crate::codec;
 use crate::error::chain;
+use crate::failpoint;
 use crate::format::announcement::{SourcePosition, read_positions};
 use crate::format::control::{Control, Rebuild};
 use crate::gauge::{Budget, Pressure, Strain};
@@ -557,6 +558,7 @@ impl Keeper {
             };
             if let Some(announced) = announced {
                 self.pressure.set(Strain::Chain, announced.chain.deltas as f64 / LONGEST_CHAIN);
+                failpoint::pass("log.trim");
                 self.log.trim(&announced.positions).await?;
             }
             let stats = self.log.stats();

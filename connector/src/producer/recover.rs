@@ -26,6 +26,7 @@ use super::log::{self, Log};
 use super::read_back::{self, ReadBack, Truth};
 use super::rebuild::{self, Plan};
 use super::topics;
+use crate::failpoint;
 use crate::format::announcement::{Announcement, EpochRecord, Message, SourcePosition, read_positions};
 use crate::format::control::{Rebuild, pending};
 use crate::format::succession::Verdict;
@@ -221,6 +222,7 @@ impl Recovery {
             }
             (opened, ..) => opened?,
         };
+        reach("takeover.view")?;
         // The list of sources stands in every blob's header, partitions that were never announced included.
         let positions = carried.positions.iter().map(SourcePosition::position).collect();
         let about = About { positions, ..view.about().clone() };
@@ -236,6 +238,7 @@ impl Recovery {
             let positions: Vec<Position> =
                 read_positions(&carried.positions).map(SourcePosition::position).collect();
             fetch_from = self.log.resume(&positions).await?;
+            reach("takeover.log")?;
             for (position, fetch) in positions.iter().zip(&fetch_from) {
                 tracing::info!(announced = %position, from_log = fetch.offset - position.offset, "resuming");
             }
@@ -286,6 +289,7 @@ impl Recovery {
         transaction.init(PATIENCE).map_err(kafka("fencing earlier writers (init_transactions)"))?;
         go_on()?;
 
+        reach("takeover.fenced")?;
         tracing::debug!(dataset = options.dataset, "earlier writers are fenced");
         // Only now: what an earlier writer had under way has ended, so that the end stands still but for new lives.
         let tuning = Tuning::tail(&format!("stillwell.{}", options.dataset), FETCH_WAIT);
@@ -329,6 +333,7 @@ impl Recovery {
                 at: options.clock.wall_ms(),
             };
             let value = Message::Epoch(record).encode();
+            reach("takeover.epoch")?;
             let record = Outgoing {
                 topic: &options.announcements,
                 partition: Some(partition),
@@ -347,6 +352,7 @@ impl Recovery {
                 | Outcome::Fenced(source)
                 | Outcome::Fatal(source) => return Err(kafka("committing the epoch record")(source)),
             }
+            reach("takeover.begun")?;
             match read_back.until_life(life, deadline()).map_err(announcements)? {
                 Verdict::Valid => {
                     tracing::debug!(%life, "the epoch record is valid");
@@ -505,4 +511,12 @@ impl Recovery {
         carried.chain = chain;
         Ok((view, true))
     }
+}
+
+/// A failpoint; what it is told to fail with is as good as Kafka's being away.
+fn reach(name: &'static str) -> Result<(), Error> {
+    failpoint::reach(name).map_err(|injected| Error::Kafka {
+        doing: "taking over",
+        source: kafka::Error::Unavailable { doing: "taking over".to_owned(), detail: injected.to_string() },
+    })
 }

@@ -16,6 +16,7 @@ use super::build::{COMPRESSION_LEVEL, blob_name};
 use super::store::Uploader;
 use crate::blob::{self, Body, name};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::format::container;
 use crate::telemetry::ProducerMetrics;
 use crate::version::{BlobRef, Life, SnapshotRef, Version};
@@ -208,10 +209,13 @@ impl Snapshotter {
             .await
             .map_err(Error::Panicked)?
             .map_err(|source| Error::Merge { version, source })?;
+        failpoint::pass("snapshot.merged");
         let store = |source| Error::Store { version, source };
         for (name, body) in merged.blobs() {
             self.uploader.put(name, body).await.map_err(store)?;
+            failpoint::pass("snapshot.stored");
         }
+        failpoint::pass("snapshot.indexed");
         let Merged { snapshot, base, .. } = merged;
         let took = self.clock.now() - began;
         self.metrics.snapshot_seconds.observe(took.as_secs_f64());

@@ -25,6 +25,7 @@ use super::{Performance, Reliability};
 use crate::blob::name::{self, Folder};
 use crate::blob::{self, Body, Store};
 use crate::clock::{Clock, Entropy};
+use crate::failpoint;
 use crate::format::letter::{Elsewhere, Letter};
 use crate::gauge::{Outlet, Pressure};
 use crate::retry::{Backoff, Circuit};
@@ -160,7 +161,7 @@ impl Uploader {
         self.metrics.active_writes.inc();
         // Given back even where the future is dropped.
         let _active = Active(&self.metrics);
-        let put = self.within(bytes, name, self.store.put(name, body.clone())).await;
+        let put = self.within(bytes, name, self.put_now(name, body.clone())).await;
         match &put {
             Ok(()) => {
                 let took = self.clock.now().saturating_duration_since(began);
@@ -170,6 +171,17 @@ impl Uploader {
             Err(_) => self.metrics.write_failures_total.inc(),
         }
         put
+    }
+
+    async fn put_now(&self, name: &str, body: Body) -> Result<(), blob::Error> {
+        failpoint::reach("store.put").map_err(|injected| blob::Error::Unavailable {
+            doing: "storing",
+            url: self.store.absolute_url(name),
+            problem: injected.to_string(),
+        })?;
+        self.store.put(name, body).await?;
+        failpoint::pass("store.stored");
+        Ok(())
     }
 
     /// How long an attempt may take that moves so much.
