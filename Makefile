@@ -18,7 +18,7 @@ BENCH ?=
 RECORDS ?= 1000000
 OUTPUT ?= table
 
-.PHONY: help setup build demo test bench check fmt clippy doc image
+.PHONY: help setup build demo test bench faults check fmt clippy doc image
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -43,6 +43,11 @@ bench: ## ours against the bare minimum of the same work; BENCH="read open" for 
 	@$(cargo) build --release --locked --workspace --bins --example broker
 	@STILLWELL_TEST_BROKER=native RECORDS="$(RECORDS)" OUTPUT="$(OUTPUT)" \
 		"$(release)/examples/broker" bash .ci/bench "$(binary)" $(BENCH)
+
+faults: ## the campaign of faults: FAULTS_FOR=30m (5m); STILLWELL_SEED=… FAULTS_SCENE=… to repeat
+	@bash .ci/setup test
+	@$(cargo) build --release --locked --workspace --bins
+	@STILLWELL_BIN="$(binary)" $(cargo) test --release --locked --workspace --test faults -- --ignored --nocapture campaign
 
 check: setup ## format, lints and documentation, as CI wants them
 	@cargo fmt --all --check

@@ -1,14 +1,19 @@
 //! What goes wrong around Stillwell, put there by hand: on the wire, in the topics, in the blob store. Each rule of
 //! "nothing lost, nothing twice" has a test here that fails without it; `docs/testing.md` says which, and what was tried.
+//!
+//! `world`, `scenes` and `campaign` do it at random, to the scenes of tests/crash: `make faults`.
 
 #![expect(clippy::indexing_slicing, reason = "what a test cannot find fails it")]
 
 mod branch;
+mod campaign;
 mod history;
 mod letters;
 mod outage;
+mod scenes;
 mod takeover;
 mod transactions;
+mod world;
 
 /// The dataset of these tests.
 const SCHEMA: &str = r#"{"type": "record", "name": "Product", "fields": [

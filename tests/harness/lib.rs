@@ -11,9 +11,11 @@
 //! A helper that fails panics with what it did and what it saw: it runs inside a test.
 
 pub mod broker;
+pub mod campaign;
 pub mod guard;
 pub mod process;
 pub mod protocol;
+pub mod proxy;
 pub mod reference;
 pub mod setting;
 pub mod settings;
@@ -24,12 +26,13 @@ pub mod wait;
 
 pub use broker::Broker;
 pub use process::{Finished, Running, run, stillwell, unprivileged};
+pub use proxy::{Proxy, TOXICS, Toxic};
 pub use reference::read_by_avro_tools;
 pub use setting::Setting;
 pub use tap::{Tap, Then};
 pub use topic::{Message, Record, Topic};
 pub use volume::Volume;
-pub use wait::{wait_until, wait_until_async};
+pub use wait::{held_within, wait_until, wait_until_async};
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

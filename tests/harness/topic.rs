@@ -226,11 +226,23 @@ impl Topic {
 
     /// All committed records, from each partition's beginning to its end as it stands now, partition by partition.
     pub fn read(&self) -> Vec<Message> {
+        self.read_at(&vec![
+            Offset::Beginning;
+            usize::try_from(self.partitions()).expect("no fewer than none")
+        ])
+    }
+
+    /// [`Topic::read`], each partition from the offset given for it on.
+    pub fn read_from(&self, offsets: &[i64]) -> Vec<Message> {
+        self.read_at(&offsets.iter().map(|offset| Offset::Offset(*offset)).collect::<Vec<_>>())
+    }
+
+    fn read_at(&self, from: &[Offset]) -> Vec<Message> {
         let consumer = self.consumer();
-        let mut open: HashSet<i32> = (0..self.partitions()).collect();
+        let mut open: HashSet<i32> = (0..from.len() as i32).collect();
         let mut list = TopicPartitionList::new();
-        for partition in &open {
-            list.add_partition_offset(&self.name, *partition, Offset::Beginning).expect("a plain offset");
+        for (partition, offset) in (0..).zip(from) {
+            list.add_partition_offset(&self.name, partition, *offset).expect("a plain offset");
         }
         consumer.assign(&list).unwrap_or_else(|e| panic!("assigning {}: {e}", self.name));
         let mut messages = Vec::new();

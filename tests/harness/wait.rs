@@ -9,19 +9,28 @@ const STEP: Duration = Duration::from_millis(20);
 
 /// Looks until `condition` is `Ok` and returns what it held; panics at the deadline with the last state seen.
 #[track_caller]
-#[expect(clippy::disallowed_methods, reason = "the one place where tests wait, always with a deadline")]
 pub fn wait_until<T, S: Display>(
     what: &str,
     deadline: Duration,
-    mut condition: impl FnMut() -> Result<T, S>,
+    condition: impl FnMut() -> Result<T, S>,
 ) -> T {
+    match held_within(deadline, condition) {
+        Ok(held) => held,
+        Err(state) => panic!("waited {deadline:?} until {what}; last seen: {state}"),
+    }
+}
+
+/// Looks until `condition` is `Ok` and returns what it held.
+///
+/// # Errors
+/// The last state seen, at the deadline.
+#[expect(clippy::disallowed_methods, reason = "the one place where tests wait, always with a deadline")]
+pub fn held_within<T, S>(deadline: Duration, mut condition: impl FnMut() -> Result<T, S>) -> Result<T, S> {
     let start = Instant::now();
     loop {
         match condition() {
-            Ok(held) => return held,
-            Err(state) if start.elapsed() > deadline => {
-                panic!("waited {deadline:?} until {what}; last seen: {state}")
-            }
+            Ok(held) => return Ok(held),
+            Err(state) if start.elapsed() > deadline => return Err(state),
             Err(_) => std::thread::sleep(STEP),
         }
     }

@@ -106,6 +106,15 @@ impl Container {
             .unwrap_or_else(|e| panic!("stopping the broker's container: {e}"));
     }
 
+    pub(super) fn freeze(&mut self, frozen: bool) {
+        let container = self.container.as_ref().expect("present until dropped");
+        let done = match frozen {
+            true => wait_for(container.pause()),
+            false => wait_for(container.unpause()),
+        };
+        done.unwrap_or_else(|e| panic!("pausing the broker's container: {e}"));
+    }
+
     pub(super) fn restart(&mut self) {
         self.stop();
         let container = self.container.as_ref().expect("present until dropped");

@@ -23,6 +23,8 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
+use crate::campaign::Chance;
+use crate::proxy::Proxy;
 use crate::settings::Settings;
 use crate::wait_until;
 
@@ -70,6 +72,37 @@ impl Broker {
         Broker::own_with(&[])
     }
 
+    /// A broker of the test's own, and a proxy on the way to it: who begins at the proxy's port stays with it, who
+    /// begins at the broker's [`Broker::bootstrap`] goes past it. Always native: an image's advertised addresses are
+    /// its own affair.
+    pub fn own_behind_proxy(chance: Chance) -> (Broker, Proxy) {
+        let proxy = Proxy::start(0, chance);
+        let native = native::Native::start(&Settings::load(), Some(proxy.port()))
+            .unwrap_or_else(|why| panic!("no broker of its own: {why}"));
+        proxy.lead_to(native.proxied().expect("it was asked for"));
+        let broker = Broker { bootstrap: format!("127.0.0.1:{}", native.port()), kind: Kind::Native(native) };
+        broker.wait();
+        (broker, proxy)
+    }
+
+    /// Stops the broker where it is, as by SIGSTOP: connections stay and nobody answers.
+    pub fn freeze(&mut self) {
+        self.set_frozen(true);
+    }
+
+    /// Lets a frozen broker go on.
+    pub fn thaw(&mut self) {
+        self.set_frozen(false);
+    }
+
+    fn set_frozen(&mut self, frozen: bool) {
+        match &mut self.kind {
+            Kind::Container(container) => container.freeze(frozen),
+            Kind::Native(native) => native.freeze(frozen),
+            Kind::Given => panic!("only a broker of the test's own can be frozen"),
+        }
+    }
+
     /// The same, with broker properties besides those of `testcontainers-config/kafka.toml`.
     pub fn own_with(properties: &[(&str, &str)]) -> Broker {
         Broker::launch(properties).unwrap_or_else(|why| panic!("no broker of its own: {why}"))
@@ -82,7 +115,7 @@ impl Broker {
             .extend(properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
         let kind = match choice(&settings)? {
             Choice::Testcontainers => Kind::Container(Box::new(container::Container::start(&settings)?)),
-            Choice::Native => Kind::Native(native::Native::start(&settings)?),
+            Choice::Native => Kind::Native(native::Native::start(&settings, None)?),
         };
         let port = match &kind {
             Kind::Container(container) => container.port(),

@@ -20,16 +20,20 @@ pub(super) struct Native {
     folder: PathBuf,
     port: u16,
     running: Option<(Child, Guard)>,
+    /// Port of a second listener, whose clients are told to come by a proxy.
+    proxied: Option<u16>,
     _folder_goes: Guard,
 }
 
 impl Native {
-    pub(super) fn start(settings: &Settings) -> Result<Native, String> {
+    /// Starts it; where `proxy` is the port of one, the broker has a second listener that tells its clients to come
+    /// by that port.
+    pub(super) fn start(settings: &Settings, proxy: Option<u16>) -> Result<Native, String> {
         let jars = jars()?;
         // A port found free may be taken by another process before the broker binds it.
         let mut last = String::new();
         for _ in 0..3 {
-            match Native::try_start(settings, &jars) {
+            match Native::try_start(settings, &jars, proxy) {
                 Ok(native) => return Ok(native),
                 Err(why) if why.contains("Address already in use") => last = why,
                 Err(why) => return Err(why),
@@ -38,15 +42,16 @@ impl Native {
         Err(last)
     }
 
-    fn try_start(settings: &Settings, jars: &Path) -> Result<Native, String> {
+    fn try_start(settings: &Settings, jars: &Path, proxy: Option<u16>) -> Result<Native, String> {
         let folder = tempfile::Builder::new()
             .prefix("stillwell-broker-")
             .tempdir()
             .map_err(|e| format!("no folder for the broker's data: {e}"))?
             .keep();
         let folder_goes = guard::at_end(format!("rm -rf {}", guard::quoted(&folder.to_string_lossy())));
-        let [port, controller] = free_ports()?;
-        let properties = properties(settings, &folder, port, controller);
+        let [port, controller, proxied] = free_ports()?;
+        let proxy = proxy.map(|proxy| (proxied, proxy));
+        let properties = properties(settings, &folder, port, controller, proxy);
         std::fs::write(folder.join("server.properties"), properties)
             .map_err(|e| format!("writing the broker's properties: {e}"))?;
         let mut native = Native {
@@ -56,6 +61,7 @@ impl Native {
             folder,
             port,
             running: None,
+            proxied: proxy.map(|(proxied, _)| proxied),
             _folder_goes: folder_goes,
         };
         let status = native
@@ -94,6 +100,19 @@ impl Native {
 
     pub(super) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port of the second listener.
+    pub(super) fn proxied(&self) -> Option<u16> {
+        self.proxied
+    }
+
+    /// Stops the process where it is, or lets it go on.
+    pub(super) fn freeze(&mut self, frozen: bool) {
+        let (child, _) = self.running.as_ref().expect("a broker that was stopped cannot be frozen");
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        let status = Command::new("kill").arg(signal).arg(child.id().to_string()).status();
+        assert!(status.expect("kill can be started").success(), "kill {signal} {}", child.id());
     }
 
     /// Killed, not asked: the abrupt end is what clients must live with, and nothing waits for a controlled shutdown.
@@ -158,15 +177,26 @@ impl Drop for Native {
 /// What Kafka logs once it serves.
 const STARTED: &str = "Kafka Server started";
 
-fn properties(settings: &Settings, folder: &Path, port: u16, controller: u16) -> String {
+fn properties(
+    settings: &Settings,
+    folder: &Path,
+    port: u16,
+    controller: u16,
+    proxy: Option<(u16, u16)>,
+) -> String {
+    // Whoever comes by the proxy's listener is told the proxy's address, and so comes that way again.
+    let (listener, advertised) = proxy.map_or_else(Default::default, |(proxied, proxy)| {
+        (format!(",PROXIED://127.0.0.1:{proxied}"), format!(",PROXIED://127.0.0.1:{proxy}"))
+    });
     let mut text = format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listener}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertised}\n\
          controller.listener.names=CONTROLLER\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT\n\
+         inter.broker.listener.name=PLAINTEXT\n\
          log.dirs={}\n",
         folder.join("data").display()
     );

@@ -1,0 +1,214 @@
+//! The campaign of `make faults`: scenes one after the other, several at a time, for as long as `FAULTS_FOR` says.
+//!
+//! First every failpoint alone, every zombie and every fault of the world; then every pair of failpoints, and kills at
+//! any moment between them; all of it in the order that the seed gives. `FAULTS_SCENE=name:seed` repeats one scene.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use stillwell::clock::Clock;
+use stillwell::failpoint::ALL;
+use stillwell_tests::campaign::{CHECKS, Chance, Tally, seed};
+
+use crate::scenes::{self, Outcome, ZOMBIES};
+
+/// Pairs of failpoints in a scene, and failpoints alone.
+const IN_A_SCENE: usize = 4;
+
+/// What a scene does, from its seed.
+type Act = Box<dyn Fn(u64) -> Outcome + Send>;
+
+/// A scene to come.
+struct Scene {
+    name: String,
+    act: Act,
+}
+
+fn scene(name: impl Into<String>, act: impl Fn(u64) -> Outcome + Send + 'static) -> Scene {
+    Scene { name: name.into(), act: Box::new(act) }
+}
+
+/// Every scene that must be played once.
+fn once() -> Vec<Scene> {
+    let mut scenes = vec![
+        scene("killed", scenes::killed),
+        scene("failed", scenes::failed),
+        scene("there-and-back", scenes::there_and_back),
+        scene("storm", scenes::storm),
+        scene("broker", scenes::broker),
+        scene("network", scenes::network),
+        scene("store", scenes::store),
+    ];
+    for points in ALL.chunks(IN_A_SCENE) {
+        scenes.push(scene(format!("singles/{}", points.join("+")), |seed| scenes::singles(seed, points)));
+    }
+    for (at, point) in ZOMBIES.iter().enumerate() {
+        scenes.push(scene(format!("zombie/{point}"), move |seed| scenes::zombie(seed, point, at % 3 == 0)));
+    }
+    scenes
+}
+
+/// Every pair of failpoints, and kills between them.
+fn pairs(chance: &Chance) -> Vec<Scene> {
+    let mut pairs = scenes::all_pairs();
+    shuffle(&mut pairs, chance);
+    let mut scenes = Vec::new();
+    for (at, chunk) in pairs.chunks(IN_A_SCENE).enumerate() {
+        let chunk = chunk.to_vec();
+        let names: Vec<String> = chunk.iter().map(|pair| pair.join(",")).collect();
+        scenes.push(scene(format!("pairs/{}", names.join("+")), move |seed| scenes::pairs(seed, &chunk)));
+        match at % 8 {
+            1 | 4 => scenes.push(scene("killed", scenes::killed)),
+            2 => scenes.push(scene("storm", scenes::storm)),
+            3 => scenes.push(scene("failed", scenes::failed)),
+            5 => scenes.push(scene("there-and-back", scenes::there_and_back)),
+            6 => scenes.push(scene("store", scenes::store)),
+            7 => scenes.push(scene("network", scenes::network)),
+            _ => {}
+        }
+    }
+    scenes
+}
+
+/// The scene called `name`, with its points where it has some.
+fn named(name: &str) -> Option<Scene> {
+    let (kind, rest) = name.split_once('/').unwrap_or((name, ""));
+    let known = |point: &str| ALL.iter().find(|known| **known == point).copied();
+    match kind {
+        "pairs" => {
+            let pair = |text: &str| {
+                let (first, second) = text.split_once(',')?;
+                Some([known(first)?, known(second)?])
+            };
+            let pairs: Vec<[&str; 2]> = rest.split('+').map(pair).collect::<Option<_>>()?;
+            Some(scene(name, move |seed| scenes::pairs(seed, &pairs)))
+        }
+        "singles" => {
+            let points: Vec<&str> = rest.split('+').map(known).collect::<Option<_>>()?;
+            Some(scene(name, move |seed| scenes::singles(seed, &points)))
+        }
+        _ => once().into_iter().find(|scene| scene.name == name),
+    }
+}
+
+fn shuffle<T>(items: &mut [T], chance: &Chance) {
+    for at in (1..items.len()).rev() {
+        items.swap(at, chance.below(at as u64 + 1) as usize);
+    }
+}
+
+#[derive(Default)]
+struct Totals {
+    runs: u64,
+    faults: u64,
+    pairs: u64,
+    tally: Tally,
+    failed: Vec<String>,
+}
+
+/// A scene to play and its seed, one at a time.
+struct Deck {
+    chance: Chance,
+    scenes: VecDeque<Scene>,
+}
+
+impl Deck {
+    fn draw(&mut self) -> (Scene, u64) {
+        if self.scenes.is_empty() {
+            self.scenes = pairs(&self.chance).into();
+        }
+        (self.scenes.pop_front().expect("just filled"), self.chance.next_seed())
+    }
+}
+
+#[test]
+#[ignore = "takes as long as FAULTS_FOR says: make faults"]
+fn campaign() {
+    if let Ok(text) = std::env::var("FAULTS_SCENE") {
+        let (name, seed) = text.rsplit_once(':').expect("FAULTS_SCENE is name:seed");
+        let scene = named(name).unwrap_or_else(|| panic!("there is no scene {name}"));
+        match (scene.act)(seed.parse().expect("FAULTS_SCENE is name:seed")) {
+            Ok((faults, tally)) => println!("{text}: {faults} faults, {tally}"),
+            Err(violation) => panic!("FAULTS_SCENE={text}: {violation}"),
+        }
+        return;
+    }
+    let clock = Clock::system();
+    let seed = seed();
+    let (length, began) = (length(), clock.now());
+    println!("STILLWELL_SEED={seed}, for {length:?}");
+    let chance = Chance::seeded(seed);
+    let mut first = once();
+    shuffle(&mut first, &chance);
+    let deck = Mutex::new(Deck { chance, scenes: first.into() });
+    let totals = Mutex::new(Totals::default());
+    let at_a_time = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+    std::thread::scope(|scope| {
+        for _ in 0..at_a_time {
+            scope.spawn(|| play(&deck, &totals, &clock, began + length));
+        }
+    });
+    let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!(
+        "{} runs with {} faults, {} of {} pairs of failpoints, in {:?}",
+        totals.runs,
+        totals.faults,
+        totals.pairs.min(scenes::all_pairs().len() as u64),
+        scenes::all_pairs().len(),
+        clock.now() - began
+    );
+    println!("{}", totals.tally);
+    for (at, check) in CHECKS.iter().enumerate() {
+        println!("  {:2}. {check}: {} times", at + 1, totals.tally.checks.get(at + 1).copied().unwrap_or(0));
+    }
+    match totals.failed.first() {
+        None => println!("nothing failed"),
+        Some(first) => {
+            let count = totals.failed.len();
+            panic!("{count} runs failed (STILLWELL_SEED={seed}), the first of them:\n{first}");
+        }
+    }
+}
+
+/// Plays scenes until the time is over.
+fn play(deck: &Mutex<Deck>, totals: &Mutex<Totals>, clock: &Clock, end: Instant) {
+    while clock.now() < end {
+        let (scene, seed) = deck.lock().unwrap_or_else(PoisonError::into_inner).draw();
+        let began = clock.now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| (scene.act)(seed)));
+        let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.runs += 1;
+        let about = format!("{}:{seed}", scene.name);
+        let took = clock.now() - began;
+        let failure = match outcome {
+            Ok(Ok((faults, tally))) => {
+                println!("{about}: {faults} faults in {took:.1?}");
+                totals.faults += faults;
+                totals.tally.add(&tally);
+                totals.pairs +=
+                    if about.starts_with("pairs/") { about.matches(',').count() as u64 } else { 0 };
+                continue;
+            }
+            Ok(Err(violation)) => violation.to_string(),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                    .unwrap_or_default()
+            }
+        };
+        println!("FAILED FAULTS_SCENE='{about}' after {took:.1?}: {failure}");
+        totals.failed.push(format!("FAULTS_SCENE='{about}': {failure}"));
+    }
+}
+
+/// `FAULTS_FOR`: a number with `s`, `m` or `h` behind it; five minutes.
+fn length() -> Duration {
+    let Ok(text) = std::env::var("FAULTS_FOR") else { return Duration::from_secs(5 * 60) };
+    let units = [('s', 1), ('m', 60), ('h', 3600)];
+    let parsed = units.iter().find_map(|(unit, seconds)| {
+        Some(Duration::from_secs(text.strip_suffix(*unit)?.parse::<u64>().ok()? * seconds))
+    });
+    parsed.unwrap_or_else(|| panic!("FAULTS_FOR is like 30s, 30m or 2h, not {text:?}"))
+}

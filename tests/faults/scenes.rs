@@ -1,0 +1,159 @@
+//! Scenes: each from its seed, each to its end.
+
+use std::time::Duration;
+
+use stillwell::failpoint::ALL;
+use stillwell_tests::campaign::{Plan, Scene, Tally, Violation};
+use stillwell_tests::{Broker, TOXICS, Toxic};
+
+/// How a scene ends: its faults and what was checked, or the promise that was broken.
+pub type Outcome = Result<(u64, Tally), Violation>;
+
+/// Steps at which a writer becomes a zombie: those of taking over, and those between a transaction's begin and its end
+/// being known.
+pub const ZOMBIES: [&str; 10] = [
+    "takeover.fenced",
+    "takeover.epoch",
+    "takeover.begun",
+    "takeover.view",
+    "takeover.log",
+    "announce.begin",
+    "announce.offsets",
+    "announce.announcements",
+    "announce.committed",
+    "store.put",
+];
+
+/// Steps that can fail.
+pub const FAILING: [&str; 13] = [
+    "log.append",
+    "store.put",
+    "announce.begin",
+    "announce.letters",
+    "announce.offsets",
+    "announce.announcements",
+    "announce.committed",
+    "takeover.fenced",
+    "takeover.epoch",
+    "takeover.begun",
+    "takeover.view",
+    "takeover.log",
+    "store.put",
+];
+
+/// SIGKILL to either side, with parts of the disk gone now and then.
+pub fn killed(seed: u64) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
+    for _ in 0..12 {
+        match scene.chance.below(8) {
+            0 => scene.disk_lost()?,
+            1 => scene.reader_killed()?,
+            _ => scene.killed()?,
+        }
+    }
+    scene.finish()
+}
+
+/// Death at each pair of failpoints.
+pub fn pairs(seed: u64, pairs: &[[&str; 2]]) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
+    for pair in pairs {
+        scene.died_at(pair)?;
+    }
+    scene.finish()
+}
+
+/// Death at each failpoint alone.
+pub fn singles(seed: u64, points: &[&str]) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
+    for point in points {
+        scene.died_at(&[point])?;
+    }
+    scene.finish()
+}
+
+/// Steps that fail.
+pub fn failed(seed: u64) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
+    for _ in 0..6 {
+        let point = *scene.chance.pick(&FAILING);
+        scene.failed_at(point)?;
+    }
+    scene.finish()
+}
+
+/// A zombie at `point`, given up for a while or for longer than a transaction lives.
+pub fn zombie(seed: u64, point: &str, long: bool) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed).writers(2))?;
+    scene.stopped_at(point, long)?;
+    scene.finish()
+}
+
+/// The shard goes from A to B and back.
+pub fn there_and_back(seed: u64) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed).writers(2))?;
+    scene.there_and_back()?;
+    scene.finish()
+}
+
+/// Members come and go.
+pub fn storm(seed: u64) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed).writers(3))?;
+    for _ in 0..3 {
+        scene.storm(4)?;
+    }
+    scene.finish()
+}
+
+/// The broker is killed, or frozen, and comes back.
+pub fn broker(seed: u64) -> Outcome {
+    let mut broker = Broker::own();
+    let mut scene = Scene::set(&broker, &Plan::new(seed))?;
+    for frozen in [false, true] {
+        scene.after_records(scene.chance.between(1, 400));
+        scene.kills += 1;
+        let away = Duration::from_millis(scene.chance.between(500, 4_000));
+        if frozen {
+            broker.freeze();
+            scene.wait(away);
+            broker.thaw();
+        } else {
+            broker.stop();
+            scene.wait(away);
+            broker.restart();
+        }
+        let now = scene.clock().now();
+        scene.settle(now)?;
+    }
+    scene.finish()
+}
+
+/// Each toxic for some seconds, between the writer and the broker.
+pub fn network(seed: u64) -> Outcome {
+    let chance = stillwell_tests::campaign::Chance::seeded(seed ^ 1);
+    let (broker, proxy) = Broker::own_behind_proxy(chance);
+    let plan = Plan { writers_servers: Some(format!("127.0.0.1:{}", proxy.port())), ..Plan::new(seed) };
+    let mut scene = Scene::set(&broker, &plan)?;
+    for toxic in TOXICS {
+        scene.after_records(scene.chance.between(1, 400));
+        scene.kills += 1;
+        proxy.set(toxic);
+        scene.wait(Duration::from_millis(scene.chance.between(1_000, 5_000)));
+        proxy.set(Toxic::Pass);
+        let now = scene.clock().now();
+        scene.settle(now)?;
+    }
+    scene.finish()
+}
+
+/// The store is away, and comes back.
+pub fn store(seed: u64) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
+    scene.store_away()?;
+    scene.finish()
+}
+
+/// All pairs of failpoints.
+pub fn all_pairs() -> Vec<[&'static str; 2]> {
+    ALL.iter().flat_map(|first| ALL.iter().map(move |second| [*first, *second])).collect()
+}

@@ -1,0 +1,38 @@
+//! The campaign: a dataset that is written, killed, read and checked, all of it from one seed.
+//!
+//! ```text
+//!  chance -> workload -> source topic -> [stillwell run] -> announcements, letters, blobs, HTTP
+//!               |             |                |                      |
+//!               |           fold            instance      announced, blobs, watcher
+//!               +------------ + ---- oracle ---+----------------------+
+//! ```
+//!
+//! Owns: the workload, the processes, the model and the ten checks. Does not own: which faults there are (tests/crash,
+//! tests/faults). Nothing in here calls Stillwell's own code to judge what Stillwell did: topics are read by
+//! librdkafka, blobs and announcements by apache-avro, versions over HTTP.
+
+pub mod announced;
+pub mod blobs;
+pub mod chance;
+pub mod faults;
+pub mod fold;
+pub mod instance;
+pub mod oracle;
+pub mod row;
+pub mod scene;
+pub mod watcher;
+pub mod workload;
+
+pub use chance::{Chance, seed};
+pub use oracle::{CHECKS, Tally, Violation};
+pub use scene::{Plan, Scene};
+
+/// Runs `scene` with the seed of `STILLWELL_SEED`, or a new one; panics with the seed and the promise that was broken.
+#[track_caller]
+pub fn seeded(scene: impl FnOnce(u64) -> Result<(u64, Tally), Violation>) {
+    let seed = seed();
+    match scene(seed) {
+        Ok((kills, tally)) => println!("STILLWELL_SEED={seed}: {kills} faults, {tally}"),
+        Err(violation) => panic!("STILLWELL_SEED={seed}: {violation}"),
+    }
+}

@@ -1,0 +1,522 @@
+//! What must be true whatever died when, checked from outside: topics by librdkafka, blobs by apache-avro, readers
+//! over HTTP, processes by what the system says of them.
+//!
+//! Owns: the ten checks. Does not own: the faults (`scene`).
+
+mod version;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+use serde_json::Value;
+
+use super::announced::{Blob, Life, Told};
+use super::blobs::Blobs;
+use super::fold::{Fold, Sums};
+use super::instance::{Size, lines, said};
+use super::watcher::Scan;
+use super::workload::Acknowledged;
+use crate::held_within;
+use crate::topic::{Message, Topic};
+
+/// The checks, by their numbers from 1.
+pub const CHECKS: [&str; 10] = [
+    "every acknowledged record is in a published version or a dead letter",
+    "versions are gapless, each announced once, by one writer",
+    "only whole versions are visible",
+    "a version is the fold of the source up to its positions",
+    "a snapshot is its chain of deltas, and every reader holds the fold",
+    "recovery keeps a prefix of the log",
+    "committed offsets never pass what is announced",
+    "memory, log and queue stay within their bounds",
+    "after the fault a fresh record is readable within 10 s",
+    "no announced blob is missing or other than announced",
+];
+
+/// How long the two ends of one transaction may be apart for who reads both topics.
+const MARKERS: Duration = Duration::from_secs(5);
+
+/// A promise that was broken.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which check; 0 where it is none of the ten, as a panic.
+    pub check: usize,
+    /// What was seen.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.check.checked_sub(1).and_then(|at| CHECKS.get(at));
+        write!(f, "check {} ({}): {}", self.check, name.unwrap_or(&"nothing panics"), self.what)
+    }
+}
+
+pub(super) fn broken<T>(check: usize, what: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation { check, what: what.into() })
+}
+
+/// What has been checked.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// How often each check found what it should; by number, 0 is none.
+    pub checks: [u64; 11],
+    /// Versions announced.
+    pub versions: u64,
+    /// Source records in them.
+    pub records: u64,
+    /// Dead letters.
+    pub letters: u64,
+    /// Snapshots announced.
+    pub snapshots: u64,
+    /// Announcements of a life that another had replaced, which nobody may act on.
+    pub branches: u64,
+    /// Lives that began.
+    pub lives: u64,
+}
+
+impl Tally {
+    pub(super) fn count(&mut self, check: usize) {
+        if let Some(count) = self.checks.get_mut(check) {
+            *count += 1;
+        }
+    }
+
+    /// Takes another's counts in.
+    pub fn add(&mut self, other: &Tally) {
+        for (mine, theirs) in self.checks.iter_mut().zip(other.checks) {
+            *mine += theirs;
+        }
+        self.versions += other.versions;
+        self.records += other.records;
+        self.letters += other.letters;
+        self.snapshots += other.snapshots;
+        self.branches += other.branches;
+        self.lives += other.lives;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} lives, {} versions of {} records with {} letters, {} snapshots, {} branches that nobody took; checks",
+            self.lives, self.versions, self.records, self.letters, self.snapshots, self.branches
+        )?;
+        let mut numbered = self.checks.iter().enumerate().skip(1);
+        numbered.try_for_each(|(check, count)| write!(f, " {check}:{count}"))
+    }
+}
+
+/// A version that was announced, and what it must hold.
+#[derive(Clone, Debug)]
+struct Known {
+    life: Life,
+    positions: Vec<i64>,
+    records: u64,
+    sums: Sums,
+    blob: Blob,
+}
+
+/// The oracle of one dataset.
+#[derive(Debug)]
+pub struct Oracle {
+    dataset: String,
+    bootstrap: String,
+    source: String,
+    fold: Fold,
+    announcements: Topic,
+    letters: Topic,
+    blobs: Blobs,
+    bounds: Size,
+    next: i64,
+    life: Life,
+    of_this_life: i64,
+    versions: Vec<Known>,
+    snapshot: i64,
+    snapshots: Vec<(Blob, Blob)>,
+    next_letters: Vec<i64>,
+    expected: BTreeSet<(i32, i64)>,
+    found: BTreeSet<(i32, i64)>,
+    acknowledged: Vec<Acknowledged>,
+    takeovers: BTreeMap<String, usize>,
+    shown: BTreeMap<String, i64>,
+    /// What has been checked.
+    pub tally: Tally,
+}
+
+impl Oracle {
+    /// Of `dataset`, fed by `source`, with the blobs in a folder.
+    pub fn new(
+        bootstrap: &str,
+        dataset: &str,
+        source: Topic,
+        topics: [Topic; 2],
+        blobs: Blobs,
+        bounds: Size,
+    ) -> Oracle {
+        let [announcements, letters] = topics;
+        Oracle {
+            dataset: dataset.to_owned(),
+            bootstrap: bootstrap.to_owned(),
+            source: source.name().to_owned(),
+            fold: Fold::new(source),
+            announcements,
+            letters,
+            blobs,
+            bounds,
+            next: 0,
+            life: Life::default(),
+            of_this_life: 0,
+            versions: Vec::new(),
+            snapshot: 0,
+            snapshots: Vec::new(),
+            next_letters: Vec::new(),
+            expected: BTreeSet::new(),
+            found: BTreeSet::new(),
+            acknowledged: Vec::new(),
+            takeovers: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// The last version that counts, and its positions.
+    pub fn newest(&self) -> (i64, Vec<i64>) {
+        let positions = self.versions.last().map(|last| last.positions.clone()).unwrap_or_default();
+        (self.versions.len() as i64, positions)
+    }
+
+    /// Kafka has acknowledged these.
+    pub fn acknowledged(&mut self, records: Vec<Acknowledged>) {
+        self.acknowledged.extend(records);
+    }
+
+    /// Checks all that there is by now. Whoever writes may go on meanwhile.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn look(&mut self) -> Result<(), Violation> {
+        let committed = self.committed();
+        self.read_announcements()?;
+        self.not_ahead(committed)?;
+        self.read_letters()
+    }
+
+    /// 1: all that was acknowledged before the positions `covered` were announced is in a version or a letter.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn settled(&mut self) -> Result<(), Violation> {
+        let (version, positions) = self.newest();
+        for record in std::mem::take(&mut self.acknowledged) {
+            let place = format!("{}[{}] offset {}", self.source, record.partition, record.offset);
+            let position = positions.get(record.partition as usize).copied().unwrap_or(0);
+            let Some(sourced) = self.fold.at(record.partition, record.offset) else {
+                return broken(1, format!("{place} was acknowledged and is not in the topic"));
+            };
+            if (&sourced.message.key, &sourced.message.value) != (&record.key, &record.value) {
+                return broken(1, format!("{place} holds another record than was acknowledged"));
+            }
+            if record.offset >= position {
+                return broken(1, format!("{place} was acknowledged; version {version} ends at {position}"));
+            }
+        }
+        self.letters_as_announced()?;
+        self.tally.count(1);
+        Ok(())
+    }
+
+    /// Each record that cannot be processed has its letter, and no other has one. The two topics are read one after the
+    /// other while the writer goes on: what the first does not hold yet, the second must.
+    fn letters_as_announced(&mut self) -> Result<(), Violation> {
+        let expected = self.expected.clone();
+        held_within(MARKERS, || {
+            let Some((partition, offset)) = expected.difference(&self.found).next().copied() else {
+                return Ok(());
+            };
+            self.read_letters()?;
+            broken(1, format!("the record at {}[{partition}] offset {offset} has no letter", self.source))
+        })?;
+        let found = self.found.clone();
+        held_within(MARKERS, || {
+            let Some((partition, offset)) = found.difference(&self.expected).next().copied() else {
+                return Ok(());
+            };
+            self.read_announcements()?;
+            broken(
+                1,
+                format!(
+                    "the record at {}[{partition}] offset {offset} has a letter, not announced",
+                    self.source
+                ),
+            )
+        })
+    }
+
+    /// 3 and 5: what readers showed is the fold at the version's positions.
+    ///
+    /// # Errors
+    /// Where it is not.
+    pub fn readers(&mut self, scans: &[Scan]) -> Result<(), Violation> {
+        for scan in scans {
+            let Scan { reader, version, rows } = scan;
+            if *version > self.versions.len() as i64 {
+                // Announced after the topic was read.
+                self.read_announcements()?;
+            }
+            let before = self.shown.insert(reader.clone(), *version).unwrap_or(0);
+            if before > *version {
+                return broken(3, format!("{reader} showed version {version} after {before}"));
+            }
+            let Some(known) = usize::try_from(version - 1).ok().and_then(|at| self.versions.get(at)) else {
+                return broken(3, format!("{reader} shows version {version}, which was never announced"));
+            };
+            let sum =
+                rows.iter().fold(0u128, |sum, (key, row)| sum.wrapping_add(super::row::digest(key, row)));
+            if (rows.len() as u64, sum) != (known.records, known.sums.rows) {
+                let model = self.fold.anew(&known.positions);
+                let key = model.keys().chain(rows.keys()).find(|key| model.get(*key) != rows.get(*key));
+                return broken(
+                    3,
+                    format!(
+                        "{reader} shows {} records in version {version}, the fold has {}; {:?} differs: {:?} and {:?}",
+                        rows.len(),
+                        model.len(),
+                        key.map(|key| String::from_utf8_lossy(key)),
+                        key.and_then(|key| rows.get(key)),
+                        key.and_then(|key| model.get(key))
+                    ),
+                );
+            }
+            self.tally.count(3);
+            self.tally.count(5);
+        }
+        Ok(())
+    }
+
+    /// 6: a life takes from its log what joins the announced positions, all of it and nothing else; and nothing
+    /// panicked. `log` is all that the instance called `name` has said.
+    ///
+    /// # Errors
+    /// What it said.
+    pub fn recovery(&mut self, name: &str, log: &str) -> Result<(), Violation> {
+        if let Some(line) = log.lines().find(|line| line.contains("panicked")) {
+            return broken(0, format!("{name}: {line}"));
+        }
+        let seen = self.takeovers.get(name).copied().unwrap_or(0);
+        let mut resumed: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
+        let mut takeovers = 0;
+        for line in lines(log) {
+            match said(&line, "message") {
+                "resuming" => {
+                    let at = place(said(&line, "announced"));
+                    if let (Some((partition, offset)), Some(from_log)) =
+                        (at, line.get("from_log").and_then(Value::as_i64))
+                    {
+                        resumed.insert(partition, (offset, from_log));
+                    }
+                }
+                "took over" => {
+                    takeovers += 1;
+                    let resumed = std::mem::take(&mut resumed);
+                    if takeovers > seen {
+                        let version = said(&line, "version").parse::<i64>().ok();
+                        self.resumed(name, version.unwrap_or(-1), &resumed)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.takeovers.insert(name.to_owned(), takeovers);
+        Ok(())
+    }
+
+    fn resumed(
+        &mut self,
+        name: &str,
+        version: i64,
+        resumed: &BTreeMap<i32, (i64, i64)>,
+    ) -> Result<(), Violation> {
+        self.tally.lives += 1;
+        let known = usize::try_from(version - 1).ok().and_then(|at| self.versions.get(at));
+        for (partition, (announced, from_log)) in resumed {
+            let place = format!("{name} took over at version {version}: {}[{partition}]", self.source);
+            let position = match known {
+                Some(known) => known.positions.get(*partition as usize).copied(),
+                // Before version 1 nothing is announced, and the topic begins at 0.
+                None => Some(0),
+            };
+            if position != Some(*announced) {
+                return broken(6, format!("{place} resumes at {announced}, announced is {position:?}"));
+            }
+            if *from_log < 0 {
+                return broken(6, format!("{place} resumes {from_log} records behind that"));
+            }
+        }
+        self.tally.count(6);
+        Ok(())
+    }
+
+    /// 8: what a process takes.
+    ///
+    /// # Errors
+    /// What is too much.
+    pub fn size(&mut self, name: &str, size: Size) -> Result<(), Violation> {
+        let most = self.bounds;
+        if size.rss > most.rss || size.log > most.log || size.pending > most.pending {
+            return broken(8, format!("{name} takes {size:?}, allowed are {most:?}"));
+        }
+        self.tally.count(8);
+        Ok(())
+    }
+
+    /// 10: every blob of every version that was ever announced is still what it was.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn blobs(&mut self) -> Result<(), Violation> {
+        self.each_blob(|blobs, blob| blobs.bytes(blob).map(drop))
+    }
+
+    /// [`Oracle::blobs`], by their names and lengths only.
+    ///
+    /// # Errors
+    /// The first that is not there.
+    pub fn blobs_are_there(&mut self) -> Result<(), Violation> {
+        self.each_blob(Blobs::is_there)
+    }
+
+    fn each_blob(&mut self, holds: impl Fn(&Blobs, &Blob) -> Result<(), String>) -> Result<(), Violation> {
+        let deltas = self.versions.iter().map(|known| &known.blob);
+        let snapshots = self.snapshots.iter().flat_map(|(blob, index)| [blob, index]);
+        for blob in deltas.chain(snapshots) {
+            holds(&self.blobs, blob).map_err(|what| Violation { check: 10, what })?;
+        }
+        self.tally.count(10);
+        Ok(())
+    }
+
+    fn read_announcements(&mut self) -> Result<(), Violation> {
+        if self.next == 0 && self.announcements.partitions() == 0 {
+            return Ok(());
+        }
+        let messages = self.announcements.read_from(&[self.next]);
+        // After the announcements: what their positions cover is then there to be read.
+        self.fold.read();
+        for message in messages {
+            self.next = message.offset + 1;
+            let told = Told::read(&message)
+                .map_err(|what| Violation { check: 2, what: format!("offset {}: {what}", message.offset) })?;
+            match told {
+                Told::Epoch(life) => {
+                    if life.epoch > self.life.epoch {
+                        (self.life, self.of_this_life) = (life, 0);
+                    }
+                }
+                Told::Announcement(announcement) => self.announced(&announcement, message.offset)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn read_letters(&mut self) -> Result<(), Violation> {
+        if self.next_letters.is_empty() {
+            self.next_letters = vec![0; usize::try_from(self.letters.partitions()).unwrap_or(0)];
+        }
+        if self.next_letters.is_empty() {
+            return Ok(());
+        }
+        let letters = self.letters.read_from(&self.next_letters.clone());
+        // What they are of was committed before them, and maybe after the source was read last.
+        self.fold.read();
+        for letter in letters {
+            if let Some(next) = self.next_letters.get_mut(letter.partition as usize) {
+                *next = letter.offset + 1;
+            }
+            let number = |name: &str| {
+                letter.header(&format!("__connect.errors.{name}")).and_then(|text| text.parse::<i64>().ok())
+            };
+            let at = (number("partition").unwrap_or(-1) as i32, number("offset").unwrap_or(-1));
+            let about = format!("the letter of {}[{}] offset {}", self.source, at.0, at.1);
+            if letter.header("__connect.errors.topic") != Some(&self.source) {
+                return broken(1, format!("{about} names another topic"));
+            }
+            if !self.found.insert(at) {
+                return broken(1, format!("{about} was sent twice"));
+            }
+            let Some(sourced) = self.fold.at(at.0, at.1) else {
+                return broken(1, format!("{about} is of no record that was committed"));
+            };
+            let value = self.value_of(&letter).map_err(|what| Violation { check: 1, what })?;
+            if (&sourced.message.key, &sourced.message.value) != (&letter.key, &value) {
+                return broken(1, format!("{about} holds other bytes than the record"));
+            }
+        }
+        Ok(())
+    }
+
+    fn value_of(&self, letter: &Message) -> Result<Option<Vec<u8>>, String> {
+        match letter.header("stillwell.value-blob") {
+            Some(name) => self.blobs.unverified(name).map(Some),
+            None => Ok(letter.value.clone()),
+        }
+    }
+
+    /// What the group has committed, by partition.
+    fn committed(&self) -> Vec<Option<i64>> {
+        let client: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("group.id", format!("stillwell.{}", self.dataset))
+            // What is committed by now; what a transaction under way would commit is waited for otherwise.
+            .set("isolation.level", "read_uncommitted")
+            .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
+            .create()
+            .expect("a consumer can be made");
+        let mut list = TopicPartitionList::new();
+        for partition in 0..self.fold.partitions() {
+            list.add_partition(&self.source, partition as i32);
+        }
+        // Not there while the group's coordinator is away.
+        let Ok(committed) = client.committed_offsets(list, Duration::from_secs(10)) else {
+            return Vec::new();
+        };
+        let offset = |offset| match offset {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        committed.elements().iter().map(|element| offset(element.offset())).collect()
+    }
+
+    /// 7: what was committed before the announcements were read is announced. The markers of one transaction come to
+    /// its topics one after the other, so that a reader of both may see the offsets a moment earlier.
+    fn not_ahead(&mut self, committed: Vec<Option<i64>>) -> Result<(), Violation> {
+        let ahead = held_within(MARKERS, || {
+            let (version, positions) = self.newest();
+            let ahead = (0..).zip(committed.iter().copied().chain([None])).find(|(at, offset)| {
+                offset.is_some_and(|offset| offset > positions.get(*at).copied().unwrap_or(0))
+            });
+            let Some((partition, offset)) = ahead else { return Ok(()) };
+            self.read_announcements()?;
+            let what = format!(
+                "offset {offset:?} of {}[{partition}] is committed, version {version} is announced with {positions:?}",
+                self.source
+            );
+            broken(7, what)
+        });
+        ahead?;
+        self.tally.count(7);
+        Ok(())
+    }
+}
+
+/// `topic[partition]@offset`.
+fn place(text: &str) -> Option<(i32, i64)> {
+    let (source, offset) = text.rsplit_once('@')?;
+    let (_, partition) = source.strip_suffix(']')?.rsplit_once('[')?;
+    Some((partition.parse().ok()?, offset.parse().ok()?))
+}

@@ -1,0 +1,384 @@
+//! One dataset under fire: a workload, one or two writers, a reader that is watched, and the oracle.
+//!
+//! ```text
+//!  workload --> source topic --> writer A (or B) --> announcements, letters, blobs --> reader --> watcher
+//!     |               |                |                     |                                      |
+//!     +- acknowledged +----------------+-- log, size --------+--------------> oracle <--------------+
+//! ```
+//!
+//! Owns: the processes, and the order of a cycle: fault, its end, a fresh record, the checks. Does not own: which
+//! faults (the tests).
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use stillwell::clock::Clock;
+use tempfile::TempDir;
+
+use super::blobs::Blobs;
+use super::chance::Chance;
+use super::instance::{Instance, Size};
+use super::oracle::{CHECKS, Oracle, Tally, Violation, broken};
+use super::row::{Row, SCHEMA};
+use super::watcher::{Watcher, scan};
+use super::workload::Workload;
+use crate::topic::{Record, Topic};
+use crate::{Broker, held_within, scratch, unique};
+
+/// A fresh record is readable within this after a fault: the promise. Debug builds are given more, being several times
+/// slower, so that the check means the same.
+const FRESH: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 10 });
+/// First start of a dataset: topics are made, the group forms.
+const START: Duration = Duration::from_secs(60);
+/// Partitions of the source.
+const PARTITIONS: i32 = 3;
+/// Records in memory, as configured; a chunk may be begun below it.
+const PENDING: u64 = 2_000;
+/// Bytes of log, as configured.
+const MAX_LOG: u64 = 64 << 20;
+/// Bytes of log when all but the newest records are announced: a moment's worth. What is announced is trimmed.
+const LOG: u64 = 4 << 20;
+/// Resident bytes of a process; a writer at rest takes 60 MB, and RocksDB's buffers may take as much.
+const RSS: u64 = 384 << 20;
+
+/// How a scene is set up; all of it follows from the seed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Seed of everything.
+    pub seed: u64,
+    /// Records a second.
+    pub rate: u64,
+    /// Writers, one of which owns the shard.
+    pub writers: usize,
+    /// Servers that the writers are told of, where they are others than the reader's (a proxy).
+    pub writers_servers: Option<String>,
+}
+
+impl Plan {
+    /// One writer, a few hundred records a second.
+    pub fn new(seed: u64) -> Plan {
+        Plan { seed, rate: 400, writers: 1, writers_servers: None }
+    }
+
+    /// With so many writers.
+    pub fn writers(self, writers: usize) -> Plan {
+        Plan { writers, ..self }
+    }
+}
+
+/// A dataset and all that is done to it.
+#[derive(Debug)]
+pub struct Scene {
+    /// Choices from here on.
+    pub chance: Chance,
+    /// The writers; the first one is started with the scene.
+    pub writers: Vec<Instance>,
+    /// The reader.
+    pub reader: Instance,
+    /// The source's writer.
+    pub workload: Workload,
+    /// What must be true.
+    pub oracle: Oracle,
+    /// Faults so far.
+    pub kills: u64,
+    dataset: String,
+    source: Topic,
+    bootstrap: String,
+    watcher: Watcher,
+    fresh: i64,
+    clock: Clock,
+    text: String,
+    dir: TempDir,
+}
+
+impl Scene {
+    /// Sets the scene on `broker`, starts the first writer and the reader, and waits until a fresh record has gone all
+    /// the way.
+    ///
+    /// # Errors
+    /// As [`Scene::settle`].
+    pub fn set(broker: &Broker, plan: &Plan) -> Result<Scene, Violation> {
+        let chance = Chance::seeded(plan.seed);
+        let dataset = unique("crash");
+        let bootstrap = broker.bootstrap().to_owned();
+        let source = Topic::create_on(broker, &format!("{dataset}.source"), PARTITIONS, &[]);
+        let dir = scratch();
+        std::fs::write(dir.path().join("row.avsc"), SCHEMA).expect("a schema can be written");
+        let text = configuration(dir.path(), &dataset, source.name(), &chance);
+        let of_writers = plan.writers_servers.as_deref().unwrap_or(&bootstrap);
+        let mut writers: Vec<Instance> = (0..plan.writers)
+            .map(|n| {
+                let name = char::from(b'A' + n as u8).to_string();
+                Instance::new(dir.path(), &name, Some("producer"), &text.replace("SERVERS", of_writers))
+            })
+            .collect();
+        let mut reader =
+            Instance::new(dir.path(), "R", Some("consumer"), &text.replace("SERVERS", &bootstrap));
+        let workload = Workload::start(&bootstrap, source.name(), plan.rate, chance.fork());
+        let oracle = Oracle::new(
+            &bootstrap,
+            &dataset,
+            source.clone(),
+            ["announcements", "dlq"].map(|name| Topic::named_on(broker, &format!("{dataset}.{name}"))),
+            Blobs::new(&dir.path().join("blobs")),
+            Size { rss: RSS, log: LOG, pending: PENDING * 2 },
+        );
+        if let Some(first) = writers.first_mut() {
+            first.start(None);
+        }
+        reader.start(None);
+        let watcher = Watcher::start("R", reader.address(), &dataset);
+        let clock = Clock::system();
+        let began = clock.now();
+        let mut scene = Scene {
+            chance,
+            writers,
+            reader,
+            workload,
+            oracle,
+            dataset,
+            source,
+            bootstrap,
+            watcher,
+            clock,
+            text,
+            dir,
+            kills: 0,
+            fresh: 0,
+        };
+        scene.fresh_within(began, START)?;
+        for standby in scene.writers.iter_mut().skip(1) {
+            standby.start(None);
+        }
+        scene.check()?;
+        Ok(scene)
+    }
+
+    /// Its dataset.
+    pub fn dataset(&self) -> &str {
+        &self.dataset
+    }
+
+    /// Where its files are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Time.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The first writer.
+    pub fn writer(&mut self) -> &mut Instance {
+        self.writers.first_mut().expect("a scene has a writer")
+    }
+
+    /// Waits until Kafka has acknowledged so many more records.
+    pub fn after_records(&self, records: u64) {
+        let goal = self.workload.count() + records;
+        crate::wait_until("records are acknowledged", START, || {
+            let count = self.workload.count();
+            if count >= goal { Ok(()) } else { Err(format!("{count} of {goal}")) }
+        });
+    }
+
+    /// SIGKILL to the first writer.
+    ///
+    /// # Errors
+    /// As [`Scene::at_rest`].
+    pub fn kill(&mut self) -> Result<(), Violation> {
+        self.kills += 1;
+        self.writer().kill();
+        self.at_rest()
+    }
+
+    /// Starts the writer at `at` with what it has on disk.
+    ///
+    /// # Errors
+    /// The first promise that is broken, as it was left.
+    pub fn start(&mut self, at: usize, failpoints: Option<&str>) -> Result<(), Violation> {
+        self.oracle.look()?;
+        let writer = self.writers.get_mut(at).expect("one of them");
+        self.oracle.recovery(writer.name(), &writer.log())?;
+        writer.start(failpoints);
+        Ok(())
+    }
+
+    /// What the dead have left is looked at before the next life tidies up: what they announced and committed is all
+    /// that there is, and nobody will catch up with it.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn at_rest(&mut self) -> Result<(), Violation> {
+        if self.writers.iter_mut().any(Instance::is_up) {
+            return Ok(());
+        }
+        self.oracle.look()?;
+        self.oracle.blobs_are_there()
+    }
+
+    /// The fault has ended `at`: a fresh record must become readable, and all else must hold.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn settle(&mut self, at: Instant) -> Result<(), Violation> {
+        self.fresh_within(at, FRESH)?;
+        self.oracle.tally.count(9);
+        self.check()
+    }
+
+    /// All that can be checked while everything runs.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn check(&mut self) -> Result<(), Violation> {
+        // Acknowledged before the announcements are read, and before the fresh records were: so they are covered.
+        self.oracle.look()?;
+        self.oracle.settled()?;
+        self.oracle.readers(&self.watcher.seen())?;
+        self.oracle.blobs_are_there()?;
+        for instance in self.writers.iter_mut().chain([&mut self.reader]) {
+            if let Some(size) = instance.size() {
+                self.oracle.size(instance.name(), size)?;
+            }
+        }
+        for writer in &self.writers {
+            self.oracle.recovery(writer.name(), &writer.log())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a fresh record into each partition and waits until the reader shows them.
+    fn fresh_within(&mut self, began: Instant, most: Duration) -> Result<(), Violation> {
+        self.fresh += 1;
+        let n = self.fresh;
+        let records: Vec<Record> = (0..PARTITIONS)
+            .map(|partition| {
+                let id = format!("fresh-{partition}");
+                let row = Row { id: id.clone(), n, price: 0.5, stock: None, pad: String::new() };
+                let json = serde_json::to_string(&row).expect("a row is JSON");
+                Record { partition: Some(partition), ..Record::upsert(id, json) }
+            })
+            .collect();
+        // All that was acknowledged by now lies before them.
+        self.oracle.acknowledged(self.workload.acknowledged());
+        self.source.produce(records);
+        let left = most.saturating_sub(self.clock.now().saturating_duration_since(began));
+        let seen = held_within(left, || {
+            for partition in 0..PARTITIONS {
+                let path = format!("/v1/datasets/{}/records/fresh-{partition}", self.dataset);
+                let answer = self.reader.ask(&path)?;
+                let shown = serde_json::from_str::<Row>(&answer.body).ok();
+                if shown.as_ref().is_none_or(|row| row.n != n) {
+                    return Err(format!("{path}: {} {}", answer.status, answer.body));
+                }
+            }
+            Ok(())
+        });
+        match seen {
+            Ok(()) => Ok(()),
+            Err(state) => {
+                let logs = self.logs();
+                broken(9, format!("no fresh record {n} after {most:?}: {state}\n{logs}"))
+            }
+        }
+    }
+
+    /// The end: the workload rests, everything is announced, a reader that starts from nothing holds the same, every
+    /// blob is there, and the writer stops in order with nothing left.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn finish(mut self) -> Result<(u64, Tally), Violation> {
+        self.workload.set_rate(0);
+        let now = self.clock.now();
+        self.settle(now)?;
+        let mut cold = Instance::new(
+            self.dir.path(),
+            "COLD",
+            Some("consumer"),
+            &self.text.replace("SERVERS", &self.bootstrap),
+        );
+        cold.start(None);
+        let path = format!("/v1/datasets/{}/records?limit=10000", self.dataset);
+        let found = held_within(START, || {
+            let address = cold.listens().ok_or("it does not listen yet")?;
+            scan(address, &path, -1).ok_or("it shows nothing yet")
+        });
+        let (version, rows) = match found {
+            Ok(found) => found,
+            Err(state) => {
+                return broken(5, format!("a reader that starts from nothing: {state}\n{}", cold.log()));
+            }
+        };
+        self.oracle.readers(&[super::watcher::Scan { reader: "COLD".into(), version, rows }])?;
+        for writer in &mut self.writers {
+            if writer.is_up() {
+                let status = writer.stop(Duration::from_secs(40));
+                if !status.success() {
+                    return broken(
+                        0,
+                        format!("{} stops with {status}\n{}", writer.name(), tail(&writer.log())),
+                    );
+                }
+            }
+        }
+        self.oracle.look()?;
+        self.oracle.blobs()?;
+        if let Some(check) = (1..=CHECKS.len()).find(|check| self.oracle.tally.checks.get(*check) == Some(&0))
+        {
+            return broken(check, "nothing was checked");
+        }
+        Ok((self.kills, self.oracle.tally.clone()))
+    }
+
+    /// The last lines of every log.
+    pub fn logs(&self) -> String {
+        self.writers
+            .iter()
+            .chain([&self.reader])
+            .map(|instance| format!("--- {}\n{}\n", instance.name(), tail(&instance.log())))
+            .collect()
+    }
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().filter(|line| !line.contains("\"DEBUG\"")).collect();
+    lines.get(lines.len().saturating_sub(25)..).unwrap_or_default().join("\n")
+}
+
+/// Small batches and frequent snapshots, so that a few seconds see many of each; how small is chance.
+fn configuration(dir: &Path, dataset: &str, source: &str, chance: &Chance) -> String {
+    format!(
+        r#"
+[kafka]
+bootstrap_servers = "SERVERS"
+[storage]
+data_dir = "DATA_DIR"
+blobs = "file://{blobs}"
+[producer.batching]
+max_batch_size = {size}
+batch_timeout = "{timeout}ms"
+max_pending_records = {PENDING}
+[producer.performance]
+snapshot_frequency = {frequency}
+snapshot_min_change = "5%"
+worker_pool_size = {uploads}
+[producer.spill]
+max_log_size = "{MAX_LOG}B"
+[producer.reliability]
+retry_backoff = "100ms"
+circuit_breaker_reset = "1s"
+[datasets."{dataset}"]
+source = {{ topics = ["{source}"], format = "json" }}
+schema = "{schema}"
+"#,
+        blobs = dir.join("blobs").display(),
+        schema = dir.join("row.avsc").display(),
+        size = chance.between(20, 400),
+        timeout = chance.between(10, 150),
+        frequency = chance.between(3, 12),
+        uploads = chance.between(1, 5),
+    )
+}

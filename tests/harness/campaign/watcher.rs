@@ -1,0 +1,114 @@
+//! A reader's reader: asks an instance for all records over HTTP, again and again, and keeps what it was told, for
+//! the oracle to compare with the fold at the version's positions.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::instance::{Address, ask};
+use super::row::Row;
+
+/// Between two questions.
+const STEP: Duration = Duration::from_millis(30);
+
+/// All records of one version, as a reader gave them.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// Which reader, and which of its processes.
+    pub reader: String,
+    /// The version.
+    pub version: i64,
+    /// Its records.
+    pub rows: BTreeMap<Vec<u8>, Row>,
+}
+
+/// Watches one instance until it is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    seen: Arc<Mutex<Vec<Scan>>>,
+    /// Dropped to end the thread.
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// Watches the dataset `dataset` of the instance `name` at `address`.
+    pub fn start(name: &str, address: Address, dataset: &str) -> Watcher {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (stop, stopped) = channel();
+        let path = format!("/v1/datasets/{dataset}/records?limit=10000");
+        let thread = std::thread::Builder::new()
+            .name("watcher".into())
+            .spawn({
+                let (seen, name) = (seen.clone(), name.to_owned());
+                move || watch(&name, &address, &path, &seen, &stopped)
+            })
+            .expect("a thread can be started");
+        Watcher { seen, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// What was seen since this was asked last.
+    pub fn seen(&self) -> Vec<Scan> {
+        std::mem::take(&mut *lock(&self.seen))
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn watch(name: &str, address: &Address, path: &str, seen: &Mutex<Vec<Scan>>, stopped: &Receiver<()>) {
+    let mut last = (None, -1);
+    while stopped.recv_timeout(STEP) == Err(RecvTimeoutError::Timeout) {
+        let Some(address) = *lock(address) else { continue };
+        let known = if last.0 == Some(address) { last.1 } else { -1 };
+        if let Some((version, rows)) = scan(address, path, known)
+            && (Some(address), version) != last
+        {
+            last = (Some(address), version);
+            lock(seen).push(Scan { reader: format!("{name} at {address}"), version, rows });
+        }
+    }
+}
+
+/// All records of the version that is readable there, unless that is `known`; `None` where they cannot be had, as
+/// while the process is starting or dying, or when the version moves on between two pages.
+pub fn scan(address: SocketAddr, path: &str, known: i64) -> Option<(i64, BTreeMap<Vec<u8>, Row>)> {
+    let mut rows = BTreeMap::new();
+    let (mut version, mut next) = (None, String::new());
+    loop {
+        let pinned = version.map(|version: i64| format!("&version={version}")).unwrap_or_default();
+        let headers = match version {
+            None => format!("if-none-match: \"{known}\"\r\n"),
+            Some(_) => String::new(),
+        };
+        let answer = ask(address, &format!("{path}{pinned}{next}"), &headers).ok()?;
+        if answer.status != 200 {
+            return None;
+        }
+        let page: Value = serde_json::from_str(&answer.body).ok()?;
+        version = Some(page.get("version")?.as_i64()?);
+        for record in page.get("records")?.as_array()? {
+            let key = record.get("key")?.as_str()?.as_bytes().to_vec();
+            rows.insert(key, serde_json::from_value(record.get("value")?.clone()).ok()?);
+        }
+        match page.get("next")?.as_str() {
+            Some(more) => next = format!("&next={more}"),
+            None => return Some((version?, rows)),
+        }
+    }
+}
