@@ -321,3 +321,6 @@ fn datum<'a>(schema: &Schema, rest: &mut &'a [u8]) -> Parts<'a> {
 fn unreadable(error: std::io::Error) -> Error {
     Error::because(ErrorKind::Unavailable, "reading the file", error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -371,8 +371,8 @@ impl Producer {
     /// some milliseconds.
     ///
     /// It need not be this process that makes the version: a standby learns of it from the announcement topic. A record
-    /// that a shed strategy gave up (`producer.spill.shed`, `none` by default) counts as published with the version that passes
-    /// it.
+    /// that a shed strategy gave up (`producer.spill.shed`, `none` by default) counts as published with the version that
+    /// passes it.
     ///
     /// Dropping the future midway may leave some of the records sent.
     ///

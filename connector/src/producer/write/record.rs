@@ -117,6 +117,16 @@ pub struct Ready {
 }
 
 impl Ready {
+    /// The key.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// The value as the topic has it; `None`: a delete.
+    pub fn value(&self) -> Option<&[u8]> {
+        self.value.as_deref()
+    }
+
     /// Bytes of key, value and headers.
     pub fn bytes(&self) -> usize {
         let headers =
