@@ -16,6 +16,7 @@ use std::time::Duration;
 use stillwell::clock::Clock;
 use stillwell::disk;
 use stillwell::format::chunk::{Body, Chunk, ChunkBuilder};
+use stillwell::format::origin::Origin;
 use stillwell::gauge::Budget;
 use stillwell::producer::log::{AppendError, Appender, Log, Options};
 use stillwell::record::{Position, SourcePartition};
@@ -97,7 +98,7 @@ impl Bench {
         let baseline = self.baseline();
         let dir = self.root.path().join(name.replace(' ', "-"));
         let log = self.open(&dir).await;
-        log.resume(&[at(0)]).await.expect("a life");
+        log.resume(&Origin::any(), &[at(0)]).await.expect("a life");
         let mut reader = log.reader(PLENTY, Budget::new(64 << 20));
         let appender = log.appender();
         let per_chunk = (1 << 20) / (VALUE as i64 + 16);
@@ -144,7 +145,7 @@ impl Bench {
     async fn recovery(&self, per_chunk: i64) {
         let dir = self.root.path().join("recovery");
         let log = self.open(&dir).await;
-        log.resume(&[at(0)]).await.expect("a life");
+        log.resume(&Origin::any(), &[at(0)]).await.expect("a life");
         let (appender, mut builder) = (log.appender(), ChunkBuilder::new());
         for from in (0..RECORDS).step_by(per_chunk as usize) {
             append(&appender, chunk(&mut builder, from, (from + per_chunk).min(RECORDS)));
@@ -164,7 +165,7 @@ impl Bench {
         let began = self.clock.now();
         let log = self.open(&left).await;
         let opened = self.clock.now();
-        let next = log.resume(&[at(0)]).await.expect("a life");
+        let next = log.resume(&Origin::any(), &[at(0)]).await.expect("a life");
         assert_eq!(next, [at(RECORDS)], "all of it is there");
         let resumed = self.clock.now();
         let mut reader = log.reader(PLENTY, Budget::new(64 << 20));

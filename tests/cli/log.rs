@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use stillwell::clock::Clock;
 use stillwell::format::chunk::{Body, Chunk, ChunkBuilder};
+use stillwell::format::origin::Origin;
 use stillwell::producer::log::{Log, Options};
 use stillwell::{Position, SourcePartition};
 use stillwell_tests::{Finished, run, scratch, stillwell};
@@ -29,7 +30,7 @@ fn chunk(from: i64, to: i64) -> Chunk {
 async fn made(data: &Path) -> (PathBuf, Log) {
     let dir = data.join("log/orders");
     let log = Log::open(&dir, Options::new(Clock::system())).await.unwrap();
-    log.resume(&[Position { source: source(), offset: 0 }]).await.unwrap();
+    log.resume(&Origin::any(), &[Position { source: source(), offset: 0 }]).await.unwrap();
     let appender = log.appender();
     let mut persisted = appender.persisted();
     for n in 0..5 {
@@ -151,7 +152,7 @@ async fn a_damaged_log_is_said_to_be_repaired_once_and_whole_afterwards() {
     log(root.path(), "verify", "table").expect_code(0);
     assert!(log(root.path(), "repair", "table").expect_code(0).stdout.contains("nothing to repair"));
     let log = Log::open(&dir, Options::new(Clock::system())).await.unwrap();
-    let next = log.resume(&[Position { source: source(), offset: 0 }]).await.unwrap();
+    let next = log.resume(&Origin::any(), &[Position { source: source(), offset: 0 }]).await.unwrap();
     assert_eq!(next.first().unwrap().offset, 30, "Kafka is asked from here on");
     log.close().await.unwrap();
 }

@@ -10,6 +10,7 @@ mod arguments;
 mod basics;
 mod container;
 mod demo;
+mod history;
 mod importing;
 mod log;
 mod readme;

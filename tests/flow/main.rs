@@ -19,6 +19,7 @@ mod rebuild;
 mod restart;
 mod restore;
 mod sources;
+mod shifts;
 mod writes;
 
 use stillwell_tests::setting;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -145,6 +145,23 @@ impl Topic {
                     .unwrap_or_else(|e| panic!("watermarks of {}/{partition}: {e}", self.name))
             })
             .collect()
+    }
+
+    /// Gives it more partitions, `partitions` in all.
+    pub fn grow(&self, partitions: i32) {
+        let new = NewPartitions::new(&self.name, partitions as usize);
+        let grown = futures::executor::block_on(
+            admin(&self.bootstrap).create_partitions([&new], &AdminOptions::new()),
+        );
+        for outcome in grown.unwrap_or_else(|e| panic!("growing topic {}: {e}", self.name)) {
+            if let Err((topic, code)) = outcome {
+                panic!("growing topic {topic}: {code}");
+            }
+        }
+        wait_until("the new partitions are in the metadata", REQUEST, || {
+            let seen = self.partitions();
+            if seen == partitions { Ok(()) } else { Err(format!("{} has {seen} partitions", self.name)) }
+        });
     }
 
     /// Deletes it.

@@ -23,6 +23,7 @@ pub struct ConsumerBuilder {
     ready_when_any: bool,
     poll_interval: Duration,
     max_backoff: Duration,
+    look_every: Duration,
 }
 
 impl ConsumerBuilder {
@@ -38,6 +39,7 @@ impl ConsumerBuilder {
             ready_when_any: false,
             poll_interval: Duration::from_millis(100),
             max_backoff: Duration::from_secs(5),
+            look_every: super::options::DEFAULT_LOOK_EVERY,
         }
     }
 
@@ -112,6 +114,14 @@ impl ConsumerBuilder {
         self
     }
 
+    /// How often the announcement topic is looked at, for whether it is still the same one. Default 1 min.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn look_every(mut self, every: Duration) -> Self {
+        self.look_every = every;
+        self
+    }
+
     /// Starts it; returns when a version is readable.
     ///
     /// # Errors
@@ -149,6 +159,7 @@ impl ConsumerBuilder {
             cache_bytes: super::options::DEFAULT_CACHE_BYTES,
             poll_interval: self.poll_interval,
             max_backoff: self.max_backoff,
+            look_every: self.look_every,
             max_errors_per_minute: super::options::DEFAULT_MAX_ERRORS_PER_MINUTE,
             memory_limit: 512 << 20,
             ready_when_any: self.ready_when_any,

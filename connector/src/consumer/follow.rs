@@ -31,6 +31,8 @@ use crate::view::{self, About, Base, Cache, Fetcher, Identity, Past, Restored, V
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// How often the view is asked whether a page of it was found damaged.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Longest wait before a damaged file is fetched again.
+const LONGEST_MEND: Duration = Duration::from_secs(60);
 /// Entries below which an overlay is never merged.
 const MERGE_FROM: u64 = 10_000;
 
@@ -115,6 +117,9 @@ pub struct Follower {
     past: Past,
     /// The snapshot that was gone when the newest view was made, and what was.
     restored: Option<(Version, String)>,
+    /// When a damaged file is fetched again, after attempts that failed.
+    mend_at: Option<tokio::time::Instant>,
+    mend_backoff: Backoff,
 }
 
 impl Follower {
@@ -128,7 +133,10 @@ impl Follower {
     ) -> Follower {
         let fetcher = Fetcher::new(options.store.clone(), cache.clone());
         let past = Past::new(options.kafka.clone(), &options.announcements, options.clock.clone());
+        let mend_backoff = Backoff::new(LOOK_EVERY, options.max_backoff.max(LONGEST_MEND));
         Follower {
+            mend_at: None,
+            mend_backoff,
             options,
             shard,
             cache,
@@ -164,6 +172,7 @@ impl Follower {
                         retry_at = None;
                     }
                     Some(Seen::UpToDate) => tail_at_end = true,
+                    Some(Seen::Gone) => self.doubt(),
                     None => return,
                 },
                 () = sleep_until(retry_at) => retry_at = None,
@@ -178,6 +187,7 @@ impl Follower {
                         retry_at = None;
                     }
                     Seen::UpToDate => tail_at_end = true,
+                    Seen::Gone => self.doubt(),
                 }
             }
             if let Some((topic_id, announcement, encoded)) = &pending
@@ -244,7 +254,10 @@ impl Follower {
             view.restate(about).map_err(|source| Error::View { version: announcement.version, source })
         });
         match opened {
-            Ok(view) => self.publish(view, &announcement, true),
+            Ok(view) => {
+                self.publish(view, &announcement, true);
+                self.last = Some((topic_id, announcement));
+            }
             Err(error) => {
                 tracing::info!(dataset = self.options.dataset, %error, "the cached version cannot be opened");
             }
@@ -410,6 +423,9 @@ impl Follower {
     /// A page that a reader found damaged is never served, and would stay an error in all later versions, which share the
     /// base: its files are discarded and fetched again.
     async fn mend(&mut self) {
+        if self.mend_at.is_some_and(|at| tokio::time::Instant::now() < at) {
+            return;
+        }
         let Some(held) = self.slot.load_full() else { return };
         let Some(paths) = held.damaged().map(|paths| paths.map(std::path::Path::to_owned)) else { return };
         let Some((topic_id, announcement)) = self.last.clone() else { return };
@@ -421,10 +437,36 @@ impl Follower {
                 tracing::warn!(dataset = self.options.dataset, %error, "a damaged file cannot be discarded");
             }
         }
-        match self.open_or_restore(topic_id, &announcement).await {
-            Ok(view) => self.publish(view, &announcement, false),
-            Err(error) => self.failed(&error, LOOK_EVERY),
+        let stale = held.is_stale();
+        let opened = self.open_or_restore(topic_id, &announcement).await.and_then(|view| {
+            let about = About { stale, ..view.about().clone() };
+            view.restate(about).map_err(|source| Error::View { version: announcement.version, source })
+        });
+        match opened {
+            Ok(view) => {
+                self.publish(view, &announcement, stale);
+                self.mend_at = None;
+                self.mend_backoff.reset();
+            }
+            Err(error) => {
+                let wait = self.mend_backoff.next(&self.options.entropy);
+                self.mend_at = Some(tokio::time::Instant::now() + wait);
+                self.failed(&error, wait);
+            }
         }
+    }
+
+    /// What is held stays readable, and is marked as confirmed by nobody.
+    fn doubt(&mut self) {
+        let Some(held) = self.slot.load_full().filter(|held| !held.is_stale()) else { return };
+        let about = About { stale: true, ..held.about().clone() };
+        match held.restate(about) {
+            Ok(view) => self.slot.store(Some(Arc::new(view))),
+            Err(error) => {
+                tracing::warn!(dataset = self.options.dataset, %error, "a view cannot be marked stale")
+            }
+        }
+        self.readable.send_modify(|readable| readable.stale = true);
     }
 
     /// A merge is done: the same version, and those since, on a newer base.

@@ -112,10 +112,11 @@ impl History {
             let (options, topic) = (&this.options, &this.options.announcements);
             let mut poller = this.poller()?;
             let enough = |records: &[Kept]| {
-                window_is_enough(records.iter().filter_map(|record| {
-                    let message = Message::decode(record.value.as_deref()?).ok()?;
-                    Some((message.life(), matches!(message, Message::Epoch(_))))
-                }))
+                window_is_enough(
+                    records
+                        .iter()
+                        .filter_map(|record| Some(Message::decode(record.value.as_deref()?).ok()?.step())),
+                )
             };
             let (clock, deadline) = (&options.clock, options.clock.now() + PATIENCE);
             let partition = shard.0 as i32;

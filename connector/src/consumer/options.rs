@@ -12,6 +12,9 @@ use crate::telemetry::ConsumerMetrics;
 /// Blob files of versions that nobody holds any more are evicted beyond this.
 pub const DEFAULT_CACHE_BYTES: u64 = 10 << 30;
 
+/// How often topics are looked at.
+pub const DEFAULT_LOOK_EVERY: Duration = Duration::from_secs(60);
+
 /// Errors a minute beyond which a dataset is unhealthy, where nothing else is configured.
 pub const DEFAULT_MAX_ERRORS_PER_MINUTE: u32 = 10;
 
@@ -34,6 +37,8 @@ pub struct Options {
     pub poll_interval: Duration,
     /// Longest wait between polls, while idle or failing.
     pub max_backoff: Duration,
+    /// How often the announcement topic is looked at, for whether it is still the same one.
+    pub look_every: Duration,
     /// Errors a minute that make it unhealthy.
     pub max_errors_per_minute: u32,
     /// Bytes of memory and cache.

@@ -11,17 +11,18 @@
 //!
 //! Owns: the position in the announcement topic, the succession of lives. Does not own: blobs and views (`follow`).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use crate::clock::Clock;
 use crate::format::announcement::{Announcement, Message};
 use crate::format::succession::{Succession, Verdict, window_is_enough};
-use crate::kafka::{self, Admin, Kept, Polled, Poller, Tuning};
+use crate::kafka::{self, Admin, Kept, Polled, Poller, TopicInfo, Tuning};
 use crate::record::TopicId;
 use crate::retry::{Backoff, Breaker, Circuit};
 use crate::version::Shard;
@@ -41,6 +42,8 @@ pub const UNREACHABLE: &str = "kafka";
 /// The tail's breaker, as metrics and health spell it.
 pub const TAIL: &str = "kafka_tail";
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// How soon the topic is looked at when something in it does not count.
+const LOOK_SOON: Duration = Duration::from_secs(1);
 
 /// What the tail hands on.
 #[derive(Debug)]
@@ -56,6 +59,8 @@ pub enum Seen {
     },
     /// The end of the topic was reached, so what was handed on is the newest there is.
     UpToDate,
+    /// The topic is not the one any more that all before was read from: nothing confirms what is held.
+    Gone,
 }
 
 /// How the tail is doing.
@@ -76,12 +81,26 @@ pub struct Tail {
     out: mpsc::Sender<Seen>,
     status: watch::Sender<TailStatus>,
     clock: Clock,
+    /// The topic that announcements were read from first.
+    topic_id: Option<TopicId>,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("announcement topic {0} does not exist yet: no producer has started")]
     NoTopic(String),
+    /// For good: another topic holds another history, and who holds a version of the first must not be moved to it
+    /// unasked.
+    #[error(
+        "announcement topic {topic} was deleted{} (its id was {was}): what it announced is confirmed by nothing any more. \
+         Restore it; or, where a new history was begun on purpose, start this process again",
+        now.map(|now| format!(" and created again as {now}")).unwrap_or_default()
+    )]
+    Recreated { topic: String, was: TopicId, now: Option<TopicId> },
+    #[error(
+        "announcement topic {topic} is that of dataset {found:?}, not of {dataset:?}: correct `announcements`"
+    )]
+    Stranger { topic: String, found: String, dataset: String },
     #[error("reading the announcement topic {topic}")]
     Kafka {
         topic: String,
@@ -102,7 +121,7 @@ impl Tail {
         status: watch::Sender<TailStatus>,
     ) -> Tail {
         let clock = options.clock.clone();
-        Tail { options, shard, out, status, clock }
+        Tail { options, shard, out, status, clock, topic_id: None }
     }
 
     /// Tails until `stop`. Blocks: for a thread of its own, within a runtime.
@@ -171,18 +190,18 @@ impl Tail {
             }
         });
         let Some((described, ends)) = described else { return Ok(Stopped) };
-        let info = described.map_err(kafka)?.ok_or_else(|| Error::NoTopic(topic.clone()))?;
+        let info = self.same_topic(described.map_err(kafka)?)?;
         let ends = ends.map_err(kafka)?;
-        drop(admin);
 
         let group = format!("stillwell.{}", self.options.dataset);
         let mut poller =
             Poller::new(&self.options.kafka, &Tuning::tail(&group, SHORT_FETCH)).map_err(kafka)?;
         let enough = |records: &[Kept]| {
-            window_is_enough(records.iter().filter_map(|record| {
-                let message = Message::decode(record.value.as_deref()?).ok()?;
-                Some((message.life(), matches!(message, Message::Epoch(_))))
-            }))
+            window_is_enough(
+                records
+                    .iter()
+                    .filter_map(|record| Some(Message::decode(record.value.as_deref()?).ok()?.step())),
+            )
         };
         let deadline = self.clock.now() + READ_BACK;
         let clock = &self.clock;
@@ -192,8 +211,9 @@ impl Tail {
         let mut succession = Succession::default();
         let mut last = None;
         for record in window.records {
-            last = self.judge(&mut succession, info.id, record.offset, record.value).or(last);
+            last = self.judge(&mut succession, info.id, record.offset, record.value)?.seen().or(last);
         }
+        self.topic_id = Some(info.id);
         backoff.reset();
         breaker.succeeded();
         self.show(Circuit::Closed);
@@ -207,40 +227,65 @@ impl Tail {
         let mut poller = Poller::new(&self.options.kafka, &Tuning::tail(&group, self.options.max_backoff))
             .map_err(kafka)?;
         poller.assign(&[(&topic, partition, window.next)]).map_err(kafka)?;
-        self.keep_polling(&mut poller, &mut succession, info.id, window.next, stop).map_err(kafka)
+        let look = Look::new(admin, &topic, self.options.look_every, &self.clock);
+        self.keep_polling(&mut poller, look, &mut succession, (info.id, window.next), stop)
+    }
+
+    /// Whether the topic is there, and the one that was read from before. A name that stands for another topic is told
+    /// by nothing else: reading goes on at the old offset, or finds lives that seem to be superseded for ever.
+    fn same_topic(&self, described: Option<TopicInfo>) -> Result<TopicInfo, Error> {
+        let topic = &self.options.announcements;
+        match (described, self.topic_id) {
+            (Some(info), None) => Ok(info),
+            (Some(info), Some(was)) if info.id == was => Ok(info),
+            (None, None) => Err(Error::NoTopic(topic.clone())),
+            (now, Some(was)) => {
+                let _ = self.out.blocking_send(Seen::Gone);
+                Err(Error::Recreated { topic: topic.clone(), was, now: now.map(|info| info.id) })
+            }
+        }
     }
 
     fn keep_polling(
         &mut self,
         poller: &mut Poller,
+        mut look: Look,
         succession: &mut Succession,
-        topic_id: TopicId,
-        mut next: i64,
+        (topic_id, mut next): (TopicId, i64),
         stop: &CancellationToken,
-    ) -> Result<Stopped, kafka::Error> {
+    ) -> Result<Stopped, Error> {
+        let kafka = |source| Error::Kafka { topic: self.options.announcements.clone(), source };
         // Grows while idle, as a gauge of how rarely the broker is asked; an arrival wakes the poll whatever it is.
         let mut wait = self.options.poll_interval;
         while !stop.is_cancelled() {
             self.options.metrics.backoff_seconds.set(wait.as_secs_f64());
+            if let Some(described) = look.answer(&self.clock) {
+                self.same_topic(described)?;
+            }
             match poller.poll(wait.min(SLICE)) {
                 Some(Polled::Record { message, .. }) if message.offset() >= next => {
                     next = message.offset() + 1;
                     wait = self.options.poll_interval;
                     let value = message.value().map(<[u8]>::to_vec);
-                    if let Some(seen) = self.judge(succession, topic_id, message.offset(), value)
-                        && self.out.blocking_send(seen).is_err()
-                    {
-                        return Ok(Stopped);
+                    match self.judge(succession, topic_id, message.offset(), value)? {
+                        Judged::Valid(seen) => {
+                            if self.out.blocking_send(seen).is_err() {
+                                return Ok(Stopped);
+                            }
+                        }
+                        // A zombie's last words, or a topic that was made anew, in which epochs begin at 1 again.
+                        Judged::Superseded => look.soon(&self.clock),
+                        Judged::Other => {}
                     }
                 }
                 Some(Polled::Record { .. }) => {}
                 Some(Polled::End { .. }) | None => wait = (wait * 2).min(self.options.max_backoff),
                 Some(Polled::Lost { detail, .. }) => {
                     let doing = format!("reading {} at offset {next}", self.options.announcements);
-                    return Err(kafka::Error::Unavailable { doing, detail });
+                    return Err(kafka(kafka::Error::Unavailable { doing, detail }));
                 }
                 // Nothing tells that Kafka is back but an answer: describing the topic anew asks for one.
-                Some(Polled::Error(error)) => return Err(error),
+                Some(Polled::Error(error)) => return Err(kafka(error)),
             }
         }
         Ok(Stopped)
@@ -252,7 +297,7 @@ impl Tail {
         topic_id: TopicId,
         offset: i64,
         value: Option<Vec<u8>>,
-    ) -> Option<Seen> {
+    ) -> Result<Judged, Error> {
         let encoded = value.unwrap_or_default();
         let message = match Message::decode(&encoded) {
             Ok(message) => message,
@@ -262,25 +307,91 @@ impl Tail {
                     topic = self.options.announcements, offset, %error,
                     "this record is not one of ours; it is passed over. Nobody but Stillwell may write here"
                 );
-                return None;
+                return Ok(Judged::Other);
             }
         };
+        if message.dataset() != self.options.dataset {
+            return Err(Error::Stranger {
+                topic: self.options.announcements.clone(),
+                found: message.dataset().to_owned(),
+                dataset: self.options.dataset.clone(),
+            });
+        }
         match message {
-            Message::Epoch(record) => {
-                succession.epoch(record.life);
-                None
-            }
+            Message::Epoch(record) => Ok(match succession.epoch(record.life) {
+                Verdict::Valid | Verdict::Repeated => Judged::Other,
+                Verdict::Superseded => Judged::Superseded,
+            }),
             Message::Announcement(announcement) => {
                 let verdict = succession.announcement(announcement.life, announcement.version);
                 if verdict == Verdict::Valid {
-                    return Some(Seen::Announced { topic_id, announcement, encoded });
+                    return Ok(Judged::Valid(Seen::Announced { topic_id, announcement, encoded }));
                 }
                 tracing::warn!(
                     offset, version = %announcement.version, life = %announcement.life, ?verdict,
                     "an announcement does not count"
                 );
+                Ok(Judged::Superseded)
+            }
+        }
+    }
+}
+
+/// What a record of the topic is.
+enum Judged {
+    /// To be handed on.
+    Valid(Seen),
+    /// Of a life that is over, or announced before.
+    Superseded,
+    /// An epoch record, or none of ours.
+    Other,
+}
+
+impl Judged {
+    fn seen(self) -> Option<Seen> {
+        match self {
+            Judged::Valid(seen) => Some(seen),
+            Judged::Superseded | Judged::Other => None,
+        }
+    }
+}
+
+/// Asks now and then what the topic is, beside the polling.
+struct Look {
+    admin: Admin,
+    topic: String,
+    every: Duration,
+    at: Instant,
+    asked: JoinSet<Result<Option<TopicInfo>, kafka::Error>>,
+}
+
+impl Look {
+    fn new(admin: Admin, topic: &str, every: Duration, clock: &Clock) -> Look {
+        let at = clock.now() + every;
+        Look { admin, topic: topic.to_owned(), every, at, asked: JoinSet::new() }
+    }
+
+    /// Asks within a second.
+    fn soon(&mut self, clock: &Clock) {
+        self.at = self.at.min(clock.now() + LOOK_SOON);
+    }
+
+    /// An answer, if one has come; asks if it is time.
+    fn answer(&mut self, clock: &Clock) -> Option<Option<TopicInfo>> {
+        if self.asked.is_empty() && clock.now() >= self.at {
+            let (admin, topic) = (self.admin.clone(), self.topic.clone());
+            self.asked.spawn_on(async move { admin.describe(&topic).await }, &Handle::current());
+        }
+        let answer = self.asked.try_join_next()?;
+        self.at = clock.now() + self.every;
+        match answer {
+            Ok(Ok(described)) => Some(described),
+            // That Kafka is away is told by the polling; this is asked again.
+            Ok(Err(error)) => {
+                tracing::debug!(topic = self.topic, %error, "the announcement topic cannot be described");
                 None
             }
+            Err(_) => None,
         }
     }
 }

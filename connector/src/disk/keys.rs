@@ -1,11 +1,13 @@
 //! Keys of the column family `log`: a kind, then a chunk's number, big-endian, so that each kind is one run in order.
 //!
 //! ```text
+//!  kind 0  origin    format::origin::Origin; number 0, the only one
 //!  kind 1  summary   format::chunk::Summary
 //!  kind 2  chunk     format::chunk::Chunk
 //! ```
 //!
-//! Kinds are never used again for anything else. Kind 0 is reserved for facts about the log as a whole.
+//! Kinds are never used again for anything else. Kind 0 holds facts about the log as a whole; its numbers 1 and up are
+//! reserved.
 
 /// Bytes of a key.
 pub const KEY: usize = size_of::<Kind>() + size_of::<u64>();
@@ -15,6 +17,8 @@ const _: () = assert!(KEY == 9, "keys of logs on disk have nine bytes");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
+    /// What the log belongs to.
+    Origin = 0,
     /// The summary of a chunk.
     Summary = 1,
     /// A chunk.

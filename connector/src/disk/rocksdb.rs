@@ -51,6 +51,8 @@ pub struct Opened {
 /// What a database holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
+    /// What it was begun for; `None`: nobody has said.
+    pub origin: Option<Vec<u8>>,
     /// The chunks, in order.
     pub chunks: Vec<(u64, Summary)>,
     /// The number for the next chunk: above all that were used.
@@ -159,6 +161,15 @@ impl Database {
         if let Some((from, _)) = &survey.cut {
             self.forget(*from, u64::MAX, true)?;
         }
+        survey.origin = match self.origin() {
+            Ok(origin) => origin,
+            Err(error) if passes(&error) => return Err(self.failed("reading", &error)),
+            // Whose the chunks are is not known then.
+            Err(error) => {
+                self.suspect(error.as_ref());
+                None
+            }
+        };
         Ok(survey)
     }
 
@@ -227,6 +238,43 @@ impl Database {
         Ok(())
     }
 
+    /// The last chunk; `None`: there is none.
+    ///
+    /// # Errors
+    /// As [`Database::chunk`].
+    pub fn last(&self) -> Result<Option<Chunk>, Error> {
+        let mut read = ReadOptions::default();
+        read.set_iterate_lower_bound(key(Kind::Summary, 0));
+        read.set_iterate_upper_bound(key(Kind::Chunk, 0));
+        let mut entries = self.db.raw_iterator_cf_opt(self.family(), read);
+        entries.seek_to_last();
+        entries.key().and_then(|entry| seq(Kind::Summary, entry)).map(|number| self.chunk(number)).transpose()
+    }
+
+    /// What the log was begun for; `None`: nobody has said.
+    fn origin(&self) -> Result<Option<Vec<u8>>, ::rocksdb::Error> {
+        self.db.get_cf(self.family(), key(Kind::Origin, 0))
+    }
+
+    /// What the log was begun for; `None` also where that cannot be read, which [`Database::survey`] says.
+    pub fn begun_for(&self) -> Option<Vec<u8>> {
+        self.origin().ok().flatten()
+    }
+
+    /// Deletes all chunks and says what those to come belong to, both at once, and returns once that is on the disk: a
+    /// chunk must never be found under an origin that is not its own.
+    ///
+    /// # Errors
+    /// [`Error::Failed`].
+    pub fn begin(&self, origin: &[u8]) -> Result<(), Error> {
+        let mut batch = WriteBatch::default();
+        for kind in [Kind::Summary, Kind::Chunk] {
+            batch.delete_range_cf(self.family(), key(kind, 0), key(kind, u64::MAX));
+        }
+        batch.put_cf(self.family(), key(Kind::Origin, 0), origin);
+        self.write(batch, true, "beginning")
+    }
+
     fn write(&self, batch: WriteBatch, sync: bool, doing: &'static str) -> Result<(), Error> {
         let mut write = WriteOptions::default();
         write.set_sync(sync);
@@ -270,6 +318,12 @@ impl Database {
         let mut bytes = self.db.get_cf(self.family(), key(Kind::Chunk, seq)).unwrap().unwrap();
         how(&mut bytes);
         self.db.put_cf(self.family(), key(Kind::Chunk, seq), bytes).unwrap();
+    }
+
+    /// As if nobody had said what the log belongs to.
+    #[cfg(test)]
+    pub fn forget_origin(&self) {
+        self.db.delete_cf(self.family(), key(Kind::Origin, 0)).unwrap();
     }
 
     fn suspect(&self, why: &str) {

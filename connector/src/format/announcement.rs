@@ -21,6 +21,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::wire::{self, Malformed, SINGLE_OBJECT, Take, put_bytes, put_long, put_some};
+use crate::format::succession::Step;
 use crate::record::{Position, SourcePartition, TopicId, which_are_read};
 use crate::version::{BlobLocation, BlobRef, Chain, Checksum, DeltaRef, Life, Shard, SnapshotRef, Version};
 
@@ -209,6 +210,14 @@ impl Message {
         match self {
             Message::Announcement(announcement) => announcement.life,
             Message::Epoch(record) => record.life,
+        }
+    }
+
+    /// What it is to the succession of lives.
+    pub fn step(&self) -> Step {
+        match self {
+            Message::Announcement(announcement) => (announcement.life, Some(announcement.version)),
+            Message::Epoch(record) => (record.life, None),
         }
     }
 

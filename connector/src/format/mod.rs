@@ -13,6 +13,7 @@ pub mod container;
 pub mod index;
 pub mod wire;
 pub mod chunk;
+pub mod origin;
 pub mod announcement;
 pub mod succession;
 pub mod control;

@@ -71,30 +71,45 @@ impl Succession {
     }
 }
 
-/// Whether a window at the end of the topic, as (life, is an epoch record) in offset order, is long enough that a
-/// [`Succession`] over it finds the same last valid announcement as over the whole topic. Where it is not, step back
-/// further, to the beginning at the most.
+/// What a record of the topic is to this rule: a life's epoch record, or its announcement of a version.
+pub type Step = (Life, Option<Version>);
+
+/// Whether a window at the end of the topic, in offset order, is long enough that a [`Succession`] over it finds the same
+/// last valid announcement as over the whole topic. Where it is not, step back further, to the beginning at the most.
 ///
-/// It is, if it holds one life's epoch record with an announcement of that life behind it (a life announces only
-/// after it has read its epoch record back as valid), or more announcements of one life than one transaction can have
-/// (see [`MAX_RUN`]): from there on every record is judged as it should be.
-pub fn window_is_enough(window: impl IntoIterator<Item = (Life, bool)>) -> bool {
-    let mut lives: Vec<(Life, bool, usize)> = Vec::new();
-    for (life, is_epoch_record) in window {
-        let seen = match lives.iter_mut().find(|(other, ..)| *other == life) {
-            Some(seen) => seen,
+/// It is, if a valid announcement stands behind a valid epoch record of its life: a life that was superseded before its
+/// own epoch record announces nothing, since it reads that record back as valid first. Or if more announcements of one
+/// life are valid than one transaction can have (see [`MAX_RUN`]). From there on every record is judged as it should be.
+///
+/// What is judged superseded shows nothing, not even by its number: the window may begin with the epoch record of a life
+/// that lost the race for its epoch, which hides the one that won.
+pub fn window_is_enough(window: impl IntoIterator<Item = Step>) -> bool {
+    let mut succession = Succession::default();
+    let mut began = None;
+    let mut announced: Vec<(Life, usize)> = Vec::new();
+    for (life, version) in window {
+        let Some(version) = version else {
+            if succession.epoch(life) == Verdict::Valid {
+                began = Some(life);
+            }
+            continue;
+        };
+        if succession.announcement(life, version) != Verdict::Valid {
+            continue;
+        }
+        if began == Some(life) {
+            return true;
+        }
+        let count = match announced.iter_mut().find(|(other, _)| *other == life) {
+            Some((_, count)) => count,
             None => {
-                lives.push((life, false, 0));
-                lives.last_mut().expect("just pushed")
+                announced.push((life, 0));
+                &mut announced.last_mut().expect("just pushed").1
             }
         };
-        if is_epoch_record {
-            seen.1 = true;
-        } else {
-            seen.2 += 1;
-            if seen.1 || seen.2 > MAX_RUN {
-                return true;
-            }
+        *count += 1;
+        if *count > MAX_RUN {
+            return true;
         }
     }
     false
@@ -103,6 +118,7 @@ pub fn window_is_enough(window: impl IntoIterator<Item = (Life, bool)>) -> bool 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn life(epoch: u64, writer: u128) -> Life {
         Life { epoch, writer: uuid::Uuid::from_u128(writer) }
@@ -147,11 +163,157 @@ mod tests {
 
     #[test]
     fn a_window_is_enough_once_it_cannot_be_one_superseded_transaction() {
-        let run = |count| std::iter::repeat_n((life(1, 1), false), count);
-        assert!(!window_is_enough(run(MAX_RUN)));
-        assert!(window_is_enough(run(MAX_RUN + 1)));
-        assert!(!window_is_enough([(life(2, 2), true)]), "the last valid announcement lies before it");
-        assert!(window_is_enough([(life(1, 1), true), (life(1, 1), false), (life(2, 2), true)]));
-        assert!(!window_is_enough([(life(1, 1), false), (life(1, 1), true)]), "the order matters");
+        let announcement = |life, version| (life, Some(Version(version)));
+        let epoch_record = |life| (life, None);
+        let (one, two) = (life(1, 1), life(2, 2));
+        let run = |count| (1..=count).map(|version| announcement(life(1, 1), version));
+        assert!(!window_is_enough(run(MAX_RUN as u64)));
+        assert!(window_is_enough(run(MAX_RUN as u64 + 1)));
+        assert!(!window_is_enough([epoch_record(two)]), "the last valid announcement lies before it");
+        assert!(window_is_enough([epoch_record(one), announcement(one, 1), epoch_record(two)]));
+        assert!(!window_is_enough([announcement(one, 1), epoch_record(one)]), "the order matters");
+        let superseded = [epoch_record(one), epoch_record(two), announcement(one, 7)];
+        assert!(
+            !window_is_enough(superseded),
+            "life 1 announced before it, and what it says here does not count"
+        );
+        assert!(window_is_enough(superseded.into_iter().chain([announcement(two, 7)])));
+        let lost = epoch_record(life(1, 9));
+        assert!(!window_is_enough([lost].into_iter().chain(run(9))), "the window hides that life 1 won");
+    }
+
+    /// The last valid announcement of a topic, by its place.
+    fn last_valid(topic: &[Step]) -> Option<usize> {
+        let mut succession = Succession::default();
+        let mut last = None;
+        for (at, (life, version)) in topic.iter().enumerate() {
+            match version {
+                None => {
+                    succession.epoch(*life);
+                }
+                Some(version) if succession.announcement(*life, *version) == Verdict::Valid => {
+                    last = Some(at)
+                }
+                Some(_) => {}
+            }
+        }
+        last
+    }
+
+    /// A writer as `recover` and `announce` drive it.
+    #[derive(Clone, Debug)]
+    struct Writer {
+        life: Life,
+        next: Version,
+        /// Its epoch record is committed; before that it has only looked at the topic.
+        began: bool,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Turn {
+        /// Somebody reads the topic, to begin a life.
+        Look,
+        /// One of those commits its epoch record, and reads it back.
+        Begin(usize),
+        /// A life announces so many versions in one transaction, and reads them back. Its records lie where it wrote
+        /// them, which another's epoch record may come between.
+        Announce { who: usize, count: usize, between: Option<usize> },
+    }
+
+    fn turn() -> impl Strategy<Value = Turn> {
+        let between = prop::option::weighted(0.2, 0usize..6);
+        prop_oneof![
+            2 => Just(Turn::Look),
+            2 => (0usize..6).prop_map(Turn::Begin),
+            5 => (0usize..6, 1..=MAX_RUN, between)
+                .prop_map(|(who, count, between)| Turn::Announce { who, count, between }),
+        ]
+    }
+
+    #[derive(Default)]
+    struct Topic {
+        records: Vec<Step>,
+        writers: Vec<Writer>,
+        made: u128,
+    }
+
+    impl Topic {
+        fn highest(&self) -> Succession {
+            let mut succession = Succession::default();
+            for (life, version) in &self.records {
+                match version {
+                    None => succession.epoch(*life),
+                    Some(version) => succession.announcement(*life, *version),
+                };
+            }
+            succession
+        }
+
+        fn begin(&mut self, who: usize) {
+            let Some(mut writer) = self.writers.get(who).cloned().filter(|writer| !writer.began) else {
+                return;
+            };
+            let before = self.highest();
+            self.records.push((writer.life, None));
+            if before.clone().epoch(writer.life) != Verdict::Valid {
+                self.writers.remove(who);
+                return;
+            }
+            let last = last_valid(&self.records).and_then(|at| self.records[at].1);
+            (writer.began, writer.next) = (true, last.unwrap_or_default().next());
+            self.writers[who] = writer;
+        }
+
+        fn take(&mut self, turn: Turn) {
+            match turn {
+                Turn::Look => {
+                    self.made += 1;
+                    let epoch = self.records.iter().map(|(life, _)| life.epoch).max().unwrap_or(0) + 1;
+                    let life = life(epoch, self.made);
+                    self.writers.push(Writer { life, next: Version(0), began: false });
+                }
+                Turn::Begin(who) => self.begin(who),
+                Turn::Announce { who, count, between } => {
+                    let Some(writer) = self.writers.get(who).cloned().filter(|writer| writer.began) else {
+                        return;
+                    };
+                    let mut next = writer.next;
+                    for n in 0..count {
+                        if let Some(other) = between.filter(|other| n == count / 2 && *other > who) {
+                            self.begin(other);
+                        }
+                        self.records.push((writer.life, Some(next)));
+                        next = next.next();
+                    }
+                    if self.highest().life() == Some(writer.life) {
+                        self.writers[who].next = next;
+                    } else {
+                        self.writers.remove(who);
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        /// Whatever writers did that keep to the protocol: who judges a window that is enough finds what who judges the
+        /// whole topic finds.
+        #[test]
+        fn judging_the_window_is_judging_the_whole_topic(turns in prop::collection::vec(turn(), 1..40)) {
+            let mut topic = Topic::default();
+            for turn in turns {
+                topic.take(turn);
+                let truth = last_valid(&topic.records);
+                for start in 0..topic.records.len() {
+                    let window = &topic.records[start..];
+                    if window_is_enough(window.iter().copied()) {
+                        prop_assert_eq!(
+                            last_valid(window).map(|at| start + at), truth, "from {} of {:?}", start, topic.records
+                        );
+                    }
+                }
+            }
+        }
     }
 }

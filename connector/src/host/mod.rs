@@ -257,7 +257,7 @@ async fn start(part: Part) -> Result<Started> {
     let producer = match producer {
         Some(options) => {
             let metrics = options.metrics.clone();
-            let log_dir = options.data_dir.join("log").join(&options.dataset);
+            let log_dir = options.log_dir();
             match Producer::start(options).await {
                 Ok(producer) => {
                     writing = Some(WritingSide::new(&producer, metrics, log_dir));

@@ -84,6 +84,7 @@ fn without_kafka_a_consumer_starts_waits_and_stops() {
         cache_bytes: 1 << 20,
         poll_interval: Duration::from_millis(10),
         max_backoff: Duration::from_millis(100),
+        look_every: crate::consumer::options::DEFAULT_LOOK_EVERY,
         max_errors_per_minute: 10,
         memory_limit: 1 << 20,
         ready_when_any: false,

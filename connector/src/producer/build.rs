@@ -172,6 +172,10 @@ impl Unsaid {
 /// The stage.
 pub struct Builder {
     state: State,
+    /// Say that nothing has changed after this long without a version.
+    still: Option<Duration>,
+    /// When the last version was minted, or the life began.
+    minted_at: Instant,
     clock: Clock,
     metrics: Arc<ProducerMetrics>,
 }
@@ -202,7 +206,16 @@ impl Builder {
         }
         let read = which_are_read(constants.sources.iter());
         let base = Version(view.version().0.saturating_sub(constants.chain as u64));
-        Builder { state: State { constants, view, unsaid, conflicts: 0, read, base }, clock, metrics }
+        let minted_at = clock.now();
+        let state = State { constants, view, unsaid, conflicts: 0, read, base };
+        Builder { state, still: None, minted_at, clock, metrics }
+    }
+
+    /// Mints an empty version when there was none for `every`: an announcement's time says until when the sources were
+    /// read at least, which recovery compares with how long they remember deletes.
+    #[must_use]
+    pub fn saying_still(self, every: Option<Duration>) -> Builder {
+        Builder { still: every, ..self }
     }
 
     /// Builds what comes. When `batches` closes, says what is unsaid, tells `settled` the last version, and goes on
@@ -229,7 +242,12 @@ impl Builder {
             }
             // In a drain nothing more will come that could take it along.
             let patience = if draining { Duration::ZERO } else { SAY_AFTER };
-            let say_at = self.state.unsaid.since.map(|since| since + patience);
+            let idle = self.still.filter(|_| !draining && self.state.chain() < LONGEST_CHAIN);
+            let say_at = [
+                self.state.unsaid.since.map(|since| since + patience),
+                idle.map(|idle| self.minted_at + idle),
+            ];
+            let say_at = say_at.into_iter().flatten().min();
             let input = tokio::select! {
                 biased;
                 () = kill.cancelled() => return Ok(()),
@@ -257,9 +275,9 @@ impl Builder {
             };
             let (state, built) = tokio::task::spawn_blocking(step).await.map_err(Error::Panicked)?;
             self.state = state;
-            if let Some(built) = built?
-                && out.send(built).await.is_err()
-            {
+            let Some(built) = built? else { continue };
+            self.minted_at = now;
+            if out.send(built).await.is_err() {
                 return Ok(());
             }
         }

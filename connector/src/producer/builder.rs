@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Producer;
-use super::options::{Batching, DEFAULT_CACHE_BYTES, Options, Pacing, Performance, Reliability, Spill};
+use super::options::{
+    Batching, DEFAULT_CACHE_BYTES, DEFAULT_LOOK_EVERY, Options, Pacing, Performance, Reliability, Spill,
+};
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
 use crate::codec::{ExtraFields, Format, KeyRule};
@@ -41,6 +44,8 @@ pub struct ProducerBuilder {
     spill: Spill,
     metrics: Arc<ProducerMetrics>,
     reliability: Reliability,
+    announcements: Option<String>,
+    look_every: Duration,
 }
 
 impl ProducerBuilder {
@@ -63,6 +68,8 @@ impl ProducerBuilder {
             spill: Spill::default(),
             metrics: ProducerMetrics::detached(),
             reliability: Reliability::default(),
+            announcements: None,
+            look_every: DEFAULT_LOOK_EVERY,
         }
     }
 
@@ -208,6 +215,21 @@ impl ProducerBuilder {
         self
     }
 
+    /// Announcement topic. Default `NAME.announcements`.
+    #[must_use]
+    pub fn announcements(mut self, topic: impl Into<String>) -> Self {
+        self.announcements = Some(topic.into());
+        self
+    }
+
+    /// How often topics are looked at for what has changed in them. Default 30 s.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn look_every(mut self, every: Duration) -> Self {
+        self.look_every = every;
+        self
+    }
+
     /// Starts it. Kafka need not be there yet: it is waited for.
     ///
     /// # Errors
@@ -271,7 +293,7 @@ impl ProducerBuilder {
             format,
             key: self.key,
             schema,
-            announcements: format!("{dataset}.announcements"),
+            announcements: self.announcements.unwrap_or_else(|| format!("{dataset}.announcements")),
             dead_letters: format!("{dataset}.dlq"),
             control: format!("{dataset}.control"),
             shards: 1,
@@ -286,6 +308,7 @@ impl ProducerBuilder {
             pacing: self.pacing,
             spill: self.spill,
             reliability: self.reliability,
+            look_every: self.look_every,
             clock: Clock::system(),
             entropy: Entropy::system(),
             metrics: self.metrics,

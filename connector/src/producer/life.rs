@@ -27,6 +27,7 @@ use super::circuit::Circuits;
 use super::control;
 use super::intake::Intake;
 use super::log::{self, Log};
+use super::look::{self, Look};
 use super::pace::Pace;
 use super::read_back::ReadBack;
 use super::rebuild::{self, Plan, Rebuilder};
@@ -54,6 +55,8 @@ use crate::view::Identity;
 const BATCHES: usize = 2;
 /// How often the log is trimmed and the gauges are set.
 const KEEP_EVERY: Duration = Duration::from_millis(200);
+/// Shortest time after which it is said that nothing has changed.
+const SAY_STILL: Duration = Duration::from_secs(1);
 /// Deltas at which readers refuse a chain.
 const LONGEST_CHAIN: f64 = 512.0;
 
@@ -90,6 +93,9 @@ pub enum Error {
     /// Nothing can be announced.
     #[error("announcing ended")]
     Announce(#[from] announce::Error),
+    /// A topic under it is not the one any more that it was.
+    #[error("the ground has moved")]
+    Moved(#[from] look::Moved),
     /// A stage panicked: a bug.
     #[error("a stage panicked")]
     Panicked(#[from] tokio::task::JoinError),
@@ -284,7 +290,7 @@ fn spawn(
     end: &End,
     [source_stop, batch_stop, keeper_stop]: [&CancellationToken; 3],
 ) -> Result<(), Error> {
-    let Recovery { options, shard, topic_id, cache, log, .. } = &ground.recovery;
+    let Recovery { options, shard, admin, topic_id, cache, log } = &ground.recovery;
     let Recovered {
         life,
         transaction,
@@ -293,6 +299,7 @@ fn spawn(
         view,
         fetch_from,
         must_say,
+        remembers,
         mended,
         control_from,
         letter_limit,
@@ -306,6 +313,13 @@ fn spawn(
         shards: options.shards,
     };
     let sources: Arc<[_]> = carried.positions.iter().map(|position| position.source.clone()).collect();
+    let known = options.topics.iter().filter_map(|topic| {
+        let read = || fetch_from.iter().filter(|position| *position.source.topic == **topic);
+        let id = read().next()?.source.topic_id;
+        Some(look::Known { topic: topic.clone(), id, partitions: Some(read().count() as i32) })
+    });
+    let own = look::Known { topic: options.announcements.clone(), id: *topic_id, partitions: None };
+    let known = known.chain([own]).collect();
     let (batches, batches_in) = mpsc::channel(BATCHES);
     let (built, built_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
     let (listed, listed_in) = mpsc::unbounded_channel();
@@ -334,7 +348,18 @@ fn spawn(
         metrics.clone(),
     )?;
     let stop = source_stop.clone();
-    stages.spawn_blocking(move || Ok(source.run(&stop).map(|()| Done::Source)?));
+    let first = view.version().next();
+    let mut told = ground.announced.subscribe();
+    stages.spawn(async move {
+        // The start of a partition never seen is announced before anything of it is logged: a log that is all there is
+        // of it could not be told from one whose beginning was lost.
+        let said = told.wait_for(|told| !must_say || told.as_ref().is_some_and(|told| told.version >= first));
+        tokio::select! {
+            () = stop.cancelled() => return Ok(Done::Source),
+            said = said => drop(said),
+        }
+        tokio::task::spawn_blocking(move || Ok(source.run(&stop).map(|()| Done::Source)?)).await?
+    });
 
     let survey =
         Survey::new(ground.recovery.admin.clone(), options, fetch_from, ground.announced.subscribe())?;
@@ -367,7 +392,8 @@ fn spawn(
         format: options.format.clone(),
         chain: carried.chain.deltas.len(),
     };
-    let builder = Builder::new(constants, view, must_say, clock.clone(), metrics.clone());
+    let still = remembers.map(|remembers| (remembers / 2).max(SAY_STILL));
+    let builder = Builder::new(constants, view, must_say, clock.clone(), metrics.clone()).saying_still(still);
     let kill = end.kill.clone();
     stages.spawn(async move {
         Ok(builder.run(batches_in, rebases_in, built, settled, kill).await.map(|()| Done::Other)?)
@@ -427,6 +453,8 @@ fn spawn(
         max_pending_records: options.batching.max_pending_records,
         metrics,
     };
+    let look = Look { admin: admin.clone(), known, every: options.look_every, drain: end.drain.clone() };
+    stages.spawn(async move { Ok(look.run().await.map(|()| Done::Other)?) });
     let stop = keeper_stop.clone();
     stages.spawn(async move { Ok(keeper.run(stop).await.map(|()| Done::Other)?) });
     Ok(())

@@ -14,7 +14,8 @@
 //! in memory; beyond that it is on disk only (spilled) and is paged back when its turn comes. No byte is written for
 //! that. Who hands a chunk back does so by dropping its lease.
 //!
-//! **Lives.** [`Log::resume`] begins a life at the announced positions: what joins them is handed on first, what does not
+//! **Lives.** [`Log::resume`] begins a life at the announced positions, for one history, schema and way of reading
+//! (its [`Origin`]; a log of another is discarded): what joins them is handed on first, what does not
 //! is discarded, Kafka continues after it. Appenders and readers of the life before are closed by that, so that a
 //! straggler of an ended life cannot write into the next one. The announced positions come from the outside; the log
 //! has no opinion of its own on what is needed.
@@ -29,6 +30,7 @@
 
 mod append;
 mod error;
+mod found;
 mod judge;
 mod queue;
 mod read;
@@ -43,6 +45,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use self::found::{claim, ranges, say_cut};
 use self::judge::{judge, runs};
 use self::queue::{Queue, Room, Spilled};
 use self::room::{forget_and_reclaim, write_buffer_bytes};
@@ -50,6 +53,7 @@ use super::shed::Shed;
 use crate::clock::Clock;
 use crate::disk::{self, Database, Keeper, Survey, Waiting, Writer};
 use crate::format::chunk::Range;
+use crate::format::origin::Origin;
 use crate::gauge::Budget;
 use crate::record::Position;
 
@@ -302,21 +306,6 @@ fn committed(
     }
 }
 
-fn say_cut(dir: &Path, survey: &Survey) {
-    for broken in &survey.broken {
-        tracing::error!(
-            dir = %dir.display(), file = broken.file, at = broken.at, bytes = broken.rest, why = broken.why,
-            "the end of a file of the log is not whole: what it held from there on is read from Kafka again"
-        );
-    }
-    if let Some((seq, why)) = &survey.cut {
-        tracing::error!(
-            dir = %dir.display(), seq, why, chunks_left = survey.chunks.len(),
-            "a chunk of the log cannot be read: the log was cut there, and the rest is read from Kafka again"
-        );
-    }
-}
-
 impl Log {
     /// Opens the log in `dir`, or makes it. Nothing can be appended or read before [`Log::resume`].
     ///
@@ -367,16 +356,19 @@ impl Log {
     /// and discards the rest. Gives where Kafka continues, in the order of `positions`. The life's reader hands on
     /// first what was kept.
     ///
+    /// A log that was written for another `origin` is discarded whole, which is said: its chunks would join, and mean
+    /// something else.
+    ///
     /// Waits until all that was appended before is durable; after a failure opens the database anew.
     ///
     /// # Errors
     /// [`Error::Disk`], [`Error::Closed`].
-    pub async fn resume(&self, positions: &[Position]) -> Result<Vec<Position>, Error> {
-        let (log, positions) = (self.clone(), positions.to_vec());
-        blocking(move || log.resume_now(&positions)).await
+    pub async fn resume(&self, origin: &Origin, positions: &[Position]) -> Result<Vec<Position>, Error> {
+        let (log, origin, positions) = (self.clone(), *origin, positions.to_vec());
+        blocking(move || log.resume_now(&origin, &positions)).await
     }
 
-    fn resume_now(&self, positions: &[Position]) -> Result<Vec<Position>, Error> {
+    fn resume_now(&self, origin: &Origin, positions: &[Position]) -> Result<Vec<Position>, Error> {
         let inner = &*self.0;
         let _turn = lock(&inner.turning);
         // From here on appenders and readers of the life before are refused.
@@ -393,7 +385,8 @@ impl Log {
         };
         inner.shared.changed.notify_waiters();
 
-        let (writer, keeper, survey) = self.engine_for_next_life()?;
+        let (writer, keeper, mut survey) = self.engine_for_next_life()?;
+        claim(&inner.dir, &keeper, &mut survey, origin)?;
         let judged = judge(positions, survey.chunks.iter().map(|(_, summary)| summary));
         for range in judge::joined(&judged.apart) {
             tracing::warn!(
@@ -523,11 +516,6 @@ impl Log {
         }
         outcome.map_err(Error::Disk)
     }
-}
-
-/// The ranges on disk, joined.
-fn ranges(survey: &Survey) -> Vec<Range> {
-    judge::joined(survey.chunks.iter().flat_map(|(_, summary)| &summary.ranges))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -24,6 +24,7 @@ pub mod recover;
 pub mod read_back;
 pub mod circuit;
 pub mod life;
+pub mod look;
 pub mod source;
 pub mod survey;
 pub mod intake;
@@ -130,7 +131,7 @@ impl Producer {
     pub async fn start(options: Options) -> Result<Producer> {
         let watchers = Watchers::default();
         let writer = Writer::new(&options, watchers.clone())?;
-        let dir = options.data_dir.join("log").join(&options.dataset);
+        let dir = options.log_dir();
         let doing = || format!("opening the log of dataset {} in {}", options.dataset, dir.display());
         let metrics = options.metrics.clone();
         let persisted = std::sync::Arc::new(move |took: Duration| {

@@ -8,7 +8,9 @@ use super::shed::Shed;
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
 use crate::codec::{Format, KeyRule};
+use crate::format::origin::Origin;
 use crate::kafka;
+use crate::record::TopicId;
 use crate::schema::Schema;
 use crate::telemetry::ProducerMetrics;
 
@@ -59,6 +61,8 @@ pub struct Options {
     pub spill: Spill,
     /// Reliability.
     pub reliability: Reliability,
+    /// How often topics are looked at for what has changed in them.
+    pub look_every: Duration,
     /// Time and chance.
     pub clock: Clock,
     /// Chance.
@@ -157,10 +161,23 @@ pub struct Reliability {
     pub circuit_breaker_reset: Duration,
 }
 
+/// How often topics are looked at.
+pub const DEFAULT_LOOK_EVERY: Duration = Duration::from_secs(30);
+
 /// Blob files of versions that nobody holds any more are evicted beyond this.
 pub const DEFAULT_CACHE_BYTES: u64 = 10 << 30;
 
 impl Options {
+    /// What the log must have been written for, to be of use to the history on that announcement topic.
+    pub fn origin(&self, announcements: TopicId) -> Origin {
+        Origin::of((announcements, &self.announcements), &self.schema, &self.format, &self.key)
+    }
+
+    /// Where the log lies.
+    pub fn log_dir(&self) -> PathBuf {
+        self.data_dir.join("log").join(&self.dataset)
+    }
+
     /// Static membership wants a name that stays the same over restarts and differs between instances: the host's
     /// name and the data directory, which only one process can hold.
     pub fn default_instance_id(data_dir: &std::path::Path) -> String {

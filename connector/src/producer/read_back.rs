@@ -58,6 +58,22 @@ pub struct Truth {
     pub last: Option<Box<Announcement>>,
     /// The highest epoch in any record, valid or not.
     pub highest_epoch: u64,
+    /// The lowest one.
+    pub lowest_epoch: Option<u64>,
+    /// Whether all of the topic was read, from its first offset on.
+    pub whole: bool,
+}
+
+impl Truth {
+    /// Whether the topic, which begins at offset `low`, has lost records: it holds no valid announcement, and yet is not a
+    /// topic to which none was written. A history that is gone must not be taken for one that has not begun: version 1
+    /// would be announced a second time.
+    ///
+    /// A topic in which only superseded lives have announced anything is one that has not begun: of two that start at
+    /// once the slower one's first version does not count. Its lives count from 1, one after the other.
+    pub fn is_history_gone(&self, low: i64) -> bool {
+        self.last.is_none() && (low > 0 || !self.whole || self.lowest_epoch.is_some_and(|lowest| lowest > 1))
+    }
 }
 
 /// The reader.
@@ -91,10 +107,11 @@ impl ReadBack {
         stop: CancellationToken,
     ) -> Result<ReadBack, Error> {
         let enough = |records: &[Kept]| {
-            window_is_enough(records.iter().filter_map(|record| {
-                let message = Message::decode(record.value.as_deref()?).ok()?;
-                Some((message.life(), matches!(message, Message::Epoch(_))))
-            }))
+            window_is_enough(
+                records
+                    .iter()
+                    .filter_map(|record| Some(Message::decode(record.value.as_deref()?).ok()?.step())),
+            )
         };
         let ends = (low, end);
         let read = kafka::read_back(&mut poller, topic, partition, ends, &clock, deadline, &stop, enough);
@@ -110,7 +127,7 @@ impl ReadBack {
             clock,
             stop,
             succession: Succession::default(),
-            truth: Truth::default(),
+            truth: Truth { whole: window.whole, ..Truth::default() },
             next: window.next,
             end: window.next,
         };
@@ -242,6 +259,8 @@ impl ReadBack {
         };
         let life = message.life();
         self.truth.highest_epoch = self.truth.highest_epoch.max(life.epoch);
+        let lowest = self.truth.lowest_epoch.get_or_insert(life.epoch);
+        *lowest = life.epoch.min(*lowest);
         let verdict = match &message {
             Message::Epoch(_) => self.succession.epoch(life),
             Message::Announcement(announcement) => {
@@ -253,5 +272,20 @@ impl ReadBack {
             }
         };
         Some((message, verdict))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_lost_its_beginning_is_no_first_start() {
+        let truth = |lowest_epoch, whole| Truth { lowest_epoch, whole, ..Truth::default() };
+        assert!(!truth(None, true).is_history_gone(0), "a new topic");
+        assert!(!truth(Some(1), true).is_history_gone(0), "lives that announced nothing that counts");
+        assert!(truth(None, true).is_history_gone(8), "emptied");
+        assert!(truth(Some(7), true).is_history_gone(0), "compacted");
+        assert!(truth(Some(1), false).is_history_gone(0), "not read to its beginning");
     }
 }

@@ -35,6 +35,7 @@ use crate::dead;
 use crate::format::chunk::Body;
 use crate::format::control::{From, Rebuild, Rebuilt};
 use crate::format::letter::{self, Letter};
+use crate::format::origin::Origin;
 use crate::gauge::Budget;
 use crate::kafka::{self, Message, Polled, Poller, Tuning};
 use crate::record::{Position, SourcePartition, Stamp};
@@ -152,7 +153,7 @@ pub fn fold(
         stop,
     };
     if let Some(log) = log {
-        reading.log(plan, log)?;
+        reading.log(plan, log, &options.origin(identity.topic_id))?;
     }
     reading.kafka(plan)?;
     Ok(reading.folded)
@@ -168,7 +169,7 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     /// What was received and never announced, and is gone from Kafka since.
-    fn log(&mut self, plan: &Plan, log: &Log) -> Result<(), Error> {
+    fn log(&mut self, plan: &Plan, log: &Log, origin: &Origin) -> Result<(), Error> {
         let gaps: Vec<&Planned> =
             plan.partitions.iter().filter(|planned| planned.standing == Standing::Trimmed).collect();
         if gaps.is_empty() {
@@ -180,7 +181,7 @@ impl Reading<'_> {
         };
         let positions: Vec<Position> = gaps.iter().map(position).collect();
         let runtime = Handle::current();
-        let ends = runtime.block_on(log.resume(&positions))?;
+        let ends = runtime.block_on(log.resume(origin, &positions))?;
         let mut open: Vec<(&Planned, i64, i64)> = gaps
             .into_iter()
             .zip(ends)

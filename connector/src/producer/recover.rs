@@ -29,6 +29,7 @@ use super::topics;
 use crate::failpoint;
 use crate::format::announcement::{Announcement, EpochRecord, Message, SourcePosition, read_positions};
 use crate::format::control::{Rebuild, pending};
+use crate::format::origin::Origin;
 use crate::format::succession::Verdict;
 use crate::kafka::{self, Admin, Outcome, Outgoing, Poller, Transaction, Tuning};
 use crate::record::{Position, SourcePartition, TopicId};
@@ -129,6 +130,8 @@ pub struct Recovered {
     pub view: View,
     /// Where Kafka continues, per source partition.
     pub fetch_from: Vec<Position>,
+    /// How long the sources remember deletes, where one of them is compacted.
+    pub remembers: Option<Duration>,
     /// Whether something must be said before a record is taken: the first version, or partitions never seen.
     pub must_say: bool,
     /// The view was made by way of an older snapshot: a new one is due at once, or every reader has to do the same.
@@ -168,6 +171,10 @@ impl Recovery {
     /// # Errors
     /// [`Error`].
     pub async fn take_over(&self, stop: &CancellationToken) -> Result<Recovered, Error> {
+        let origin = tokio::select! {
+            () = stop.cancelled() => return Err(Error::Stopped),
+            origin = self.origin() => origin?,
+        };
         let (this, token) = (self.clone(), stop.clone());
         // Waited for even when told to stop: the thread looks at the token itself, and what it has begun to write must
         // have ended before somebody is told that this life has.
@@ -176,13 +183,14 @@ impl Recovery {
             .map_err(|panic| Error::Mismatch(format!("taking over panicked: {panic}")))??;
         tokio::select! {
             () = stop.cancelled() => Err(Error::Stopped),
-            recovered = self.go_on(life, transaction, read_back, truth) => recovered,
+            recovered = self.go_on(origin, life, transaction, read_back, truth) => recovered,
         }
     }
 
     /// Steps 4 and 5: they write nothing that others could see.
     async fn go_on(
         &self,
+        origin: Origin,
         life: Life,
         transaction: Transaction,
         read_back: ReadBack,
@@ -233,15 +241,16 @@ impl Recovery {
             source,
         })?;
         // A rebuild takes from the log what it needs by itself, and until it is announced nothing there is done with.
-        let mut fetch_from = Vec::new();
+        let (mut fetch_from, mut remembers) = (Vec::new(), None);
         if rebuild.is_none() {
             let positions: Vec<Position> =
                 read_positions(&carried.positions).map(SourcePosition::position).collect();
-            fetch_from = self.log.resume(&positions).await?;
+            fetch_from = self.log.resume(&origin, &positions).await?;
             reach("takeover.log")?;
             for (position, fetch) in positions.iter().zip(&fetch_from) {
                 tracing::info!(announced = %position, from_log = fetch.offset - position.offset, "resuming");
             }
+            remembers = self.unread(last, &fetch_from).await?;
         }
         let control_from = newest.next;
         let letter_limit = topics::letter_limit(&self.admin, &self.options).await;
@@ -255,12 +264,89 @@ impl Recovery {
             view,
             fetch_from,
             must_say,
+            remembers,
             mended,
             control_from,
             rebuild,
             lost,
             letter_limit,
         })
+    }
+
+    /// A compacted source forgets deletes some time after they were written: who left it unread for longer has missed
+    /// them in silence. Gives the shortest such time of the sources; `None`: none is compacted.
+    async fn unread(
+        &self,
+        last: Option<&Announcement>,
+        fetch_from: &[Position],
+    ) -> Result<Option<Duration>, Error> {
+        let options = &self.options;
+        let now = options.clock.wall_ms();
+        let logged_at = self.log.newest_timestamp().await.map(|logged_at| logged_at.min(now));
+        let read_at = last.map(|last| last.announced_at).max(logged_at).unwrap_or(now);
+        let unread_for = Duration::from_millis(now.saturating_sub(read_at).max(0).unsigned_abs());
+        let mut shortest: Option<Duration> = None;
+        for topic in &options.topics {
+            let config = match self.admin.topic_config(topic).await {
+                Ok(config) => config,
+                Err(kafka::Error::Denied { .. }) => {
+                    tracing::info!(
+                        topic,
+                        "its settings may not be read: whether it forgets deletes is not known"
+                    );
+                    continue;
+                }
+                Err(source) => {
+                    return Err(Error::Kafka { doing: "reading the settings of a source topic", source });
+                }
+            };
+            let Some(remembers) = topics::remembers_deletes(&config) else { continue };
+            shortest = Some(shortest.map_or(remembers, |shortest| shortest.min(remembers)));
+            let Some(last) = last.filter(|_| unread_for > remembers) else { continue };
+            let known = |position: &&Position| {
+                *position.source.topic == **topic
+                    && last.positions.iter().any(|announced| announced.source == position.source)
+            };
+            for position in fetch_from.iter().filter(known) {
+                let (_, end) = self.ends(topic, position.source.partition).await?;
+                if position.offset < end {
+                    return Err(Error::Mismatch(format!(
+                        "source topic {topic} is compacted and remembers deletes for {remembers:?} \
+                         (delete.retention.ms), but {position} was left unread for {unread_for:?} and the partition \
+                         goes on to offset {end}: keys that were deleted meanwhile may stay for ever. Nothing was \
+                         read. Run `stillwell rebuild {}`, which reads the topic from its beginning, and lengthen \
+                         delete.retention.ms beyond the longest outage",
+                        options.dataset
+                    )));
+                }
+            }
+        }
+        Ok(shortest)
+    }
+
+    /// What the log must have been written for; looked up in each life, before anything is written.
+    async fn origin(&self) -> Result<Origin, Error> {
+        let options = &self.options;
+        let topic = &options.announcements;
+        let origin = options.origin(self.topic_id);
+        let info = self.admin.describe(topic).await;
+        let info =
+            info.map_err(|source| Error::Kafka { doing: "describing the announcement topic", source })?;
+        // Under the lives of this process it may have been made anew, or before this process under the log.
+        let noted = self.log.written_for().await.filter(|noted| origin.is_recreated(noted));
+        let was = noted.map_or(self.topic_id, |noted| noted.topic_id());
+        let now = info.map(|info| info.id);
+        if now != Some(was) {
+            let now = now.map_or("none".to_owned(), |now| now.to_string());
+            return Err(Error::Mismatch(format!(
+                "announcement topic {topic} was deleted and created again (topic id {was} then, {now} now): the \
+                 history that it held is gone, and version 1 would be announced a second time. Restore the topic, or \
+                 choose another announcement topic; to begin a new history in this one stop the process, remove {} \
+                 and start again",
+                options.log_dir().display()
+            )));
+        }
+        Ok(origin)
     }
 
     async fn ends(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
@@ -311,7 +397,7 @@ impl Recovery {
             stop.clone(),
         )
         .map_err(announcements)?;
-        if low > 0 && read_back.truth().last.is_none() {
+        if read_back.truth().is_history_gone(low) {
             return Err(Error::Mismatch(format!(
                 "{} begins at offset {low} and holds no valid announcement: its history was deleted. Set its \
                  retention.ms and retention.bytes to -1 and cleanup.policy to delete, restore it, or choose another \

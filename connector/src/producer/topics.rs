@@ -2,6 +2,7 @@
 //!
 //! Owns: their settings. Does not own: Kafka's administration (`kafka::Admin`).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Options;
@@ -81,6 +82,14 @@ const SETTLE_STEP: Duration = Duration::from_millis(100);
 pub struct Prepared {
     /// Id of the announcement topic.
     pub announcements_id: TopicId,
+}
+
+/// How long a topic of these settings remembers deletes at least, counted from when they were written; `None`: it is not
+/// compacted, and forgets nothing but from its beginning.
+pub fn remembers_deletes(config: &BTreeMap<String, String>) -> Option<Duration> {
+    let compacted = config.get("cleanup.policy")?.split(',').any(|policy| policy.trim() == "compact");
+    let ms = config.get("delete.retention.ms").and_then(|ms| ms.parse().ok()).unwrap_or(24 * 60 * 60 * 1_000);
+    compacted.then_some(Duration::from_millis(ms))
 }
 
 /// Makes sure that all topics of the dataset are there and fit.
@@ -202,4 +211,25 @@ async fn ensure(
         doing: format!("creating topic {topic}"),
         detail: "it was created, but the brokers do not show it yet".to_owned(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_compacted_forgets_deletes() {
+        let config = |pairs: &[(&str, &str)]| {
+            remembers_deletes(&pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+        };
+        assert_eq!(config(&[]), None);
+        assert_eq!(config(&[("cleanup.policy", "delete"), ("delete.retention.ms", "7")]), None);
+        let both = [("cleanup.policy", "delete,compact"), ("delete.retention.ms", "7")];
+        assert_eq!(config(&both), Some(Duration::from_millis(7)));
+        assert_eq!(
+            config(&[("cleanup.policy", "compact")]),
+            Some(Duration::from_secs(86_400)),
+            "Kafka's default"
+        );
+    }
 }

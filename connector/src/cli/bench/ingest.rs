@@ -9,6 +9,7 @@ use super::topic::{Bare, Compared, Filled};
 use super::{Measured, Scratch, Settings};
 use crate::clock::Clock;
 use crate::codec::{Format, KeyRule};
+use crate::format::origin::Origin;
 use crate::gauge::Pressure;
 use crate::kafka::{Poller, Tuning};
 use crate::producer::intake::Intake;
@@ -17,6 +18,7 @@ use crate::producer::pace::Pace;
 use crate::producer::source::Source;
 use crate::producer::validate::Validator;
 use crate::producer::{self};
+use crate::record::TopicId;
 use crate::schema::Schema;
 use crate::telemetry::ProducerMetrics;
 use crate::{Error, ErrorKind, Result};
@@ -49,9 +51,10 @@ async fn round(topic: &Filled, records: u64, clock: &Clock) -> Result<f64> {
     let metrics = ProducerMetrics::detached();
     let log = Log::open(scratch.path(), log::Options::new(clock.clone())).await.map_err(failed)?;
     let start = topic.start().await?;
-    let from = log.resume(std::slice::from_ref(&start)).await.map_err(failed)?;
-    let validator = Validator::new(Format::Raw, KeyRule::Kafka, Arc::new(Schema::raw()), metrics.clone())
-        .map_err(failed)?;
+    let schema = Arc::new(Schema::raw());
+    let origin = Origin::of((TopicId::default(), "bench"), &schema, &Format::Raw, &KeyRule::Kafka);
+    let from = log.resume(&origin, std::slice::from_ref(&start)).await.map_err(failed)?;
+    let validator = Validator::new(Format::Raw, KeyRule::Kafka, schema, metrics.clone()).map_err(failed)?;
     let poller = Poller::new(&topic.kafka, &Tuning::source("stillwell.bench", 64 << 20))
         .map_err(super::topic::failed)?;
     let appender = log.appender();

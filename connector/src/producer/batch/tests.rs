@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::format::chunk::ChunkBuilder;
+use crate::format::origin::Origin;
 use crate::gauge::Budget;
 use crate::producer::log::Log;
 use crate::producer::{Pacing, log};
@@ -54,7 +55,7 @@ impl Line {
     async fn over(options: log::Options, rules: Batching, pacing: Pacing, memory: u64) -> Line {
         let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::system());
         let log = Log::open(dir.path(), options).await.unwrap();
-        log.resume(&[position(0)]).await.unwrap();
+        log.resume(&Origin::any(), &[position(0)]).await.unwrap();
         let (memory, metrics) = (Budget::new(memory), ProducerMetrics::detached());
         let (out, batches) = mpsc::channel(1);
         let pace = Pace::new(pacing, clock.clone());

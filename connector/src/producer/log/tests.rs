@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use proptest::prelude::*;
 
 use super::*;
+use crate::codec::{Format, KeyRule};
 use crate::format::chunk::{Body, Chunk, ChunkBuilder};
-use crate::record::SourcePartition;
+use crate::record::{SourcePartition, TopicId};
+use crate::schema::Schema;
 
 mod full;
 mod model;
@@ -33,6 +35,11 @@ impl disk::Persist for MaybeFull {
 
 fn source(partition: i32) -> SourcePartition {
     SourcePartition { topic: "orders".into(), topic_id: Default::default(), partition }
+}
+
+/// Of history number `n`.
+fn origin(n: u8) -> Origin {
+    Origin::of((TopicId([n; 16]), &n.to_string()), &Schema::raw(), &Format::Raw, &KeyRule::Kafka)
 }
 
 fn at(partition: i32, offset: i64) -> Position {
@@ -115,10 +122,44 @@ fn damage(dir: &Path, from: u64, how: impl Fn(&mut Vec<u8>)) {
 }
 
 #[tokio::test]
+async fn a_log_of_another_origin_is_discarded_and_one_of_none_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = |log: Log| async move {
+        let appender = log.appender();
+        appender.try_append(chunk(0, 5, 10)).unwrap();
+        persisted(&appender, 1).await;
+        log.close().await.unwrap();
+    };
+    let log = open(dir.path()).await;
+    assert_eq!(log.resume(&origin(1), &[at(0, 5)]).await.unwrap(), [at(0, 5)]);
+    kept(log).await;
+
+    // the same: all is there; another: nothing, and for the first one neither when it comes back
+    let log = open(dir.path()).await;
+    assert_eq!(log.resume(&origin(1), &[at(0, 5)]).await.unwrap(), [at(0, 10)]);
+    assert_eq!(log.resume(&origin(2), &[at(0, 5)]).await.unwrap(), [at(0, 5)]);
+    assert!(log.retained().is_empty());
+    log.close().await.unwrap();
+    let log = open(dir.path()).await;
+    assert_eq!(log.resume(&origin(1), &[at(0, 5)]).await.unwrap(), [at(0, 5)]);
+    kept(log).await;
+
+    // as releases left it that noted nothing
+    let disk = disk::Options { clock: Clock::system(), write_buffer_bytes: 1 << 20 };
+    Database::open(dir.path(), &disk).unwrap().database.forget_origin();
+    let log = open(dir.path()).await;
+    assert_eq!(log.resume(&origin(1), &[at(0, 5)]).await.unwrap(), [at(0, 5)]);
+    let (appender, mut reader) = (log.appender(), roomy(&log));
+    appender.try_append(chunk(0, 5, 7)).unwrap();
+    assert_eq!(take(&mut reader, 2).await, offsets(0, 5, 7), "and it is of use");
+    log.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_is_appended_is_handed_on_in_order_and_again_after_a_restart_until_it_is_trimmed() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path()).await;
-    assert_eq!(log.resume(&[at(0, 5), at(1, 0)]).await.unwrap(), [at(0, 5), at(1, 0)]);
+    assert_eq!(log.resume(&origin(1), &[at(0, 5), at(1, 0)]).await.unwrap(), [at(0, 5), at(1, 0)]);
     let (appender, mut reader) = (log.appender(), roomy(&log));
     appender.try_append(chunk_of(&[(0, 5, 10), (1, 0, 3)], 0)).unwrap();
     appender.try_append(chunk(0, 10, 15)).unwrap();
@@ -136,7 +177,7 @@ async fn what_is_appended_is_handed_on_in_order_and_again_after_a_restart_until_
         held.iter().map(|r| (r.source.partition, r.from, r.to)).collect::<Vec<_>>(),
         [(0, 10, 15), (1, 3, 9)]
     );
-    assert_eq!(log.resume(&[at(0, 12), at(1, 3)]).await.unwrap(), [at(0, 15), at(1, 9)]);
+    assert_eq!(log.resume(&origin(1), &[at(0, 12), at(1, 3)]).await.unwrap(), [at(0, 15), at(1, 9)]);
     assert_eq!(log.stats().pending_records, 11);
     let mut reader = roomy(&log);
     assert_eq!(take(&mut reader, 9).await, [offsets(0, 12, 15), offsets(1, 3, 9)].concat());
@@ -149,7 +190,7 @@ async fn what_is_appended_is_handed_on_in_order_and_again_after_a_restart_until_
 
     let log = open(dir.path()).await;
     assert_eq!(log.retained(), []);
-    assert_eq!(log.resume(&[at(0, 17)]).await.unwrap(), [at(0, 17)]);
+    assert_eq!(log.resume(&origin(1), &[at(0, 17)]).await.unwrap(), [at(0, 17)]);
     log.close().await.unwrap();
 }
 
@@ -157,7 +198,7 @@ async fn what_is_appended_is_handed_on_in_order_and_again_after_a_restart_until_
 async fn a_new_life_in_one_process_begins_at_its_positions_and_closes_the_old_one() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path()).await;
-    log.resume(&[at(0, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     let (old, mut old_reader) = (log.appender(), roomy(&log));
     for from in 0..10 {
         old.try_append(chunk(0, from * 10, from * 10 + 10)).unwrap();
@@ -165,7 +206,8 @@ async fn a_new_life_in_one_process_begins_at_its_positions_and_closes_the_old_on
     assert_eq!(take(&mut old_reader, 100).await, offsets(0, 0, 100));
     let waits = async { old_reader.next().await.unwrap().is_none() };
     let positions = [at(0, 33)];
-    let (ended, next) = tokio::join!(waits, log.resume(&positions));
+    let own = origin(1);
+    let (ended, next) = tokio::join!(waits, log.resume(&own, &positions));
     assert!(ended, "the old reader ends");
     assert_eq!(next.unwrap(), [at(0, 100)]);
     assert!(matches!(old.try_append(chunk(0, 100, 101)), Err(AppendError::Failed(Error::Closed))));
@@ -184,19 +226,19 @@ async fn a_new_life_in_one_process_begins_at_its_positions_and_closes_the_old_on
 async fn what_does_not_join_is_discarded_per_partition_and_never_handed_on() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path()).await;
-    log.resume(&[at(0, 0), at(1, 0), at(2, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0), at(1, 0), at(2, 0)]).await.unwrap();
     let appender = log.appender();
     appender.try_append(chunk_of(&[(0, 0, 4), (1, 0, 4), (2, 0, 4)], 0)).unwrap();
     appender.try_append(chunk_of(&[(0, 4, 8), (1, 4, 8), (2, 4, 8)], 0)).unwrap();
     // partition 0 joins; 1 was announced beyond its end; 2 is no longer ours
-    assert_eq!(log.resume(&[at(0, 6), at(1, 20)]).await.unwrap(), [at(0, 8), at(1, 20)]);
+    assert_eq!(log.resume(&origin(1), &[at(0, 6), at(1, 20)]).await.unwrap(), [at(0, 8), at(1, 20)]);
     let mut reader = roomy(&log);
     assert_eq!(take(&mut reader, 2).await, offsets(0, 6, 8));
     // partition 1 goes on at 20: what is in between will never join
     log.appender().try_append(chunk_of(&[(1, 20, 22)], 0)).unwrap();
     assert_eq!(take(&mut reader, 2).await, offsets(1, 20, 22));
     // a life whose announced position lies before what the log holds of partition 1
-    assert_eq!(log.resume(&[at(0, 8), at(1, 10)]).await.unwrap(), [at(0, 8), at(1, 10)]);
+    assert_eq!(log.resume(&origin(1), &[at(0, 8), at(1, 10)]).await.unwrap(), [at(0, 8), at(1, 10)]);
     let mut reader = roomy(&log);
     log.appender().try_append(chunk_of(&[(1, 10, 12)], 0)).unwrap();
     assert_eq!(take(&mut reader, 2).await, offsets(1, 10, 12));
@@ -207,7 +249,7 @@ async fn what_does_not_join_is_discarded_per_partition_and_never_handed_on() {
 async fn a_chunk_that_leaves_offsets_out_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path()).await;
-    log.resume(&[at(0, 3)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 3)]).await.unwrap();
     let appender = log.appender();
     for (chunk, end) in [(chunk(0, 4, 5), Some(3)), (chunk(1, 0, 1), None)] {
         let refused = appender.try_append(chunk).unwrap_err();
@@ -227,7 +269,7 @@ async fn a_chunk_that_leaves_offsets_out_is_refused() {
 async fn beyond_its_room_it_spills_and_pages_back_in_order_while_more_comes() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path()).await;
-    log.resume(&[at(0, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     let (appender, memory) = (log.appender(), Budget::new(100_000));
     let mut reader = log.reader(50, memory.clone());
     for n in 0..20 {
@@ -264,7 +306,7 @@ async fn beyond_its_room_it_spills_and_pages_back_in_order_while_more_comes() {
 async fn memory_that_is_taken_elsewhere_stops_paging_until_it_is_free() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path()).await;
-    log.resume(&[at(0, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     let (appender, memory) = (log.appender(), Budget::new(10_000));
     let elsewhere = memory.try_lease(10_000).unwrap();
     let mut reader = log.reader(PLENTY, memory.clone());
@@ -288,7 +330,7 @@ async fn a_chunk_that_cannot_be_read_ends_the_life_and_the_next_one_reads_on_bef
     for flip in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         let log = open(dir.path()).await;
-        log.resume(&[at(0, 0)]).await.unwrap();
+        log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
         let appender = log.appender();
         for n in 0..10 {
             appender.try_append(chunk_of(&[(0, n * 10, n * 10 + 10)], 500)).unwrap();
@@ -298,7 +340,7 @@ async fn a_chunk_that_cannot_be_read_ends_the_life_and_the_next_one_reads_on_bef
 
         let log = open(dir.path()).await;
         assert_eq!(
-            log.resume(&[at(0, 5)]).await.unwrap(),
+            log.resume(&origin(1), &[at(0, 5)]).await.unwrap(),
             [at(0, 100)],
             "summaries are whole, chunks are not read yet"
         );
@@ -312,14 +354,14 @@ async fn a_chunk_that_cannot_be_read_ends_the_life_and_the_next_one_reads_on_bef
             Err(AppendError::Failed(Error::Cut { .. }))
         ));
         // the next life, in this process
-        assert_eq!(log.resume(&[at(0, 5)]).await.unwrap(), [at(0, 40)]);
+        assert_eq!(log.resume(&origin(1), &[at(0, 5)]).await.unwrap(), [at(0, 40)]);
         let mut reader = roomy(&log);
         log.appender().try_append(chunk(0, 40, 50)).unwrap();
         assert_eq!(take(&mut reader, 45).await, offsets(0, 5, 50));
         log.close().await.unwrap();
         // and after a restart
         let log = open(dir.path()).await;
-        assert_eq!(log.resume(&[at(0, 5)]).await.unwrap(), [at(0, 50)]);
+        assert_eq!(log.resume(&origin(1), &[at(0, 5)]).await.unwrap(), [at(0, 50)]);
         assert_eq!(take(&mut roomy(&log), 45).await, offsets(0, 5, 50));
         log.close().await.unwrap();
     }
@@ -329,7 +371,7 @@ async fn a_chunk_that_cannot_be_read_ends_the_life_and_the_next_one_reads_on_bef
 async fn a_tail_that_cannot_be_read_is_cut_when_it_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path()).await;
-    log.resume(&[at(0, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     for n in 0..5 {
         log.appender().try_append(chunk(0, n * 10, n * 10 + 10)).unwrap();
     }
@@ -337,7 +379,7 @@ async fn a_tail_that_cannot_be_read_is_cut_when_it_is_opened() {
     damage(dir.path(), 3, |bytes| bytes[50] ^= 0x80);
     damage(dir.path(), 4, Vec::clear);
     let log = open(dir.path()).await;
-    assert_eq!(log.resume(&[at(0, 0)]).await.unwrap(), [at(0, 30)]);
+    assert_eq!(log.resume(&origin(1), &[at(0, 0)]).await.unwrap(), [at(0, 30)]);
     assert_eq!(take(&mut roomy(&log), 30).await, offsets(0, 0, 30));
     log.close().await.unwrap();
 }
@@ -357,7 +399,7 @@ async fn what_waits_together_is_made_durable_together() {
         ..options()
     };
     let log = Log::open(dir.path(), options).await.unwrap();
-    log.resume(&[at(0, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     let (appender, mut reader) = (log.appender(), roomy(&log));
     // Far more than may wait: the appender is held back and everything arrives all the same.
     let appending = tokio::task::spawn_blocking(move || {
@@ -384,7 +426,7 @@ async fn what_waits_together_is_made_durable_together() {
 async fn trimming_gives_the_disk_back() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(dir.path(), Options { write_buffer_bytes: 8 << 20, ..options() }).await.unwrap();
-    log.resume(&[at(0, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     let (appender, mut reader) = (log.appender(), log.reader(PLENTY, Budget::new(4 << 20)));
     let total = 400;
     for n in 0..total {
@@ -419,7 +461,7 @@ async fn a_full_disk_ends_the_life_and_the_next_one_opens_the_log_anew() {
     let dir = tempfile::tempdir().unwrap();
     let options = options();
     let log = Log::open(dir.path(), options.clone()).await.unwrap();
-    log.resume(&[at(0, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     let (appender, mut reader) = (log.appender(), roomy(&log));
     appender.try_append(chunk(0, 0, 5)).unwrap();
     persisted(&appender, 1).await;
@@ -436,7 +478,7 @@ async fn a_full_disk_ends_the_life_and_the_next_one_opens_the_log_anew() {
         Err(AppendError::Failed(Error::Disk(_)))
     ));
 
-    assert_eq!(log.resume(&[at(0, 2)]).await.unwrap(), [at(0, 5)]);
+    assert_eq!(log.resume(&origin(1), &[at(0, 2)]).await.unwrap(), [at(0, 5)]);
     let mut reader = roomy(&log);
     log.appender().try_append(chunk(0, 5, 9)).unwrap();
     assert_eq!(take(&mut reader, 7).await, offsets(0, 2, 9));
@@ -445,11 +487,11 @@ async fn a_full_disk_ends_the_life_and_the_next_one_opens_the_log_anew() {
     options.full_disk.store(true, Ordering::SeqCst);
     log.appender().try_append(chunk(0, 9, 12)).unwrap();
     assert!(reader.next().await.is_err());
-    assert_eq!(log.resume(&[at(0, 9)]).await.unwrap(), [at(0, 9)]);
+    assert_eq!(log.resume(&origin(1), &[at(0, 9)]).await.unwrap(), [at(0, 9)]);
     log.appender().try_append(chunk(0, 9, 12)).unwrap();
     assert!(roomy(&log).next().await.is_err());
     options.full_disk.store(false, Ordering::SeqCst);
-    assert_eq!(log.resume(&[at(0, 9)]).await.unwrap(), [at(0, 9)]);
+    assert_eq!(log.resume(&origin(1), &[at(0, 9)]).await.unwrap(), [at(0, 9)]);
     log.appender().try_append(chunk(0, 9, 12)).unwrap();
     assert_eq!(take(&mut roomy(&log), 3).await, offsets(0, 9, 12));
     log.close().await.unwrap();
@@ -461,7 +503,7 @@ async fn a_life_that_cannot_open_the_log_leaves_it_to_the_next() {
     let (dir, away) = (dir.path().join("log"), dir.path().join("away"));
     let options = options();
     let log = Log::open(&dir, options.clone()).await.unwrap();
-    log.resume(&[at(0, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     log.appender().try_append(chunk(0, 0, 5)).unwrap();
     persisted(&log.appender(), 1).await;
     options.full_disk.store(true, Ordering::SeqCst);
@@ -470,14 +512,17 @@ async fn a_life_that_cannot_open_the_log_leaves_it_to_the_next() {
     options.full_disk.store(false, Ordering::SeqCst);
     std::fs::rename(&dir, &away).unwrap();
     std::fs::write(&dir, "in the way").unwrap();
-    assert!(matches!(log.resume(&[at(0, 0)]).await, Err(Error::Disk(disk::Error::Directory { .. }))));
+    assert!(matches!(
+        log.resume(&origin(1), &[at(0, 0)]).await,
+        Err(Error::Disk(disk::Error::Directory { .. }))
+    ));
     assert!(matches!(log.appender().try_append(chunk(0, 5, 9)), Err(AppendError::Failed(_))));
     std::fs::remove_file(&dir).unwrap();
     std::fs::rename(&away, &dir).unwrap();
-    assert_eq!(log.resume(&[at(0, 0)]).await.unwrap(), [at(0, 5)]);
+    assert_eq!(log.resume(&origin(1), &[at(0, 0)]).await.unwrap(), [at(0, 5)]);
     assert_eq!(take(&mut roomy(&log), 5).await, offsets(0, 0, 5));
     log.close().await.unwrap();
-    assert!(matches!(log.resume(&[at(0, 0)]).await, Err(Error::Closed)));
+    assert!(matches!(log.resume(&origin(1), &[at(0, 0)]).await, Err(Error::Closed)));
     assert!(matches!(log.trim(&[]).await, Err(Error::Closed)));
     log.close().await.unwrap();
 }

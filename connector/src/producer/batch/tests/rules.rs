@@ -6,6 +6,7 @@ use futures::poll;
 use tempfile::TempDir;
 
 use crate::format::chunk::ChunkBuilder;
+use crate::format::origin::Origin;
 use crate::gauge::Budget;
 use crate::producer::Pacing;
 use crate::producer::batch::*;
@@ -97,7 +98,7 @@ impl Bench {
     async fn new(positions: &[Position]) -> Bench {
         let dir = tempfile::tempdir().expect("a folder");
         let log = Log::open(dir.path(), Options::new(Clock::system())).await.expect("it opens");
-        log.resume(positions).await.expect("it is empty");
+        log.resume(&Origin::any(), positions).await.expect("it is empty");
         let (clock, drain) = (Clock::manual(0), CancellationToken::new());
         Bench { _dir: dir, log, clock, drain, memory: Budget::new(1 << 30), appended: 0 }
     }

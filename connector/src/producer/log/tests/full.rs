@@ -51,7 +51,7 @@ async fn an_append_that_finds_no_room_loses_nothing_and_the_log_mends_itself_whe
         return;
     };
     let log = Log::open(&volume.0.path().join("log"), options()).await.unwrap();
-    log.resume(&[at(0, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     let fill = log.fill();
     assert_eq!(fill.reserve, 8 << 20, "an eighth of a small volume is to spare");
     assert!(fill.disk() < 0.2, "{fill:?}");
@@ -91,7 +91,7 @@ async fn an_append_that_finds_no_room_loses_nothing_and_the_log_mends_itself_whe
     }
     volume.make_room();
     log.mend().await.unwrap();
-    let resumed = log.resume(&[at(0, 0)]).await.unwrap();
+    let resumed = log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     assert!(resumed[0].offset >= kept, "{resumed:?}: all that was called durable is there, up to {kept}");
     let end = resumed[0].offset;
     let mut reader = roomy(&log);
@@ -107,7 +107,7 @@ async fn a_log_that_fills_its_own_volume_opens_and_empties_there() {
     // Nobody heeds the reserve, nobody reads: RocksDB itself runs into the end of the disk.
     let dir = volume.0.path().join("log");
     let log = Log::open(&dir, options()).await.unwrap();
-    log.resume(&[at(0, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     let appender = log.appender();
     let mut next = 0;
     // Up to where the source would have paused: 1.25 times the reserve.
@@ -120,7 +120,7 @@ async fn a_log_that_fills_its_own_volume_opens_and_empties_there() {
     }
     log.close().await.unwrap();
     let log = Log::open(&dir, options()).await.expect("what is to spare is enough to open it");
-    assert_eq!(log.resume(&[at(0, 0)]).await.unwrap(), [at(0, next)]);
+    assert_eq!(log.resume(&origin(1), &[at(0, 0)]).await.unwrap(), [at(0, next)]);
     let mut reader = log.reader(1, Budget::new(4 << 20));
     for end in (10..=next).step_by(10) {
         assert_eq!(take(&mut reader, 10).await, offsets(0, end - 10, end));
@@ -140,7 +140,7 @@ async fn a_process_that_starts_on_a_full_disk_waits_for_room() {
     let Some(volume) = Volume::mount(64) else { return };
     let dir = volume.0.path().join("log");
     let log = Log::open(&dir, options()).await.unwrap();
-    log.resume(&[at(0, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     log.appender().try_append(chunk(0, 0, 10)).unwrap();
     persisted(&log.appender(), 1).await;
     log.close().await.unwrap();
@@ -154,7 +154,7 @@ async fn a_process_that_starts_on_a_full_disk_waits_for_room() {
     assert!(matches!(log.appender().try_append(chunk(0, 10, 20)), Err(AppendError::Failed(_))));
     volume.make_room();
     log.mend().await.unwrap();
-    assert_eq!(log.resume(&[at(0, 0)]).await.unwrap(), [at(0, 10)], "what was there is there");
+    assert_eq!(log.resume(&origin(1), &[at(0, 0)]).await.unwrap(), [at(0, 10)], "what was there is there");
     assert_eq!(take(&mut roomy(&log), 10).await, offsets(0, 0, 10));
     log.close().await.unwrap();
 }

@@ -75,7 +75,7 @@ impl Model {
     /// Begins a life at what is announced: the log gives all from there to where the source had come.
     async fn begin(&mut self, all: bool) {
         let positions: Vec<Position> = self.announced.iter().map(|(p, offset)| at(*p, *offset)).collect();
-        let next = self.log.resume(&positions).await.unwrap();
+        let next = self.log.resume(&origin(1), &positions).await.unwrap();
         for position in next {
             let partition = position.source.partition;
             assert!(position.offset >= self.announced[&partition]);

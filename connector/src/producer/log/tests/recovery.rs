@@ -9,7 +9,7 @@ async fn recovered(dir: &Path, announced: i64) -> (Duration, Vec<(i32, i64)>) {
     let clock = Clock::system();
     let began = clock.now();
     let log = Log::open(dir, small()).await.unwrap();
-    let next = log.resume(&[at(0, announced)]).await.unwrap();
+    let next = log.resume(&origin(1), &[at(0, announced)]).await.unwrap();
     let took = clock.now() - began;
     let kept = take(&mut roomy(&log), (next[0].offset - announced) as usize).await;
     log.close().await.unwrap();
@@ -23,7 +23,7 @@ fn small() -> Options {
 /// A log through which `trimmed` chunks have gone before the last [`PENDING`].
 async fn made(dir: &Path, trimmed: i64) {
     let log = Log::open(dir, small()).await.unwrap();
-    log.resume(&[at(0, 0)]).await.unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
     let (appender, mut reader) = (log.appender(), roomy(&log));
     for n in 0..trimmed + PENDING {
         appender.append_within(chunk_of(&[(0, n, n + 1)], 4_000), Duration::from_secs(20)).unwrap();

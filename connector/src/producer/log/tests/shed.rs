@@ -37,7 +37,7 @@ impl Limited {
         };
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(dir.path(), options.clone()).await.unwrap();
-        log.resume(&[at(0, 0)]).await.unwrap();
+        log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
         Limited { dir, options, log, shed: told, next: 0 }
     }
 
@@ -71,7 +71,7 @@ impl Limited {
         self.log.close().await.unwrap();
         self.log = Log::open(self.dir.path(), self.options.clone()).await.unwrap();
         assert_eq!(
-            self.log.resume(&[at(0, from)]).await.unwrap(),
+            self.log.resume(&origin(1), &[at(0, from)]).await.unwrap(),
             [at(0, self.next)],
             "all is accounted for"
         );

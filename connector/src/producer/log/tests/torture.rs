@@ -101,7 +101,7 @@ impl Maker {
     async fn new() -> Maker {
         let root = scratch();
         let log = Log::open(&root.path().join("log"), small()).await.unwrap();
-        log.resume(&positions([0, 0])).await.unwrap();
+        log.resume(&origin(1), &positions([0, 0])).await.unwrap();
         let (logged, chunks, blobs) = (vec![], vec![], vec![]);
         Maker { root, log, end: [0, 0], announced: [0, 0], appended: 0, logged, chunks, blobs }
     }
@@ -158,7 +158,7 @@ impl Maker {
     async fn restart(&mut self) {
         self.log.close().await.unwrap();
         self.log = Log::open(&self.root.path().join("log"), small()).await.unwrap();
-        let next = self.log.resume(&positions(self.announced)).await.unwrap();
+        let next = self.log.resume(&origin(1), &positions(self.announced)).await.unwrap();
         assert_eq!(next, positions(self.end));
         // The write-ahead log was written out and began anew.
         self.logged.clear();
@@ -323,12 +323,14 @@ impl Scene {
     /// Lives until one reads all that the log says it has; where it ends.
     async fn lives(&self, log: &Log) -> At {
         for _ in 0..LIVES {
-            let next = log.resume(&positions(self.announced)).await.unwrap();
+            let next = log.resume(&origin(1), &positions(self.announced)).await.unwrap();
             let next = [next[0].offset, next[1].offset];
             let most = [self.end[0] + 7, self.end[1] + 7];
             assert!((0..2).all(|p| (self.announced[p]..=most[p]).contains(&next[p])), "{next:?}");
             match self.read(&mut roomy(log), self.announced, next).await {
-                Ok(_) => return log.resume(&positions(self.announced)).await.map(|_| next).unwrap(),
+                Ok(_) => {
+                    return log.resume(&origin(1), &positions(self.announced)).await.map(|_| next).unwrap();
+                }
                 Err(error) => {
                     let said = format!("{error:?}");
                     assert!(error.is_transient() && !said.contains("panicked"), "{said}");
@@ -491,7 +493,7 @@ fn numbers_used_again() {
         maker.log.close().await.unwrap();
         fs::remove_file(maker.root.path().join("log/CLEAN")).unwrap();
         maker.log = Log::open(&maker.root.path().join("log"), small()).await.unwrap();
-        assert_eq!(maker.log.resume(&positions([0, 0])).await.unwrap(), positions(maker.end));
+        assert_eq!(maker.log.resume(&origin(1), &positions([0, 0])).await.unwrap(), positions(maker.end));
         maker.logged.clear();
         maker.appended = 0;
         for by in [[9, 5], [1, 9]] {
