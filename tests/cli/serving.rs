@@ -153,7 +153,11 @@ fn a_topic_is_served_over_http_and_to_commands_beside_it() {
     assert!(page["next"].is_string());
     let health = get(port, "/health").json();
     assert_eq!((&health["status"], &health["datasets"][0]["writer"]), (&json!("healthy"), &json!("running")));
-    assert!(get(port, "/metrics").body.contains("stillwell_current_version{"));
+    let metrics = get(port, "/metrics").body;
+    assert!(metrics.contains("stillwell_current_version{"));
+    let reads = metrics.lines().find(|line| line.starts_with("stillwell_zero_copy_reads_total{"));
+    let reads = reads.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    assert!(reads.is_some_and(|reads| reads >= 5), "a record and a page of four were read: {reads:?}");
 
     // A change and a tombstone arrive.
     topic.produce([Record::upsert("P/007", r#"{"id":"P/007"}"#), Record::delete("P/008")]);

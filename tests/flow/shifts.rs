@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use stillwell::blob::Store;
 use stillwell::blob::faulty::{Faults, Faulty};
-use stillwell::clock::Entropy;
+use stillwell::clock::{Clock, Entropy};
 use stillwell::producer::announce::Announced;
 use stillwell::{Consumer, Producer};
 use stillwell_tests::{Broker, Record, Topic, bootstrap, scratch, wait_until_async};
@@ -150,11 +150,21 @@ async fn the_start_of_a_partition_is_announced_before_anything_of_it_is_logged()
     })
     .await;
     assert_eq!(metrics.records_total.get(), 0, "nothing is read whose start is not announced");
+    let lag = || metrics.source_lag_records.all().iter().map(|lag| lag.get()).sum::<i64>();
+    wait_until_async("the lag is known", DEADLINE, || {
+        std::future::ready(if lag() == 100 { Ok(()) } else { Err(lag()) })
+    })
+    .await;
     control.set(false);
     let cache = scratch();
     let consumer = setting.consumer(cache.path()).await;
     setting.settled(&consumer).await;
+    wait_until_async("the lag is gone", DEADLINE, || {
+        std::future::ready(if lag() == 0 { Ok(()) } else { Err(lag()) })
+    })
+    .await;
     producer.shutdown().await.expect("the producer stops");
+    assert!(metrics.source_lag_records.all().is_empty(), "nobody here looks at the source any more");
     consumer.shutdown().await.expect("it stops");
 }
 
@@ -190,9 +200,10 @@ async fn a_compacted_source_left_unread_for_longer_than_it_remembers_deletes_is_
         producer.shutdown().await.expect("the producer stops");
         topic.produce(after.clone());
     }
-    let since = std::time::Instant::now();
+    let clock = Clock::system();
+    let since = clock.now();
     wait_until_async("the source may have forgotten deletes", DEADLINE, || {
-        let passed = since.elapsed();
+        let passed = clock.now().saturating_duration_since(since);
         std::future::ready(if passed > Duration::from_millis(1_100) {
             Ok(())
         } else {
@@ -208,4 +219,32 @@ async fn a_compacted_source_left_unread_for_longer_than_it_remembers_deletes_is_
     let covers = announced.wait_for(|now| now.as_ref().is_some_and(|now| now.positions[0].offset == 170));
     tokio::time::timeout(DEADLINE, covers).await.expect("it goes on").expect("it runs");
     producer.shutdown().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_announcements_of_another_dataset_are_refused() {
+    let mut setting = Setting::new("stranger", 1, SCHEMA);
+    produce(&mut setting, 0..10);
+    let producer = setting.producer().await;
+    let (cache, strange) = (scratch(), scratch());
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let stranger = Consumer::builder("another")
+        .bootstrap_servers(bootstrap())
+        .announcements(format!("{}.announcements", setting.dataset()))
+        .blobs(setting.blobs())
+        .cache_dir(strange.path())
+        .spawn()
+        .expect("it starts");
+    wait_until_async("it says whose they are", DEADLINE, || {
+        let error = stranger.status().tail.error.unwrap_or_default();
+        let says = error.contains(setting.dataset()) && error.contains("correct `announcements`");
+        std::future::ready(if says { Ok(()) } else { Err(error) })
+    })
+    .await;
+    assert_eq!(stranger.view().records(), 0);
+    for consumer in [consumer, stranger] {
+        consumer.shutdown().await.expect("it stops");
+    }
+    producer.shutdown().await.expect("the producer stops");
 }

@@ -52,6 +52,21 @@ const FIXED: &[(&str, &str)] = &[
     ("partitioner", "keys must lie where Java's clients put them"),
 ];
 
+/// Keys that are taken, and change nothing in this release.
+const IDLE: &[(&[&str], &str)] = &[
+    (
+        &["schema_registry", "url"],
+        "avro values are read with the schema file, without the registry's five bytes before them",
+    ),
+    (&["storage", "keep_snapshots"], "nothing is cleaned yet: all snapshots are kept"),
+    (&["storage", "clean_grace"], "nothing is cleaned yet"),
+    (
+        &["producer", "monitoring", "enable_detailed_metrics"],
+        "metrics by partition and broker are always shown",
+    ),
+    (&["consumer", "memory_limit"], "the reading side's memory has no bound yet"),
+];
+
 /// Everything that is checked, with what was found.
 pub struct Check<'a> {
     model: &'a Model,
@@ -90,6 +105,11 @@ impl<'a> Check<'a> {
             check.dataset(name, dataset);
         }
         check.topics();
+        for (key, why) in IDLE {
+            if check.is_given(key) {
+                check.warn(key, format!("does nothing in this release: {why}"));
+            }
+        }
         check
     }
 
@@ -307,11 +327,6 @@ impl<'a> Check<'a> {
         let format = match source.format.as_str() {
             "raw" => Format::Raw,
             "avro" => {
-                if registry {
-                    let what = "is not used in this release: avro values are read with the schema file, without the \
-                                registry's five bytes before them";
-                    self.warn(&["schema_registry", "url"], what);
-                }
                 let writer = match &source.schema {
                     Some(file) => self.schema(&writer_at, file, Schema::parse)?,
                     None => schema.clone(),
@@ -376,7 +391,18 @@ impl<'a> Check<'a> {
     /// What two datasets, or two roles of one, must not share.
     fn topics(&mut self) {
         let mut written: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+        // Each dataset's control topic is called after it, and has no key of its own.
+        let controls: Vec<(&str, String)> =
+            self.model.datasets.keys().map(|name| (name.as_str(), format!("{name}.control"))).collect();
         for (name, dataset) in &self.model.datasets {
+            for (key, topic) in
+                [("announcements", &dataset.own.announcements), ("dead_letters", &dataset.own.dead_letters)]
+            {
+                if let Some((whose, _)) = controls.iter().find(|(_, control)| control == topic) {
+                    let what = format!("{topic:?} is the control topic of dataset {whose}: choose another");
+                    self.wrong(&["datasets", name, key], what);
+                }
+            }
             for (key, topic) in
                 [("announcements", &dataset.own.announcements), ("dead_letters", &dataset.own.dead_letters)]
             {
@@ -402,6 +428,11 @@ impl<'a> Check<'a> {
                 if let Some((other, role)) = written.get(topic.as_str()) {
                     let what =
                         format!("{topic:?} is also datasets.{other}.{role}, which would be read as records");
+                    self.wrong(&["datasets", name, "source", "topics"], what);
+                } else if let Some((whose, _)) = controls.iter().find(|(_, control)| control == topic) {
+                    let what = format!(
+                        "{topic:?} is the control topic of dataset {whose}, which would be read as records"
+                    );
                     self.wrong(&["datasets", name, "source", "topics"], what);
                 }
             }

@@ -133,7 +133,8 @@ section! {
 }
 
 section! {
-    /// Confluent-compatible schema registry; optional.
+    /// Confluent-compatible schema registry; optional. This release does not ask it: avro values are read with schema
+    /// files.
     SchemaRegistry at "schema_registry" {
         /// Its URL.
         url: Option<String> = Text, Unset;
@@ -141,8 +142,7 @@ section! {
 }
 
 section! {
-    /// Where things lie. Nothing is cleaned in this release: `keep_snapshots` and `clean_grace` take effect with a
-    /// later one.
+    /// Where things lie.
     Storage at "storage" {
         /// Root of this instance's own files: write-ahead log and blob cache.
         data_dir: PathBuf = Kind::Folder, Required;
@@ -150,9 +150,9 @@ section! {
         blobs: String = Text, Derived("blobs in data_dir");
         /// Most bytes of blobs in the cache, in data_dir; what is in use is kept beyond it.
         cache_size: Size = Kind::Size(1_000_000), Is("10GiB"), [_ _ "1GiB"];
-        /// Snapshots that are kept, with the versions since.
+        /// Snapshots that are kept, with the versions since. Does nothing in this release: all are kept.
         keep_snapshots: u32 = Whole(1, 1_000_000), Is("4");
-        /// From "no longer kept" being announced to the blobs being deleted.
+        /// From "no longer kept" being announced to the blobs being deleted. Does nothing in this release: none are.
         clean_grace: Span = Kind::Span(0), Is("10m");
     }
 }
@@ -246,11 +246,11 @@ section! {
 section! {
     /// How the producer side of the process is watched.
     Monitoring at "producer.monitoring" {
-        /// How often librdkafka's figures and the log's size are brought up to date.
+        /// How often librdkafka's figures are brought up to date.
         metrics_interval: Span = Kind::Span(100), Is("30s"), ["10s" _ _];
         /// Port of `/health` and `/metrics` with `--role producer`, where `http.listen` is not given.
         health_check_port: u16 = Whole(1, 65_535), Is("8081");
-        /// Metrics by partition and broker, too.
+        /// Metrics by partition and broker, too. Does nothing in this release: they are always shown.
         enable_detailed_metrics: bool = Switch, Is("true");
     }
 }
@@ -266,7 +266,7 @@ section! {
         health_check_interval: Span = Kind::Span(100), Is("30s"), ["5s" _ _];
         /// Errors a minute beyond which it is unhealthy.
         max_errors_per_minute: u32 = Whole(0, 1_000_000), Is("10");
-        /// Memory for what is not mapped from the cache: overlays, merges, fetches.
+        /// Memory for what is not mapped from the cache: overlays, merges, fetches. Does nothing in this release.
         memory_limit: Size = Kind::Size(1_000_000), Is("512MB"), [_ "2GB" "64MB"];
         /// Time to end in after SIGTERM or SIGINT; what is unfinished then is aborted, and said.
         graceful_shutdown_timeout: Span = Kind::Span(1), Is("30s"), [_ "1m" _];
@@ -284,7 +284,8 @@ section! {
         announcements: String = Text, Derived("NAME.announcements");
         /// Topic of the dead letters.
         dead_letters: String = Text, Derived("NAME.dlq");
-        /// From source timestamp to readable: what is worse is said by health.
+        /// From source timestamp to readable, once caught up: a version that took longer degrades health for a
+        /// minute.
         freshness_slo: Option<Span> = Kind::Span(1), Unset;
         /// Which of two writes of a key wins: a key lives in one partition and the later offset wins, or the later
         /// timestamp.

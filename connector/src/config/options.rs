@@ -167,6 +167,7 @@ impl Config {
             max_backoff: consumer.max_backoff.0,
             look_every: consumer::options::DEFAULT_LOOK_EVERY,
             max_errors_per_minute: consumer.max_errors_per_minute,
+            freshness_slo: dataset.own.freshness_slo.map(|slo| slo.0),
             memory_limit: consumer.memory_limit.0,
             ready_when_any: http.ready_when == "any",
             serve_stale: http.serve_stale,

@@ -139,7 +139,11 @@ shards = 1
     let given = case(text).env("STILLWELL_ADMIN_TOKEN", "s3cret");
     let config = given.right();
     assert_eq!(config.model().http.admin_token.as_ref().unwrap().expose(), "s3cret");
-    assert_eq!(config.warnings().list().len(), 1, "the registry is not used yet, and that is said");
+    let idle: Vec<&str> = config.warnings().list().iter().map(|warning| warning.key.as_str()).collect();
+    let expected =
+        ["schema_registry.url", "keep_snapshots", "clean_grace", "detailed_metrics", "memory_limit"];
+    assert_eq!(idle.len(), expected.len(), "what does nothing is said, and nothing else: {idle:?}");
+    assert!(expected.iter().all(|key| idle.iter().any(|said| said.ends_with(key))), "{idle:?}");
 
     // What the page gives are the defaults: leaving all out that can be left out changes nothing.
     let least = case(&LEAST.replace("\"data\"", "\"/var/lib/stillwell\"").replace("json", "avro")).right();
@@ -408,6 +412,14 @@ fn schemas_keys_and_topics_must_fit() {
          which would be read as records",
         "stillwell.toml:9: datasets.prices.announcements: \"products.announcements\" is also \
          datasets.products.announcements: each needs a topic of its own",
+    ]);
+    let control = "[datasets.prices]\nsource = { topics = [\"products.control\"], format = \"raw\" }\n\
+                   dead_letters = \"prices.control\"\n";
+    case(&format!("{LEAST}{control}")).says(&[
+        "stillwell.toml:8: datasets.prices.source.topics: \"products.control\" is the control topic of dataset \
+         products, which would be read as records",
+        "stillwell.toml:9: datasets.prices.dead_letters: \"prices.control\" is the control topic of dataset prices: \
+         choose another",
     ]);
 }
 

@@ -161,6 +161,7 @@ impl ConsumerBuilder {
             max_backoff: self.max_backoff,
             look_every: self.look_every,
             max_errors_per_minute: super::options::DEFAULT_MAX_ERRORS_PER_MINUTE,
+            freshness_slo: None,
             memory_limit: 512 << 20,
             ready_when_any: self.ready_when_any,
             serve_stale: self.serve_stale,

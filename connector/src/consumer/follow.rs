@@ -12,7 +12,7 @@
 //! Owns: the newest view, and when it is merged. Does not own: which announcements count (`tail`), bytes (`view`).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, watch};
@@ -26,7 +26,7 @@ use crate::record::{Position, TopicId};
 use crate::retry::Backoff;
 use crate::schema::{self, Schema};
 use crate::version::{Life, Shard, Version};
-use crate::view::{self, About, Base, Cache, Fetcher, Identity, Past, Restored, View};
+use crate::view::{self, About, Base, Cache, Fetcher, Identity, Past, Reads, Restored, View};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// How often the view is asked whether a page of it was found damaged.
@@ -92,6 +92,9 @@ pub struct Readable {
     pub lag: u64,
     /// The tail has reached the topic's end and this is what it found: the newest there is.
     pub newest: bool,
+    /// How long after its newest record the newest version became readable, and when that was, where it took longer
+    /// than `freshness_slo`. What came before the dataset had caught up is late by nature.
+    pub late: Option<(Duration, Instant)>,
     /// The last failure, until the next success.
     pub error: Option<String>,
     /// Blobs that are gone, so that the version was made of older ones; until the writer has made a new snapshot.
@@ -108,6 +111,7 @@ pub struct Follower {
     cache: Cache,
     fetcher: Fetcher,
     slot: Slot,
+    reads: Arc<Reads>,
     readable: watch::Sender<Readable>,
     schema: Option<Arc<Schema>>,
     merges: JoinSet<Result<Arc<Base>, view::Error>>,
@@ -134,7 +138,10 @@ impl Follower {
         let fetcher = Fetcher::new(options.store.clone(), cache.clone());
         let past = Past::new(options.kafka.clone(), &options.announcements, options.clock.clone());
         let mend_backoff = Backoff::new(LOOK_EVERY, options.max_backoff.max(LONGEST_MEND));
+        let metrics = &options.metrics;
+        let reads = Reads::on(metrics.zero_copy_reads_total.clone(), metrics.fallback_reads_total.clone());
         Follower {
+            reads: Arc::new(reads),
             mend_at: None,
             mend_backoff,
             options,
@@ -296,6 +303,10 @@ impl Follower {
         metrics.processing_latency_seconds.observe(since(announcement.announced_at));
         if let Some(newest) = announcement.newest_timestamp {
             metrics.freshness_seconds.observe(since(newest));
+            let took = Duration::from_secs_f64(since(newest));
+            let slo = self.options.freshness_slo.filter(|_| announcement.caught_up);
+            let late = slo.is_some_and(|slo| took > slo).then(|| (took, self.options.clock.now()));
+            self.readable.send_modify(|readable| readable.late = late);
         }
         Ok(())
     }
@@ -336,7 +347,8 @@ impl Follower {
         let about = About::announced(announcement, self.schema(announcement)?);
         let inline = announcement.inline.clone().map(|inline| (version, inline));
         let view = self.fetcher.open(&identity, &announcement.chain(), inline, about).await;
-        view.map_err(|source| Error::View { version, source })
+        // Views made of this one go on counting.
+        view.map(|view| view.counting(self.reads.clone())).map_err(|source| Error::View { version, source })
     }
 
     /// As [`Follower::open`]; where the store does not have a blob any more, by way of older ones.
@@ -368,7 +380,7 @@ impl Follower {
         );
         let announced = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
         self.restored = Some((announced, format!("it was made from snapshot {from}, since gone is {gone}")));
-        Ok(view)
+        Ok(view.counting(self.reads.clone()))
     }
 
     fn identity(&self, topic_id: TopicId, announcement: &Announcement) -> Identity {

@@ -221,6 +221,16 @@ impl History {
         value: Option<&[u8]>,
     ) -> Option<Box<Announcement>> {
         match Message::decode(value.unwrap_or_default()) {
+            Ok(message) if message.dataset() != self.options.dataset => {
+                let (topic, found) = (&self.options.announcements, message.dataset());
+                tracing::warn!(
+                    topic,
+                    offset,
+                    found,
+                    "a record of another dataset is passed over: see `announcements`"
+                );
+                None
+            }
             Ok(Message::Announcement(announcement)) => {
                 let verdict = succession.announcement(announcement.life, announcement.version);
                 (verdict == Verdict::Valid).then_some(announcement)

@@ -41,6 +41,8 @@ pub struct Options {
     pub look_every: Duration,
     /// Errors a minute that make it unhealthy.
     pub max_errors_per_minute: u32,
+    /// From source timestamp to readable: what is worse is said by health.
+    pub freshness_slo: Option<Duration>,
     /// Bytes of memory and cache.
     pub memory_limit: u64,
     /// `start` returns on the first version (`false`: on the first caught-up one).

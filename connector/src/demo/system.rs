@@ -176,6 +176,7 @@ impl System {
             max_backoff: Duration::from_secs(5),
             look_every: crate::consumer::options::DEFAULT_LOOK_EVERY,
             max_errors_per_minute: 10,
+            freshness_slo: None,
             memory_limit: 512 << 20,
             ready_when_any: false,
             serve_stale: false,

@@ -249,7 +249,7 @@ impl Dataset {
 
     /// How it is doing.
     pub fn health(&self, clock: &Clock) -> Health {
-        let reading = self.readable.as_ref().map(ReadingSide::facts);
+        let reading = self.readable.as_ref().map(|side| side.facts(clock));
         let writing = self.writer.as_ref().map(WritingSide::facts);
         let (error_count, counted) = self.count_errors();
         let errors_last_minute = {
@@ -275,7 +275,8 @@ impl Dataset {
         }
         if let Some(writer) = &self.writer {
             let source: i64 = writer.metrics.source_lag_records.all().iter().map(|lag| lag.get()).sum();
-            lag += (source + writer.metrics.pending_records.get()).unsigned_abs();
+            // Both count from what is announced; the source is asked now and then only.
+            lag += source.max(writer.metrics.pending_records.get()).unsigned_abs();
             views.extend(announced.map(|announced| announced.view));
         }
         for view in &views {
@@ -343,13 +344,17 @@ impl ReadingSide {
         ReadingSide { reader, metrics, max_errors_per_minute }
     }
 
-    fn facts(&self) -> Reading {
+    fn facts(&self, clock: &Clock) -> Reading {
         let consumer::Status { readable, tail } = self.reader.status();
         Reading {
             version: readable.version,
             announced: readable.announced,
             caught_up: readable.caught_up,
             stale: readable.stale,
+            late: readable
+                .late
+                .filter(|(_, at)| clock.now().saturating_duration_since(*at) < health::MINUTE)
+                .map(|(late, _)| late),
             reachable: tail.reachable,
             circuit: tail.circuit,
             // An unreachable Kafka says more than what the follower could not do because of it.

@@ -51,6 +51,9 @@ pub struct Reading {
     pub caught_up: bool,
     /// Out of the cache, not confirmed by Kafka.
     pub stale: bool,
+    /// How long after its newest record a version became readable within the last minute, where that was later than
+    /// `freshness_slo`.
+    pub late: Option<Duration>,
     /// Whether Kafka answered last time; `None` before the first try.
     pub reachable: Option<bool>,
     /// The tail's breaker.
@@ -116,6 +119,15 @@ pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>)
         if let Some(restored) = &reading.restored {
             say(Status::Degraded, format!("version {} is whole, but {restored}", reading.version));
         }
+        if let Some(late) = reading.late {
+            let version = reading.version;
+            say(
+                Status::Degraded,
+                format!(
+                    "version {version} was readable {late:.1?} after its newest record, later than freshness_slo"
+                ),
+            );
+        }
         if reading.version == Version(0) {
             say(Status::Degraded, "no version is readable yet".to_owned());
         } else if reading.stale {
@@ -162,7 +174,8 @@ pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>)
     (worst, reasons.into_iter().map(|(_, reason)| reason).collect())
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+/// What counts as now.
+pub const MINUTE: Duration = Duration::from_secs(60);
 /// Samples closer together than this are one, so that asking often costs no memory.
 const GRAIN: Duration = Duration::from_secs(1);
 
@@ -204,6 +217,7 @@ mod tests {
             announced: Version(7),
             caught_up: true,
             stale: false,
+            late: None,
             reachable: Some(true),
             circuit: Circuit::Closed,
             error: None,
@@ -282,6 +296,14 @@ mod tests {
         let (status, reasons) = judged(Facts { reading: Some(restored), ..Facts::default() });
         assert_eq!(status, Status::Degraded);
         assert!(reasons.contains("version 7 is whole, but it was made from snapshot 2"), "{reasons}");
+    }
+
+    #[test]
+    fn what_is_later_than_promised_degrades() {
+        let late = Reading { late: Some(Duration::from_millis(3_210)), ..reading() };
+        let (status, reasons) = judged(Facts { reading: Some(late), ..Facts::default() });
+        assert_eq!(status, Status::Degraded);
+        assert!(reasons.contains("version 7 was readable 3.2s after its newest record"), "{reasons}");
     }
 
     #[test]

@@ -86,6 +86,7 @@ fn without_kafka_a_consumer_starts_waits_and_stops() {
         max_backoff: Duration::from_millis(100),
         look_every: crate::consumer::options::DEFAULT_LOOK_EVERY,
         max_errors_per_minute: 10,
+        freshness_slo: None,
         memory_limit: 1 << 20,
         ready_when_any: false,
         serve_stale: false,

@@ -7,8 +7,9 @@
 //!
 //! The order matters: librdkafka has no KIP-890 v2, so a late duplicate EndTxn can end the *next* transaction of the
 //! same producer early. With the announcement last, what is committed early holds letters and offsets of versions
-//! that the next life makes again from the announced positions; an announcement is never there without them. Only
-//! what has been read back counts, and after any doubt a new life with a new producer begins (`recover`).
+//! that the next life makes again from the announced positions; an announcement is never there without them. A letter
+//! may then stand in its topic twice, with the same source position in its headers; none is lost. Only what has been
+//! read back counts, and after any doubt a new life with a new producer begins (`recover`).
 //!
 //! Owns: the transactional producer, the chain and the positions as announced. Does not own: uploads (`store`), the
 //! log's trimming (told through the watch), deciding to live again (`producer`).
@@ -168,7 +169,7 @@ pub struct Announcer {
     transaction: Transaction,
     member: Membership,
     read_back: ReadBack,
-    snapshots: mpsc::UnboundedReceiver<Snapshotted>,
+    snapshots: mpsc::Receiver<Snapshotted>,
     announced: watch::Sender<Option<Announced>>,
     watchers: Watchers,
     gate: Gate,
@@ -186,7 +187,7 @@ impl Announcer {
         transaction: Transaction,
         member: Membership,
         read_back: ReadBack,
-        snapshots: mpsc::UnboundedReceiver<Snapshotted>,
+        snapshots: mpsc::Receiver<Snapshotted>,
         announced: watch::Sender<Option<Announced>>,
         watchers: Watchers,
         (gate, pressure): (Gate, Pressure),

@@ -211,11 +211,11 @@ impl Builder {
         Builder { state, still: None, minted_at, clock, metrics }
     }
 
-    /// Mints an empty version when there was none for `every`: an announcement's time says until when the sources were
-    /// read at least, which recovery compares with how long they remember deletes.
+    /// Mints an empty version when there was none for half as long as the sources remember deletes: an announcement's
+    /// time says until when they were read at least, which recovery compares with that.
     #[must_use]
-    pub fn saying_still(self, every: Option<Duration>) -> Builder {
-        Builder { still: every, ..self }
+    pub fn saying_still(self, remembers: Option<Duration>) -> Builder {
+        Builder { still: remembers.map(|remembers| (remembers / 2).max(SAY_AFTER)), ..self }
     }
 
     /// Builds what comes. When `batches` closes, says what is unsaid, tells `settled` the last version, and goes on
@@ -226,7 +226,7 @@ impl Builder {
     pub async fn run(
         mut self,
         mut batches: mpsc::Receiver<Batch>,
-        mut rebases: mpsc::UnboundedReceiver<Rebase>,
+        mut rebases: mpsc::Receiver<Rebase>,
         out: mpsc::Sender<Built>,
         settled: oneshot::Sender<Version>,
         kill: CancellationToken,

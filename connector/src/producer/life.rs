@@ -53,10 +53,10 @@ use crate::view::Identity;
 
 /// Batches that wait for the builder: one being built, one ready.
 const BATCHES: usize = 2;
+/// Snapshots that wait to be listed; the next one is made once this one is.
+const SNAPSHOTS: usize = 2;
 /// How often the log is trimmed and the gauges are set.
 const KEEP_EVERY: Duration = Duration::from_millis(200);
-/// Shortest time after which it is said that nothing has changed.
-const SAY_STILL: Duration = Duration::from_secs(1);
 /// Deltas at which readers refuse a chain.
 const LONGEST_CHAIN: f64 = 512.0;
 
@@ -313,17 +313,11 @@ fn spawn(
         shards: options.shards,
     };
     let sources: Arc<[_]> = carried.positions.iter().map(|position| position.source.clone()).collect();
-    let known = options.topics.iter().filter_map(|topic| {
-        let read = || fetch_from.iter().filter(|position| *position.source.topic == **topic);
-        let id = read().next()?.source.topic_id;
-        Some(look::Known { topic: topic.clone(), id, partitions: Some(read().count() as i32) })
-    });
-    let own = look::Known { topic: options.announcements.clone(), id: *topic_id, partitions: None };
-    let known = known.chain([own]).collect();
+    let look = Look::new(admin.clone(), options, *topic_id, &fetch_from, end.drain.clone());
     let (batches, batches_in) = mpsc::channel(BATCHES);
     let (built, built_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
-    let (listed, listed_in) = mpsc::unbounded_channel();
-    let (rebases, rebases_in) = mpsc::unbounded_channel();
+    let (listed, listed_in) = mpsc::channel(SNAPSHOTS);
+    let (rebases, rebases_in) = mpsc::channel(SNAPSHOTS);
     let (settled, settled_in) = oneshot::channel();
 
     // source -> log
@@ -348,11 +342,9 @@ fn spawn(
         metrics.clone(),
     )?;
     let stop = source_stop.clone();
-    let first = view.version().next();
-    let mut told = ground.announced.subscribe();
+    let (first, mut told) = (view.version().next(), ground.announced.subscribe());
     stages.spawn(async move {
-        // The start of a partition never seen is announced before anything of it is logged: a log that is all there is
-        // of it could not be told from one whose beginning was lost.
+        // A partition's start is announced first: nothing is logged that might lack its beginning.
         let said = told.wait_for(|told| !must_say || told.as_ref().is_some_and(|told| told.version >= first));
         tokio::select! {
             () = stop.cancelled() => return Ok(Done::Source),
@@ -392,8 +384,8 @@ fn spawn(
         format: options.format.clone(),
         chain: carried.chain.deltas.len(),
     };
-    let still = remembers.map(|remembers| (remembers / 2).max(SAY_STILL));
-    let builder = Builder::new(constants, view, must_say, clock.clone(), metrics.clone()).saying_still(still);
+    let builder =
+        Builder::new(constants, view, must_say, clock.clone(), metrics.clone()).saying_still(remembers);
     let kill = end.kill.clone();
     stages.spawn(async move {
         Ok(builder.run(batches_in, rebases_in, built, settled, kill).await.map(|()| Done::Other)?)
@@ -453,7 +445,6 @@ fn spawn(
         max_pending_records: options.batching.max_pending_records,
         metrics,
     };
-    let look = Look { admin: admin.clone(), known, every: options.look_every, drain: end.drain.clone() };
     stages.spawn(async move { Ok(look.run().await.map(|()| Done::Other)?) });
     let stop = keeper_stop.clone();
     stages.spawn(async move { Ok(keeper.run(stop).await.map(|()| Done::Other)?) });
@@ -465,7 +456,7 @@ fn publish(
     stages: &mut Stages,
     ground: &Ground,
     end: &End,
-    (built, listed): (mpsc::Receiver<Built>, mpsc::UnboundedReceiver<Snapshotted>),
+    (built, listed): (mpsc::Receiver<Built>, mpsc::Receiver<Snapshotted>),
     letter_limit: usize,
     (life, transaction, read_back, carried): (Life, Transaction, ReadBack, Carried),
 ) {
@@ -555,7 +546,7 @@ async fn rebuild(
     let kill = end.kill.clone();
     stages.spawn(async move { Ok(rebuilder.run(built, kill).await.map(|()| Done::Other)?) });
     // Nobody lists snapshots beside it.
-    let (_, listed) = mpsc::unbounded_channel();
+    let (_, listed) = mpsc::channel(1);
     let writing = (life, transaction, read_back, carried);
     publish(&mut stages, &ground, &end, (built_in, listed), letter_limit, writing);
     join(&mut stages, &end, &CancellationToken::new(), &CancellationToken::new()).await

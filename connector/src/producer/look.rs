@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::Options;
 use crate::kafka::{Admin, TopicInfo};
-use crate::record::TopicId;
+use crate::record::{Position, TopicId};
 
 /// A topic that a life stands on was deleted, or made anew.
 #[derive(Debug, thiserror::Error)]
@@ -25,13 +26,11 @@ pub struct Moved {
 
 /// A topic as the life found it.
 #[derive(Clone, Debug)]
-pub struct Known {
-    /// Its name.
-    pub topic: String,
-    /// Its id.
-    pub id: TopicId,
+struct Known {
+    topic: String,
+    id: TopicId,
     /// Partitions that the life reads; `None`: not a source.
-    pub partitions: Option<i32>,
+    partitions: Option<i32>,
 }
 
 /// What became of a topic.
@@ -57,17 +56,32 @@ impl Known {
 
 /// The task.
 pub struct Look {
-    /// Kafka's administration.
-    pub admin: Admin,
-    /// What to look at.
-    pub known: Vec<Known>,
-    /// How often.
-    pub every: Duration,
-    /// Cancelled to end the life gracefully.
-    pub drain: CancellationToken,
+    admin: Admin,
+    known: Vec<Known>,
+    every: Duration,
+    drain: CancellationToken,
 }
 
 impl Look {
+    /// At the topics of `read`, which a life reads, and the announcement topic; cancels `drain` to end the life
+    /// gracefully.
+    pub fn new(
+        admin: Admin,
+        options: &Options,
+        announcements: TopicId,
+        read: &[Position],
+        drain: CancellationToken,
+    ) -> Look {
+        let sources = options.topics.iter().filter_map(|topic| {
+            let of_it = || read.iter().filter(|position| *position.source.topic == **topic);
+            let id = of_it().next()?.source.topic_id;
+            Some(Known { topic: topic.clone(), id, partitions: Some(of_it().count() as i32) })
+        });
+        let own = Known { topic: options.announcements.clone(), id: announcements, partitions: None };
+        let known = sources.chain([own]).collect();
+        Look { admin, known, every: options.look_every, drain }
+    }
+
     /// Looks until the life drains, which it brings about itself where a source has grown.
     ///
     /// # Errors

@@ -135,8 +135,8 @@ impl Snapshotter {
     pub async fn run(
         mut self,
         mut announced: watch::Receiver<Option<Announced>>,
-        listed: mpsc::UnboundedSender<Snapshotted>,
-        rebases: mpsc::UnboundedSender<Rebase>,
+        listed: mpsc::Sender<Snapshotted>,
+        rebases: mpsc::Sender<Rebase>,
         last: impl Future<Output = (Version, bool)>,
     ) {
         let mut last = std::pin::pin!(last);
@@ -170,9 +170,9 @@ impl Snapshotter {
                     last_made = self.clock.now();
                     (failed, self.due) = (false, false);
                     self.last = Some((snapshot.version, snapshot.blob.bytes));
-                    let _ = listed.send(Snapshotted { snapshot });
+                    let _ = listed.send(Snapshotted { snapshot }).await;
                     // After it is listed: the rebase mints the version that says so.
-                    let _ = rebases.send(Rebase { base });
+                    let _ = rebases.send(Rebase { base }).await;
                 }
                 Err(error) => {
                     failed = true;

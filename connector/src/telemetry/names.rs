@@ -64,7 +64,7 @@ families! {
         unchanged_records_total: IntCounter,
         /// Versions opened from an older snapshot, since a newer blob was missing or damaged.
         restores_total: IntCounter,
-        /// Records between our position and the end of the source partition.
+        /// Records between the announced position and the end of the source partition.
         source_lag_records: By<IntGauge>["topic", "partition"],
         /// For how long an open transaction has kept what lies behind it from being read; 0 where none does.
         source_hanging_transaction_seconds: By<Gauge>["topic", "partition"],

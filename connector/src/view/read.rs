@@ -3,71 +3,44 @@
 //! Owns: values as the outside sees them, and the count of reads. Does not own: where they lie (`overlay`, `base`).
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::merge::Merged;
 use super::{Error, Found, Inner, View};
 use crate::codec::{Part, text};
 use crate::record::{SourcePartition, Stamp};
 use crate::schema::Schema;
+use crate::telemetry::Striped;
 use crate::version::ShardVersions;
 
-/// Stripes of a count; more threads than that share.
-const STRIPES: usize = 64;
-
-#[derive(Debug, Default)]
-#[repr(align(128))] // two cache lines: the CPU fetches neighbours in pairs
-struct Stripe {
-    zero_copy: AtomicU64,
-    fallback: AtomicU64,
-}
-
-/// How many values were read, by how. Each thread counts in a stripe of its own, so that readers do not slow each other
-/// down; a sum is taken when asked for.
-#[derive(Debug)]
+/// How many values were read, by how. Each thread counts on a cache line of its own, so that readers do not slow each
+/// other down; a sum is taken when asked for.
+#[derive(Clone, Debug, Default)]
 pub struct Reads {
-    stripes: Box<[Stripe]>,
-}
-
-impl Default for Reads {
-    fn default() -> Reads {
-        Reads { stripes: (0..STRIPES).map(|_| Stripe::default()).collect() }
-    }
-}
-
-thread_local! {
-    static STRIPE: Cell<usize> = const { Cell::new(usize::MAX) };
-}
-
-fn stripe() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    STRIPE.with(|stripe| {
-        if stripe.get() == usize::MAX {
-            stripe.set(NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES);
-        }
-        stripe.get()
-    })
+    zero_copy: Striped,
+    fallback: Striped,
 }
 
 impl Reads {
+    /// Counts on these: values borrowed from a map, and values decoded and encoded anew.
+    pub fn on(zero_copy: Striped, fallback: Striped) -> Reads {
+        Reads { zero_copy, fallback }
+    }
+
     #[inline]
     fn count(&self, fallback: bool) {
-        if let Some(stripe) = self.stripes.get(stripe()) {
-            let count = if fallback { &stripe.fallback } else { &stripe.zero_copy };
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+        let count = if fallback { &self.fallback } else { &self.zero_copy };
+        count.inc();
     }
 
     /// Values that were borrowed from a map.
     pub fn zero_copy(&self) -> u64 {
-        self.stripes.iter().map(|stripe| stripe.zero_copy.load(Ordering::Relaxed)).sum()
+        self.zero_copy.get()
     }
 
     /// Values that were decoded and encoded anew, since they were written under another schema.
     pub fn fallback(&self) -> u64 {
-        self.stripes.iter().map(|stripe| stripe.fallback.load(Ordering::Relaxed)).sum()
+        self.fallback.get()
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{Error, ErrorKind, Result};
 
 mod made;
 mod topic;
+mod profiled;
 mod ingest;
 mod publish;
 mod propagate;

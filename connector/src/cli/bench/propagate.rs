@@ -1,17 +1,19 @@
-//! `bench propagate`: how long a record takes from being sent to being readable, at 1,000 records a second.
+//! `bench propagate`: how long a record takes from being sent to being readable, at 1,000 records a second, with the
+//! low-latency profile.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::made::{SCHEMA, json, key};
+use super::made::{json, key};
+use super::profiled::configured;
 use super::topic::{Filled, failed};
 use super::{Measured, Scratch, Settings, measured, ms, quantile};
 use crate::clock::Clock;
 use crate::consumer::Consumer;
 use crate::kafka::{Outcome, Outgoing, Polled, Poller, Sender, Transaction, Tuning};
-use crate::producer::{Batching, Producer};
+use crate::producer::Producer;
 use crate::{Error, ErrorKind, Result};
 
 const A_SECOND: u64 = 1_000;
@@ -47,24 +49,10 @@ pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
 
 async fn propagate(topic: &Filled, settings: &Settings, clock: &Clock) -> Result<Vec<f64>> {
     let scratch = Scratch::new("propagate")?;
-    let blobs = format!("file://{}", scratch.path().join("blobs").display());
-    // As the profile `low-latency` has it.
-    let batching = Batching { batch_timeout: Duration::from_millis(1), ..Batching::default() };
-    let producer = Producer::builder(&topic.name)
-        .kafka(topic.kafka.clone())
-        .source(&topic.name)
-        .schema(SCHEMA)
-        .data_dir(scratch.path().join("data"))
-        .blobs(&blobs)
-        .batching(batching)
-        .start()
-        .await?;
-    let consumer = Consumer::builder(&topic.name)
-        .kafka(topic.kafka.clone())
-        .blobs(&blobs)
-        .cache_dir(scratch.path().join("cache"))
-        .start()
-        .await?;
+    let (writes, reads) = configured("low-latency", topic, &topic.name, &scratch)?;
+    let producer = Producer::start(writes).await?;
+    let consumer = Consumer::spawn(reads)?;
+    consumer.ready().await?;
     let count = FOR.as_secs() * A_SECOND;
     let (sent, mut received) = tokio::sync::mpsc::unbounded_channel::<Instant>();
     let sender = Sender::new(&topic.kafka).map_err(failed)?;

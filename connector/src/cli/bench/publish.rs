@@ -1,30 +1,18 @@
-//! `bench publish`: JSON records of a topic to announced versions, with the high-throughput profile's batches.
+//! `bench publish`: JSON records of a topic to announced versions, with the high-throughput profile.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::made::SCHEMA;
+use super::profiled::configured;
 use super::topic::{Bare, Compared, Filled};
 use super::{Measured, Scratch, Settings};
 use crate::clock::Clock;
-use crate::producer::{Batching, Producer};
+use crate::producer::Producer;
 use crate::version::Version;
 use crate::{Error, ErrorKind, Result};
 
 const ROUNDS: usize = 3;
 const DEADLINE: Duration = Duration::from_secs(600);
-
-/// As the profile `high-throughput` has it.
-fn batching() -> Batching {
-    Batching {
-        max_batch_size: 100_000,
-        max_batch_bytes: 64 << 20,
-        batch_timeout: Duration::from_secs(1),
-        max_pending_records: 1_000_000,
-        memory_pressure_threshold: 800_000,
-        memory_limit: 1 << 30,
-    }
-}
 
 pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
     let clock = Clock::system();
@@ -51,15 +39,8 @@ pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
 /// Seconds from version 1, which the first life announces before it reads, until all records are announced.
 async fn round(topic: &Filled, dataset: &str, records: u64, clock: &Clock) -> Result<f64> {
     let scratch = Scratch::new("publish")?;
-    let producer = Producer::builder(dataset)
-        .kafka(topic.kafka.clone())
-        .source(&topic.name)
-        .schema(SCHEMA)
-        .data_dir(scratch.path().join("data"))
-        .blobs(format!("file://{}", scratch.path().join("blobs").display()))
-        .batching(batching())
-        .start()
-        .await?;
+    let (writes, _) = configured("high-throughput", topic, dataset, &scratch)?;
+    let producer = Producer::start(writes).await?;
     let mut announced = producer.announced();
     let wait = async {
         let reached =

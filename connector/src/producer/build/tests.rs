@@ -172,14 +172,14 @@ fn a_key_that_moves_to_another_partition_keeps_what_is_later() {
 /// The run loop's channels.
 struct Run {
     batches: Option<mpsc::Sender<Batch>>,
-    rebases: Option<mpsc::UnboundedSender<Rebase>>,
+    rebases: Option<mpsc::Sender<Rebase>>,
     built: mpsc::Receiver<Built>,
     settled: oneshot::Receiver<Version>,
 }
 
 fn run(builder: Builder) -> (impl Future<Output = Result<(), Error>>, Run) {
     let (batches, batches_in) = mpsc::channel(2);
-    let (rebases, rebases_in) = mpsc::unbounded_channel();
+    let (rebases, rebases_in) = mpsc::channel(2);
     let (out, built) = mpsc::channel(8);
     let (settled_out, settled) = oneshot::channel();
     let running = builder.run(batches_in, rebases_in, out, settled_out, CancellationToken::new());
@@ -222,7 +222,7 @@ async fn a_drain_says_what_is_unsaid_settles_and_goes_on_for_the_last_snapshot_o
 
     let base = third.view.merge_snapshot(LIFE, &ground.cache).expect("merged").into_base().expect("mapped");
     let rebases = run.rebases.take().expect("open");
-    rebases.send(Rebase { base }).expect("it runs");
+    rebases.try_send(Rebase { base }).expect("it runs");
     drop(rebases);
     tokio::time::timeout(LONG, running).await.expect("nothing can come any more").expect("it ended well");
     let last = run.built.recv().await.expect("the snapshot is worth a version");
@@ -265,7 +265,7 @@ async fn a_chain_at_its_limit_waits_for_a_snapshot() {
     assert!(poll!(&mut running).is_pending());
     assert_eq!(batches.capacity(), 1, "the batch is not even taken");
     let base = view.merge_snapshot(LIFE, &ground.cache).expect("merged").into_base().expect("mapped");
-    run.rebases.as_ref().expect("open").send(Rebase { base }).expect("it runs");
+    run.rebases.as_ref().expect("open").try_send(Rebase { base }).expect("it runs");
     // That there is a snapshot is worth a version, too, where it waits long enough for this machine to notice.
     let mut next = LONGEST_CHAIN;
     let built = loop {
