@@ -284,7 +284,8 @@ impl Announcer {
         Err(error)
     }
 
-    fn announce(&mut self, run: Vec<Stored>) -> Result<(), Error> {
+    fn announce(&mut self, mut run: Vec<Stored>) -> Result<(), Error> {
+        run.iter_mut().for_each(Stored::taken_up);
         let Some(last_version) = run.last().map(|stored| stored.delta.version) else { return Ok(()) };
         let mut carried = self.carried.clone();
         let mut announcements = Vec::with_capacity(run.len());

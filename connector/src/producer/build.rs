@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Item};
 use super::snapshot::{Merged, Rebase};
+use super::turns::{Turn, Turns};
 use crate::blob::name::{self, Folder, Name};
 use crate::clock::Clock;
 use crate::codec::Format;
@@ -120,6 +121,8 @@ pub struct Built {
     pub outcome: Option<Box<Rebuilt>>,
     /// The version as a snapshot, where no delta leads to it: the one before is lost.
     pub whole: Option<Box<Merged>>,
+    /// Its place among the versions that may wait for the announcer, until that takes it up.
+    pub turn: Option<Turn>,
 }
 
 /// What does not change from version to version.
@@ -176,6 +179,7 @@ pub struct Builder {
     still: Option<Duration>,
     /// When the last version was minted, or the life began.
     minted_at: Instant,
+    turns: Turns,
     clock: Clock,
     metrics: Arc<ProducerMetrics>,
 }
@@ -197,6 +201,7 @@ impl Builder {
         constants: Constants,
         view: View,
         must_say: bool,
+        turns: Turns,
         clock: Clock,
         metrics: Arc<ProducerMetrics>,
     ) -> Builder {
@@ -208,7 +213,7 @@ impl Builder {
         let base = Version(view.version().0.saturating_sub(constants.chain as u64));
         let minted_at = clock.now();
         let state = State { constants, view, unsaid, conflicts: 0, read, base };
-        Builder { state, still: None, minted_at, clock, metrics }
+        Builder { state, still: None, minted_at, turns, clock, metrics }
     }
 
     /// Mints an empty version when there was none for half as long as the sources remember deletes: an announcement's
@@ -248,6 +253,7 @@ impl Builder {
                 idle.map(|idle| self.minted_at + idle),
             ];
             let say_at = say_at.into_iter().flatten().min();
+            let mut turn = None;
             let input = tokio::select! {
                 biased;
                 () = kill.cancelled() => return Ok(()),
@@ -258,8 +264,12 @@ impl Builder {
                     None if self.state.unsaid.since.is_some() => Input::Say,
                     None => return Ok(()),
                 },
-                batch = batches.recv(), if !draining && self.state.chain() < LONGEST_CHAIN => match batch {
-                    Some(batch) => Input::Batch(batch),
+                (taken, batch) = self.turns.next(&mut batches),
+                    if !draining && self.state.chain() < LONGEST_CHAIN => match batch {
+                    Some(batch) => {
+                        turn = taken;
+                        Input::Batch(batch)
+                    }
                     None => {
                         draining = true;
                         continue;
@@ -277,7 +287,7 @@ impl Builder {
             self.state = state;
             let Some(built) = built? else { continue };
             self.minted_at = now;
-            if out.send(built).await.is_err() {
+            if out.send(Built { turn, ..built }).await.is_err() {
                 return Ok(());
             }
         }
@@ -549,6 +559,7 @@ impl State {
             leases,
             outcome: None,
             whole: None,
+            turn: None,
         })
     }
 }

@@ -51,8 +51,8 @@ use crate::kafka::{self, Membership, Poller, Transaction, Tuning};
 use crate::version::{Life, Version};
 use crate::view::Identity;
 
-/// Batches that wait for the builder: one being built, one ready.
-const BATCHES: usize = 2;
+/// Batches that wait for the builder beside the one that is being built: the next one goes on growing meanwhile.
+const BATCHES: usize = 1;
 /// Snapshots that wait to be listed; the next one is made once this one is.
 const SNAPSHOTS: usize = 2;
 /// How often the log is trimmed and the gauges are set.
@@ -373,6 +373,7 @@ fn spawn(
     stages.spawn(async move { Ok(batcher.run(stop).await.map(|()| Done::Other)?) });
 
     // batch -> build
+    let turns = super::turns::Turns::new(options.performance.worker_pool_size);
     let constants = build::Constants {
         identity: identity.clone(),
         life,
@@ -384,8 +385,8 @@ fn spawn(
         format: options.format.clone(),
         chain: carried.chain.deltas.len(),
     };
-    let builder =
-        Builder::new(constants, view, must_say, clock.clone(), metrics.clone()).saying_still(remembers);
+    let builder = Builder::new(constants, view, must_say, turns, clock.clone(), metrics.clone())
+        .saying_still(remembers);
     let kill = end.kill.clone();
     stages.spawn(async move {
         Ok(builder.run(batches_in, rebases_in, built, settled, kill).await.map(|()| Done::Other)?)

@@ -33,6 +33,7 @@ pub mod log;
 pub mod pace;
 pub mod shed;
 pub mod batch;
+pub mod turns;
 pub mod build;
 pub mod snapshot;
 pub mod store;

@@ -476,6 +476,7 @@ impl Rebuilder {
             newest_timestamp: None,
             received_at: None,
             leases: Vec::new(),
+            turn: None,
             outcome: Some(Box::new(outcome)),
             whole,
         })

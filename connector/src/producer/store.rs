@@ -69,6 +69,11 @@ impl Deref for Stored {
 }
 
 impl Stored {
+    /// The announcer takes it up: another version may be built.
+    pub fn taken_up(&mut self) {
+        self.built.turn = None;
+    }
+
     /// The version as built, with its view.
     pub fn into_built(self) -> Built {
         self.built
