@@ -25,6 +25,7 @@
 pub mod keys;
 pub mod raw;
 pub mod rocksdb;
+pub mod pages;
 pub mod thread;
 pub mod look;
 pub mod repair;
@@ -33,6 +34,7 @@ use crate::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use self::look::{Checked, Damage, Look, check};
+pub use self::pages::Pages;
 pub use self::raw::{Broken, FileKind};
 pub use self::repair::{Outcome, Repaired, repair};
 pub use self::rocksdb::{Database, Opened, Options, Survey, bytes_in};

@@ -144,7 +144,7 @@ pub fn salvage(dir: &Path, each: &mut dyn FnMut(Found) -> io::Result<()>) -> io:
     let mut seen = HashSet::new();
     let mut failed = Ok(());
     let mut give = |file: &str, at: u64, number: Option<u64>, chunk: Chunk| {
-        if failed.is_ok() && seen.insert(chunk.summary().sum) {
+        if failed.is_ok() && seen.insert(chunk.sum()) {
             failed = each(Found { file: file.to_owned(), at, number, chunk });
         }
     };

@@ -13,6 +13,7 @@ use ::rocksdb::{
 use bytes::Bytes;
 
 use super::keys::{Kind, key, seq};
+use super::pages::Pages;
 use super::raw::{self, Broken};
 use super::{Error, beside};
 use crate::clock::Clock;
@@ -180,6 +181,11 @@ impl Database {
     /// means left to read it.
     pub fn chunk(&self, seq: u64) -> Result<Chunk, Error> {
         chunk(&self.db, self.family(), &self.dir, seq)
+    }
+
+    /// For reading many chunks in order. Sees what was durable at this moment.
+    pub fn pages(&self) -> Pages<'_> {
+        Pages::new(self, &self.db, self.family())
     }
 
     /// What chunk number `seq` accounts for, without reading it.

@@ -392,6 +392,11 @@ impl Chunk {
         self.0.bytes.len()
     }
 
+    /// Its checksum.
+    pub fn sum(&self) -> u64 {
+        self.0.sum
+    }
+
     /// Whether it holds no record (it may account for offsets all the same).
     pub fn is_empty(&self) -> bool {
         self.0.records == 0

@@ -411,6 +411,7 @@ impl Log {
                 bytes: summary.bytes,
                 records: summary.records,
                 misfits: summary.misfits,
+                sum: summary.sum,
                 received_at: now,
             })
             .collect();

@@ -75,7 +75,7 @@ fn a_log_that_is_being_written_and_trimmed_is_whole() {
                 }
             }
         });
-        for _ in 0..60 {
+        for _ in 0..30 {
             let checked = check(&dir, &mut |_| {});
             if !matches!(&checked, Ok(checked) if checked.damage.is_empty()) {
                 done.store(true, Ordering::Relaxed);

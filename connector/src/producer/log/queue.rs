@@ -46,6 +46,8 @@ pub struct Spilled {
     pub records: u32,
     /// Misfits among them.
     pub misfits: u32,
+    /// Its checksum.
+    pub sum: u64,
     /// When it was appended; found at a resume: when that was.
     pub received_at: Instant,
 }
@@ -146,6 +148,7 @@ impl Queue {
                 bytes: bytes as u32,
                 records: records as u32,
                 misfits: misfits as u32,
+                sum: chunk.sum(),
                 received_at,
             });
         }
@@ -227,6 +230,7 @@ impl Queue {
             bytes: new.chunk.len() as u32,
             records: new.chunk.records() as u32,
             misfits: new.chunk.misfits() as u32,
+            sum: new.chunk.sum(),
             ..first
         };
         self.bytes = self.bytes - bytes + u64::from(left.bytes);

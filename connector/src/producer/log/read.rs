@@ -129,8 +129,9 @@ impl Reader {
 fn page_back(database: &Database, shared: &Shared, life: u64, first: Lease) -> Result<(), disk::Error> {
     let mut lease = Some(first);
     let mut read = 0;
+    let mut pages = database.pages();
     loop {
-        let seq = {
+        let next = {
             let queue = shared.queue();
             let Some(next) = queue.spilled().next().filter(|_| queue.life == life && !queue.closed) else {
                 return Ok(());
@@ -138,10 +139,10 @@ fn page_back(database: &Database, shared: &Shared, life: u64, first: Lease) -> R
             if lease.is_none() && read < PAGE_BYTES && queue.has_room(next.records as usize) {
                 lease = queue.room.as_ref().and_then(|room| room.memory.try_lease(next.bytes.into()));
             }
-            next.seq
+            *next
         };
         let Some(lease) = lease.take() else { return Ok(()) };
-        let chunk = database.chunk(seq)?;
+        let chunk = pages.chunk(next.seq, next.sum)?;
         read += lease.bytes();
         let mut queue = shared.queue();
         if queue.life != life {

@@ -14,7 +14,7 @@ use crate::clock::Entropy;
 use crate::disk::check;
 
 /// Cases of each scene, in a sample.
-const SAMPLE: usize = 60;
+const SAMPLE: usize = 40;
 /// No case takes longer, or it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Lives that a log may need until it goes on: the first meets the damage, the second the database put aside.
