@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::process::{Running, stillwell};
+use crate::process::{Running, run, stillwell};
 use crate::wait_until;
 
 /// Longest answer to one HTTP request.
@@ -29,6 +29,15 @@ pub struct Instance {
     address: Address,
     /// Log of the processes before the present one.
     past: String,
+}
+
+/// Offsets `[from, to)` of a partition that a log holds without a gap.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the command's words")]
+pub struct Logged {
+    pub partition: i32,
+    pub from: i64,
+    pub to: i64,
 }
 
 /// What a process was when it was looked at.
@@ -76,6 +85,31 @@ impl Instance {
     /// Its data directory.
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// What `stillwell log inspect` finds in its log, by partition: first offset and the position behind the last. For
+    /// while it is down.
+    ///
+    /// # Errors
+    /// What the command said.
+    pub fn logged(&self, dataset: &str) -> Result<Vec<Logged>, String> {
+        let dir = self.data.join("log").join(dataset);
+        if !dir.exists() {
+            return Ok(Vec::new());
+        }
+        let dir = dir.display().to_string();
+        let done = run(&mut stillwell(["log", "inspect", "--output", "json", "--dir", &dir]), ANSWER * 4);
+        let seen: Value = serde_json::from_str(&done.stdout)
+            .map_err(|error| format!("log inspect: {error}\n{}{}", done.stdout, done.stderr))?;
+        let ranges = seen.get("ranges").and_then(Value::as_array).ok_or("log inspect names no ranges")?;
+        let logged = |range: &Value| {
+            Some(Logged {
+                partition: range.get("partition")?.as_i64()? as i32,
+                from: range.get("from")?.as_i64()?,
+                to: range.get("to")?.as_i64()?,
+            })
+        };
+        ranges.iter().map(|range| logged(range).ok_or_else(|| format!("log inspect: {range}"))).collect()
     }
 
     /// Starts a process, with `failpoints` armed where there are any.

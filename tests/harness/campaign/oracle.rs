@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::announced::{Blob, Life, Told};
 use super::blobs::Blobs;
 use super::fold::{Fold, Sums};
-use super::instance::{Size, lines, said};
+use super::instance::{Logged, Size, lines, said};
 use super::watcher::Scan;
 use super::workload::Acknowledged;
 use crate::held_within;
@@ -145,6 +145,7 @@ pub struct Oracle {
     acknowledged: Vec<Acknowledged>,
     takeovers: BTreeMap<String, usize>,
     shown: BTreeMap<String, i64>,
+    left: BTreeMap<String, Vec<Logged>>,
     /// What has been checked.
     pub tally: Tally,
 }
@@ -181,6 +182,7 @@ impl Oracle {
             acknowledged: Vec::new(),
             takeovers: BTreeMap::new(),
             shown: BTreeMap::new(),
+            left: BTreeMap::new(),
             tally: Tally::default(),
         }
     }
@@ -299,6 +301,11 @@ impl Oracle {
         Ok(())
     }
 
+    /// The instance called `name` is down and has `logged` on its disk: what its next life resumes with.
+    pub fn left(&mut self, name: &str, logged: Vec<Logged>) {
+        self.left.insert(name.to_owned(), logged);
+    }
+
     /// 6: a life takes from its log what joins the announced positions, all of it and nothing else; and nothing
     /// panicked. `log` is all that the instance called `name` has said.
     ///
@@ -343,6 +350,8 @@ impl Oracle {
         resumed: &BTreeMap<i32, (i64, i64)>,
     ) -> Result<(), Violation> {
         self.tally.lives += 1;
+        // Only the first life of a process meets the log as it was left; a later one meets what the first has added.
+        let left = self.left.remove(name);
         let known = usize::try_from(version - 1).ok().and_then(|at| self.versions.get(at));
         for (partition, (announced, from_log)) in resumed {
             let place = format!("{name} took over at version {version}: {}[{partition}]", self.source);
@@ -354,8 +363,13 @@ impl Oracle {
             if position != Some(*announced) {
                 return broken(6, format!("{place} resumes at {announced}, announced is {position:?}"));
             }
-            if *from_log < 0 {
-                return broken(6, format!("{place} resumes {from_log} records behind that"));
+            let Some(left) = &left else { continue };
+            let joins = |logged: &&Logged| {
+                logged.partition == *partition && (logged.from..=logged.to).contains(announced)
+            };
+            let prefix = left.iter().find(joins).map_or(0, |logged| logged.to - announced);
+            if *from_log != prefix {
+                return broken(6, format!("{place} takes {from_log} records from a log with {left:?}"));
             }
         }
         self.tally.count(6);

@@ -199,8 +199,13 @@ impl Scene {
     /// The first promise that is broken, as it was left.
     pub fn start(&mut self, at: usize, failpoints: Option<&str>) -> Result<(), Violation> {
         self.oracle.look()?;
+        let dataset = self.dataset.clone();
         let writer = self.writers.get_mut(at).expect("one of them");
         self.oracle.recovery(writer.name(), &writer.log())?;
+        match writer.logged(&dataset) {
+            Ok(logged) => self.oracle.left(writer.name(), logged),
+            Err(what) => return broken(6, what),
+        }
         writer.start(failpoints);
         Ok(())
     }
