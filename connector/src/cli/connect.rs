@@ -1,6 +1,6 @@
 //! `stillwell check --connect`: whether what the configuration points at is there, and lets us in.
 //!
-//! Nothing is created but probes, which are removed again; the log is not opened, since it may be in use.
+//! Nothing is created but probes, which are removed again; the log is looked at without its lock, since it may be in use.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::blob::{self, Store};
 use crate::config::{Config, Shared};
+use crate::disk::{self, Look};
 use crate::kafka::Admin;
 use crate::producer::topics;
 use crate::telemetry::Metrics;
@@ -63,7 +64,38 @@ pub async fn look(config: &Config) -> Result<Vec<Looked>> {
         let found = directory(&dir, shared.entropy.next_u64());
         looked.push(Looked { what: format!("{part} in {}", dir.display()), found });
     }
+    for name in config.datasets() {
+        let dir = config.producer(name, &shared)?.log_dir();
+        let found = tokio::task::spawn_blocking(move || log(&dir)).await;
+        let found =
+            found.map_err(|error| Error::because(ErrorKind::Internal, "looking at it panicked", error));
+        looked.push(Looked { what: format!("log of {name}"), found: found.and_then(|found| found) });
+    }
     Ok(looked)
+}
+
+/// What lies in the log, beside whoever has it open. Blocks.
+fn log(dir: &Path) -> Result<String> {
+    let look = match Look::at(dir) {
+        Ok(look) => look,
+        Err(disk::Error::NoLog { .. }) => return Ok("there is none yet".to_owned()),
+        Err(error) => return Err(Error::because(error.kind(), "looking at it", error)),
+    };
+    if let Some(why) = look.refused {
+        let doing = format!(
+            "RocksDB refuses it ({why}): the next run puts it aside and reads from Kafka; see `log repair`"
+        );
+        return Err(Error::new(ErrorKind::Corrupt, doing));
+    }
+    let records: u64 = look.chunks.iter().map(|(_, summary)| u64::from(summary.records)).sum();
+    let used = match look.held_by {
+        Some(process) => format!("in use by process {process}"),
+        None => "not in use".to_owned(),
+    };
+    let cut = look
+        .cut
+        .map_or(String::new(), |(seq, why)| format!("; it ends at chunk {seq}, which cannot be read: {why}"));
+    Ok(format!("{used}; {records} records in {} chunks{cut}", look.chunks.len()))
 }
 
 async fn kafka(config: &Config) -> Result<(Admin, usize)> {
@@ -131,6 +163,8 @@ fn directory(dir: &Path, number: u64) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
+    use crate::producer::log::{Log, Options as LogOptions};
 
     #[tokio::test]
     async fn a_probe_leaves_nothing_behind() {
@@ -141,6 +175,19 @@ mod tests {
         assert!(directory(dir.path(), 1).unwrap().contains("written"));
         assert!(directory(&dir.path().join("log/products"), 1).unwrap().contains("made"));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_log_says_who_has_it_and_what_it_holds() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("log/products");
+        assert_eq!(super::log(&dir).unwrap(), "there is none yet");
+        let open = Log::open(&dir, LogOptions::new(Clock::system())).await.unwrap();
+        let said = super::log(&dir).unwrap();
+        assert_eq!(said, format!("in use by process {}; 0 records in 0 chunks", std::process::id()));
+        open.close().await.unwrap();
+        drop(open);
+        assert_eq!(super::log(&dir).unwrap(), "not in use; 0 records in 0 chunks");
     }
 
     #[test]

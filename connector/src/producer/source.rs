@@ -190,8 +190,8 @@ impl Source {
         Ok(any)
     }
 
-    /// Hands the chunk to the log. While the log takes no more, waits, with the partitions paused once it lasts:
-    /// the client's own queue is bounded, and Kafka can wait. False: told to stop meanwhile; what could not be
+    /// Hands the chunk to the log. While the log takes no more, waits: the client's own queue is bounded, and Kafka can
+    /// wait. False: told to stop meanwhile; what could not be
     /// appended is read from Kafka again by the next life.
     fn append(&mut self, stop: &CancellationToken) -> Result<bool, Error> {
         let mut chunk = self.chunk.finish();
