@@ -1,5 +1,5 @@
 //! What goes wrong around Stillwell, put there by hand: on the wire, in the topics, in the blob store. Each rule of
-//! "nothing lost, nothing twice" has a test here that fails without it; `docs/testing.md` says which, and what was tried.
+//! "nothing lost, nothing twice" has a test here.
 //!
 //! `world`, `scenes` and `campaign` do it at random, to the scenes of tests/crash: `make faults`.
 
