@@ -8,7 +8,7 @@ use stillwell_tests::campaign::{Plan, Scene, seeded};
 fn a_writer_that_dies_at_any_step_and_again_on_its_way_back_loses_nothing() {
     seeded(|seed| {
         let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
-        for _ in 0..4 {
+        for _ in 0..2 {
             let [first, second] = [*scene.chance.pick(ALL), *scene.chance.pick(ALL)];
             scene.died_at(&[first, second])?;
         }
