@@ -8,8 +8,9 @@ use ::rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions};
 use bytes::Bytes;
 
 use super::keys::{Kind, key};
-use super::rocksdb::{chain, passes};
+use super::rocksdb::passes;
 use super::{Database, Error};
+use crate::error::chain;
 use crate::format::chunk::Chunk;
 
 /// Reads chunks, best in the order of their numbers.

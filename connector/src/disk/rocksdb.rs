@@ -17,6 +17,7 @@ use super::pages::Pages;
 use super::raw::{self, Broken};
 use super::{Error, beside};
 use crate::clock::Clock;
+use crate::error::chain;
 use crate::failpoint;
 use crate::format::chunk::{Chunk, Summary};
 
@@ -426,18 +427,6 @@ pub(super) fn refused(dir: &Path, doing: &'static str, error: &::rocksdb::Error)
 pub fn bytes_in(dir: &Path) -> u64 {
     let Ok(files) = fs::read_dir(dir) else { return 0 };
     files.flatten().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
-}
-
-/// All levels of an error in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
 }
 
 /// Whether the system only lacks the means at the moment. All else that goes wrong with a read goes wrong again: a log
