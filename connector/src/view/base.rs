@@ -123,6 +123,12 @@ impl Base {
         damaged.then(|| [self.snapshot.path(), self.index.path()])
     }
 
+    /// Whether it is the same snapshot, perhaps mapped a second time.
+    pub(super) fn is_same_as(&self, other: &Base) -> bool {
+        std::ptr::eq(self, other)
+            || self.header == other.header && self.layout.snapshot_checksum == other.layout.snapshot_checksum
+    }
+
     /// Checks every byte now: the index against its announced checksum, then all pages of the snapshot against the
     /// index. Cost: a pass over both.
     ///

@@ -16,7 +16,7 @@ use crate::format::container::{Header, Kind, Stored, Summary, Writer, compress};
 use crate::format::index;
 use crate::record::Entry;
 use crate::schema::Schema;
-use crate::version::Life;
+use crate::version::{Life, Version};
 
 /// Entries of all layers in key order, of each key the newest. Deletes included.
 pub(super) struct Merged<'a> {
@@ -29,11 +29,22 @@ pub(super) struct Merged<'a> {
 impl<'a> Merged<'a> {
     /// From the first key at or above `from` on.
     pub fn from(overlay: &'a Overlay, base: Option<&'a Base>, from: &[u8]) -> Result<Merged<'a>, Error> {
-        let runs = overlay.runs().iter().map(|run| run.cursor(from)).collect::<Result<Vec<_>, _>>()?;
         let base = base.map(|base| base.cursor(from)).transpose()?;
-        let mut merged = Merged { runs, lowest: None, base };
+        Ok(Merged { base, ..Merged::above(overlay, Version(0), from)? })
+    }
+
+    /// Only what deltas above `version` brought and no later one replaced, from the first key at or above `from` on.
+    pub fn above(overlay: &'a Overlay, version: Version, from: &[u8]) -> Result<Merged<'a>, Error> {
+        let runs = overlay.runs().iter().filter(|run| run.reaches_above(version));
+        let runs = runs.map(|run| run.cursor(from, version)).collect::<Result<Vec<_>, _>>()?;
+        let mut merged = Merged { runs, lowest: None, base: None };
         merged.find_lowest();
         Ok(merged)
+    }
+
+    /// No entry.
+    pub fn nothing() -> Merged<'a> {
+        Merged { runs: Vec::new(), lowest: None, base: None }
     }
 
     fn find_lowest(&mut self) {
@@ -161,7 +172,7 @@ impl Snapshot {
 impl View {
     /// The header of a snapshot of this version, written by `life`.
     pub fn snapshot_header(&self, life: Life) -> Header {
-        let previous = crate::version::Version(self.version().0.saturating_sub(1));
+        let previous = Version(self.version().0.saturating_sub(1));
         let sources = self.about().positions.iter().map(|position| position.source.clone()).collect();
         self.identity().header(Kind::Snapshot, self.version(), previous, life, self.schema(), sources)
     }

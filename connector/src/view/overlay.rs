@@ -370,8 +370,13 @@ impl Run {
         }
     }
 
-    /// Entries from the first at or above `from` on.
-    pub fn cursor(&self, from: &[u8]) -> Result<RunCursor<'_>, Error> {
+    /// Whether a delta above `version` has an entry in it.
+    pub fn reaches_above(&self, version: Version) -> bool {
+        self.sorted.files.iter().any(|file| file.header.version > version)
+    }
+
+    /// Entries from the first at or above `from` on that deltas above `version` brought.
+    pub fn cursor(&self, from: &[u8], version: Version) -> Result<RunCursor<'_>, Error> {
         let refs = &self.sorted.refs;
         let (mut low, mut high) = (0, refs.len());
         while low < high {
@@ -383,7 +388,12 @@ impl Run {
                 high = middle;
             }
         }
-        let mut cursor = RunCursor { run: self, next: low, key: None };
+        let above = if self.sorted.files.iter().all(|file| file.header.version > version) {
+            Version(0)
+        } else {
+            version
+        };
+        let mut cursor = RunCursor { run: self, next: low, key: None, above };
         cursor.advance()?;
         Ok(cursor)
     }
@@ -395,6 +405,8 @@ pub(super) struct RunCursor<'a> {
     /// Number of the entry after the one at hand.
     next: usize,
     key: Option<&'a [u8]>,
+    /// Entries of deltas up to this version are passed over; 0: none is.
+    above: Version,
 }
 
 impl<'a> RunCursor<'a> {
@@ -414,8 +426,16 @@ impl<'a> RunCursor<'a> {
 
     /// Goes on to the next entry.
     pub fn advance(&mut self) -> Result<(), Error> {
-        self.key = match self.run.sorted.refs.get(self.next) {
-            Some(at) => Some(self.run.sorted.key(*at)?),
+        let sorted = &self.run.sorted;
+        if self.above > Version(0) {
+            while let Some(at) = sorted.refs.get(self.next)
+                && sorted.file(*at)?.0.header.version <= self.above
+            {
+                self.next += 1;
+            }
+        }
+        self.key = match sorted.refs.get(self.next) {
+            Some(at) => Some(sorted.key(*at)?),
             None => None,
         };
         self.next += 1;

@@ -157,7 +157,7 @@ impl Inner {
     }
 
     #[inline]
-    fn value<'a>(&'a self, found: &Found<'a>) -> Result<Option<Value<'a>>, Error> {
+    pub(super) fn value<'a>(&'a self, found: &Found<'a>) -> Result<Option<Value<'a>>, Error> {
         let Some(datum) = self.resolved(found)? else { return Ok(None) };
         self.reads.count(matches!(datum, Cow::Owned(_)));
         Ok(Some(Value { view: self, key: found.entry.key, stamp: found.entry.stamp, datum }))

@@ -20,6 +20,7 @@ mod damage;
 mod caching;
 mod fetching;
 mod reading;
+mod changes;
 
 /// What a version holds.
 pub(super) type Model = BTreeMap<Vec<u8>, Vec<u8>>;

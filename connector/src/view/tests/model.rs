@@ -110,6 +110,12 @@ proptest! {
         for (view, model) in &shown {
             prop_assert_eq!(&contents(view).unwrap(), model);
         }
+        let (first, last) = (&shown[0], &shown[shown.len() - 1]);
+        for pair in shown.windows(2) {
+            changes::check(&pair[0], &pair[1]);
+            changes::check(first, &pair[1]);
+            changes::check(&pair[1], last);
+        }
     }
 }
 

@@ -139,6 +139,7 @@ fn values_of_an_older_schema_are_read_in_the_versions_own() {
     let view = view.apply(delta(1, &first, &first, &rows), about(1, &first)).unwrap();
     let base = view.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap();
     let view = view.rebase(base).unwrap();
+    let before = view.clone();
     let rows = [("b", Some(new("b", 2.5, "dear"))), ("c", None)];
     let view = view.apply(delta(2, &second, view.schema(), &rows), about(2, &second)).unwrap();
 
@@ -159,6 +160,25 @@ fn values_of_an_older_schema_are_read_in_the_versions_own() {
     assert!(merged.get("a").unwrap().unwrap().is_zero_copy());
     let all = |view: &View| view.iter().map(|value| value.unwrap().to_json().unwrap()).collect::<Vec<_>>();
     assert_eq!(all(&merged), all(&view));
+
+    // What differs is told by values read under the newer schema, on either way, and back.
+    for after in [&view, &merged] {
+        let changes: Vec<_> = after.changes_from(&before).map(|change| change.unwrap()).collect();
+        let b = changes[0].before().unwrap().to_json().unwrap();
+        assert_eq!(
+            (b.as_str(), changes[0].after().unwrap().bytes()),
+            (r#"{"id":"b","price":2}"#, &*new("b", 2.5, "dear"))
+        );
+        let keys = |changes: &[Change<'_>]| {
+            changes.iter().map(|change| (change.key().to_vec(), change.kind())).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            keys(&changes),
+            [(b"b".to_vec(), ChangeKind::Updated), (b"c".to_vec(), ChangeKind::Deleted)]
+        );
+        let back: Vec<_> = before.changes_from(after).map(|change| change.unwrap()).collect();
+        assert_eq!(keys(&back), [(b"b".to_vec(), ChangeKind::Updated), (b"c".to_vec(), ChangeKind::Added)]);
+    }
 
     let view = merged.apply(delta(3, &third, merged.schema(), &[]), about(3, &third)).unwrap();
     assert!(view.get("a").unwrap().unwrap().is_zero_copy(), "only documentation differs");
