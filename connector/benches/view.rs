@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use stillwell::blob::name::Kind as Blob;
 use stillwell::clock::{Clock, Entropy};
+use stillwell::codec::Filter;
 use stillwell::format::container::{Decompressor, Header, Kind, LEVEL, Writer, compress};
 use stillwell::record::{Entry, Stamp, TopicId};
 use stillwell::schema::Schema;
 use stillwell::schema::wire::{put_bytes, put_long};
 use stillwell::version::{BlobRef, Chain, Checksum, DeltaRef, Life, Shard, SnapshotRef, Version};
-use stillwell::view::{About, BaseFiles, Cache, DeltaFile, FileName, Files, Held, Identity, View};
+use stillwell::view::{About, BaseFiles, Cache, DeltaFile, FileName, Files, Held, Hold, Identity, View};
 
 const PRODUCT: &str = r#"{"type":"record","name":"Product","fields":[
     {"name":"id","type":"string"},{"name":"name","type":"string"},{"name":"price","type":"double"},
@@ -295,4 +296,57 @@ fn main() {
     );
     let (rebased, took) = bench.time(|| latest.rebase(merged.into_base().expect("whole")).expect("it fits"));
     println!("  rebase onto it: {:.2} ms, {} entries left over it", ms(took), rebased.overlay().entries);
+    many(&bench, &rebased, &wanted);
+    held(&bench, &rebased, ms(copied));
+}
+
+/// Keys one by one, and thirty-two at a time.
+fn many(bench: &Bench, view: &View, wanted: &[Vec<u8>]) {
+    let each = |took: Duration| took.as_nanos() as f64 / wanted.len() as f64;
+    let (mut one, mut many) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let get = || wanted.iter().filter(|key| view.get(key).expect("whole").is_some()).count();
+        one.push(each(bench.time(|| black_box(get())).1));
+        let get = || -> usize {
+            let batches = wanted.chunks(256).map(|keys| view.get_many(keys).expect("whole"));
+            batches.map(|values| values.iter().flatten().count()).sum()
+        };
+        many.push(each(bench.time(|| black_box(get())).1));
+    }
+    bench.line("get_many, a key", median(many), "ns", "get, ns", median(one));
+}
+
+/// An index, and a part of the dataset.
+fn held(bench: &Bench, view: &View, copied: f64) {
+    let index = || vec![vec!["stock".to_owned()]];
+    let baseline = "copy and checksum the snapshot, ms";
+    let indexed = Arc::new(Hold::new(None, None, index()));
+    let hold = |hold: &Arc<Hold>| view.clone().hold(hold, &bench.cache).expect("it fits");
+    let (indexed, took) = bench.time(|| hold(&indexed));
+    bench.line("index one field", ms(took), "ms", baseline, copied);
+    println!("  {} bytes of indexes for {} records", indexed.index_bytes(), view.records());
+    let (found, took) = bench.time(|| {
+        let found = (0..500i64).map(|stock| indexed.by("stock", stock).expect("an index").count());
+        found.sum::<usize>()
+    });
+    let walked = bench.time(|| view.iter().count());
+    let each = |took: Duration, count: usize| took.as_nanos() as f64 / count.max(1) as f64;
+    bench.line(
+        "look all up by it, a record",
+        each(took, found),
+        "ns",
+        "scan, a record, ns",
+        each(walked.1, walked.0),
+    );
+    let (file, delta) = bench.delta(view.version().0 + 1, 10_000);
+    let (_, plain) = bench.time(|| bench.apply(view, &file, &delta));
+    let (_, took) = bench.time(|| bench.apply(&indexed, &file, &delta));
+    bench.line("apply 10,000 changes with the index", ms(took), "ms", "the same without, ms", ms(plain));
+
+    let filter = Filter::parse("stock < 50").expect("a filter");
+    let part = Arc::new(Hold::new(Some(filter), Some(vec!["id".to_owned(), "stock".to_owned()]), Vec::new()));
+    let (part, took) = bench.time(|| hold(&part));
+    bench.line("hold two fields of a tenth", ms(took), "ms", baseline, copied);
+    let (_, took) = bench.time(|| bench.apply(&part, &file, &delta));
+    bench.line("apply 10,000 changes to that", ms(took), "ms", "the same to the whole, ms", ms(plain));
 }

@@ -103,7 +103,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use producer::{Farewell, Landed, Producer, ProducerBuilder, Publication, Write, Written};
 pub use record::{Position, SourcePartition, TopicId};
 pub use version::{Shard, ShardVersions, Version};
-pub use view::{Change, ChangeKind, Changes, Update, Updates, Value, View};
+pub use view::{Change, ChangeKind, Changes, Matches, Scan, Term, Update, Updates, Value, View};
 
 // README.md's example is compiled with those of this documentation.
 #[cfg(doctest)]

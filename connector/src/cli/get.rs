@@ -56,7 +56,7 @@ impl Get {
 
 /// The record and where it came from, as one JSON object.
 fn explain(view: &View, value: &Value<'_>, line: &mut String) -> Result<()> {
-    let origin = value.origin();
+    let origin = value.source();
     line.push_str("{\"key\":");
     text::key_to_json(value.key(), line);
     line.push_str(",\"value\":");

@@ -5,7 +5,9 @@
 //!        --avro--> validated as it is, or resolved (schema/)       > datum --key--> key
 //!        --json--> one pass over the text, by the schema's nodes  /
 //!
-//!  datum --text--> JSON again, whole or one field
+//!  datum --text---> JSON again, whole or one field
+//!        --typed--> a type of the caller's, through serde
+//!        --filter-> whether it is one of those that are asked for
 //! ```
 //!
 //! Owns: the formats of source records, the rules for keys, JSON in and out (docs/formats.md, "JSON", "Keys"). Does not
@@ -19,14 +21,18 @@ use crate::schema::{self, Schema};
 
 mod avro;
 mod json;
+mod filter;
 mod key;
 mod misfit;
 mod part;
 mod raw;
+mod typed;
 pub mod text;
 
+pub use filter::{Error as FilterError, Filter};
 pub use misfit::{Misfit, Stage};
 pub use part::Part;
+pub use typed::Error as Unfit;
 
 /// What a JSON value's fields that the schema does not know cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

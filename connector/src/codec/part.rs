@@ -25,6 +25,20 @@ impl<'a> Part<'a> {
         Part::new(&schema.nodes, schema.nodes.root, datum, 0)
     }
 
+    /// Schema, node, bytes to the end of the whole datum, and how many there are before them.
+    pub(super) fn inside(&self) -> (&'a Nodes, Id, &'a [u8], usize) {
+        (self.nodes, self.id, self.bytes, self.before)
+    }
+
+    /// The names of its fields; none where it is no record.
+    pub fn field_names(&self) -> impl Iterator<Item = &'a str> {
+        let fields = match self.nodes.get(self.id) {
+            Node::Record(record) => record.fields.as_slice(),
+            _ => &[],
+        };
+        fields.iter().map(|field| &*field.name)
+    }
+
     /// Steps into a union's branch.
     fn new(
         nodes: &'a Nodes,

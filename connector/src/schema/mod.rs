@@ -4,6 +4,7 @@
 //!  .avsc text --parse--> nodes (an arena; named types by index, so recursion is an index that points back)
 //!                          |-- canonical  parsing canonical form, CRC-64-AVRO fingerprint
 //!                          |-- default    each field's default, already encoded
+//!                          |-- project    the same with some of its fields only
 //!                          |-- skip       the length of a datum; every byte may be hostile
 //!                          '-- resolve    writer's datum -> reader's datum, by Avro's resolution rules
 //! ```
@@ -21,6 +22,7 @@ mod default;
 mod entry;
 pub(crate) mod node;
 mod parse;
+mod project;
 mod resolve;
 pub(crate) mod skip;
 pub mod wire;
@@ -132,6 +134,15 @@ impl Schema {
             )));
         }
         Ok(schema)
+    }
+
+    /// The same with some of the fields of its outermost record only, in their order: a reader's schema, to which every
+    /// datum of this one resolves.
+    ///
+    /// # Errors
+    /// [`Error::Unsuitable`]: it is no record, has no such field, or a type could not be named any more.
+    pub fn only(&self, fields: &[String]) -> Result<Schema, Error> {
+        Schema::dataset(&project::json(&self.json, fields)?)
     }
 
     /// The schema of `format = "raw"`: bytes, taken as they come.

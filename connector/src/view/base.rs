@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::cache::{Held, Temporary};
+use super::lookup::Tables;
 use super::map::{Map, Paged};
 use super::overlay::schema_of;
 use super::{Error, Found, Identity};
@@ -33,6 +34,7 @@ pub struct Base {
     index: Paged,
     /// `None` for a base that only this process has.
     files: Option<BaseFiles>,
+    tables: Tables,
 }
 
 impl Base {
@@ -84,7 +86,7 @@ impl Base {
         let reader = snapshot.growing(0, |window| Reader::parse(window).ok())?;
         let (sync, header) = (reader.sync(), reader.into_header());
         let schema = schema_of(&header, known).map_err(|detail| Error::corrupt(snapshot.path(), detail))?;
-        Ok(Base { header, schema, layout, sync, snapshot, index, files })
+        Ok(Base { header, schema, layout, sync, snapshot, index, files, tables: Tables::default() })
     }
 
     /// What it is.
@@ -154,6 +156,25 @@ impl Base {
         index::u64_at(bytes, 0).ok_or(Error::Internal("a word of other than eight bytes"))
     }
 
+    /// Asks for the slot that a lookup begins at.
+    #[inline]
+    pub(super) fn prefetch_slot(&self, hash: u64) {
+        let slot = self.layout.slot_at(index::home(hash, self.layout.homes));
+        self.index.prefetch(slot.wrapping_sub(self.layout.body) as usize);
+    }
+
+    /// Asks for the entry that a lookup will compare, if its slot is the first.
+    #[inline]
+    pub(super) fn prefetch_entry(&self, hash: u64) {
+        // An error is the lookup's to tell.
+        if let Ok(word) = self.word(self.layout.slot_at(index::home(hash, self.layout.homes))) {
+            let (print, offset) = index::split(word);
+            if print == index::fingerprint(hash) {
+                self.snapshot.prefetch(offset as usize);
+            }
+        }
+    }
+
     /// The entry of a key.
     #[inline]
     pub(super) fn find(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'_>>, Error> {
@@ -186,6 +207,33 @@ impl Base {
             let raw = window.get(..window.len() - rest.rest().len()).unwrap_or_default();
             Some(Some(Found { entry, raw, schema: &self.schema }))
         })
+    }
+
+    /// The entry at `offset`, as [`Base::each`] gave it.
+    pub(super) fn entry_at(&self, offset: u64) -> Result<Found<'_>, Error> {
+        self.snapshot.growing(offset as usize, |window| {
+            let (entry, length) = container::entry(window, &self.schema).ok()?;
+            let raw = window.get(..length).unwrap_or_default();
+            Some(Found { entry, raw, schema: &self.schema })
+        })
+    }
+
+    /// All entries in the order of their keys, each with where it lies.
+    pub(super) fn each(
+        &self,
+        mut each: impl FnMut(u64, &Found<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let start = self.snapshot.map().bytes().as_ptr().addr();
+        let mut cursor = self.cursor(&[])?;
+        while let Some(found) = cursor.advance()? {
+            each((found.raw.as_ptr().addr() - start) as u64, &found)?;
+        }
+        Ok(())
+    }
+
+    /// Its tables for lookups by fields.
+    pub(super) fn tables(&self) -> &Tables {
+        &self.tables
     }
 
     /// The frame of a block, and where it starts.

@@ -284,6 +284,7 @@ impl<'a> Pairs<'a> {
 /// of one topic form one line (`Identity` names the topic); a version that was announced twice, by two lives, is none.
 fn one_line(older: &View, newer: &View) -> bool {
     older.identity() == newer.identity()
+        && (Arc::ptr_eq(&older.0.hold, &newer.0.hold) || older.0.hold.is_whole() && newer.0.hold.is_whole())
         && newer.changes_known_since() <= older.version()
         && (older.version() < newer.version() || older.about().life == newer.about().life)
 }

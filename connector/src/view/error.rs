@@ -71,6 +71,9 @@ pub enum Error {
     /// Values of another schema cannot be read in the version's.
     #[error("values were written under a schema that cannot be read as the version's")]
     Schema(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What the consumer is to hold of its dataset cannot be had of this schema.
+    #[error("`filter`, `fields` or `indexes` of the consumer do not fit the dataset's schema")]
+    Unfit(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The disk refuses.
     #[error("{doing} {}", path.display())]
     Io {
@@ -135,7 +138,7 @@ impl From<Error> for crate::Error {
             Error::Announcements { source, .. } => source.kind(),
             Error::Io { .. } | Error::Unrestorable { .. } => ErrorKind::Unavailable,
             Error::Closed => ErrorKind::Closed,
-            Error::Foreign { .. } | Error::Name(_) | Error::Schema(_) => ErrorKind::Config,
+            Error::Foreign { .. } | Error::Name(_) | Error::Schema(_) | Error::Unfit(_) => ErrorKind::Config,
             Error::Gap(_) | Error::Internal(_) => ErrorKind::Internal,
         };
         crate::Error::because(kind, "reading a version", error)

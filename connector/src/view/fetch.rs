@@ -11,7 +11,7 @@
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -21,9 +21,10 @@ use tokio::task::spawn_blocking;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::cache::Temporary;
-use super::{About, Base, BaseFiles, Cache, DeltaFile, Error, FileName, Files, Held, Identity, View};
+use super::{About, Base, BaseFiles, Cache, DeltaFile, Error, FileName, Files, Held, Hold, Identity, View};
 use crate::blob::name::Kind;
 use crate::blob::{self, Store};
+use crate::clock::Clock;
 use crate::format::container::{self, Decompressor, Unpacked};
 use crate::version::{BlobRef, Chain, Checksum, DeltaRef, SnapshotRef, Version};
 
@@ -36,18 +37,34 @@ const PIECES: usize = 4;
 /// Longest wait for the next piece of a blob.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// How often a blob that is long in coming is told of.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
 /// Fetches blobs of any shard from one store into one cache. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Fetcher {
     store: Store,
     cache: Cache,
     whole: bool,
+    hold: Arc<Hold>,
+    /// `None`: nothing is told of what is long in coming.
+    tells: Option<Clock>,
 }
 
 impl Fetcher {
     /// For readers: pages of snapshots are checked when they are first touched.
     pub fn new(store: Store, cache: Cache) -> Fetcher {
-        Fetcher { store, cache, whole: false }
+        Fetcher { store, cache, whole: false, hold: Arc::default(), tells: None }
+    }
+
+    /// A log line now and then of a blob that is long in coming: how far it is, how fast, and the time that is left.
+    pub fn telling(self, clock: Clock) -> Fetcher {
+        Fetcher { tells: Some(clock), ..self }
+    }
+
+    /// Views that it opens hold what `hold` says.
+    pub fn holding(self, hold: Arc<Hold>) -> Fetcher {
+        Fetcher { hold, ..self }
     }
 
     /// For writers, who map only what they have checked whole in this life: a page found damaged later would stop a
@@ -136,13 +153,14 @@ impl Fetcher {
             let files = self.fetch(identity, chain, inline.clone()).await?;
             let (identity, chain, about, whole) =
                 (identity.clone(), chain.clone(), about.clone(), self.whole);
+            let (hold, cache) = (self.hold.clone(), self.cache.clone());
             let opened = blocking(move || {
                 let view = View::open(&identity, &files, &chain, about)?;
                 match (view.base(), &chain.snapshot) {
                     (Some(base), Some(snapshot)) if whole => base.check_all(snapshot)?,
                     _ => {}
                 }
-                Ok(view)
+                view.hold(&hold, &cache)
             });
             if let Some(done) = mended.after(&self.cache, opened.await).await? {
                 return Ok(done);
@@ -272,12 +290,18 @@ impl Fetcher {
                 cache.keep(&identity, &name, temporary)
             })
         };
+        let mut progress = self.tells.clone().map(|clock| Progress::new(clock, identity, blob));
         let feed = async move {
             futures::pin_mut!(pieces);
             while let Some(piece) = pieces.next().await {
+                let piece = piece.map_err(store)?;
+                let bytes = piece.len() as u64;
                 // The sink went first: it says why.
-                if give.send(piece.map_err(store)?).await.is_err() {
+                if give.send(piece).await.is_err() {
                     break;
+                }
+                if let Some(progress) = &mut progress {
+                    progress.came(bytes);
                 }
             }
             Ok(())
@@ -285,6 +309,45 @@ impl Fetcher {
         // Not `try_join`: the sink is always waited for, so that its temporary file is gone when this returns.
         let (fed, kept) = futures::join!(feed, sink);
         fed.and(kept)
+    }
+}
+
+/// How far a blob is on its way from the store.
+struct Progress<'a> {
+    clock: Clock,
+    identity: &'a Identity,
+    blob: &'a BlobRef,
+    start: Instant,
+    told: Instant,
+    bytes: u64,
+}
+
+impl<'a> Progress<'a> {
+    fn new(clock: Clock, identity: &'a Identity, blob: &'a BlobRef) -> Progress<'a> {
+        let start = clock.now();
+        Progress { clock, identity, blob, start, told: start, bytes: 0 }
+    }
+
+    fn came(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        let now = self.clock.now();
+        if now.saturating_duration_since(self.told) < TELL_EVERY {
+            return;
+        }
+        self.told = now;
+        let (rate, left) = self.pace(now);
+        tracing::info!(
+            dataset = %self.identity.dataset, blob = self.blob.name, bytes = self.bytes, of_bytes = self.blob.bytes,
+            bytes_per_second = rate, seconds_left = left, "fetching a blob"
+        );
+    }
+
+    /// Bytes a second since it began, and seconds that are left at that.
+    fn pace(&self, now: Instant) -> (u64, u64) {
+        let took = now.saturating_duration_since(self.start).as_secs_f64();
+        let rate = self.bytes as f64 / took.max(f64::EPSILON);
+        let left = self.blob.bytes.saturating_sub(self.bytes) as f64 / rate.max(1.0);
+        (rate as u64, left.ceil() as u64)
     }
 }
 
@@ -407,5 +470,34 @@ impl Sink {
             return Err(Error::io("writing", self.out.get_ref().path(), source));
         }
         self.out.into_inner().map_err(|_| Error::Internal("a flushed buffer could not be taken apart"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::TopicId;
+    use crate::version::Shard;
+
+    #[test]
+    fn what_is_long_in_coming_is_told_now_and_then() {
+        let clock = Clock::manual(0);
+        let identity =
+            Identity { dataset: "d".into(), topic_id: TopicId::default(), shard: Shard(0), shards: 1 };
+        let checksum = Checksum(0);
+        let (bytes, plain_bytes) = (1_000_000, 4_000_000);
+        let name = "snapshot".to_owned();
+        let blob = BlobRef { name, bytes, checksum, plain_bytes, plain_checksum: checksum, location: None };
+        let mut progress = Progress::new(clock.clone(), &identity, &blob);
+        let start = progress.told;
+        clock.advance(Duration::from_secs(4));
+        progress.came(100_000);
+        assert_eq!(progress.told, start, "too soon");
+        clock.advance(Duration::from_secs(1));
+        progress.came(100_000);
+        assert_eq!((progress.told, progress.pace(progress.told)), (start + TELL_EVERY, (40_000, 20)));
+        clock.advance(Duration::from_secs(3));
+        progress.came(100_000);
+        assert_eq!(progress.told, start + TELL_EVERY);
     }
 }

@@ -169,7 +169,19 @@ impl Snapshot {
     }
 }
 
+/// Entries below which an overlay is merged only for the memory that it takes.
+const MERGE_FROM: u64 = 10_000;
+
 impl View {
+    /// Whether a reader does well to merge the overlay into a base of its own: it has come to a quarter of the base, as for
+    /// the writer's snapshots, and is more than a handful of entries; or it takes a quarter of `memory_limit`, in bytes.
+    pub fn wants_merge(&self, memory_limit: u64) -> bool {
+        let overlay = self.overlay();
+        let base = self.base().map_or(0, |base| base.bytes());
+        let large = overlay.entries >= MERGE_FROM && overlay.plain_bytes.saturating_mul(4) >= base;
+        large || overlay.memory_bytes.saturating_mul(4) >= memory_limit
+    }
+
     /// The header of a snapshot of this version, written by `life`.
     pub fn snapshot_header(&self, life: Life) -> Header {
         let previous = Version(self.version().0.saturating_sub(1));
@@ -185,8 +197,25 @@ impl View {
     /// # Errors
     /// [`Error::Corrupt`] if a page of the base is damaged; [`Error::Io`].
     pub fn merge_snapshot(&self, life: Life, cache: &Cache) -> Result<Snapshot, Error> {
+        self.write_base(life, self.schema(), cache, |found| {
+            Ok(match self.resolved(found)? {
+                None => Kept::No,
+                Some(Cow::Borrowed(_)) => Kept::AsItIs,
+                Some(value) => Kept::Value(value),
+            })
+        })
+    }
+
+    /// The same of what `keep` says of each entry, in `schema`.
+    pub(super) fn write_base<'a>(
+        &'a self,
+        life: Life,
+        schema: &Arc<Schema>,
+        cache: &Cache,
+        mut keep: impl FnMut(&Found<'a>) -> Result<Kept<'a>, Error>,
+    ) -> Result<Snapshot, Error> {
         let identity = self.identity();
-        let header = self.snapshot_header(life);
+        let header = Header { entry_schema: schema.entry_json().into(), ..self.snapshot_header(life) };
         let snapshot = cache.temporary(identity)?;
         let path = snapshot.path().to_owned();
         let writing = |error: crate::format::container::Error| Error::writing(&path, error);
@@ -194,10 +223,10 @@ impl View {
             Writer::indexed(BufWriter::with_capacity(1 << 20, snapshot), &header).map_err(writing)?;
         let mut merged = self.merged(&[])?;
         while let Some(found) = merged.next()? {
-            match self.resolved(&found)? {
-                None => {}
-                Some(Cow::Borrowed(_)) => writer.push_raw(found.raw, &found.entry).map_err(writing)?,
-                Some(Cow::Owned(value)) => {
+            match keep(&found)? {
+                Kept::No => {}
+                Kept::AsItIs => writer.push_raw(found.raw, &found.entry).map_err(writing)?,
+                Kept::Value(value) => {
                     let entry = Entry { value: Some(&value), ..found.entry };
                     writer.push(&entry).map_err(writing)?;
                 }
@@ -213,6 +242,16 @@ impl View {
         out.flush().map_err(|source| Error::io("writing", &index_path, source))?;
         let index =
             out.into_inner().map_err(|error| Error::io("writing", &index_path, error.into_error()))?;
-        Ok(Snapshot { header, schema: self.schema().clone(), snapshot, index, summary, index_written })
+        Ok(Snapshot { header, schema: schema.clone(), snapshot, index, summary, index_written })
     }
+}
+
+/// What becomes of an entry on its way into a new base.
+pub(super) enum Kept<'a> {
+    /// It is left out.
+    No,
+    /// Its bytes are copied.
+    AsItIs,
+    /// It has this value there.
+    Value(Cow<'a, [u8]>),
 }

@@ -32,6 +32,9 @@ mod overlay;
 mod base;
 mod merge;
 mod read;
+mod many;
+mod hold;
+mod lookup;
 mod changes;
 pub mod fetch;
 pub mod past;
@@ -44,11 +47,14 @@ pub use changes::{Change, ChangeKind, Changes, Update, Updates};
 pub use error::Error;
 pub use fetch::Fetcher;
 pub use fold::Fold;
+pub use hold::Hold;
+pub use lookup::{Matches, Term};
 pub use merge::Snapshot;
 pub use overlay::DeltaFile;
 pub use past::{Past, Restored};
 pub use read::{Origin, Reads, Scan, Value};
 
+use lookup::Lookup;
 use overlay::Overlay;
 
 /// An entry and what its value is encoded in.
@@ -98,6 +104,9 @@ struct Inner {
     files: Vec<(Version, Held)>,
     resolvers: Vec<(Arc<Schema>, Reading)>,
     reads: Arc<Reads>,
+    /// What is held of the dataset; views that are made of this one hold the same.
+    hold: Arc<Hold>,
+    lookups: Vec<Lookup>,
 }
 
 /// How values of a schema other than the version's own are read.
@@ -138,6 +147,8 @@ impl View {
             files: Vec::new(),
             resolvers: Vec::new(),
             reads: Arc::new(Reads::default()),
+            hold: Arc::new(Hold::default()),
+            lookups: Vec::new(),
         }))
     }
 
@@ -146,8 +157,9 @@ impl View {
         let empty = View::empty(identity.clone(), about.schema.clone());
         let about = About { records: 0, ..about };
         let Layers { base, overlay, files } = empty.0.layers();
-        let (resolvers, reads) = (Vec::new(), empty.0.reads.clone());
-        View(Arc::new(Inner { identity, about, base, overlay, files, resolvers, reads }))
+        let (resolvers, reads, hold) = (Vec::new(), empty.0.reads.clone(), empty.0.hold.clone());
+        let lookups = Vec::new();
+        View(Arc::new(Inner { identity, about, base, overlay, files, resolvers, reads, hold, lookups }))
     }
 
     /// Maps the files of `chain` as one version. Blocking. Cost: a pass over the deltas; nothing for the snapshot.
@@ -182,7 +194,7 @@ impl View {
             chain.deltas.iter().zip(&files.deltas).map(|(delta, held)| (delta.version, held.clone())),
         );
         let layers = Layers { base, overlay: Overlay::of(deltas)?, files: held };
-        View::assemble(identity.clone(), about, layers, Arc::new(Reads::default()))
+        View::assemble(identity.clone(), about, layers, Arc::default(), Arc::default())
     }
 
     /// The next version: this one with `delta` on top. Cost: the delta's entries (see `overlay` for the merging that
@@ -204,12 +216,17 @@ impl View {
             .identity
             .expect(header, Kind::Delta, about.version, about.life.epoch)
             .map_err(|detail| Error::Foreign { what: "the delta".into(), detail })?;
-        inner.share_schema(&mut about);
-        let mut files = Vec::with_capacity(inner.files.len() + 1);
-        files.extend_from_slice(&inner.files);
-        files.extend(delta.held().map(|held| (header.version, held.clone())));
-        let layers = Layers { base: inner.base.clone(), overlay: inner.overlay.with(delta.clone())?, files };
-        View::assemble(inner.identity.clone(), about, layers, inner.reads.clone())
+        if inner.hold.is_whole() {
+            inner.share_schema(&mut about);
+            let mut files = Vec::with_capacity(inner.files.len() + 1);
+            files.extend_from_slice(&inner.files);
+            files.extend(delta.held().map(|held| (header.version, held.clone())));
+            let layers = Layers { base: inner.base.clone(), overlay: inner.overlay.with(delta)?, files };
+            return inner.remade(about, layers);
+        }
+        let (delta, about) = inner.narrowed(&delta, &about)?;
+        let layers = Layers { overlay: inner.overlay.with(delta)?, ..inner.layers() };
+        inner.remade(about, layers)
     }
 
     /// The same version on another base: deltas that the base covers are let go of.
@@ -236,7 +253,7 @@ impl View {
             files.extend(base_files(&base));
         }
         let layers = Layers { base: Some(base), overlay: inner.overlay.above(version), files };
-        View::assemble(inner.identity.clone(), inner.about.clone(), layers, inner.reads.clone())
+        inner.remade(inner.about.clone(), layers)
     }
 
     /// The same version with other facts about it, as when Kafka is back and confirms that it is the newest.
@@ -253,7 +270,7 @@ impl View {
             )));
         }
         inner.share_schema(&mut about);
-        View::assemble(inner.identity.clone(), about, inner.layers(), inner.reads.clone())
+        inner.remade(inner.held_about(about)?, inner.layers())
     }
 
     /// The same view, counting its reads in `reads`, and all views made from it too.
@@ -262,10 +279,17 @@ impl View {
         let Layers { base, overlay, files } = inner.layers();
         let (identity, about, resolvers) =
             (inner.identity.clone(), inner.about.clone(), inner.resolvers.clone());
-        View(Arc::new(Inner { identity, about, base, overlay, files, resolvers, reads }))
+        let (hold, lookups) = (inner.hold.clone(), inner.lookups.clone());
+        View(Arc::new(Inner { identity, about, base, overlay, files, resolvers, reads, hold, lookups }))
     }
 
-    fn assemble(identity: Identity, about: About, layers: Layers, reads: Arc<Reads>) -> Result<View, Error> {
+    fn assemble(
+        identity: Identity,
+        about: About,
+        layers: Layers,
+        reads: Arc<Reads>,
+        hold: Arc<Hold>,
+    ) -> Result<View, Error> {
         let Layers { base, overlay, files } = layers;
         let mut resolvers: Vec<(Arc<Schema>, Reading)> = Vec::new();
         for schema in base.iter().map(|base| base.schema()).chain(overlay.schemas()) {
@@ -281,7 +305,10 @@ impl View {
             };
             resolvers.push((schema.clone(), reading));
         }
-        Ok(View(Arc::new(Inner { identity, about, base, overlay, files, resolvers, reads })))
+        let lookups = Vec::new();
+        let mut inner = Inner { identity, about, base, overlay, files, resolvers, reads, hold, lookups };
+        inner.lookups = lookup::of(&inner)?;
+        Ok(View(Arc::new(inner)))
     }
 
     /// What this version holds for `key`, a delete included where one is kept; in the version's schema.
@@ -377,6 +404,11 @@ fn base_files(base: &Base) -> impl Iterator<Item = (Version, Held)> + '_ {
 impl Inner {
     fn layers(&self) -> Layers {
         Layers { base: self.base.clone(), overlay: self.overlay.clone(), files: self.files.clone() }
+    }
+
+    /// A view of other facts or layers that counts and holds as this one does.
+    fn remade(&self, about: About, layers: Layers) -> Result<View, Error> {
+        View::assemble(self.identity.clone(), about, layers, self.reads.clone(), self.hold.clone())
     }
 
     /// Takes this view's schema where the next version's is the same text: all that compares by pointer then fits.

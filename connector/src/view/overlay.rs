@@ -18,7 +18,8 @@ use std::fs;
 use std::sync::Arc;
 
 use super::cache::Held;
-use super::map::Map;
+use super::lookup::Tables;
+use super::map::{Map, prefetch};
 use super::{Error, Found, Identity};
 use crate::format::container::{self, Counts, Header, Kind, Reader};
 use crate::format::index;
@@ -327,6 +328,7 @@ pub(super) struct Run {
     sorted: Sorted,
     /// Open addressing, load at most one half: low half of the hash | number of the entry + 1; 0 is free.
     table: Box<[u64]>,
+    tables: Tables,
 }
 
 impl Run {
@@ -347,11 +349,28 @@ impl Run {
                 }
             }
         }
-        Run { sorted, table }
+        Run { sorted, table, tables: Tables::default() }
     }
 
+    /// Entries in it.
+    pub fn len(&self) -> usize {
+        self.sorted.refs.len()
+    }
+
+    /// The entry of this number, in the order of the keys.
+    pub fn nth(&self, number: usize) -> Result<Found<'_>, Error> {
+        let at = self.sorted.refs.get(number).ok_or(Error::Internal("a run shorter than itself"))?;
+        self.sorted.entry(*at)
+    }
+
+    /// Its tables for lookups by fields.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The entry of a key.
     #[inline]
-    fn find(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'_>>, Error> {
+    pub fn find(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'_>>, Error> {
         let mut slot = index::home(hash, self.table.len() as u64) as usize;
         loop {
             match self.table.get(slot) {
@@ -514,6 +533,16 @@ impl Overlay {
             }
         }
         Ok(None)
+    }
+
+    /// Asks for the memory that a lookup will look at first.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        for run in &self.runs {
+            if let Some(slot) = run.table.get(index::home(hash, run.table.len() as u64) as usize) {
+                prefetch(slot);
+            }
+        }
     }
 
     /// Runs, newest first.

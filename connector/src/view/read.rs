@@ -3,11 +3,15 @@
 //! Owns: values as the outside sees them, and the count of reads. Does not own: where they lie (`overlay`, `base`).
 
 use std::borrow::Cow;
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
+use serde::de::Deserialize;
+
 use super::merge::Merged;
-use super::{Error, Found, Inner, View};
-use crate::codec::{Part, text};
+use super::{Base, Error, Found, Inner, View};
+use crate::codec::{Part, Unfit, text};
+use crate::error::ErrorKind;
 use crate::record::{SourcePartition, Stamp};
 use crate::schema::Schema;
 use crate::telemetry::Striped;
@@ -89,7 +93,7 @@ impl<'a> Value<'a> {
     }
 
     /// Topic, partition, offset and timestamp of the record.
-    pub fn origin(&self) -> Origin<'a> {
+    pub fn source(&self) -> Origin<'a> {
         let position = self.view.about.positions.get(self.stamp.source as usize);
         Origin {
             source: position.map(|position| &position.source),
@@ -109,19 +113,73 @@ impl<'a> Value<'a> {
         Ok(out)
     }
 
-    /// One field, by name (`a.b` reaches into a record), without decoding the rest. `None`: there is no such field,
-    /// or it is null.
+    /// One field, by name (`a.b` reaches into a record), as a type of the caller's: `let price: f64 =
+    /// value.field("price")?`. Skips the fields before it (some 2 ns each) and looks at nothing behind it. A field that
+    /// may be null is asked for as an `Option`; text and bytes can be borrowed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] if the schema has no such field, or it is no `T`; as [`Value::to_json`].
+    pub fn field<'v, T: Deserialize<'v>>(&'v self, path: &str) -> crate::Result<T> {
+        let whole = self.part()?;
+        let (mut part, mut rest) = (whole, path);
+        loop {
+            let (name, inner) =
+                rest.split_once('.').map_or((rest, None), |(name, inner)| (name, Some(inner)));
+            part = match part.field(name).map_err(|error| self.malformed(error))? {
+                Some(field) => field,
+                // Below a null there is nothing, whatever it would be called.
+                None if part.is_null() => break,
+                None => return Err(self.no_field(path, name, &part)),
+            };
+            match inner {
+                Some(inner) => rest = inner,
+                None => break,
+            }
+        }
+        part.read().map_err(|error| self.unfit(&format!("field {path}"), error))
+    }
+
+    /// All of it as a type of the caller's, through serde; fields that the type does not name are skipped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] if it is no `T`; as [`Value::to_json`].
+    pub fn decode<'v, T: Deserialize<'v>>(&'v self) -> crate::Result<T> {
+        self.part()?.read().map_err(|error| self.unfit("the value", error))
+    }
+
+    /// The datum, to be walked by hand where its type is not known beforehand.
     ///
     /// # Errors
     /// As [`Value::to_json`].
-    pub fn field(&self, path: &str) -> crate::Result<Option<Part<'_>>> {
-        text::field(self.schema(), &self.datum, path).map_err(|error| self.malformed(error))
+    pub fn part(&self) -> crate::Result<Part<'_>> {
+        Part::whole(self.schema(), &self.datum).map_err(|error| self.malformed(error))
+    }
+
+    #[cold]
+    fn unfit(&self, what: &str, error: Unfit) -> crate::Error {
+        match error {
+            Unfit::Malformed(error) => self.malformed(error),
+            Unfit::Mismatch(why) => {
+                let key = String::from_utf8_lossy(self.key);
+                crate::Error::new(ErrorKind::Rejected, format!("reading {what} of key {key}: {why}"))
+            }
+        }
+    }
+
+    #[cold]
+    fn no_field(&self, path: &str, name: &str, part: &Part<'_>) -> crate::Error {
+        let have: Vec<_> = part.field_names().collect();
+        let (kind, have) = (part.type_name(), have.join(", "));
+        crate::Error::new(
+            ErrorKind::Rejected,
+            format!("there is no field {path}: {kind} has no {name}; it has: {have}"),
+        )
     }
 
     #[cold]
     fn malformed(&self, error: crate::schema::Malformed) -> crate::Error {
         let doing = format!("decoding the value of key {}", String::from_utf8_lossy(self.key));
-        crate::Error::because(crate::ErrorKind::Corrupt, doing, error)
+        crate::Error::because(ErrorKind::Corrupt, doing, error)
     }
 
     /// Whether it lies in the map, rather than in a copy that was resolved from another schema.
@@ -146,7 +204,11 @@ impl Inner {
     /// The newest entry of a key, a delete included.
     #[inline]
     pub(super) fn find(&self, key: &[u8]) -> Result<Option<Found<'_>>, Error> {
-        let hash = crate::format::index::hash(key);
+        self.find_hashed(crate::format::index::hash(key), key)
+    }
+
+    #[inline]
+    pub(super) fn find_hashed(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'_>>, Error> {
         if let Some(found) = self.overlay.find(hash, key)? {
             return Ok(Some(found));
         }
@@ -190,12 +252,50 @@ impl View {
     pub fn prefix_from(&self, prefix: impl AsRef<[u8]>, from: impl AsRef<[u8]>) -> Scan<'_> {
         let prefix = prefix.as_ref().to_vec();
         let from = from.as_ref().max(prefix.as_slice());
-        Scan { view: &self.0, merged: self.merged(from).map_err(Some), prefix }
+        Scan { view: &self.0, merged: self.merged(from).map_err(Some), until: Until::Prefix(prefix) }
+    }
+
+    /// All records whose key lies in `range`, in the order of the keys' bytes: `view.range("a".."b")`.
+    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Scan<'_> {
+        let until = match range.end_bound() {
+            Bound::Included(end) => Until::UpTo(end.as_ref().to_vec()),
+            Bound::Excluded(end) => Until::Below(end.as_ref().to_vec()),
+            Bound::Unbounded => Until::Prefix(Vec::new()),
+        };
+        let from = match range.start_bound() {
+            Bound::Included(start) => start.as_ref().to_vec(),
+            // The key that follows is the one with a zero byte more.
+            Bound::Excluded(start) => [start.as_ref(), &[0]].concat(),
+            Bound::Unbounded => Vec::new(),
+        };
+        Scan { view: &self.0, merged: self.merged(&from).map_err(Some), until }
     }
 
     /// All records, in the order of their keys' bytes.
     pub fn iter(&self) -> Scan<'_> {
         self.prefix([])
+    }
+
+    /// Keys in it, counted rather than announced. Cost: a lookup in the base for each entry of the overlay.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn count(&self) -> Result<u64, Error> {
+        let base = self.base().map(|base| &**base);
+        let mut records = base.map_or(0, Base::records);
+        let mut overlay = Merged::from(&self.0.overlay, None, &[])?;
+        while let Some(Found { entry, .. }) = overlay.next()? {
+            let before = match base {
+                Some(base) => base.find(crate::format::index::hash(entry.key), entry.key)?.is_some(),
+                None => false,
+            };
+            match (before, entry.value.is_some()) {
+                (false, true) => records += 1,
+                (true, false) => records -= 1,
+                _ => {}
+            }
+        }
+        Ok(records)
     }
 
     /// The version of each shard that reads of this view see.
@@ -217,12 +317,33 @@ impl<'a> IntoIterator for &'a View {
     }
 }
 
+/// Where a scan ends.
+enum Until {
+    /// With the last key that starts so.
+    Prefix(Vec<u8>),
+    /// Before this key.
+    Below(Vec<u8>),
+    /// With this key.
+    UpTo(Vec<u8>),
+}
+
+impl Until {
+    #[inline]
+    fn holds(&self, key: &[u8]) -> bool {
+        match self {
+            Until::Prefix(prefix) => key.starts_with(prefix),
+            Until::Below(end) => key < end.as_slice(),
+            Until::UpTo(end) => key <= end.as_slice(),
+        }
+    }
+}
+
 /// Records in key order; see [`View::prefix`]. After an error there is nothing more.
 pub struct Scan<'a> {
     view: &'a Inner,
     /// `Err(None)`: it is over.
     merged: Result<Merged<'a>, Option<Error>>,
-    prefix: Vec<u8>,
+    until: Until,
 }
 
 impl<'a> Scan<'a> {
@@ -232,7 +353,7 @@ impl<'a> Scan<'a> {
             Err(error) => return error.take().map_or(Ok(None), Err),
         };
         while let Some(found) = merged.next()? {
-            if !found.entry.key.starts_with(&self.prefix) {
+            if !self.until.holds(found.entry.key) {
                 return Ok(None);
             }
             if let Some(value) = self.view.value(&found)? {

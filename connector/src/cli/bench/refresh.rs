@@ -3,10 +3,12 @@
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::made::{Made, failed, key};
+use super::read::anonymous_bytes;
 use super::{Measured, Scratch, Settings, measured, ms, quantile, timed};
 use crate::Result;
 use crate::clock::{Clock, Entropy};
@@ -14,6 +16,8 @@ use crate::view::{Fetcher, View};
 
 const CHANGES: u64 = 10_000;
 const VERSIONS: u64 = 40;
+/// How long memory that was freed may take to go back to the system.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Gets between two looks at the clock, so that looking is not what is measured.
 const BURST: usize = 16;
 
@@ -49,7 +53,13 @@ pub(super) fn run(settings: &Settings) -> Result<Vec<Measured>> {
         during = reader.join().expect("no panic")?;
         Ok(())
     })?;
+    let own = slot.load().overlay().memory_bytes as f64;
+    let (with_overlay, merged) = memory(&clock, &made, slot)?;
+    let records = settings.records as f64;
+    let account = ("the overlay's own account, bytes", own / records);
     Ok(vec![
+        measured("refresh", "anon_bytes_per_record", (with_overlay / records, "bytes"), account),
+        measured("refresh", "anon_bytes_per_record_merged", (merged / records, "bytes"), account),
         measured(
             "refresh",
             "apply_ms",
@@ -63,6 +73,25 @@ pub(super) fn run(settings: &Settings) -> Result<Vec<Measured>> {
             ("the reader at rest, us", quantile(&mut at_rest, 0.999)),
         ),
     ])
+}
+
+/// Anonymous memory that the view in the slot takes, and what is left of that when its overlay is merged and let go of.
+fn memory(clock: &Clock, made: &Made, slot: ArcSwap<View>) -> Result<(f64, f64)> {
+    let with = anonymous_bytes();
+    let view = slot.into_inner();
+    let base = view.merge_snapshot(view.about().life, &made.cache).map_err(failed)?.into_base();
+    let merged = view.rebase(base.map_err(failed)?).map_err(failed)?;
+    drop(view);
+    // The allocator gives pages back a moment later, when it is next asked for something.
+    let (start, mut left) = (clock.now(), anonymous_bytes());
+    while clock.now() - start < PATIENCE {
+        std::thread::park_timeout(PATIENCE / 20);
+        drop(black_box(vec![1u8; 1 << 16]));
+        left = left.min(anonymous_bytes());
+    }
+    drop(merged);
+    let empty = anonymous_bytes();
+    Ok((with.saturating_sub(empty) as f64, left.saturating_sub(empty) as f64))
 }
 
 /// Microseconds a get, in bursts, until told to stop or `most` gets are done.

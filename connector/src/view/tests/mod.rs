@@ -21,6 +21,8 @@ mod caching;
 mod fetching;
 mod reading;
 mod changes;
+mod churn;
+mod holding;
 
 /// What a version holds.
 pub(super) type Model = BTreeMap<Vec<u8>, Vec<u8>>;

@@ -46,8 +46,9 @@ fn value(seed: u16) -> Vec<u8> {
 }
 
 fn check(view: &View, model: &Model) {
-    assert_eq!(view.records(), model.len() as u64);
+    assert_eq!((view.records(), view.count().unwrap()), (model.len() as u64, model.len() as u64));
     assert_eq!(&contents(view).unwrap(), model);
+    many(view, model);
     for number in 0..=255u8 {
         let key = spelled(number);
         let got = view.get(&key).unwrap().map(|value| value.raw().unwrap().to_vec());
@@ -64,7 +65,38 @@ fn check(view: &View, model: &Model) {
             view.prefix_from(prefix, from).map(|value| value.unwrap().key().to_vec()).collect();
         let expected: Vec<_> = expected.into_iter().filter(|key| key.as_slice() >= from).collect();
         assert_eq!(scanned, expected, "prefix {prefix:?} from {from:?}");
+        ranges(view, model, prefix, from);
     }
+}
+
+/// All keys there could be at once, in an order of its own, some of them twice.
+fn many(view: &View, model: &Model) {
+    let keys: Vec<_> = (0..300u32).map(|number| spelled((number * 37 % 256) as u8)).collect();
+    let values = view.get_many(&keys).unwrap();
+    assert_eq!(values.len(), keys.len());
+    for (key, value) in keys.iter().zip(values) {
+        assert!(value.as_ref().is_none_or(|value| value.key() == key));
+        assert_eq!(value.map(|value| value.raw().unwrap().to_vec()).as_ref(), model.get(key), "{key:?}");
+    }
+}
+
+fn ranges(view: &View, model: &Model, one: &[u8], other: &[u8]) {
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    let (low, high) = (one.min(other), one.max(other));
+    for start in [Included(low), Excluded(low), Unbounded] {
+        for end in [Included(high), Excluded(high), Unbounded] {
+            if (start, end) == (Excluded(low), Excluded(low)) {
+                // A BTreeMap panics on it.
+                assert_eq!(view.range::<&[u8]>((start, end)).count(), 0);
+                continue;
+            }
+            let scanned: Vec<_> =
+                view.range::<&[u8]>((start, end)).map(|value| value.unwrap().key().to_vec()).collect();
+            let expected: Vec<_> = model.range::<[u8], _>((start, end)).map(|(key, _)| key.clone()).collect();
+            assert_eq!(scanned, expected, "{start:?} to {end:?}");
+        }
+    }
+    assert_eq!(view.range(b"9".as_slice()..b"0").count(), 0, "the wrong way round");
 }
 
 proptest! {

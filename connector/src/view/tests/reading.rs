@@ -13,7 +13,7 @@ fn a_value_says_where_it_came_from_and_shows_nothing_in_debug() {
     let value = world.view.get(key(1)).unwrap().unwrap();
     assert_eq!((value.key(), value.raw().unwrap()), (&key(1)[..], &b"secret-1"[..]));
     assert_eq!(value.bytes(), datum(b"secret-1"));
-    let origin = value.origin();
+    let origin = value.source();
     assert_eq!(
         (origin.source.unwrap().to_string(), origin.offset, origin.timestamp_ms),
         ("source[4]".into(), 10, 1)
@@ -147,7 +147,12 @@ fn values_of_an_older_schema_are_read_in_the_versions_own() {
     assert!(!a.is_zero_copy());
     assert_eq!(a.bytes(), new("a", 1.0, "none"));
     assert_eq!(a.to_json().unwrap(), r#"{"price":1.0,"id":"a","note":"none"}"#);
-    assert_eq!(a.field("note").unwrap().unwrap().as_str(), Some("none"));
+    assert_eq!((a.field("note").unwrap(), a.field("price").unwrap()), ("none", 1.0));
+    assert_eq!(a.field::<String>("id").unwrap(), "a");
+    let (error, wrong) = (a.field::<f64>("cost").unwrap_err(), a.field::<bool>("note").unwrap_err());
+    assert_eq!((error.kind(), wrong.kind()), (ErrorKind::Rejected, ErrorKind::Rejected));
+    assert!(error.to_string().contains("price, id, note"), "{error}");
+    assert!(a.field::<String>("note.inner").is_err(), "text has no fields");
     let b = view.get("b").unwrap().unwrap();
     assert!(b.is_zero_copy());
     assert_eq!(b.to_json().unwrap(), r#"{"price":2.5,"id":"b","note":"dear"}"#);

@@ -1,0 +1,219 @@
+//! What a consumer holds of its dataset: all of it, or the records and fields that it needs.
+//!
+//! ```text
+//!  snapshot + deltas --[filter, fields]--> a base of this process's own       (a pass over all of it, at each start)
+//!  delta             --[filter, fields]--> a smaller delta, in memory         (a lookup for each of its entries)
+//! ```
+//!
+//! A record that no longer is one of those that are held is a delete here; one whose kept fields stay what they were is no
+//! change here, and keeps the source that it had. What is thrown away lies in the cache for as long as its budget allows,
+//! so that a restart need not fetch it again.
+//!
+//! Owns: what is kept of what comes. Does not own: the language of filters (`codec`), schemas of some fields (`schema`),
+//! how what is kept is found (`lookup`).
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::lookup::Index;
+use super::merge::Kept;
+use super::overlay::Overlay;
+use super::{About, Cache, DeltaFile, Error, Inner, Layers, View};
+use crate::codec::Filter;
+use crate::format::container::{Reader, Writer};
+use crate::record::Entry;
+use crate::schema::{Resolver, Schema};
+
+/// What of a dataset is held, and by which fields it is found besides the key. The default: all, by the key alone.
+#[derive(Debug, Default)]
+pub struct Hold {
+    filter: Option<Filter>,
+    fields: Option<Vec<String>>,
+    indexes: Vec<Index>,
+    /// The last schema of the dataset, and what it is with the kept fields only.
+    kept: Mutex<Option<(Arc<Schema>, Arc<Schema>)>>,
+}
+
+impl Hold {
+    /// Records for which `filter` holds, with these fields, found by these indexes.
+    pub fn new(filter: Option<Filter>, fields: Option<Vec<String>>, indexes: Vec<Vec<String>>) -> Hold {
+        let indexes = indexes.into_iter().map(Index::new).collect();
+        Hold { filter, fields, indexes, kept: Mutex::default() }
+    }
+
+    /// Whether nothing is left out.
+    pub fn is_whole(&self) -> bool {
+        self.filter.is_none() && self.fields.is_none()
+    }
+
+    /// Why records of this schema cannot be filtered so.
+    pub fn filter_misfit(&self, schema: &Schema) -> Option<String> {
+        self.filter.as_ref().and_then(|filter| filter.check(schema).err()).map(|error| error.to_string())
+    }
+
+    /// Why just these fields of this schema cannot be kept.
+    pub fn fields_misfit(&self, schema: &Schema) -> Option<String> {
+        self.fields.as_ref().and_then(|fields| schema.only(fields).err()).map(|error| error.to_string())
+    }
+
+    /// Why what is kept of records of this schema cannot be found by one of the indexes.
+    pub fn index_misfit(&self, schema: &Schema) -> Option<String> {
+        let kept = self.fields.as_ref().and_then(|fields| schema.only(fields).ok());
+        self.indexes.iter().find_map(|index| index.misfit(kept.as_ref().unwrap_or(schema)))
+    }
+
+    pub(super) fn indexes(&self) -> &[Index] {
+        &self.indexes
+    }
+
+    /// The schema of what is kept. Parsed once as long as the dataset's stays the same.
+    fn schema(&self, whole: &Arc<Schema>) -> Result<Arc<Schema>, Error> {
+        let Some(fields) = &self.fields else { return Ok(whole.clone()) };
+        let mut known = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((dataset, kept)) = &*known
+            && (Arc::ptr_eq(dataset, whole) || dataset.json() == whole.json())
+        {
+            return Ok(kept.clone());
+        }
+        let kept = Arc::new(whole.only(fields).map_err(|error| Error::Unfit(error.into()))?);
+        *known = Some((whole.clone(), kept.clone()));
+        Ok(kept)
+    }
+
+    /// What it takes to go from values of the dataset's schema to what is kept.
+    fn narrow(&self, whole: &Arc<Schema>) -> Result<Narrow<'_>, Error> {
+        if let Some(filter) = &self.filter {
+            filter.check(whole).map_err(|error| Error::Unfit(error.into()))?;
+        }
+        let kept = self.schema(whole)?;
+        let project = match Arc::ptr_eq(whole, &kept) {
+            true => None,
+            false => Some(Resolver::new(whole, &kept).map_err(|error| Error::Schema(error.into()))?),
+        };
+        Ok(Narrow { filter: self.filter.as_ref(), whole: whole.clone(), kept, project })
+    }
+}
+
+/// What is kept of single values.
+struct Narrow<'h> {
+    filter: Option<&'h Filter>,
+    whole: Arc<Schema>,
+    kept: Arc<Schema>,
+    project: Option<Resolver>,
+}
+
+impl Narrow<'_> {
+    /// What is kept of a datum of the dataset's schema; `None`: nothing.
+    fn value<'d>(&self, datum: Cow<'d, [u8]>) -> Result<Option<Cow<'d, [u8]>>, Error> {
+        let malformed = |error: crate::schema::Malformed| Error::Schema(error.into());
+        if let Some(filter) = self.filter
+            && !filter.holds(&self.whole, &datum).map_err(malformed)?
+        {
+            return Ok(None);
+        }
+        let Some(project) = &self.project else { return Ok(Some(datum)) };
+        let mut kept = Vec::with_capacity(datum.len());
+        project.resolve(&datum, &mut kept).map_err(malformed)?;
+        Ok(Some(Cow::Owned(kept)))
+    }
+}
+
+impl View {
+    /// What `hold` says is to be held of this version, which is whole. Blocking. Cost: a pass over all of it where
+    /// something is left out, which is written into a base of this process's own; a pass over the records that are held
+    /// for each index.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] if filter or fields do not fit the schema; [`Error::Corrupt`]; [`Error::Io`].
+    pub fn hold(self, hold: &Arc<Hold>, cache: &Cache) -> Result<View, Error> {
+        if hold.is_whole() && hold.indexes.is_empty() {
+            return Ok(self);
+        }
+        let inner = &self.0;
+        let (identity, reads, hold) = (inner.identity.clone(), inner.reads.clone(), hold.clone());
+        if hold.is_whole() {
+            return View::assemble(identity, inner.about.clone(), inner.layers(), reads, hold);
+        }
+        let narrow = hold.narrow(self.schema())?;
+        let life = self.about().life;
+        let written = self.write_base(life, &narrow.kept, cache, |found| {
+            Ok(match self.0.resolved(found)?.map(|datum| narrow.value(datum)).transpose()?.flatten() {
+                None => Kept::No,
+                Some(Cow::Borrowed(_)) if Arc::ptr_eq(found.schema, &narrow.kept) => Kept::AsItIs,
+                Some(value) => Kept::Value(value),
+            })
+        })?;
+        let about =
+            About { schema: narrow.kept, records: written.summary().counts.upserts, ..inner.about.clone() };
+        let base = written.into_base()?;
+        // Nothing of the whole is held on to, save what the cache keeps by itself.
+        let layers = Layers { base: Some(base), overlay: Overlay::default(), files: Vec::new() };
+        View::assemble(identity, about, layers, reads, hold)
+    }
+}
+
+impl Inner {
+    /// What is held of `delta`, which follows this version and makes the one that `about` speaks of; and `about` as it
+    /// is of what is held.
+    pub(super) fn narrowed(
+        &self,
+        delta: &DeltaFile,
+        about: &About,
+    ) -> Result<(Arc<DeltaFile>, About), Error> {
+        let narrow = self.hold.narrow(&about.schema)?;
+        let internal = |_| Error::Internal("a delta in memory cannot be written");
+        let resolve = match Arc::ptr_eq(delta.schema(), &narrow.whole)
+            || delta.schema().encodes_like(&narrow.whole)
+        {
+            true => None,
+            false => Some(
+                Resolver::new(delta.schema(), &narrow.whole).map_err(|error| Error::Schema(error.into()))?,
+            ),
+        };
+        let comparable = self.about.schema.encodes_like(&narrow.kept);
+        let mut records = self.about.records;
+        let mut header = delta.header().clone();
+        header.entry_schema = narrow.kept.entry_json().into();
+        header.counts = None;
+        let mut writer = Writer::new(Vec::new(), &header).map_err(internal)?;
+        let reader = Reader::parse(delta.plain()).map_err(internal)?;
+        for located in reader.entries(delta.schema()) {
+            let entry =
+                located.map_err(|_| Error::Internal("a delta that was checked cannot be read"))?.entry;
+            let value = match (entry.value, &resolve) {
+                (None, _) => None,
+                (Some(datum), None) => narrow.value(Cow::Borrowed(datum))?,
+                (Some(datum), Some(resolve)) => {
+                    let mut read = Vec::with_capacity(datum.len());
+                    resolve.resolve(datum, &mut read).map_err(|error| Error::Schema(error.into()))?;
+                    narrow.value(Cow::Owned(read))?
+                }
+            };
+            let held = match self.find(entry.key)? {
+                Some(found) => self.resolved(&found)?,
+                None => None,
+            };
+            match (held, &value) {
+                (None, None) => continue,
+                (Some(held), Some(value)) if comparable && held == *value => continue,
+                (None, Some(_)) => records += 1,
+                (Some(_), None) => records = records.saturating_sub(1),
+                (Some(_), Some(_)) => {}
+            }
+            writer.push(&Entry { value: value.as_deref(), ..entry }).map_err(internal)?;
+        }
+        let (_, plain) = writer.finish().map_err(internal)?;
+        let delta = DeltaFile::from_plain(plain, &self.identity, &narrow.kept)?;
+        Ok((Arc::new(delta), About { schema: narrow.kept, records, ..about.clone() }))
+    }
+
+    /// Facts about this very version, as they are of what is held of it.
+    pub(super) fn held_about(&self, about: About) -> Result<About, Error> {
+        if self.hold.is_whole() {
+            return Ok(about);
+        }
+        let own = about.schema.json() == self.about.schema.json();
+        let schema = if own { self.about.schema.clone() } else { self.hold.schema(&about.schema)? };
+        Ok(About { schema, records: self.about.records, ..about })
+    }
+}
