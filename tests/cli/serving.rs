@@ -38,6 +38,8 @@ pub(crate) fn configure(dir: &Path, name: &str, topic: &str, servers: &str, port
         [datasets."{name}"]
         source = {{ topics = ["{topic}"], format = "json" }}
         schema = "{schema}"
+        [datasets."{name}".consumer]
+        indexes = [["price"]]
         "#,
         data = data.display(),
         schema = dir.join("product.avsc").display(),
@@ -151,6 +153,14 @@ fn a_topic_is_served_over_http_and_to_commands_beside_it() {
     assert_eq!(page["records"].as_array().unwrap().len(), 4);
     assert_eq!(page["records"][3]["key"], "P/003");
     assert!(page["next"].is_string());
+    let both = get(port, &format!("{records}?key=P%2F003&key=P%2F999")).json();
+    let both = (&both["records"][0]["value"]["price"], &both["records"][1]["value"]);
+    assert_eq!(both, (&json!(3.0), &Value::Null));
+    let range = get(port, &format!("{records}?from=P%2F010&to=P%2F013")).json();
+    assert_eq!(range["records"].as_array().unwrap().len(), 3);
+    let dear = get(port, &format!("{records}?price=42")).json();
+    assert_eq!((&dear["records"][0]["key"], &dear["next"]), (&json!("P/042"), &Value::Null));
+    assert_eq!(get(port, &format!("{records}?price=dear")).status, 400);
     let health = get(port, "/health").json();
     assert_eq!((&health["status"], &health["datasets"][0]["writer"]), (&json!("healthy"), &json!("running")));
     let metrics = get(port, "/metrics").body;

@@ -20,6 +20,7 @@ mod restart;
 mod restore;
 mod sources;
 mod shifts;
+mod subsets;
 mod writes;
 
 use stillwell_tests::setting;

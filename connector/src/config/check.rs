@@ -64,7 +64,6 @@ const IDLE: &[(&[&str], &str)] = &[
         &["producer", "monitoring", "enable_detailed_metrics"],
         "metrics by partition and broker are always shown",
     ),
-    (&["consumer", "memory_limit"], "the reading side's memory has no bound yet"),
 ];
 
 /// Everything that is checked, with what was found.
@@ -245,6 +244,7 @@ impl<'a> Check<'a> {
             && let Some(reading) = self.read(name, dataset)
         {
             self.shed(name, dataset, &reading);
+            self.held(name, dataset, &reading);
             self.reading.insert(name.to_owned(), reading);
         }
     }
@@ -263,6 +263,20 @@ impl<'a> Check<'a> {
              could not be replayed. Take another strategy, or have them written in the dataset's schema"
         );
         self.wrong(&["datasets", name, "producer", "spill", "shed"], what);
+    }
+
+    /// Filter, fields and indexes ask for what the schema has.
+    fn held(&mut self, name: &str, dataset: &DatasetModel, reading: &Reading) {
+        let hold = dataset.consumer.hold();
+        for (key, misfit) in [
+            ("filter", hold.filter_misfit(&reading.schema)),
+            ("fields", hold.fields_misfit(&reading.schema)),
+            ("indexes", hold.index_misfit(&reading.schema)),
+        ] {
+            if let Some(what) = misfit {
+                self.wrong(&["datasets", name, "consumer", key], what);
+            }
+        }
     }
 
     /// What is allowed, and still cannot be meant.

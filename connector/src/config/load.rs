@@ -11,8 +11,8 @@ use super::derive;
 use super::layers::{Layer, Origin, Reader};
 use super::mistakes::{Mistakes, Place};
 use super::model::{
-    Dataset, DatasetModel, Fallback, Http, Kafka, Log, Model, Process, Producer, SECTIONS, SchemaRegistry,
-    Source, Storage, Values,
+    Dataset, DatasetModel, Fallback, Held, Http, Kafka, Log, Model, Process, Producer, SECTIONS,
+    SchemaRegistry, Source, Storage, Values,
 };
 use super::profile;
 use super::secret::Properties;
@@ -254,6 +254,7 @@ fn model(effective: &Effective, datasets: &BTreeMap<String, Place>) -> Model {
         own: effective.section::<Dataset>(&path(&["datasets", name])),
         source: effective.section::<Source>(&path(&["datasets", name, "source"])),
         producer: producer(&["datasets", name, "producer"]),
+        consumer: effective.section::<Held>(&path(&["datasets", name, "consumer"])),
     };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Model {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::values::{Keyed, Kind, Listen, Part, Secret, Size, Span};
 use Fallback::{Derived, Is, Required, Unset};
-use Kind::{Choice, Fraction, KeyRule, Level, Path, Share, Switch, Text, Texts, Whole};
+use Kind::{Choice, Filter, Fraction, Indexes, KeyRule, Level, Path, Share, Switch, Text, Texts, Whole};
 
 /// What holds where a key is not given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,7 +266,8 @@ section! {
         health_check_interval: Span = Kind::Span(100), Is("30s"), ["5s" _ _];
         /// Errors a minute beyond which it is unhealthy.
         max_errors_per_minute: u32 = Whole(0, 1_000_000), Is("10");
-        /// Memory for what is not mapped from the cache: overlays, merges, fetches. Does nothing in this release.
+        /// Memory of each dataset for what is not mapped from the cache. Changes since the base are merged into it before
+        /// they take a quarter; the merge itself takes 16 bytes a record while it runs.
         memory_limit: Size = Kind::Size(1_000_000), Is("512MB"), [_ "2GB" "64MB"];
         /// Time to end in after SIGTERM or SIGINT; what is unfinished then is aborted, and said.
         graceful_shutdown_timeout: Span = Kind::Span(1), Is("30s"), [_ "1m" _];
@@ -311,6 +312,18 @@ section! {
     }
 }
 
+section! {
+    /// What this process holds of the dataset where it reads it, and how it is found besides by key.
+    Held at "datasets.*.consumer" {
+        /// Only records for which this holds. Unset: all.
+        filter: Option<String> = Filter, Unset;
+        /// Only these fields of the outermost record. Unset: all.
+        fields: Option<Vec<String>> = Texts, Unset;
+        /// Fields, or several together, by whose values records are looked up.
+        indexes: Option<Vec<Vec<String>>> = Indexes, Unset;
+    }
+}
+
 /// Every section, in the order of the documentation.
 pub const SECTIONS: &[Section] = &[
     Process::SECTION,
@@ -328,6 +341,7 @@ pub const SECTIONS: &[Section] = &[
     Consumer::SECTION,
     Dataset::SECTION,
     Source::SECTION,
+    Held::SECTION,
 ];
 
 /// Flags for experimental optimisations: name and meaning. Off by default; this release has none.
@@ -363,6 +377,8 @@ pub struct DatasetModel {
     pub source: Source,
     /// `[producer]` with this dataset's overrides.
     pub producer: Producer,
+    /// `consumer`
+    pub consumer: Held,
 }
 
 /// The effective values. Not `Debug`: there are secrets in it, see [`super::Config`].

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use super::Config;
 use super::mistakes::Place;
-use super::model::{DatasetModel, Producer};
+use super::model::{DatasetModel, Held, Producer};
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
+use crate::codec::Filter;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::{Form, Level};
 use crate::version::Shard;
+use crate::view::Hold;
 use crate::{Error, ErrorKind, Result};
 use crate::{consumer, kafka, producer};
 
@@ -168,6 +170,7 @@ impl Config {
             look_every: consumer::options::DEFAULT_LOOK_EVERY,
             max_errors_per_minute: consumer.max_errors_per_minute,
             freshness_slo: dataset.own.freshness_slo.map(|slo| slo.0),
+            hold: Arc::new(dataset.consumer.hold()),
             memory_limit: consumer.memory_limit.0,
             ready_when_any: http.ready_when == "any",
             serve_stale: http.serve_stale,
@@ -199,6 +202,14 @@ impl Config {
     pub fn log(&self) -> (Form, Level) {
         let log = &self.model().log;
         (log.format.parse().unwrap_or_default(), log.level.parse().unwrap_or_default())
+    }
+}
+
+impl Held {
+    /// As the reading side has it. A filter was read when it was checked.
+    pub fn hold(&self) -> Hold {
+        let filter = self.filter.as_deref().and_then(|filter| Filter::parse(filter).ok());
+        Hold::new(filter, self.fields.clone(), self.indexes.clone().unwrap_or_default())
     }
 }
 

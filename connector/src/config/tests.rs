@@ -140,8 +140,7 @@ shards = 1
     let config = given.right();
     assert_eq!(config.model().http.admin_token.as_ref().unwrap().expose(), "s3cret");
     let idle: Vec<&str> = config.warnings().list().iter().map(|warning| warning.key.as_str()).collect();
-    let expected =
-        ["schema_registry.url", "keep_snapshots", "clean_grace", "detailed_metrics", "memory_limit"];
+    let expected = ["schema_registry.url", "keep_snapshots", "clean_grace", "detailed_metrics"];
     assert_eq!(idle.len(), expected.len(), "what does nothing is said, and nothing else: {idle:?}");
     assert!(expected.iter().all(|key| idle.iter().any(|said| said.ends_with(key))), "{idle:?}");
 
@@ -421,6 +420,38 @@ fn schemas_keys_and_topics_must_fit() {
         "stillwell.toml:9: datasets.prices.dead_letters: \"prices.control\" is the control topic of dataset prices: \
          choose another",
     ]);
+}
+
+#[test]
+fn what_is_held_has_to_fit_the_schema() {
+    let held = |text: &str| format!("{LEAST}[datasets.products.consumer]\n{text}");
+    let config =
+        case(&held("filter = \"price < 5 or id = 'a'\"\nfields = [\"id\"]\nindexes = [[\"id\"]]\n")).right();
+    let shared = Shared::system(&config, crate::telemetry::Metrics::new()).unwrap();
+    assert!(!config.consumer("products", &shared).unwrap().hold.is_whole());
+    let whole = case(LEAST).right();
+    assert!(whole.consumer("products", &shared).unwrap().hold.is_whole());
+    let from_env =
+        case(LEAST).env("STILLWELL_DATASETS__PRODUCTS__CONSUMER__INDEXES", "id; id, price").right();
+    let indexes = from_env.model().datasets["products"].consumer.indexes.clone().unwrap();
+    assert_eq!(indexes, [vec!["id"], vec!["id", "price"]]);
+    case(&held("filter = \"price <\"\n")).says(&[
+        "stillwell.toml:8: datasets.products.consumer.filter: the filter cannot be read at its end: expected text in \
+         quotes, a number, true or false",
+    ]);
+    case(&held("indexes = [\"id\"]\n")).says(&[
+        "stillwell.toml:8: datasets.products.consumer.indexes: a list cannot stand here: write a list of lists of \
+         fields, as in [[\"category\"], [\"brand\", \"size\"]]",
+    ]);
+    case(&held("filter = \"cost = 1\"\nfields = [\"cost\"]\nindexes = [[\"price\", \"cost\"]]\n")).says(&[
+        "stillwell.toml:8: datasets.products.consumer.filter: the filter does not fit the schema: there is no field cost",
+        "stillwell.toml:9: datasets.products.consumer.fields: the schema cannot be a dataset's: it has no field \"cost\"; \
+         it has: id, price",
+        "stillwell.toml:10: datasets.products.consumer.indexes: the schema has no field cost",
+    ]);
+    // An index needs what is kept.
+    case(&held("fields = [\"id\"]\nindexes = [[\"price\"]]\n"))
+        .says(&["stillwell.toml:9: datasets.products.consumer.indexes: the schema has no field price"]);
 }
 
 #[test]

@@ -39,6 +39,10 @@ pub enum Kind {
     Listen,
     /// `"kafka"`, or a list of field names.
     KeyRule,
+    /// Comparisons of fields.
+    Filter,
+    /// A list of lists of field names.
+    Indexes,
     /// A log level, or directives.
     Level,
     /// A value of a librdkafka property: text, a number, true or false.
@@ -155,6 +159,23 @@ impl Kind {
                 }
                 _ => texts(raw).ok_or_else(found).map(Value::from),
             },
+            Kind::Filter => match raw.text() {
+                Some(text) => match crate::codec::Filter::parse(text) {
+                    Ok(_) => Ok(text.into()),
+                    Err(error) => Err(error.to_string()),
+                },
+                None => Err(found()),
+            },
+            Kind::Indexes => {
+                let each: Option<Vec<Vec<String>>> = match raw {
+                    Raw::List(indexes) => indexes.iter().map(texts).collect(),
+                    Raw::Loose(text) => {
+                        text.split(';').map(|index| texts(&Raw::Loose(index.to_owned()))).collect()
+                    }
+                    _ => None,
+                };
+                each.ok_or_else(found).map(Value::from)
+            }
             Kind::Level => match raw.text().map(str::trim) {
                 Some(text) => text.parse::<crate::telemetry::log::Level>().map(|_| text.into()),
                 None => Err(found()),
@@ -186,6 +207,12 @@ impl Kind {
             Kind::Folder => "write a folder, as in \"/var/lib/stillwell\"".to_owned(),
             Kind::Listen => "write an address and a port, as in \"127.0.0.1:8080\", or \"off\"".to_owned(),
             Kind::KeyRule => "write \"kafka\", or a list of fields of the value, as in [\"id\"]".to_owned(),
+            Kind::Filter => {
+                "write comparisons of fields, as in \"category = 'shoes' and price < 100\"".to_owned()
+            }
+            Kind::Indexes => {
+                "write a list of lists of fields, as in [[\"category\"], [\"brand\", \"size\"]]".to_owned()
+            }
             Kind::Level => "write a level, as in \"info\"".to_owned(),
             Kind::Property => "write text, a number, true or false".to_owned(),
         }
@@ -208,6 +235,8 @@ impl Kind {
             Kind::Folder => "path".to_owned(),
             Kind::Listen => "address:port, off".to_owned(),
             Kind::KeyRule => "kafka, or list of fields".to_owned(),
+            Kind::Filter => "[filter](#subsets-and-indexes)".to_owned(),
+            Kind::Indexes => "list of lists of fields".to_owned(),
             Kind::Level => "log level".to_owned(),
             Kind::Property => "text, number, true, false".to_owned(),
         }

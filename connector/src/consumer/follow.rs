@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
+use super::earlier::Earlier;
 use super::tail::Seen;
 use crate::format::announcement::{Announcement, Message, SourcePosition};
 use crate::record::{Position, TopicId};
@@ -33,8 +34,6 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait before a damaged file is fetched again.
 const LONGEST_MEND: Duration = Duration::from_secs(60);
-/// Entries below which an overlay is never merged.
-const MERGE_FROM: u64 = 10_000;
 
 /// Why a version could not be made readable.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +120,7 @@ pub struct Follower {
     past: Past,
     /// The snapshot that was gone when the newest view was made, and what was.
     restored: Option<(Version, String)>,
+    earlier: Earlier,
     /// When a damaged file is fetched again, after attempts that failed.
     mend_at: Option<tokio::time::Instant>,
     mend_backoff: Backoff,
@@ -134,8 +134,10 @@ impl Follower {
         cache: Cache,
         slot: Slot,
         readable: watch::Sender<Readable>,
+        earlier: Earlier,
     ) -> Follower {
-        let fetcher = Fetcher::new(options.store.clone(), cache.clone());
+        let fetcher = Fetcher::new(options.store.clone(), cache.clone()).holding(options.hold.clone());
+        let fetcher = fetcher.telling(options.clock.clone());
         let past = Past::new(options.kafka.clone(), &options.announcements, options.clock.clone());
         let mend_backoff = Backoff::new(LOOK_EVERY, options.max_backoff.max(LONGEST_MEND));
         let metrics = &options.metrics;
@@ -155,6 +157,7 @@ impl Follower {
             last: None,
             past,
             restored: None,
+            earlier,
         }
     }
 
@@ -404,11 +407,17 @@ impl Follower {
 
     fn publish(&mut self, view: View, announcement: &Announcement, stale: bool) {
         let version = view.version();
-        if self.merges.is_empty() && wants_merge(&view) {
+        if self.merges.is_empty() && view.wants_merge(self.options.memory_limit) {
             let (view, cache, life) = (view.clone(), self.cache.clone(), announcement.life);
-            self.merges.spawn_blocking(move || view.merge_snapshot(life, &cache)?.into_base());
+            self.merges.spawn_blocking(move || {
+                let base = view.merge_snapshot(life, &cache)?.into_base()?;
+                // Makes the base's indexes, which the newest view then finds made.
+                view.rebase(base.clone())?;
+                Ok(base)
+            });
         }
         self.show_memory(&view);
+        self.earlier.note(&view, announcement);
         self.slot.store(Some(Arc::new(view)));
         let snapshot = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
         self.restored.take_if(|(gone, _)| *gone != snapshot);
@@ -429,6 +438,7 @@ impl Follower {
         let overlay = view.overlay();
         bytes.with(&["overlay"]).set(overlay.memory_bytes as i64);
         bytes.with(&["deltas"]).set(overlay.plain_bytes as i64);
+        bytes.with(&["indexes"]).set(view.index_bytes() as i64);
         bytes.with(&["base"]).set(view.base().map_or(0, |base| base.bytes()) as i64);
     }
 
@@ -504,14 +514,6 @@ impl Follower {
             }
         }
     }
-}
-
-/// Whether the overlay is large enough that merging it into a base of its own pays: a quarter of the base, as for the
-/// writer's snapshots, yet not for a handful of entries.
-fn wants_merge(view: &View) -> bool {
-    let overlay = view.overlay();
-    let base = view.base().map_or(0, |base| base.bytes());
-    overlay.entries >= MERGE_FROM && overlay.plain_bytes.saturating_mul(4) >= base
 }
 
 /// Whether what is held is just what is announced, and known to be.

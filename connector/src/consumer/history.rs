@@ -267,7 +267,7 @@ pub async fn open(options: &Options, found: &Found, stale: bool) -> Result<View>
     };
     let about = About { stale, ..About::announced(announcement, Arc::new(schema)) };
     let inline = announcement.inline.clone().map(|inline| (announcement.version, inline));
-    let fetcher = Fetcher::new(options.store.clone(), cache);
+    let fetcher = Fetcher::new(options.store.clone(), cache).telling(options.clock.clone());
     let view = match fetcher.open(&identity, &announcement.chain(), inline, about.clone()).await {
         Err(error) if error.is_gone() => {
             tracing::warn!(version = %announcement.version, %error, "a blob is gone; looking for older ones");

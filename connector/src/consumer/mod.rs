@@ -21,6 +21,7 @@ pub mod tail;
 pub mod follow;
 pub mod reader;
 pub mod history;
+pub mod earlier;
 
 pub use builder::ConsumerBuilder;
 pub use options::Options;
@@ -29,8 +30,9 @@ pub use reader::Reader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::TopicId;
 use crate::schema::Schema;
-use crate::version::Shard;
-use crate::view::{Cache, Identity, View};
+use crate::version::{Shard, Version};
+use crate::view::{Cache, Fetcher, Identity, View};
+use earlier::Earlier;
 use follow::{Follower, Readable, Slot};
 use tail::{Tail, TailStatus};
 
@@ -78,14 +80,17 @@ impl Consumer {
         let tail = Tail::new(options.clone(), Shard(0), seen, tail_in);
         let stop_tail = stop.clone();
         tasks.spawn_blocking(move || tail.run(&stop_tail));
-        let follower = Follower::new(options.clone(), Shard(0), cache, slot.clone(), readable_in);
+        let fetcher = Fetcher::new(options.store.clone(), cache.clone()).holding(options.hold.clone());
+        let earlier = Earlier::new(fetcher, options.clock.clone());
+        let follower =
+            Follower::new(options.clone(), Shard(0), cache, slot.clone(), readable_in, earlier.clone());
         let stop_follower = stop.clone();
         tasks.spawn(async move {
             // A fetch that hangs must not hold up a shutdown.
             let token = stop_follower.clone();
             token.run_until_cancelled(follower.run(seen_in, stop_follower)).await;
         });
-        Ok(Consumer { reader: Reader::new(&options, slot, readable, tail_status), tasks, stop })
+        Ok(Consumer { reader: Reader::new(&options, slot, readable, tail_status, earlier), tasks, stop })
     }
 
     /// What reads the dataset, for others to hold.
@@ -111,6 +116,14 @@ impl Consumer {
     /// one is readable, version 0, which is empty.
     pub fn view(&self) -> View {
         self.reader.view()
+    }
+
+    /// The view of a version: the newest, or one before it back to the newest snapshot, opened out of the cache.
+    ///
+    /// # Errors
+    /// As [`Reader::at`].
+    pub async fn at(&self, version: Version) -> Result<View> {
+        self.reader.at(version).await
     }
 
     /// Follows what is readable.

@@ -8,6 +8,7 @@ use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
 use crate::kafka;
 use crate::telemetry::ConsumerMetrics;
+use crate::view::Hold;
 
 /// Blob files of versions that nobody holds any more are evicted beyond this.
 pub const DEFAULT_CACHE_BYTES: u64 = 10 << 30;
@@ -43,6 +44,8 @@ pub struct Options {
     pub max_errors_per_minute: u32,
     /// From source timestamp to readable: what is worse is said by health.
     pub freshness_slo: Option<Duration>,
+    /// What is held of the dataset, and by what it is found.
+    pub hold: Arc<Hold>,
     /// Bytes of memory and cache.
     pub memory_limit: u64,
     /// `start` returns on the first version (`false`: on the first caught-up one).

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwapOption, Guard};
 use tokio::sync::watch;
 
+use super::earlier::Earlier;
 use super::follow::{Readable, Slot};
 use super::tail::TailStatus;
 use super::{Options, Status, nothing};
@@ -28,6 +29,8 @@ struct Inner {
     tail: watch::Receiver<TailStatus>,
     ready_when_any: bool,
     serve_stale: bool,
+    /// `None`: the view stands still.
+    earlier: Option<Earlier>,
 }
 
 impl Reader {
@@ -36,6 +39,7 @@ impl Reader {
         slot: Slot,
         readable: watch::Receiver<Readable>,
         tail: watch::Receiver<TailStatus>,
+        earlier: Earlier,
     ) -> Reader {
         Reader(Arc::new(Inner {
             dataset: options.dataset.clone(),
@@ -45,6 +49,7 @@ impl Reader {
             tail,
             ready_when_any: options.ready_when_any,
             serve_stale: options.serve_stale,
+            earlier: Some(earlier),
         }))
     }
 
@@ -68,6 +73,7 @@ impl Reader {
             tail: watch::channel(tail).1,
             ready_when_any: false,
             serve_stale: false,
+            earlier: None,
         }))
     }
 
@@ -86,6 +92,39 @@ impl Reader {
     /// one is readable, version 0, which is empty.
     pub fn view(&self) -> View {
         self.load().as_deref().cloned().unwrap_or_else(|| self.0.empty.clone())
+    }
+
+    /// The view of a version: the newest, or one before it back to the newest snapshot, which is opened out of the cache
+    /// (a pass over its deltas; a few stay open for a minute). One that a caller holds already is found by nobody else.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] with the versions that can be had; what opening it says.
+    pub async fn at(&self, version: Version) -> Result<View> {
+        let newest = self.view();
+        if newest.version() == version && version > Version(0) {
+            return Ok(newest);
+        }
+        let earlier = match &self.0.earlier {
+            Some(earlier) => earlier.at(version).await.map_err(Error::from)?,
+            None => None,
+        };
+        earlier.ok_or_else(|| self.not_held(version, newest.version()))
+    }
+
+    #[cold]
+    fn not_held(&self, version: Version, newest: Version) -> Error {
+        let announced = self.0.readable.borrow().announced;
+        let oldest = self.0.earlier.as_ref().map_or(newest, Earlier::oldest);
+        let why = match version {
+            Version(0) => "versions count from 1".to_owned(),
+            version if version < oldest => format!("{oldest} is the oldest that is"),
+            version if version < newest => "it has just been replaced".to_owned(),
+            version if version <= announced => "it is announced, and not readable here yet".to_owned(),
+            _ => format!("the newest announced is {announced}"),
+        };
+        let dataset = &self.0.dataset;
+        let what = format!("version {version} of dataset {dataset} is not held here, {newest} is: {why}");
+        Error::new(ErrorKind::Rejected, what)
     }
 
     /// Follows what is readable.

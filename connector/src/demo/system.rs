@@ -177,6 +177,7 @@ impl System {
             look_every: crate::consumer::options::DEFAULT_LOOK_EVERY,
             max_errors_per_minute: 10,
             freshness_slo: None,
+            hold: std::sync::Arc::default(),
             memory_limit: 512 << 20,
             ready_when_any: false,
             serve_stale: false,

@@ -87,6 +87,7 @@ fn without_kafka_a_consumer_starts_waits_and_stops() {
         look_every: crate::consumer::options::DEFAULT_LOOK_EVERY,
         max_errors_per_minute: 10,
         freshness_slo: None,
+        hold: std::sync::Arc::default(),
         memory_limit: 1 << 20,
         ready_when_any: false,
         serve_stale: false,

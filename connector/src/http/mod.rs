@@ -1,12 +1,13 @@
 //! The datasets over HTTP: health, metrics, and records of the version that is readable.
 //!
 //! ```text
-//!  accept (serve.rs) --> route --> records.rs  one record, or a page of them, out of the view of the moment
+//!  accept (serve.rs) --> route --> records.rs  one record, some, or a page of them, out of the view of the moment
 //!     |                       |--> writes.rs   a record put or deleted, for who has the token (token.rs)
 //!     |                       |--> pacing.rs   how fast a dataset is written, shown and changed; with the token too
 //!     |                       |--> datasets.rs what there is
 //!     |                       |--> vitals.rs   /health /ready /live /metrics
 //!     |                       '--> problem.rs  anything else, as application/problem+json
+//!     |                        '--> squeeze.rs   large answers compressed, for who takes that
 //!     '-- at the stop: no new connections, answers under way are finished
 //! ```
 //!
@@ -34,6 +35,7 @@ mod pacing;
 mod query;
 mod records;
 mod serve;
+mod squeeze;
 mod token;
 mod vitals;
 mod writes;
@@ -44,14 +46,15 @@ use problem::Problem;
 use token::Token;
 
 /// The routes, as a request to an unknown one is told.
-const ROUTES: [&str; 8] = [
+const ROUTES: [&str; 9] = [
     "/health",
     "/ready",
     "/live",
     "/metrics",
     "/v1/datasets",
     "/v1/datasets/{name}",
-    "/v1/datasets/{name}/records?prefix=&limit=&next=&version=",
+    "/v1/datasets/{name}/records?prefix=&from=&to=&limit=&next=&version=",
+    "/v1/datasets/{name}/records?key=&key=&version=",
     "/v1/datasets/{name}/records/{key}?version=",
 ];
 
@@ -110,7 +113,7 @@ impl App {
             .route("/v1/datasets/{name}/records/{*key}", record())
             // The empty key, which the pattern above does not match.
             .route("/v1/datasets/{name}/records/", record())
-            .route("/v1/datasets/{name}/records", get(records::page))
+            .route("/v1/datasets/{name}/records", get(records::several))
             .route("/v1/datasets/{name}", get(datasets::one))
             .route("/v1/datasets", get(datasets::all))
             .route("/health", get(vitals::health))
@@ -120,6 +123,8 @@ impl App {
             .fallback(no_such_route)
             .method_not_allowed_fallback(method_not_allowed)
             .with_state(self.clone())
+            .layer(squeeze::layer())
+            .layer(axum::middleware::map_response(squeeze::weaken))
     }
 }
 

@@ -61,16 +61,37 @@ pub(super) struct Query<'a, const N: usize> {
     values: [Option<Cow<'a, [u8]>>; N],
 }
 
+/// Names and values, in the order in which they stand.
+pub(super) type Listed<'a> = Vec<(&'a str, Cow<'a, [u8]>)>;
+
 impl<'a, const N: usize> Query<'a, N> {
     /// Reads `query`, which may have the parameters `known`.
     ///
     /// # Errors
     /// An unknown parameter, one that stands twice, a bad encoding.
     pub(super) fn read(query: Option<&'a str>, known: [&'static str; N]) -> Result<Query<'a, N>, Problem> {
+        Query::with_list(query, known, |_| false).map(|(query, _)| query)
+    }
+
+    /// As [`Query::read`]; parameters for which `list` is true, and which may stand any number of times, come apart, in
+    /// their order.
+    ///
+    /// # Errors
+    /// As [`Query::read`].
+    pub(super) fn with_list(
+        query: Option<&'a str>,
+        known: [&'static str; N],
+        list: impl Fn(&str) -> bool,
+    ) -> Result<(Query<'a, N>, Listed<'a>), Problem> {
+        let mut listed = Vec::new();
         let mut values = [const { None }; N];
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let at = known.iter().position(|known| *known == name);
+            if at.is_none() && list(name) {
+                listed.push((name, decode_value(value)?));
+                continue;
+            }
             let Some(slot) = at.and_then(|at| values.get_mut(at)) else {
                 let known = known.join(", ");
                 return Err(Problem::rejected(format!(
@@ -81,7 +102,7 @@ impl<'a, const N: usize> Query<'a, N> {
                 return Err(Problem::rejected(format!("the parameter {name} stands twice")));
             }
         }
-        Ok(Query { known, values })
+        Ok((Query { known, values }, listed))
     }
 
     /// The value of a parameter, which must be one of the known.
@@ -126,6 +147,20 @@ mod tests {
         for bad in ["%", "%2", "%zz", "a%2", "%+1", "%é"] {
             assert_eq!(decode_path(bad).unwrap_err().status(), 400, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_list_has_its_values_in_their_order() {
+        let is_key = |name: &str| name == "key" || name == "limit";
+        let (query, keys) =
+            Query::with_list(Some("key=b&limit=2&key=a%2Fb&key="), ["limit"], is_key).unwrap();
+        let keys: Vec<_> = keys.iter().map(|(name, value)| (*name, &**value)).collect();
+        assert_eq!(query.number("limit").unwrap(), Some(2), "what is known is not of the list");
+        assert_eq!(keys, [("key", &b"b"[..]), ("key", b"a/b"), ("key", b"")]);
+        let error = Query::with_list(Some("keys=b"), ["limit"], is_key).unwrap_err();
+        assert_eq!(error.status(), 400);
+        assert!(Query::with_list(Some("key=%x"), ["limit"], is_key).is_err());
+        assert!(Query::read(Some("=b"), ["limit"]).is_err());
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! Records of the readable version: one by its key, or a page of them by a prefix of their keys.
+//! Records of a version: one by its key, several by theirs, or a page of them in key order.
 //!
-//! Both answer with the version as `ETag`, so that who asks again with `If-None-Match` is told in a few bytes that
-//! nothing has changed. Both take `?version=`, which is answered only by that version: a client that reads several
-//! records at one version either gets them all from it or learns that it is no longer held.
+//! All answer with the version as `ETag`, so that who asks again with `If-None-Match` is told in a few bytes that nothing
+//! has changed. All take `?version=`, which is answered only by that version: a client that reads several records at one
+//! version either gets them all from it or learns that it cannot be had here.
 
 use std::fmt::Write as _;
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -27,6 +27,8 @@ use crate::view::{Value, View};
 pub(super) const DEFAULT_LIMIT: u64 = 100;
 /// Most records that a request may ask for in one page.
 pub(super) const MAX_LIMIT: u64 = 10_000;
+/// Most keys that a request may ask for.
+pub(super) const MAX_KEYS: usize = 1_000;
 /// A page ends before its records are more, whatever the limit: it is made in memory.
 const MAX_PAGE_BYTES: usize = 8 << 20;
 
@@ -35,24 +37,36 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const STALE: HeaderName = HeaderName::from_static("stillwell-stale");
 
 /// `GET /v1/datasets/{name}/records/{key}`. The key is what stands in the path, percent-decoded, slashes included.
-pub(super) async fn one(State(app): State<App>, request: Request) -> Response {
-    read_one(&app, &request).unwrap_or_else(Problem::into_response)
+pub(super) async fn one(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Response {
+    match read_one(&app, &uri, &headers).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    }
 }
 
-fn read_one(app: &App, request: &Request) -> Result<Response, Problem> {
-    let (name, key) = parts(request.uri().path());
+async fn read_one(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<Response, Problem> {
+    let (name, key) = parts(uri.path());
     let key = decode_path(key)?;
-    let query = Query::read(request.uri().query(), ["version"])?;
+    let query = Query::read(uri.query(), ["version"])?;
     let reader = reader(dataset(app, name)?)?;
+    if let Some(version) = query.number("version")?.map(Version) {
+        let view = at(reader, version).await?;
+        return answer(&view, reader, &key, headers);
+    }
+    // Borrowed from its slot: no count that other requests share is touched.
     let slot = reader.load();
-    let view = readable(reader, slot.as_deref(), query.number("version")?)?;
-    let Some(value) = view.get(&key)? else {
+    let view = slot.as_deref().ok_or_else(|| not_readable(reader))?;
+    answer(view, reader, &key, headers)
+}
+
+fn answer(view: &View, reader: &Reader, key: &[u8], headers: &HeaderMap) -> Result<Response, Problem> {
+    let Some(value) = view.get(key)? else {
         let (version, dataset) = (view.version(), reader.dataset());
         let detail = format!("dataset {dataset} has no record with this key in version {version}");
         return Err(Problem::not_found(detail).with("version", version));
     };
     let head = Head::of(view);
-    if head.is_known_to(request.headers()) {
+    if head.is_known_to(headers) {
         return Ok(head.not_modified());
     }
     let mut body = String::with_capacity(2 * value.bytes().len() + 32);
@@ -60,9 +74,10 @@ fn read_one(app: &App, request: &Request) -> Result<Response, Problem> {
     Ok(head.with(body))
 }
 
-/// `GET /v1/datasets/{name}/records?prefix=&limit=&next=&version=`: in the order of the keys' bytes.
-pub(super) async fn page(State(app): State<App>, request: Request) -> Response {
-    let asked = match Page::read(&app, &request) {
+/// `GET /v1/datasets/{name}/records`: by `prefix=`, `from=` and `to=` a page of them in the order of the keys' bytes; by
+/// `key=`, as often as there are keys, just those, in that order; by the fields of an index the records that have them.
+pub(super) async fn several(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Response {
+    let asked = match Asked::read(&app, &uri, &headers).await {
         Ok(Ok(asked)) => asked,
         Ok(Err(not_modified)) => return not_modified,
         Err(problem) => return problem.into_response(),
@@ -74,36 +89,76 @@ pub(super) async fn page(State(app): State<App>, request: Request) -> Response {
     }
 }
 
-struct Page {
+struct Asked {
     view: View,
     head: Head,
     dataset: String,
-    prefix: Vec<u8>,
-    from: Vec<u8>,
-    limit: u64,
+    which: Which,
 }
 
-impl Page {
+enum Which {
+    Keys(Vec<Vec<u8>>),
+    Page(Page),
+}
+
+struct Page {
+    prefix: Vec<u8>,
+    from: Vec<u8>,
+    /// Before this key; `None`: to the end.
+    to: Option<Vec<u8>>,
+    limit: u64,
+    /// Fields of an index and what they have to be; none: all records.
+    by: Vec<(String, Vec<u8>)>,
+}
+
+impl Asked {
     /// What is asked for, or the answer that the asker has it.
-    fn read(app: &App, request: &Request) -> Result<Result<Page, Response>, Problem> {
-        let (name, _) = parts(request.uri().path());
-        let query = Query::read(request.uri().query(), ["prefix", "limit", "next", "version"])?;
-        let limit = query.number("limit")?.unwrap_or(DEFAULT_LIMIT);
-        if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(Problem::rejected(format!("limit = {limit} is not from 1 to {MAX_LIMIT}")));
-        }
-        let from = URL_SAFE_NO_PAD.decode(query.bytes("next").unwrap_or_default()).map_err(|_| {
-            Problem::rejected("next is not what a page gave as its next; leave it out for the first page")
-        })?;
-        let prefix = query.bytes("prefix").unwrap_or_default().to_vec();
+    async fn read(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<Result<Asked, Response>, Problem> {
+        let (name, _) = parts(uri.path());
         let reader = reader(dataset(app, name)?)?;
-        let slot = reader.load();
-        let view = readable(reader, slot.as_deref(), query.number("version")?)?;
-        let head = Head::of(view);
-        if head.is_known_to(request.headers()) {
+        let known = ["prefix", "from", "to", "limit", "next", "version"];
+        let newest = reader.load();
+        let indexed = |name: &str| {
+            let fields = newest.as_deref().into_iter().flat_map(View::indexes).flatten();
+            name == "key" || fields.into_iter().any(|field| field == name)
+        };
+        let (query, listed) = Query::with_list(uri.query(), known, indexed)?;
+        let given = |name: &&&str| query.bytes(name).is_some();
+        let together =
+            |one: &str, other: &str| Err(Problem::rejected(format!("{one} and {other} do not go together")));
+        let keys = listed.iter().filter(|(name, _)| *name == "key").count();
+        let by = listed.iter().find(|(name, _)| *name != "key").map(|(name, _)| *name);
+        let which = if keys > 0 {
+            if let Some(other) = known.iter().filter(|other| **other != "version").find(given).copied().or(by)
+            {
+                return together("key", other);
+            }
+            if keys > MAX_KEYS {
+                return Err(Problem::rejected(format!(
+                    "{keys} keys are more than {MAX_KEYS}, the most at a time"
+                )));
+            }
+            Which::Keys(listed.into_iter().map(|(_, key)| key.into_owned()).collect())
+        } else {
+            if let (Some(by), Some(other)) = (by, ["prefix", "from", "to"].iter().find(given)) {
+                return together(by, other);
+            }
+            let by = listed.into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect();
+            Which::Page(Page::read(&query, by)?)
+        };
+        let version = query.number("version")?.map(Version);
+        let view = newest.as_deref().cloned();
+        // Not held while something is waited for.
+        drop(newest);
+        let view = match version {
+            Some(version) => at(reader, version).await?,
+            None => view.ok_or_else(|| not_readable(reader))?,
+        };
+        let head = Head::of(&view);
+        if head.is_known_to(headers) {
             return Ok(Err(head.not_modified()));
         }
-        Ok(Ok(Page { view: view.clone(), head, dataset: reader.dataset().to_owned(), prefix, from, limit }))
+        Ok(Ok(Asked { view, head, dataset: reader.dataset().to_owned(), which }))
     }
 
     fn make(self) -> Result<Response, Problem> {
@@ -112,17 +167,84 @@ impl Page {
         let version = self.view.version();
         // Writing to a String cannot fail.
         let _ = write!(body, "{{\"dataset\":{dataset},\"version\":{version},\"records\":[");
+        match self.which {
+            Which::Keys(keys) => put_keys(&self.view, &keys, &mut body)?,
+            Which::Page(page) => page.put(&self.view, &mut body)?,
+        }
+        Ok(self.head.with(body))
+    }
+}
+
+fn put_keys(view: &View, keys: &[Vec<u8>], body: &mut String) -> Result<(), Problem> {
+    for (count, (key, value)) in keys.iter().zip(view.get_many(keys)?).enumerate() {
+        if body.len() > MAX_PAGE_BYTES {
+            return Err(Problem::rejected(format!(
+                "the first {count} of these records have {MAX_PAGE_BYTES} bytes, the most at a time: ask for fewer"
+            )));
+        }
+        open_record(key, count == 0, body);
+        match value {
+            Some(value) => put_value(&value, body)?,
+            None => body.push_str("null"),
+        }
+        body.push('}');
+    }
+    body.push_str("]}");
+    Ok(())
+}
+
+fn open_record(key: &[u8], first: bool, body: &mut String) {
+    body.push_str(if first { "{\"key\":" } else { ",{\"key\":" });
+    text::key_to_json(key, body);
+    body.push_str(",\"value\":");
+}
+
+impl Page {
+    fn read<const N: usize>(query: &Query<'_, N>, by: Vec<(String, Vec<u8>)>) -> Result<Page, Problem> {
+        let limit = query.number("limit")?.unwrap_or(DEFAULT_LIMIT);
+        if !(1..=MAX_LIMIT).contains(&limit) {
+            return Err(Problem::rejected(format!("limit = {limit} is not from 1 to {MAX_LIMIT}")));
+        }
+        let next = URL_SAFE_NO_PAD.decode(query.bytes("next").unwrap_or_default()).map_err(|_| {
+            Problem::rejected("next is not what a page gave as its next; leave it out for the first page")
+        })?;
+        let own = |name| query.bytes(name).unwrap_or_default().to_vec();
+        // Of both, whichever begins later; a page's next lies behind where the first one began.
+        let from = own("from").max(next);
+        Ok(Page { prefix: own("prefix"), from, to: query.bytes("to").map(<[u8]>::to_vec), limit, by })
+    }
+
+    fn put(&self, view: &View, body: &mut String) -> Result<(), Problem> {
+        if self.by.is_empty() {
+            return self.put_all(view.prefix_from(&self.prefix, &self.from), body);
+        }
+        let mut terms = Vec::with_capacity(self.by.len());
+        for (at, (field, text)) in self.by.iter().enumerate() {
+            if self.by.iter().take(at).any(|(before, _)| before == field) {
+                return Err(Problem::rejected(format!("the parameter {field} stands twice")));
+            }
+            terms.push((field.as_str(), view.term(field, text)?));
+        }
+        self.put_all(view.by_all_from(&terms, &self.from)?, body)
+    }
+
+    fn put_all<'v>(
+        &self,
+        records: impl Iterator<Item = crate::Result<Value<'v>>>,
+        body: &mut String,
+    ) -> Result<(), Problem> {
         let mut next = None;
-        for (count, value) in (0u64..).zip(self.view.prefix_from(&self.prefix, &self.from)) {
+        for (count, value) in (0u64..).zip(records) {
             let value = value?;
+            if self.to.as_deref().is_some_and(|to| value.key() >= to) {
+                break;
+            }
             if count == self.limit || body.len() > MAX_PAGE_BYTES {
                 next = Some(URL_SAFE_NO_PAD.encode(value.key()));
                 break;
             }
-            body.push_str(if count == 0 { "{\"key\":" } else { ",{\"key\":" });
-            text::key_to_json(value.key(), &mut body);
-            body.push_str(",\"value\":");
-            put_value(&value, &mut body)?;
+            open_record(value.key(), count == 0, body);
+            put_value(&value, body)?;
             body.push('}');
         }
         body.push_str("],\"next\":");
@@ -131,7 +253,7 @@ impl Page {
             Some(next) => body.extend(["\"", &next, "\"}"]),
             None => body.push_str("null}"),
         }
-        Ok(self.head.with(body))
+        Ok(())
     }
 }
 
@@ -162,32 +284,24 @@ fn reader(dataset: &Dataset) -> Result<&Reader, Problem> {
     })
 }
 
-/// The view, if it is one, and the one that is asked for.
-fn readable<'a>(reader: &Reader, view: Option<&'a View>, version: Option<u64>) -> Result<&'a View, Problem> {
-    let Some(view) = view else {
-        let why = reader.not_ready().unwrap_or_else(|| "it is just being opened".to_owned());
-        let dataset = reader.dataset();
-        return Err(Problem::of(
-            ErrorKind::Unavailable,
-            format!("no version of dataset {dataset} is readable yet: {why}"),
-        ));
+fn not_readable(reader: &Reader) -> Problem {
+    let why = reader.not_ready().unwrap_or_else(|| "it is just being opened".to_owned());
+    let dataset = reader.dataset();
+    let detail = format!("no version of dataset {dataset} is readable yet: {why}");
+    Problem::of(ErrorKind::Unavailable, detail)
+}
+
+/// The version that is asked for, and no other.
+async fn at(reader: &Reader, version: Version) -> Result<View, Problem> {
+    let held = match reader.load().as_deref() {
+        Some(view) if view.version() == version => return Ok(view.clone()),
+        Some(view) => view.version(),
+        None => return Err(not_readable(reader)),
     };
-    let held = view.version();
-    match version.map(Version) {
-        Some(asked) if asked != held => {
-            let announced = reader.status().readable.announced;
-            let dataset = reader.dataset();
-            let why = match asked {
-                Version(0) => "versions count from 1".to_owned(),
-                asked if asked < held => "a newer one has replaced it".to_owned(),
-                asked if asked <= announced => "it is announced, and not readable here yet".to_owned(),
-                _ => format!("the newest announced is {announced}"),
-            };
-            let detail = format!("version {asked} of dataset {dataset} is not held here, {held} is: {why}");
-            Err(Problem::not_found(detail).with("version", held))
-        }
-        _ => Ok(view),
-    }
+    reader.at(version).await.map_err(|error| match error.kind() {
+        ErrorKind::Rejected => Problem::not_found(error.chain()).with("version", held),
+        _ => error.into(),
+    })
 }
 
 fn put_value(value: &Value<'_>, out: &mut String) -> Result<(), Problem> {

@@ -25,6 +25,8 @@ use crate::telemetry::ConsumerMetrics;
 use crate::version::{Life, Shard, Version};
 use crate::view::{About, DeltaFile, Identity, View};
 
+mod reading;
+
 const SCHEMA: &str = r#"{"type":"record","name":"Product","fields":[{"name":"name","type":"string"}]}"#;
 
 /// A view of version `version`, whose values are products named like their keys.
@@ -157,9 +159,7 @@ async fn only_the_version_that_is_held_is_served() {
     for path in ["records/P-1", "records"] {
         let path = format!("/v1/datasets/products/{path}?version=");
         assert_eq!(get(&app, &format!("{path}3")).await.status(), 200);
-        for (version, why) in
-            [("2", "newer one has replaced"), ("4", "newest announced is 3"), ("0", "from 1")]
-        {
+        for (version, why) in [("2", "3 is the oldest"), ("4", "newest announced is 3"), ("0", "from 1")] {
             let gone = problem(&app, &format!("{path}{version}"), 404).await;
             assert!(gone["detail"].as_str().unwrap().contains(why), "{gone}");
             assert_eq!(gone["version"], 3);
