@@ -4,7 +4,7 @@
 //! FAILPOINTS='announce.committed=3*off->return(abort)' stillwell run …   dies at the fourth commit
 //! ```
 //!
-//! Armed only by [`arm`], which `stillwell run` calls at its start and which does nothing without `FAILPOINTS` in the
+//! Armed only by [`arm`], which `stillwell run` and `dlq replay` call at their start and which does nothing without `FAILPOINTS` in the
 //! environment. The syntax is that of the crate fail (<https://docs.rs/fail/0.5>): tasks joined by `->`, each with a count
 //! (`3*`) or a percentage. What `return` is given says what happens: `abort` ends the process at once, as a power cut
 //! does; `stop` stops it there, as SIGSTOP does, until somebody sends SIGCONT; `error` makes the step fail. `sleep(ms)`
@@ -44,6 +44,9 @@ pub const ALL: &[&str] = &[
     "takeover.log",
 ];
 
+/// Those of a replay of dead letters, in order.
+pub const REPLAY: &[&str] = &["replay.sent", "replay.offsets", "replay.committed"];
+
 /// The environment variable that arms them.
 const VARIABLE: &str = "FAILPOINTS";
 
@@ -76,8 +79,9 @@ fn check(text: &str) -> Result<(), String> {
         let Some((name, tasks)) = one.split_once('=') else {
             return Err(format!("{VARIABLE}: {one:?} is not NAME=TASKS"));
         };
-        if !ALL.contains(&name) {
-            return Err(format!("{VARIABLE}: there is no failpoint {name:?}; there are {}", ALL.join(", ")));
+        if !ALL.contains(&name) && !REPLAY.contains(&name) {
+            let (all, replay) = (ALL.join(", "), REPLAY.join(", "));
+            return Err(format!("{VARIABLE}: there is no failpoint {name:?}; there are {all}, {replay}"));
         }
         for task in tasks.split("->") {
             let task = task.rsplit_once(['*', '%']).map_or(task, |(_, task)| task);

@@ -49,6 +49,7 @@ fn both_consumers_hold_what_was_generated_and_the_poison_is_a_letter() {
             "dead letter: partition",
             "stage validate",
             "price_cents",
+            "1 of them mended and replayed",
             "publish",
             AGREED,
         ],

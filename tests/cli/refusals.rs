@@ -33,7 +33,7 @@ fn a_missing_topic_that_may_not_be_created_is_named_with_what_it_needs() {
     let kept = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
     let topics: [(_, &[(&str, &str)]); 4] = [
         (format!("{name}.in"), &[]),
-        (format!("{name}.dlq"), &[]),
+        (format!("{name}.dlq"), &[("retention.ms", "-1")]),
         (format!("{name}.control"), &[("cleanup.policy", "compact")]),
         (format!("{name}.announcements"), &kept),
     ];

@@ -29,6 +29,7 @@ async fn producer(setting: &Setting) -> (Producer, Control) {
         retry_backoff: Duration::from_millis(20),
         circuit_breaker_threshold: 3,
         circuit_breaker_reset: RESET,
+        ..Reliability::default()
     };
     let batching = Batching { batch_timeout: Duration::from_millis(20), ..Batching::default() };
     let builder = setting.builder().store(store).reliability(reliability).batching(batching);

@@ -12,6 +12,7 @@ mod hanging;
 mod instance;
 mod kafka;
 mod late;
+mod letters;
 mod line;
 mod pressure;
 mod rebalance;

@@ -32,6 +32,7 @@ pub mod versions;
 pub mod get;
 pub mod scan;
 pub mod import;
+pub mod dlq;
 pub mod blob;
 pub mod log;
 pub mod rebuild;
@@ -76,6 +77,7 @@ enum Command {
     Get(get::Get),
     Scan(scan::Scan),
     Import(import::Import),
+    Dlq(dlq::Dlq),
     Blob(blob::Blob),
     Log(log::Log),
     Rebuild(rebuild::Rebuild),
@@ -94,6 +96,7 @@ impl Command {
             Command::Get(command) => command.run(edge),
             Command::Scan(command) => command.run(edge),
             Command::Import(command) => command.run(edge),
+            Command::Dlq(command) => command.run(edge),
             Command::Blob(command) => command.run(edge),
             Command::Log(command) => command.run(edge),
             Command::Rebuild(command) => command.run(edge),

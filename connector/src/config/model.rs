@@ -240,6 +240,11 @@ section! {
         circuit_breaker_threshold: u32 = Whole(1, 1_000_000), Is("10");
         /// How long it stays open before it lets one attempt through.
         circuit_breaker_reset: Span = Kind::Span(1), Is("30s"), ["5s" _ _];
+        /// Share of `misfit_window` records that may become dead letters for one reason; beyond it the source is paused
+        /// until an operator decides. `100%`: never. See operations.md.
+        misfit_share: Part = Share, Is("50%");
+        /// Records among which they are counted.
+        misfit_window: u32 = Whole(1, 1_000_000), Is("1000");
     }
 }
 

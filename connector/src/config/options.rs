@@ -141,6 +141,8 @@ impl Config {
                 retry_backoff: reliability.retry_backoff.0,
                 circuit_breaker_threshold: reliability.circuit_breaker_threshold,
                 circuit_breaker_reset: reliability.circuit_breaker_reset.0,
+                misfit_share: reliability.misfit_share.0,
+                misfit_window: reliability.misfit_window,
             },
             look_every: producer::options::DEFAULT_LOOK_EVERY,
             clock: shared.clock.clone(),

@@ -1,6 +1,94 @@
-//! Dead letters: what could not be processed, kept with why, where and when.
+//! Dead letters: what could not be processed, kept with why, where and when; and its way back.
 //!
-//! Owns: what a letter is made of. Does not own: its bytes and headers (`format/letter`), or when it goes out
-//! (`producer/announce`).
+//! ```text
+//!  producer --letter--> dead-letter topic --topic--> found --select--> listing                    list, show, export
+//!                            ^                                  |
+//!                            |                                  +----> held --fix, stale--> replay --> source topic
+//!                            +-- offsets, with what is left <-- progress <----------------------+   one transaction
+//! ```
+//!
+//! Owns: what a letter is made of, what is read out of one, and how it goes back. Does not own: its bytes and headers
+//! (`format/letter`), when it goes out (`producer/announce`), how it is asked for and shown (`cli/dlq`).
 
 pub mod letter;
+pub mod found;
+pub mod select;
+pub mod topic;
+pub mod listing;
+pub mod held;
+pub mod fix;
+pub mod stale;
+pub mod progress;
+pub mod outcome;
+pub mod replay;
+
+use crate::error::ErrorKind;
+use crate::{blob, codec, kafka};
+
+/// Why letters cannot be read, or not be replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka does not answer, or refuses.
+    #[error("{doing}")]
+    Kafka {
+        /// What was being done.
+        doing: String,
+        /// Kafka's reason.
+        #[source]
+        source: kafka::Error,
+    },
+    /// There is no such topic.
+    #[error(
+        "there is no topic {0}: nothing has become a dead letter yet, or `dead_letters` names another one"
+    )]
+    NoTopic(String),
+    /// The store does not answer, and holds what is too large for the topic.
+    #[error("reading the blob {name} of a letter")]
+    Blob {
+        /// The blob.
+        name: String,
+        /// The store's reason.
+        #[source]
+        source: blob::Error,
+    },
+    /// Format, key rule and schema do not go together.
+    #[error("preparing the codec")]
+    Codec(#[from] codec::Error),
+    /// The program that mends cannot be started.
+    #[error("starting the program that mends values")]
+    Fix(#[source] std::io::Error),
+    /// Too much would have to be remembered.
+    #[error(
+        "the source has had more than {0} keys since the first of these letters, and where keys are made of fields all \
+         of them are remembered: select fewer letters (--since), or do without the check (--force)"
+    )]
+    TooManyKeys(usize),
+    /// Told to stop.
+    #[error("told to stop")]
+    Stopped,
+}
+
+impl Error {
+    /// Whether the same may succeed later with nothing changed.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Kafka { source, .. } => source.is_transient(),
+            Error::Blob { source, .. } => source.is_transient(),
+            Error::NoTopic(_) | Error::Codec(_) | Error::Fix(_) | Error::TooManyKeys(_) | Error::Stopped => {
+                false
+            }
+        }
+    }
+
+    /// What to do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Kafka { source, .. } => source.kind(),
+            Error::Blob { source, .. } => source.kind(),
+            Error::Codec(_) => ErrorKind::Config,
+            Error::NoTopic(_) | Error::TooManyKeys(_) => ErrorKind::Rejected,
+            Error::Fix(_) => ErrorKind::Unavailable,
+            Error::Stopped => ErrorKind::Closed,
+        }
+    }
+}

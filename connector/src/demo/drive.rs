@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  Starting --version 1--> Loading --catalogue sent--> Changing --time, number, stop--> Landing --all there--> Comparing
+//!                                                                          the poison, mended and replayed ^
 //!                            '-----------------------------------------------------------^
 //! ```
 //!
@@ -15,12 +16,12 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::feed::{Counts, Feed, Record, What};
+use super::feed::{self, Counts, Feed, Record, What};
 use super::flight::{Flight, Mark, Pace};
 use super::letters::{self, Account, Letter};
 use super::report::{self, Load, Report, Verdict};
@@ -28,6 +29,10 @@ use super::system::{self, CONSUMERS, DATASET, PARTITIONS, System};
 use super::{Error, Options, Phase, Progress};
 use crate::clock::Clock;
 use crate::consumer::follow::Readable;
+use crate::dead::fix::Fix;
+use crate::dead::outcome::{Outcome, Told, Totals};
+use crate::dead::replay::{self, Asked};
+use crate::dead::select::Selection;
 use crate::kafka::{self, Delivered, Outgoing, Sender};
 use crate::producer::announce::Announced;
 use crate::version::Checksum;
@@ -74,6 +79,7 @@ pub(super) async fn run(
         load: None,
         joined: None,
         late: None,
+        replay: Replay::Due,
         stopped: false,
         phase: Phase::Starting,
         feed,
@@ -117,6 +123,8 @@ struct Drive<'a> {
     moved: Instant,
     loaded: Option<Loaded>,
     load: Option<Load>,
+    /// The poison's way back, once all else has landed.
+    replay: Replay,
     /// When the late consumer was started, and how long it took.
     joined: Option<Instant>,
     late: Option<(Duration, u64)>,
@@ -130,6 +138,30 @@ struct Loaded {
     ends: Vec<i64>,
     /// What had been sent.
     counts: Counts,
+}
+
+/// The poison's way back.
+enum Replay {
+    /// Nothing was done yet.
+    Due,
+    /// A thread does it.
+    UnderWay(oneshot::Receiver<(Totals, Option<(i32, i64)>)>),
+    /// So many letters were replayed.
+    Done(u64),
+}
+
+/// All letters, mended. By force: the embedded broker forgets records, so that staleness cannot be told; nobody else
+/// writes the poison's key.
+fn asked() -> Asked {
+    Asked {
+        selection: Selection { dataset: DATASET.to_owned(), ..Selection::default() },
+        max: None,
+        rate: None,
+        dry_run: false,
+        max_replays: 1,
+        force: true,
+        fix: Some(Fix::Here(feed::mend)),
+    }
 }
 
 impl Drive<'_> {
@@ -258,10 +290,50 @@ impl Drive<'_> {
             self.late = Some((now - joined, consumer.view().records()));
         }
         let landed = self.flight.has_landed() && self.account.due() == 0 && self.acks.is_empty();
-        if self.phase == Phase::Landing && landed && self.late.is_some() {
+        if self.phase == Phase::Landing && landed && self.late.is_some() && self.replay(now)? {
             self.phase = Phase::Comparing;
         }
         Ok(())
+    }
+
+    /// Has the poison mended and replayed, by what `dlq replay` does. True: there is nothing of it to wait for any more.
+    fn replay(&mut self, now: Instant) -> Result<bool, Error> {
+        match &mut self.replay {
+            Replay::Due if self.feed.is_generated() => {
+                let (told, tells) = oneshot::channel();
+                let (replay, asked) = (self.system.replay(&self.feed), asked());
+                self.tasks.spawn_blocking(move || {
+                    let mut to = None;
+                    let (totals, done) = replay::run(&replay, &asked, &CancellationToken::new(), |word| {
+                        if let Told::Done(_, Outcome::Replayed(place)) = word {
+                            to = *place;
+                        }
+                    });
+                    // Nobody is there to hear it where the demo has ended by a mistake.
+                    let _ = told.send((totals, to));
+                    done.map_err(Error::Replay)
+                });
+                (self.replay, self.moved) = (Replay::UnderWay(tells), now);
+                Ok(false)
+            }
+            Replay::Due => Ok(true),
+            Replay::UnderWay(tells) => {
+                let Ok((totals, to)) = tells.try_recv() else { return Ok(false) };
+                if let (Some((partition, offset)), Some((key, value))) = (to, self.feed.mended()) {
+                    let bytes = (key.len() + value.len()) as u64;
+                    let lane = usize::try_from(partition).unwrap_or(usize::MAX);
+                    let expected = self.flight.sent(lane, bytes, now, Pace::Load);
+                    if expected != offset {
+                        return Err(Error::Stuck(format!(
+                            "the poison was replayed to offset {offset} of partition {partition}, and {expected} was next"
+                        )));
+                    }
+                }
+                (self.replay, self.moved) = (Replay::Done(totals.replayed), now);
+                Ok(false)
+            }
+            Replay::Done(_) => Ok(true),
+        }
     }
 
     /// The late consumer comes: what was loaded is announced, so it starts from a version that others wrote.
@@ -432,6 +504,10 @@ impl Drive<'_> {
             reads,
             letters: self.account.total,
             shown: self.account.shown,
+            replayed: match self.replay {
+                Replay::Done(replayed) => Some(replayed),
+                _ => None,
+            },
             wrong_letters,
             verdicts,
             farewell: None,

@@ -13,6 +13,8 @@ use super::comparison::{Differences, compare};
 use super::generator::{self, Change, Generator, Kind, Product};
 use super::lines::{self, Line, Lines};
 use crate::codec::{ExtraFields, Format, KeyRule, text};
+use crate::dead::fix::Mended;
+use crate::dead::held::Held;
 use crate::schema::Schema;
 use crate::view::View;
 
@@ -83,8 +85,16 @@ pub struct Feed {
 }
 
 enum Maker {
-    Generated { generator: Generator, poisoned: bool },
-    Lines { lines: Lines, key: Vec<String> },
+    /// The poison is kept until it has been mended: then it is a product like any other.
+    Generated {
+        generator: Generator,
+        poisoned: bool,
+        mended: Option<(String, Product)>,
+    },
+    Lines {
+        lines: Lines,
+        key: Vec<String>,
+    },
 }
 
 impl Feed {
@@ -97,7 +107,7 @@ impl Feed {
             Source::Generated { seed, catalogue } => {
                 let schema = Schema::dataset(generator::SCHEMA).expect("a test parses it");
                 let generator = Generator::new(seed, catalogue);
-                (Maker::Generated { generator, poisoned: false }, Arc::new(schema))
+                (Maker::Generated { generator, poisoned: false, mended: None }, Arc::new(schema))
             }
             Source::Lines { name, input, schema, key } => {
                 let lines = Lines::new(&name, input, &schema, &key)?;
@@ -134,10 +144,10 @@ impl Feed {
     /// The next record, if one is there. The model then counts it as sent.
     pub fn take(&mut self) -> Option<Record> {
         let record = match &mut self.kind {
-            Maker::Generated { generator, poisoned } => {
+            Maker::Generated { generator, poisoned, .. } => {
                 if generator.is_loaded() && !*poisoned {
                     *poisoned = true;
-                    poison(generator)
+                    poison()
                 } else {
                     let Change { kind, key, value } = generator.next_change();
                     let value = value.map(String::into_bytes);
@@ -160,13 +170,28 @@ impl Feed {
 
     /// What must still be sent when told to end: the poison, where it was not its turn yet.
     pub fn take_last(&mut self) -> Option<Record> {
-        let Maker::Generated { generator, poisoned } = &mut self.kind else { return None };
+        let Maker::Generated { poisoned, .. } = &mut self.kind else { return None };
         if std::mem::replace(poisoned, true) {
             return None;
         }
-        let record = poison(generator);
+        let record = poison();
         self.counts.count(&record);
         Some(record)
+    }
+
+    /// The poison was mended and sent again: from now on its product must be held, as [`mend`] makes it. Key and value as
+    /// they must be in the source.
+    pub fn mended(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let Maker::Generated { mended, .. } = &mut self.kind else { return None };
+        let product = Product::apart(POISON, MENDED_PRICE);
+        let json = product.to_json();
+        *mended = Some((POISON.to_owned(), product));
+        Some((POISON.as_bytes().to_vec(), json.into_bytes()))
+    }
+
+    /// Whether it makes its records itself, and knows how the poison is mended.
+    pub fn is_generated(&self) -> bool {
+        matches!(self.kind, Maker::Generated { .. })
     }
 
     /// Whether what comes now are changes to what is there.
@@ -193,7 +218,7 @@ impl Feed {
     /// Keys that must be held.
     pub fn len(&self) -> u64 {
         match &self.kind {
-            Maker::Generated { generator, .. } => generator.len(),
+            Maker::Generated { generator, mended, .. } => generator.len() + u64::from(mended.is_some()),
             Maker::Lines { lines, .. } => lines.held().len() as u64,
         }
     }
@@ -217,9 +242,13 @@ impl Feed {
                 .map_err(|error| error.to_string())
         };
         let found = match &self.kind {
-            Maker::Generated { generator, .. } => compare(held, generator.catalogue(), |value, product| {
-                print(value.bytes()).map_or_else(Some, |json| judge_product(&json, product))
-            }),
+            Maker::Generated { generator, mended, .. } => {
+                // Its key comes after all others.
+                let mended = mended.iter().map(|(key, product)| (key.clone(), product));
+                compare(held, generator.catalogue().chain(mended), |value, product| {
+                    print(value.bytes()).map_or_else(Some, |json| judge_product(&json, product))
+                })
+            }
             Maker::Lines { lines, key } => {
                 let mut codec = lines::codec(&self.schema, key)?;
                 compare(held, lines.held(), |value, line| {
@@ -255,17 +284,32 @@ impl Counts {
     }
 }
 
-/// The poison: a product that is there, with a price that is no number. It must change nothing, and stop nobody.
-fn poison(generator: &mut Generator) -> Record {
-    let what = What::Misfit(None);
-    let Some((key, product)) = generator.sample() else {
-        return Record { key: Some(b"P-poison".to_vec()), value: Some(b"{".to_vec()), what };
-    };
-    let mut json: Json = serde_json::from_str(&product.to_json()).expect("it was JSON a moment ago");
+/// The poison's key, behind those of all other products.
+const POISON: &str = "P-poison";
+/// What its price is in the source.
+const WRONG_PRICE: &str = "ask in the shop";
+/// And once it is mended.
+const MENDED_PRICE: i64 = 1_299;
+
+/// The poison: a product with a price that is no number. It must change nothing, and stop nobody.
+fn poison() -> Record {
+    let json = Product::apart(POISON, MENDED_PRICE).to_json();
+    let mut json: Json = serde_json::from_str(&json).expect("it was JSON a moment ago");
     if let Some(fields) = json.as_object_mut() {
-        fields.insert("price_cents".to_owned(), Json::from("ask in the shop"));
+        fields.insert("price_cents".to_owned(), Json::from(WRONG_PRICE));
     }
-    Record { key: Some(key.into_bytes()), value: Some(json.to_string().into_bytes()), what }
+    let value = Some(json.to_string().into_bytes());
+    Record { key: Some(POISON.as_bytes().to_vec()), value, what: What::Misfit(None) }
+}
+
+/// Mends the poison, as `dlq replay --fix` would have a program do it.
+pub fn mend(held: &Held) -> Mended {
+    let value = String::from_utf8_lossy(held.value.as_deref().unwrap_or_default());
+    let (wrong, right) = (format!("\"{WRONG_PRICE}\""), MENDED_PRICE.to_string());
+    match value.contains(&wrong) {
+        true => Ok(Some(value.replace(&wrong, &right).into_bytes().into())),
+        false => Err("it is not the poison".to_owned()),
+    }
 }
 
 fn judge_product(json: &str, product: &Product) -> Option<String> {

@@ -3,8 +3,8 @@
 //! ```text
 //!  feed (generator or a person's lines) ---> flight: room? ---> source topic ---> producer ---> announcements
 //!    |                                                                              |                |
-//!    | model                                                       letters <--------+        consumer, early and late
-//!    v                                                                v                              |
+//!    | model            ^                                          letters <--------+        consumer, early and late
+//!    v                  +------- mended, replayed --------------------+                              |
 //!  comparison <---------------- each letter as its record, each key as last written <----------------+
 //! ```
 //!
@@ -39,7 +39,7 @@ pub use report::{Blobs, Load, Reads, Report, Verdict};
 
 use crate::clock::{Clock, Entropy};
 use crate::error::ErrorKind;
-use crate::{codec, kafka};
+use crate::{codec, dead, kafka};
 
 /// How long, how fast.
 #[derive(Clone, Debug)]
@@ -146,6 +146,9 @@ pub enum Error {
     /// What a consumer holds cannot be read.
     #[error("reading what a consumer holds")]
     Read(#[source] crate::Error),
+    /// The poison cannot be replayed.
+    #[error("replaying the dead letter")]
+    Replay(#[source] dead::Error),
     /// Nothing moves any more.
     #[error("{0}")]
     Stuck(String),
@@ -171,6 +174,7 @@ impl Error {
             Error::Input { .. } => ErrorKind::Corrupt,
             Error::Folder(_) | Error::Thread(_) => ErrorKind::Unavailable,
             Error::Kafka { source, .. } => source.kind(),
+            Error::Replay(source) => source.kind(),
             Error::Part { source, .. } | Error::Read(source) => source.kind(),
             Error::Stuck(_) => ErrorKind::Internal,
         }

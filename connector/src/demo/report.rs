@@ -48,6 +48,8 @@ pub struct Report {
     pub letters: u64,
     /// The first of them.
     pub shown: Vec<Letter>,
+    /// Letters that were mended and replayed, where there was something to mend them by.
+    pub replayed: Option<u64>,
     /// What is wrong with letters; nothing, if each misfit came back as it was.
     pub wrong_letters: Vec<String>,
     /// By consumer.
@@ -105,10 +107,12 @@ pub struct Verdict {
 }
 
 impl Report {
-    /// Whether both consumers hold exactly what was written, and each misfit came back as a letter.
+    /// Whether both consumers hold exactly what was written, each misfit came back as a letter, and the poison is where it
+    /// belongs once it was mended.
     pub fn holds(&self) -> bool {
         self.wrong_letters.is_empty()
             && self.letters == self.counts.misfits
+            && self.replayed.is_none_or(|replayed| replayed == self.letters)
             && self.verdicts.len() == super::system::CONSUMERS.len()
             && self.verdicts.iter().all(Verdict::holds)
     }

@@ -14,6 +14,7 @@ use super::feed::Feed;
 use super::{Error, Options};
 use crate::blob::{self, Store};
 use crate::clock::{Clock, Entropy};
+use crate::dead::replay;
 use crate::error::ErrorKind;
 use crate::host::{Dataset, Directory, ReadingSide, WritingSide};
 use crate::http::{App, Listener};
@@ -155,6 +156,22 @@ impl System {
         let directory = Directory::new([Dataset::new(DATASET, reading, Some(writing))], self.clock.clone());
         let router = App::new(directory, self.metrics.clone(), self.clock.clone()).router();
         self.front.spawn(listener.serve(router, self.stop_front.clone()));
+    }
+
+    /// What replays the letters.
+    pub(super) fn replay(&self, feed: &Feed) -> replay::Options {
+        let (format, key) = feed.rules();
+        replay::Options {
+            kafka: self.kafka.clone(),
+            dataset: DATASET.to_owned(),
+            topics: vec![DATASET.to_owned()],
+            key,
+            format,
+            schema: feed.schema().clone(),
+            letters: letters(),
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+        }
     }
 
     /// Starts the next consumer: with a cache of its own, as if on another machine.

@@ -19,6 +19,7 @@ use crate::producer::announce::Announced;
 use crate::producer::circuit::Circuits;
 use crate::producer::own::State;
 use crate::producer::pace::Pace;
+use crate::producer::storm::Storm;
 use crate::record::Position;
 use crate::retry::Circuit;
 use crate::telemetry::{ConsumerMetrics, ProducerMetrics};
@@ -109,6 +110,8 @@ pub struct Dataset {
     records: Option<producer::Writer>,
     /// How fast it is written.
     pace: Option<Pace>,
+    /// What pauses its source when too much fails.
+    storm: Option<Storm>,
     /// Set once, by whoever joins a side that ended by a mistake.
     ended: OnceLock<String>,
     /// Taken only to judge, never by a read.
@@ -164,6 +167,7 @@ impl Dataset {
             writer,
             records: None,
             pace: None,
+            storm: None,
             ended: OnceLock::new(),
             errors: Mutex::default(),
             last_activity: AtomicI64::new(0),
@@ -174,6 +178,13 @@ impl Dataset {
     #[must_use]
     pub fn written_by(mut self, writer: producer::Writer) -> Dataset {
         self.records = Some(writer);
+        self
+    }
+
+    /// The same, with what pauses its source when too much fails.
+    #[must_use]
+    pub fn guarded_by(mut self, storm: Storm) -> Dataset {
+        self.storm = Some(storm);
         self
     }
 
@@ -192,6 +203,11 @@ impl Dataset {
     /// Writes its records; `None` where this process has no writing side of it.
     pub fn records(&self) -> Option<&producer::Writer> {
         self.records.as_ref()
+    }
+
+    /// What pauses its source when too much fails; `None` where this process does not write it.
+    pub fn storm(&self) -> Option<&Storm> {
+        self.storm.as_ref()
     }
 
     /// How fast it is written; `None` where this process has no writing side of it.

@@ -274,6 +274,7 @@ async fn start(part: Part) -> Result<Started> {
     let mut dataset = Dataset::new(name, reading, writing);
     if let Some(producer) = &producer {
         dataset = dataset.written_by(producer.writer().clone()).paced_by(producer.pace());
+        dataset = dataset.guarded_by(producer.circuits().storm.clone());
     }
     Ok(Started { dataset, producer, consumer })
 }

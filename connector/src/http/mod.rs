@@ -3,6 +3,7 @@
 //! ```text
 //!  accept (serve.rs) --> route --> records.rs  one record, some, or a page of them, out of the view of the moment
 //!     |                       |--> writes.rs   a record put or deleted, for who has the token (token.rs)
+//!     |                       |--> storm.rs    whether too much fails, and that it may; with the token too
 //!     |                       |--> pacing.rs   how fast a dataset is written, shown and changed; with the token too
 //!     |                       |--> datasets.rs what there is
 //!     |                       |--> vitals.rs   /health /ready /live /metrics
@@ -36,6 +37,7 @@ mod query;
 mod records;
 mod serve;
 mod squeeze;
+mod storm;
 mod token;
 mod vitals;
 mod writes;
@@ -59,8 +61,11 @@ const ROUTES: [&str; 9] = [
 ];
 
 /// The routes that want the token.
-const ADMIN_ROUTES: [&str; 2] =
-    ["PUT, DELETE /v1/datasets/{name}/records/{key}?topic=&wait=", "GET, POST /admin/datasets/{name}/pacing"];
+const ADMIN_ROUTES: [&str; 3] = [
+    "PUT, DELETE /v1/datasets/{name}/records/{key}?topic=&wait=",
+    "GET, POST /admin/datasets/{name}/pacing",
+    "GET, POST /admin/datasets/{name}/storm",
+];
 
 /// What the routes need. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -104,9 +109,9 @@ impl App {
             None => get(records::one),
         };
         let admin = match self.0.token {
-            Some(_) => {
-                Router::new().route("/admin/datasets/{name}/pacing", get(pacing::get).post(pacing::post))
-            }
+            Some(_) => Router::new()
+                .route("/admin/datasets/{name}/pacing", get(pacing::get).post(pacing::post))
+                .route("/admin/datasets/{name}/storm", get(storm::get).post(storm::post)),
             None => Router::new(),
         };
         admin

@@ -14,10 +14,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::*;
+use crate::codec::{Misfit, Stage};
 use crate::consumer::Reader;
 use crate::format::container::{Kind, Writer};
 use crate::host::{Dataset, ReadingSide};
+use crate::producer::Reliability;
 use crate::producer::pace::Pace;
+use crate::producer::storm::Storm;
 use crate::record::{Entry, Position, SourcePartition, Stamp, TopicId};
 use crate::schema::Schema;
 use crate::schema::wire::put_bytes;
@@ -506,4 +509,41 @@ async fn an_empty_token_is_none() {
             assert!(body(response).await.contains("http.admin_token"));
         }
     }
+}
+
+#[tokio::test]
+async fn a_storm_is_shown_and_let_through_with_the_token() {
+    let (clock, token) = (Clock::manual(1_700_000_000_000), serde_json::from_value(json!("t0ken")).unwrap());
+    let storm = Storm::new(&Reliability { misfit_share: 0.1, misfit_window: 10, ..Reliability::default() });
+    let dataset = Dataset::new("products", None, None).guarded_by(storm.clone());
+    let directory = Directory::new([dataset, Dataset::new("orders", None, None)], clock.clone());
+    let app = App::with_admin(directory, Metrics::new(), clock, Some(&token));
+    let ask_for = |method: &str, name: &str, authorization: &str| {
+        let uri = format!("/admin/datasets/{name}/storm");
+        let request = Request::builder().method(method).uri(uri).header("authorization", authorization);
+        let (app, request) = (app.clone(), request.body(Body::empty()).unwrap());
+        async move {
+            let response = ask(&app, request).await;
+            let status = response.status().as_u16();
+            (status, serde_json::from_str::<Value>(&body(response).await).unwrap())
+        }
+    };
+    let right = "Bearer t0ken";
+    assert_eq!(ask_for("GET", "products", right).await, (200, json!({ "paused_for": null })));
+    let misfit = Misfit { stage: Stage::Decode, class: "a", message: "it ends too early".to_owned() };
+    assert!(!(0..2).any(|_| storm.window().fails(&misfit)), "each window counts by itself");
+    let mut window = storm.window();
+    assert!((0..2).any(|_| window.fails(&misfit)));
+    let (status, shown) = ask_for("GET", "products", right).await;
+    assert!(status == 200 && shown["paused_for"].as_str().unwrap().contains("it ends too early"), "{shown}");
+    for method in ["GET", "POST"] {
+        assert_eq!(ask_for(method, "products", "Bearer wrong").await.0, 403);
+        assert_eq!(ask_for(method, "products", "").await.0, 401);
+        assert_eq!(ask_for(method, "orders", right).await.0, 404);
+    }
+    assert!(storm.raging().is_some());
+    let (status, through) = ask_for("POST", "products", right).await;
+    assert_eq!((status, &through["let_through"]), (200, &shown["paused_for"]));
+    assert_eq!(storm.raging(), None);
+    assert_eq!(ask_for("POST", "products", right).await, (200, json!({ "let_through": null })));
 }

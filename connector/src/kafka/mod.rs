@@ -6,7 +6,7 @@
 //!            Poller (source)   Poller (tail) -+    |   |                 |
 //!                                                  |   +-- Transaction --+   letters, source offsets, announcement
 //!            Member: who owns which shard ---------+       (one thread)
-//!            Ends: last stable offset, high watermark
+//!            Ends: last stable offset, high watermark         Group: offsets of who joins none (replays)
 //!            Admin: topic ids, settings, creation        Sender: plain idempotent records
 //!            Cluster: librdkafka's embedded broker, for the demo
 //! ```
@@ -29,6 +29,7 @@ pub mod back;
 pub mod embedded;
 pub mod ends;
 mod error;
+pub mod group;
 pub mod ids;
 pub mod poll;
 pub mod rebalance;
@@ -43,6 +44,7 @@ mod tests;
 pub use back::{Kept, read_back};
 pub use embedded::Cluster;
 pub use error::Error;
+pub use group::{Committed, Group};
 pub use ids::Message;
 pub use poll::{Polled, Poller, Tuning, Waker};
 pub use rebalance::{Event, GroupMetadata, HANDOVER, Member, Membership, Revoked};

@@ -76,6 +76,10 @@ impl Revoked {
 pub struct GroupMetadata(ConsumerGroupMetadata);
 
 impl GroupMetadata {
+    pub(super) fn new(native: ConsumerGroupMetadata) -> GroupMetadata {
+        GroupMetadata(native)
+    }
+
     pub(super) fn native(&self) -> &ConsumerGroupMetadata {
         &self.0
     }

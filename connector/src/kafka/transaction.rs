@@ -33,6 +33,9 @@ use super::{Delivered, Error, Options, Outgoing};
 /// called again, so that cutting a wait into pieces costs nothing.
 const SLICE: Duration = Duration::from_millis(500);
 
+/// Largest record of a [`Transaction::bulk`], with its headers.
+pub const BULK_LIMIT: usize = 104_857_600;
+
 /// How a commit ended.
 #[derive(Debug)]
 pub enum Outcome {
@@ -64,15 +67,24 @@ pub struct Transaction {
 /// What became of the records of one transaction, in the order of sending.
 #[derive(Default)]
 struct Tally {
-    reports: Mutex<Vec<Option<Report>>>,
-    /// Told at every report.
+    reports: Mutex<Told>,
+    /// Told when no report is missing any more, and now and then before: who waits for room in the queue looks again.
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Told {
+    reports: Vec<Option<Report>>,
+    missing: usize,
 }
 
 type Report = Result<Delivered, Code>;
 
+/// Reports after which those who wait are told though some are missing.
+const TELL_EVERY: usize = 256;
+
 impl Tally {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Option<Report>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Told> {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,10 +117,17 @@ impl ProducerContext for Reports {
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(Code::Fail)),
         };
         // A report of an earlier transaction cannot come this late: that one waited for all of its own.
-        if let Some(slot) = self.tally.lock().get_mut(index) {
-            *slot = Some(report);
+        let mut told = self.tally.lock();
+        if let Some(slot) = told.reports.get_mut(index)
+            && slot.replace(report).is_none()
+        {
+            told.missing -= 1;
         }
-        self.tally.changed.notify_all();
+        let missing = told.missing;
+        drop(told);
+        if missing.is_multiple_of(TELL_EVERY) {
+            self.tally.changed.notify_all();
+        }
     }
 }
 
@@ -118,18 +137,40 @@ impl Transaction {
     /// # Errors
     /// [`Error::Options`] for a property that librdkafka refuses. Does not wait for Kafka.
     pub fn new(options: &Options, transactional_id: &str, clock: Clock) -> Result<Transaction, Error> {
+        let tuning = [("linger.ms", "0"), ("compression.type", "none"), ("message.max.bytes", "10485760")];
+        Transaction::tuned(options, transactional_id, clock, "announce", &tuning)
+    }
+
+    /// The same for many records in few transactions: large batches, compressed; records of up to [`BULK_LIMIT`] bytes.
+    ///
+    /// # Errors
+    /// As [`Transaction::new`].
+    pub fn bulk(options: &Options, transactional_id: &str, clock: Clock) -> Result<Transaction, Error> {
+        let tuning = [
+            ("linger.ms", "5"),
+            ("compression.type", "lz4"),
+            ("batch.size", "1000000"),
+            ("queue.buffering.max.messages", "200000"),
+            ("queue.buffering.max.kbytes", "262144"),
+            ("message.max.bytes", "104857600"),
+        ];
+        Transaction::tuned(options, transactional_id, clock, "replay", &tuning)
+    }
+
+    fn tuned(
+        options: &Options,
+        transactional_id: &str,
+        clock: Clock,
+        role: &'static str,
+        tuning: &[(&str, &str)],
+    ) -> Result<Transaction, Error> {
+        // Back to back, with both at 1, a transaction takes 9 to 12 ms; with librdkafka's 100 it takes 117, since its
+        // first request meets the marker of the one before and waits for a whole backoff.
+        let backoff =
+            [("retry.backoff.ms", "1"), ("retry.backoff.max.ms", "1"), ("transaction.timeout.ms", "15000")];
         let config = configuration(
             options,
-            &[
-                ("linger.ms", "0"),
-                ("compression.type", "none"),
-                ("message.max.bytes", "10485760"),
-                // Back to back, with both at 1, a transaction takes 9 to 12 ms; with librdkafka's 100 it takes 117,
-                // since its first request meets the marker of the one before and waits for a whole backoff.
-                ("retry.backoff.ms", "1"),
-                ("retry.backoff.max.ms", "1"),
-                ("transaction.timeout.ms", "15000"),
-            ],
+            &[tuning, &backoff].concat(),
             &[
                 ("transactional.id", transactional_id),
                 ("enable.idempotence", "true"),
@@ -138,7 +179,7 @@ impl Transaction {
             ],
         );
         let reports = Arc::new(Tally::default());
-        let context = Reports { context: Context::new("announce", options), tally: Arc::clone(&reports) };
+        let context = Reports { context: Context::new(role, options), tally: Arc::clone(&reports) };
         let producer = config.create_with_context(context).map_err(|error| {
             Error::from_kafka(format!("making the transactional client {transactional_id}"), &error)
         })?;
@@ -195,7 +236,7 @@ impl Transaction {
     /// Begins a transaction. Local: the broker hears of it with the first record.
     pub fn begin(&mut self) -> Result<(), Error> {
         self.sent = 0;
-        self.reports.lock().clear();
+        *self.reports.lock() = Told::default();
         self.producer.begin_transaction().map_err(|error| self.sort("beginning", &error))
     }
 
@@ -207,7 +248,11 @@ impl Transaction {
     pub fn send(&mut self, record: &Outgoing<'_>, timeout: Duration) -> Result<(), Error> {
         let deadline = self.clock.now() + timeout;
         let index = self.sent;
-        self.reports.lock().push(None);
+        {
+            let mut told = self.reports.lock();
+            told.reports.push(None);
+            told.missing += 1;
+        }
         let mut outgoing = base_record(record, index);
         loop {
             match self.producer.send(outgoing) {
@@ -238,16 +283,32 @@ impl Transaction {
         group: &GroupMetadata,
         timeout: Duration,
     ) -> Result<(), Error> {
+        let offsets: Vec<_> =
+            offsets.iter().map(|&(topic, partition, offset)| (topic, partition, offset, "")).collect();
+        self.send_positions(&offsets, group, timeout)
+    }
+
+    /// The same, each with a note, which is read back with it ([`Group::committed`](super::Group)). Brokers take up to
+    /// 4,096 bytes of one (`offset.metadata.max.bytes`).
+    pub fn send_positions(
+        &mut self,
+        offsets: &[(&str, i32, i64, &str)],
+        group: &GroupMetadata,
+        timeout: Duration,
+    ) -> Result<(), Error> {
         if self.embedded || offsets.is_empty() {
             return Ok(());
         }
         let mut list = TopicPartitionList::with_capacity(offsets.len());
-        for (topic, partition, offset) in offsets {
+        for (topic, partition, offset, note) in offsets {
             list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
-                .map_err(|error| self.sort("adding source offsets", &error))?;
+                .map_err(|error| self.sort("adding offsets", &error))?;
+            if let Some(mut element) = list.find_partition(topic, *partition).filter(|_| !note.is_empty()) {
+                element.set_metadata(note);
+            }
         }
         let result = self.producer.send_offsets_to_transaction(&list, group.native(), timeout);
-        result.map_err(|error| self.sort("adding source offsets", &error))
+        result.map_err(|error| self.sort("adding offsets", &error))
     }
 
     /// Waits until the broker has all that was sent so far. What is sent to one partition does not wait for what was sent
@@ -264,7 +325,7 @@ impl Transaction {
     fn wait_for_reports(&self, timeout: Duration) -> Result<(), Error> {
         let deadline = self.clock.now() + timeout;
         let mut reports = self.reports.lock();
-        while reports.iter().any(Option::is_none) {
+        while reports.missing > 0 {
             let left = deadline.saturating_duration_since(self.clock.now());
             if self.stop.is_cancelled() {
                 return Err(self.stopped("delivering"));
@@ -324,18 +385,23 @@ impl Transaction {
 
     /// Where the records of the last transaction ended up, in the order of sending. Complete once committed.
     pub fn delivered(&self) -> Vec<Delivered> {
-        self.reports.lock().iter().filter_map(|report| report.as_ref()?.as_ref().ok().copied()).collect()
+        self.reports
+            .lock()
+            .reports
+            .iter()
+            .filter_map(|report| report.as_ref()?.as_ref().ok().copied())
+            .collect()
     }
 
     fn failed_delivery(&self) -> Option<Error> {
         let reports = self.reports.lock();
-        let failed = reports.iter().enumerate().find_map(|(index, report)| match report {
+        let failed = reports.reports.iter().enumerate().find_map(|(index, report)| match report {
             Some(Ok(_)) => None,
             Some(Err(code)) => Some((index, *code)),
             None => Some((index, Code::Fail)),
         });
         let (index, code) = failed?;
-        let doing = self.doing(&format!("delivering record {} of {}", index + 1, reports.len()));
+        let doing = self.doing(&format!("delivering record {} of {}", index + 1, reports.reports.len()));
         drop(reports);
         // In a failed transaction all that was queued is purged: the cause is what the client says, if it does.
         match self.producer.client().fatal_error() {

@@ -19,6 +19,7 @@ use prometheus::{IntCounter, IntGauge};
 use tokio::sync::Notify;
 
 use super::Reliability;
+use super::storm::Storm;
 use crate::clock::Clock;
 use crate::retry::{Breaker, Circuit};
 use crate::telemetry::ProducerMetrics;
@@ -63,13 +64,19 @@ pub struct Circuits {
     pub store: Gate,
     /// Takeovers and announcements.
     pub kafka: Gate,
+    /// The breaker before the dead letters: it opens by what fails, and is closed by people.
+    pub storm: Storm,
 }
 
 impl Circuits {
     /// All closed.
     pub fn new(reliability: &Reliability, clock: &Clock, metrics: &ProducerMetrics) -> Circuits {
         let gate = |dependency| Gate::new(dependency, reliability, clock.clone(), metrics);
-        Circuits { store: gate(Dependency::BlobStore), kafka: gate(Dependency::KafkaTransactions) }
+        Circuits {
+            store: gate(Dependency::BlobStore),
+            kafka: gate(Dependency::KafkaTransactions),
+            storm: Storm::new(reliability),
+        }
     }
 
     /// All of them at this moment.
@@ -284,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_before_an_open_breaker_goes_on_once_a_probe_went_well() {
-        let (Circuits { store, kafka }, metrics) = circuits(&Clock::system());
+        let (Circuits { store, kafka, .. }, metrics) = circuits(&Clock::system());
         for _ in 0..2 {
             store.pass().await.failed("away".into());
         }

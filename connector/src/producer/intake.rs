@@ -8,6 +8,8 @@
 //!  bytes of the log against max_log_size; what its disk must keep free against what is free
 //! ```
 //!
+//! Besides, it is shut while too many records fail for one reason (`storm`), which only people end.
+//!
 //! Only what lies before the log's end counts: Kafka can wait, and what goes out badly slows the pace instead
 //! (`docs/decisions/0005-pressure.md`). A shut intake costs nothing but lag; the source goes on polling, and membership is
 //! another client's, so that however long it lasts nobody in the group sees anything of it.
@@ -21,7 +23,9 @@ use tokio::sync::watch;
 
 use super::log::{Fill, Log};
 use super::pace::Pace;
+use super::storm::{Storm, Window};
 use super::{Status, shed};
+use crate::codec::Misfit;
 use crate::gauge::{Pressure, Strain};
 use crate::telemetry::ProducerMetrics;
 
@@ -46,6 +50,7 @@ pub struct Intake {
     pace: Pace,
     status: watch::Sender<Status>,
     metrics: Arc<ProducerMetrics>,
+    window: Window,
     shut: bool,
     spills: bool,
 }
@@ -53,14 +58,26 @@ pub struct Intake {
 impl Intake {
     /// An open intake before `log`. `pace` holds `pressure_high`; `status` hears why it is shut.
     pub fn new(
-        log: Log,
+        (log, storm): (Log, Storm),
         pressure: Pressure,
         pace: Pace,
         status: watch::Sender<Status>,
         metrics: Arc<ProducerMetrics>,
     ) -> Intake {
         metrics.source_paused.set(0);
-        Intake { log, pressure, pace, status, metrics, shut: false, spills: false }
+        let window = storm.window();
+        Intake { log, pressure, pace, status, metrics, window, shut: false, spills: false }
+    }
+
+    /// Counts a record that was taken. True: too many fail for one reason, and the next turn shuts the intake.
+    pub fn is_a_storm(&mut self, taken: Result<(), Misfit>) -> bool {
+        match taken {
+            Ok(()) => {
+                self.window.fits();
+                false
+            }
+            Err(misfit) => self.window.fails(&misfit),
+        }
     }
 
     /// Looks at the log and its disk, and decides.
@@ -72,7 +89,8 @@ impl Intake {
         if fill.sheds && fill.log() > 1.0 {
             self.log.make_room();
         }
-        let why = reason(&fill, self.pace.pacing().pressure_high, self.shut);
+        let storm = self.window.raging();
+        let why = storm.or_else(|| reason(&fill, self.pace.pacing().pressure_high, self.shut));
         match (self.shut, why) {
             (false, Some(why)) => {
                 // Where room is made it waits for that again and again, chunk by chunk: the ledger says what that costs.

@@ -332,7 +332,7 @@ fn spawn(
         validator,
         log.appender(),
         Intake::new(
-            log.clone(),
+            (log.clone(), ground.circuits.storm.clone()),
             ground.pressure.clone(),
             ground.pace.clone(),
             ground.status.clone(),

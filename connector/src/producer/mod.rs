@@ -31,6 +31,7 @@ pub mod intake;
 pub mod validate;
 pub mod log;
 pub mod pace;
+pub mod storm;
 pub mod shed;
 pub mod batch;
 pub mod turns;
@@ -217,6 +218,12 @@ impl Producer {
     /// The limits of [`Producer::set_pacing`], and the rate of the moment; for who changes them without the producer.
     pub fn pace(&self) -> Pace {
         self.pace.clone()
+    }
+
+    /// Ends a storm of misfits: records may fail for that reason from now on, however many, until the process ends. What
+    /// the source was paused for; `None` where there was none.
+    pub fn let_through(&self) -> Option<String> {
+        self.circuits.storm.let_through()
     }
 
     /// The breakers before what it depends on.

@@ -159,6 +159,10 @@ pub struct Reliability {
     pub circuit_breaker_threshold: u32,
     /// How long it stays open.
     pub circuit_breaker_reset: Duration,
+    /// Share of a window's records that may fail for one reason, 0 to 1; 1 is never too many.
+    pub misfit_share: f64,
+    /// Records in such a window.
+    pub misfit_window: u32,
 }
 
 /// How often topics are looked at.
@@ -251,6 +255,8 @@ impl Default for Reliability {
             retry_backoff: Duration::from_secs(1),
             circuit_breaker_threshold: 10,
             circuit_breaker_reset: Duration::from_secs(30),
+            misfit_share: 0.5,
+            misfit_window: 1_000,
         }
     }
 }

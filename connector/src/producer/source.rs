@@ -142,7 +142,7 @@ impl Source {
 
     /// Takes what the poller has, up to a chunk's worth. False: nothing was there.
     fn poll_once(&mut self, wait: Duration) -> Result<bool, Error> {
-        let Source { poller, partitions, validator, chunk, metrics, .. } = self;
+        let Source { poller, partitions, validator, chunk, metrics, intake, .. } = self;
         let mut wait = wait;
         let (mut any, mut records, mut bytes) = (false, 0u64, 0u64);
         while chunk.bytes() < CHUNK_BYTES {
@@ -156,12 +156,15 @@ impl Source {
                         continue;
                     }
                     let slot = chunk.slot(&partition.source, partition.next);
-                    validator.take(&message, &partition.source, slot, chunk);
+                    let taken = validator.take(&message, &partition.source, slot, chunk);
                     partition.next = message.offset() + 1;
                     any = true;
                     records += 1;
                     bytes += (message.key().map_or(0, <[u8]>::len) + message.value().map_or(0, <[u8]>::len))
                         as u64;
+                    if intake.is_a_storm(taken) {
+                        break;
+                    }
                 }
                 Polled::End { slot, offset } => {
                     let Some(partition) = partitions.get_mut(slot) else { continue };

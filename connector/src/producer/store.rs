@@ -325,6 +325,7 @@ mod tests {
             retry_backoff: Duration::from_millis(1),
             circuit_breaker_threshold: 2,
             circuit_breaker_reset: reset,
+            ..Reliability::default()
         };
         let performance = Performance { write_timeout: Duration::from_millis(100), ..Performance::default() };
         let metrics = ProducerMetrics::detached();

@@ -69,6 +69,9 @@ impl Error {
 /// Kept for ever: history and rollback need it, compaction would forget it.
 const ANNOUNCEMENTS: &[(&str, &str)] =
     &[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
+/// A letter has its record's timestamp, by which retention counts: with the broker's default of a week the letter of an old
+/// record would be gone before anybody has seen it.
+const LETTERS: &[(&str, &str)] = &[("retention.ms", "-1")];
 const CONTROL: &[(&str, &str)] = &[("cleanup.policy", "compact")];
 
 /// Largest record that the transactional client takes (`message.max.bytes`).
@@ -100,7 +103,7 @@ pub async fn prepare(admin: &Admin, options: &Options) -> Result<Prepared, Error
     for topic in &options.topics {
         ensure(admin, options, topic, options.source_partitions, &[]).await?;
     }
-    ensure(admin, options, &options.dead_letters, 1, &[]).await?;
+    ensure(admin, options, &options.dead_letters, 1, LETTERS).await?;
     ensure(admin, options, &options.control, 1, CONTROL).await?;
     let topic = &options.announcements;
     let announcements = ensure(admin, options, topic, options.shards as i32, ANNOUNCEMENTS).await?;
@@ -132,7 +135,7 @@ pub async fn look(
     let mut seen = Vec::new();
     let sources = options.topics.iter().map(|topic| (topic, options.source_partitions, &[][..]));
     let own: [(_, _, &[_]); 3] = [
-        (&options.dead_letters, 1, &[]),
+        (&options.dead_letters, 1, LETTERS),
         (&options.control, 1, CONTROL),
         (&options.announcements, options.shards as i32, ANNOUNCEMENTS),
     ];

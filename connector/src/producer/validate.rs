@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::codec::{self, Codec, Format, KeyRule};
+use crate::codec::{self, Codec, Format, KeyRule, Misfit};
 use crate::dead;
 use crate::format::chunk::{Body, ChunkBuilder};
 use crate::kafka::Message;
@@ -34,14 +34,14 @@ impl Validator {
         Ok(Validator { codec: Codec::new(format, key, schema)?, letter: Vec::new(), metrics })
     }
 
-    /// Appends `message` to `chunk` under `slot`.
+    /// Appends `message` to `chunk` under `slot`. What does not fit is told, too.
     pub fn take(
         &mut self,
         message: &Message<'_>,
         source: &SourcePartition,
         slot: u16,
         chunk: &mut ChunkBuilder,
-    ) {
+    ) -> Result<(), Misfit> {
         let (offset, timestamp) = (message.offset(), message.timestamp_ms());
         match self.codec.decode(message.key(), message.value()) {
             Ok(decoded) => {
@@ -50,6 +50,7 @@ impl Validator {
                     None => Body::Delete { key: decoded.key },
                 };
                 chunk.push(slot, offset, timestamp, body);
+                Ok(())
             }
             Err(misfit) => {
                 self.metrics.dead_letters_total.with(&[&misfit.stage.to_string()]).inc();
@@ -60,6 +61,7 @@ impl Validator {
                 self.letter.clear();
                 dead::letter::of(&misfit, source, message).encode(&mut self.letter);
                 chunk.push(slot, offset, timestamp, Body::Misfit { letter: &self.letter });
+                Err(misfit)
             }
         }
     }

@@ -16,6 +16,7 @@ use crate::producer::intake::Intake;
 use crate::producer::log::{self, Log};
 use crate::producer::pace::Pace;
 use crate::producer::source::Source;
+use crate::producer::storm::Storm;
 use crate::producer::validate::Validator;
 use crate::producer::{self};
 use crate::record::TopicId;
@@ -60,7 +61,8 @@ async fn round(topic: &Filled, records: u64, clock: &Clock) -> Result<f64> {
     let appender = log.appender();
     let (status, _) = tokio::sync::watch::channel(producer::Status::default());
     let pace = Pace::new(producer::Pacing::default(), clock.clone());
-    let intake = Intake::new(log.clone(), Pressure::default(), pace, status, metrics.clone());
+    let storm = Storm::new(&producer::Reliability::default());
+    let intake = Intake::new((log.clone(), storm), Pressure::default(), pace, status, metrics.clone());
     let source = Source::new(poller, &from, validator, appender, intake, clock.clone(), metrics.clone())
         .map_err(failed)?;
     let stop = CancellationToken::new();

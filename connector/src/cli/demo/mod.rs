@@ -28,7 +28,8 @@ const CATALOGUE: u64 = 50_000;
 const MORE: &str = "\
 What it does: on librdkafka's embedded broker, in this process, a generator fills the topic `products` and keeps \
 changing it; a producer makes versions of it; one consumer reads from the beginning, another joins when the catalogue is \
-loaded. One record is poison: it must end in the dead-letter topic, as it was, and stop nobody. At the end every key of \
+loaded. One record is poison: it must end in the dead-letter topic, as it was, and stop nobody; when all else has landed \
+it is mended and replayed, as `stillwell dlq replay` does it. At the end every key of \
 both consumers is compared with what the generator knows. Blobs are in memory; other files are in a folder below TMPDIR \
 that goes at the end. Ctrl-C ends it early, with the same comparison; a second Ctrl-C at once.
 

@@ -23,6 +23,14 @@ pub fn write(out: &mut dyn Write, report: &Report, rate: u32) -> io::Result<()> 
     if report.letters > report.shown.len() as u64 {
         writeln!(out, "… and {} more", number(report.letters - report.shown.len() as u64))?;
     }
+    if let Some(replayed) = report.replayed {
+        let mark = if replayed == report.letters { "" } else { "WRONG: " };
+        writeln!(
+            out,
+            "{mark}{} of them mended and replayed, as `stillwell dlq replay --fix` does",
+            number(replayed)
+        )?;
+    }
     if report.letters > 0 {
         writeln!(out)?;
     }

@@ -1,0 +1,103 @@
+//! `stillwell dlq list`: one line for each record that failed.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Answer, Edge, Which, Whose, bytes, go_on, json_place, read, shown_key, shown_place};
+use crate::Result;
+use crate::cli::edge::print;
+use crate::cli::table::{self, Column, Output};
+use crate::dead::listing::{Line, Listing};
+use crate::dead::select::Verdict;
+use crate::format::letter::Elsewhere;
+use crate::host::directory::rfc3339;
+
+/// Lists dead letters, the last one of each record, in the order of the topic
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    whose: Whose,
+    #[command(flatten)]
+    which: Which,
+    /// At most so many, the first ones
+    #[arg(long, value_name = "N", help_heading = "Which letters")]
+    max: Option<usize>,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl List {
+    pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
+        let options = self.whose.load(edge)?;
+        let selection = self.which.selection(&options)?;
+        let listing = read(edge, &options, None, Listing::default(), move |listing, found| {
+            let is_meant = selection.judge(&found) == Verdict::Meant;
+            listing.take(&found, is_meant);
+            go_on()
+        })?;
+        let Some(listing) = listing else { return Ok(Answer::Interrupted) };
+        let lines: Vec<Line> = listing.lines().take(self.max.unwrap_or(usize::MAX)).collect();
+        print(|out| match self.output {
+            Output::Json => {
+                let lines: Vec<Value> = lines.iter().map(|line| object(&options.letters, line)).collect();
+                table::json(out, &lines)
+            }
+            Output::Table => table::table(out, &COLUMNS, lines.iter().map(row)),
+        })?;
+        Ok(Answer::Yes)
+    }
+}
+
+const COLUMNS: [Column; 9] = [
+    Column::Number("partition"),
+    Column::Number("offset"),
+    Column::Text("failed at"),
+    Column::Text("stage"),
+    Column::Text("error"),
+    Column::Text("key"),
+    Column::Text("source"),
+    Column::Number("replays"),
+    Column::Text("reason"),
+];
+
+fn row(line: &Line) -> Vec<String> {
+    let class = line.class.rsplit(['.', '$']).next().unwrap_or(&line.class);
+    vec![
+        line.partition.to_string(),
+        line.offset.to_string(),
+        rfc3339(line.failed_at),
+        line.stage.clone(),
+        class.to_owned(),
+        shown_key(line.key.as_deref()),
+        shown_place(line.source.as_ref()),
+        line.replays.to_string(),
+        line.message.clone(),
+    ]
+}
+
+/// A letter in the listing; its JSON is a contract.
+fn object(letters: &str, line: &Line) -> Value {
+    let blob = match &line.elsewhere {
+        Elsewhere::Nothing => None,
+        Elsewhere::Value(name) | Elsewhere::Whole(name) => Some(name),
+    };
+    json!({
+        "topic": letters,
+        "partition": line.partition,
+        "offset": line.offset,
+        "written_by": line.writer,
+        "owner": line.owner,
+        "failed_at": rfc3339(line.failed_at),
+        "stage": line.stage,
+        "error": line.class,
+        "reason": line.message,
+        "key": bytes(line.key.as_deref()),
+        "source": json_place(line.source.as_ref()),
+        "timestamp": rfc3339(line.timestamp),
+        "replays": line.replays,
+        "failures": line.failures,
+        "value_bytes": line.value_bytes,
+        "blob": blob,
+    })
+}

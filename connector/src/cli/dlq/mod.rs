@@ -1,0 +1,315 @@
+//! `stillwell dlq`: what could not be processed, shown, written to a file, and replayed.
+//!
+//! Runs beside the process that makes the versions, and needs neither its log nor its lock.
+
+use std::fmt::Write as _;
+use std::ops::ControlFlow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+mod list;
+mod show;
+mod export;
+mod replay;
+
+use super::edge::{Answer, Edge};
+use super::given::Given;
+use crate::codec::text;
+use crate::config::Shared;
+use crate::dead::found::Found;
+use crate::dead::held::{Held, Place};
+use crate::dead::replay::Options;
+use crate::dead::select::Selection;
+use crate::dead::topic::{Flow, Reader, Topic};
+use crate::kafka::Admin;
+use crate::telemetry::Metrics;
+use crate::{Error, ErrorKind, Result, dead};
+
+/// Shows and replays the dead letters of a dataset
+///
+/// They are in its own dead-letter topic, or in one that Kafka Connect or Spring wrote (--topic).
+#[derive(Debug, Args)]
+pub struct Dlq {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    List(list::List),
+    Show(show::Show),
+    Export(export::Export),
+    Replay(replay::Replay),
+}
+
+impl Dlq {
+    pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
+        match self.command {
+            Command::List(command) => command.run(edge),
+            Command::Show(command) => command.run(edge),
+            Command::Export(command) => command.run(edge),
+            Command::Replay(command) => command.run(edge),
+        }
+    }
+}
+
+/// Whose letters, and where they are.
+#[derive(Debug, Args)]
+struct Whose {
+    #[command(flatten)]
+    given: Given,
+    /// Dataset
+    dataset: String,
+    /// Topic with the letters [default: the dataset's own]
+    #[arg(long, value_name = "TOPIC")]
+    topic: Option<String>,
+}
+
+impl Whose {
+    fn load(&self, edge: &Edge) -> Result<Options> {
+        let config = self.given.load(edge)?;
+        let shared = Shared::system(&config, Metrics::new())?;
+        let options = config.producer(&self.dataset, &shared)?;
+        Ok(Options {
+            kafka: options.kafka,
+            dataset: options.dataset,
+            topics: options.topics,
+            key: options.key,
+            format: options.format,
+            schema: options.schema,
+            letters: self.topic.clone().unwrap_or(options.dead_letters),
+            store: options.store,
+            clock: options.clock,
+        })
+    }
+}
+
+/// Which letters.
+#[derive(Debug, Args)]
+struct Which {
+    /// Only letters of this key; repeatable
+    #[arg(long, value_name = "KEY", help_heading = "Which letters")]
+    key: Vec<String>,
+    /// Each KEY is base64, for keys that are not text
+    #[arg(long, requires = "key", help_heading = "Which letters")]
+    base64: bool,
+    /// Only those that failed at this stage: decode, validate, key, shed, or as Kafka Connect names it; repeatable
+    #[arg(long, value_name = "STAGE", help_heading = "Which letters")]
+    stage: Vec<String>,
+    /// Only those whose kind of failure or message has this in it; repeatable
+    #[arg(long, value_name = "TEXT", help_heading = "Which letters")]
+    error: Vec<String>,
+    /// Only those that failed since then: 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", help_heading = "Which letters")]
+    since: Option<When>,
+    /// Only those that failed until then
+    #[arg(long, value_name = "TIME", help_heading = "Which letters")]
+    until: Option<When>,
+}
+
+/// A moment, or a time before now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    At(i64),
+    Ago(i64),
+}
+
+impl std::str::FromStr for When {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<When, String> {
+        if let Ok(ago) = humantime::parse_duration(text) {
+            return i64::try_from(ago.as_millis())
+                .map(When::Ago)
+                .map_err(|_| "it is too long ago".to_owned());
+        }
+        let at = humantime::parse_rfc3339_weak(text)
+            .map_err(|_| "write a time as 2026-01-31T12:00:00Z, or 2h for two hours ago".to_owned())?;
+        let since = at.duration_since(std::time::UNIX_EPOCH).map_err(|_| "it is before 1970".to_owned())?;
+        i64::try_from(since.as_millis()).map(When::At).map_err(|_| "it is too far away".to_owned())
+    }
+}
+
+impl When {
+    fn ms(self, now: i64) -> i64 {
+        match self {
+            When::At(at) => at,
+            When::Ago(ago) => now.saturating_sub(ago),
+        }
+    }
+}
+
+impl Which {
+    fn selection(&self, options: &Options) -> Result<Selection> {
+        let key = |key: &String| match self.base64 {
+            false => Ok(key.clone().into_bytes()),
+            true => STANDARD.decode(key).map_err(|error| {
+                Error::because(ErrorKind::Rejected, format!("the key {key:?} is not base64"), error)
+            }),
+        };
+        let now = options.clock.wall_ms();
+        Ok(Selection {
+            dataset: options.dataset.clone(),
+            keys: self.key.iter().map(key).collect::<Result<_>>()?,
+            stages: self.stage.clone(),
+            errors: self.error.clone(),
+            since: self.since.map(|when| when.ms(now)),
+            until: self.until.map(|when| when.ms(now)),
+        })
+    }
+}
+
+/// Reads the letters that are there now, from the beginning or from one offset of one partition on, on a thread of its
+/// own, until `each` breaks off or an interrupt does. `None`: interrupted.
+fn read<T: Send + 'static>(
+    edge: &Edge,
+    options: &Options,
+    only: Option<(i32, i64)>,
+    mut state: T,
+    mut each: impl FnMut(&mut T, Found<'_>) -> Flow<()> + Send + 'static,
+) -> Result<Option<T>> {
+    let runtime = edge.runtime()?;
+    let stop = CancellationToken::new();
+    let (given, stopped) = (options.clone(), stop.clone());
+    let work = edge.screen.work(&format!("reading {}", options.letters), "letters", None);
+    let reading = runtime.spawn_blocking(move || {
+        let admin = Admin::new(&given.kafka);
+        let admin =
+            admin.map_err(|source| dead::Error::Kafka { doing: "making a client".to_owned(), source })?;
+        let topic = Topic::look(&admin, &given.letters)?;
+        let group = format!("stillwell.{}", given.dataset);
+        let ranges = topic.ranges.clone();
+        let mut reader = Reader::new(&given.kafka, &group, topic, given.clock.clone(), stopped)?;
+        let mut count = 0;
+        for (partition, (low, _)) in (0..).zip(ranges) {
+            let from = match only {
+                None => low,
+                Some((wanted, from)) if wanted == partition => from,
+                Some(_) => continue,
+            };
+            reader.begin(partition, from)?;
+            let broke = reader.read(partition, |found| {
+                count += 1;
+                work.set(count);
+                each(&mut state, found)
+            })?;
+            if let Some(()) = broke {
+                break;
+            }
+        }
+        Ok::<_, dead::Error>(state)
+    });
+    let read = runtime.block_on(async {
+        tokio::select! {
+            read = reading => Some(read),
+            _ = tokio::signal::ctrl_c() => {
+                stop.cancel();
+                None
+            }
+        }
+    });
+    runtime.shutdown_background();
+    let Some(read) = read else { return Ok(None) };
+    let read =
+        read.map_err(|panic| Error::because(ErrorKind::Internal, "reading letters panicked", panic))?;
+    read.map(Some).map_err(|error| failed(&options.letters, error))
+}
+
+fn failed(letters: &str, error: dead::Error) -> Error {
+    Error::because(error.kind(), format!("dead letters in {letters}"), error)
+}
+
+/// The answer of a reading: broken off, with its state, by what was found.
+fn go_on() -> Flow<()> {
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Bytes as JSON: text where they are UTF-8, else `{"base64": …}`; what is not there is null.
+fn bytes(bytes: Option<&[u8]>) -> Value {
+    match bytes.map(std::str::from_utf8) {
+        None => Value::Null,
+        Some(Ok(text)) => Value::String(text.to_owned()),
+        Some(Err(_)) => json!({ "base64": STANDARD.encode(bytes.unwrap_or_default()) }),
+    }
+}
+
+/// A key for people, on one line.
+fn shown_key(key: Option<&[u8]>) -> String {
+    let mut line = String::new();
+    match key {
+        None => line.push_str("none"),
+        Some(key) => text::key_to_json(key, &mut line),
+    }
+    line
+}
+
+/// Where a record is: `orders[1]@57`.
+fn shown_place(place: Option<&Place>) -> String {
+    let mut shown = String::new();
+    match place {
+        None => shown.push_str("unknown"),
+        Some(Place { topic, partition, offset }) => {
+            let _ = write!(shown, "{topic}[{partition}]@{offset}");
+        }
+    }
+    shown
+}
+
+fn json_place(place: Option<&Place>) -> Value {
+    match place {
+        None => Value::Null,
+        Some(Place { topic, partition, offset }) => {
+            json!({ "topic": topic, "partition": partition, "offset": offset })
+        }
+    }
+}
+
+/// A whole letter as JSON: what `show` and `export` print.
+fn whole(letters: &str, held: &Held, writer: dead::found::Writer, owner: &str) -> Value {
+    let rfc3339 = crate::host::directory::rfc3339;
+    let headers: Vec<Value> =
+        held.headers.iter().map(|(name, value)| json!([name, bytes(value.as_deref())])).collect();
+    json!({
+        "topic": letters,
+        "partition": held.partition,
+        "offset": held.offset,
+        "written_by": writer,
+        "owner": owner,
+        "failed_at": rfc3339(held.failed_at),
+        "stage": held.stage,
+        "error": held.class,
+        "reason": held.message,
+        "replays": held.replays,
+        "source": json_place(held.source.as_ref()),
+        "timestamp": rfc3339(held.timestamp),
+        "key": bytes(held.key.as_deref()),
+        "value": bytes(held.value.as_deref()),
+        "headers": headers,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_moment_or_how_long_ago() {
+        assert_eq!("2h".parse(), Ok(When::Ago(7_200_000)));
+        assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(When::At(1_000)));
+        assert!("1970-01-02 00:00:00".parse::<When>().is_ok());
+        assert!("yesterday".parse::<When>().is_err());
+        assert_eq!(When::Ago(10).ms(100), 90);
+    }
+
+    #[test]
+    fn bytes_are_kept_whatever_they_are() {
+        assert_eq!(bytes(None), Value::Null);
+        assert_eq!(bytes(Some(b"")), json!(""));
+        assert_eq!(bytes(Some("é\u{0}".as_bytes())), json!("é\u{0}"));
+        assert_eq!(bytes(Some(b"\xff\x00")), json!({ "base64": "/wA=" }));
+    }
+}

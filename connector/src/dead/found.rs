@@ -1,0 +1,357 @@
+//! A record of a dead-letter topic, read as what it is: the record that failed, and why, whoever wrote it.
+//!
+//! | written by | told by | the original's headers |
+//! | --- | --- | --- |
+//! | Stillwell | `__connect.errors.topic` with `stillwell.failed-at` behind it | what stands before, less `stillwell.replays` |
+//! | Kafka Connect | `__connect.errors.topic` alone | what stands before |
+//! | Spring | `kafka_dlt-original-topic` | all but `kafka_dlt-*` |
+//!
+//! A record may carry headers of such names from an earlier life of its own, before those of its letter: the last
+//! `__connect.errors.topic` begins the letter's. Spring keeps adding; its first ones name the record's own topic, those
+//! behind them the retry topics that it went through.
+//!
+//! Owns: telling the three apart, and the original from what was put behind it. Does not own: what is done with it
+//! (`replay`, `listing`), blobs.
+
+use crate::format::letter::{Elsewhere, header};
+
+/// Prefix of all that Kafka Connect puts on a letter.
+const CONNECT: &str = "__connect.errors.";
+/// Prefix of all that Spring puts on one.
+const SPRING: &str = "kafka_dlt-";
+
+/// Who wrote a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Writer {
+    /// This program.
+    Stillwell,
+    /// Kafka Connect's `DeadLetterQueueReporter`.
+    Connect,
+    /// Spring for Apache Kafka's `DeadLetterPublishingRecoverer`.
+    Spring,
+    /// Nobody who says so: any record.
+    Unknown,
+}
+
+/// Where the record that failed stands, or stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source<'a> {
+    /// Its topic.
+    pub topic: &'a str,
+    /// Its partition.
+    pub partition: i32,
+    /// Its own offset.
+    pub offset: i64,
+}
+
+/// A record of a dead-letter topic as Kafka hands it out.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw<'a> {
+    /// Partition of the dead-letter topic.
+    pub partition: i32,
+    /// Its own offset.
+    pub offset: i64,
+    /// Milliseconds since the Unix epoch.
+    pub timestamp: i64,
+    /// As it is.
+    pub key: Option<&'a [u8]>,
+    /// As it is.
+    pub value: Option<&'a [u8]>,
+}
+
+/// A letter, borrowed from the record it was read from.
+#[derive(Clone, Debug)]
+pub struct Found<'a> {
+    /// The record itself.
+    pub raw: Raw<'a>,
+    /// Who wrote it.
+    pub writer: Writer,
+    /// Where the original was.
+    pub source: Option<Source<'a>>,
+    /// The original's timestamp.
+    pub timestamp: i64,
+    /// Where it failed, by Connect's names; empty where nobody says.
+    pub stage: &'a str,
+    /// The kind of failure; empty where nobody says.
+    pub class: &'a str,
+    /// What was wrong; empty where nobody says.
+    pub message: &'a str,
+    /// The dataset, connector or consumer group that gave up; empty where nobody says.
+    pub owner: &'a str,
+    /// When: what the letter says, else the record's own timestamp.
+    pub failed_at: i64,
+    /// How often the record has been replayed.
+    pub replays: u32,
+    /// The original's headers, without our count.
+    pub headers: Vec<(&'a str, Option<&'a [u8]>)>,
+    /// What of it lies in a blob.
+    pub elsewhere: Elsewhere,
+}
+
+impl<'a> Found<'a> {
+    /// Reads a record. Any is a letter of some sort.
+    pub fn read(raw: Raw<'a>, headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> Found<'a> {
+        let headers: Vec<_> = headers.collect();
+        let connect = headers.iter().rposition(|(name, _)| *name == header::TOPIC);
+        let spring = || headers.iter().any(|(name, _)| *name == "kafka_dlt-original-topic");
+        match connect {
+            Some(at) => connect_letter(raw, headers, at),
+            None if spring() => spring_letter(raw, headers),
+            None => {
+                let replays = count(&headers);
+                let headers = headers.into_iter().filter(|(name, _)| *name != header::REPLAYS).collect();
+                Found { replays, headers, ..nobodys(raw) }
+            }
+        }
+    }
+
+    /// The last word of the kind of failure: Java's class names are long.
+    pub fn short_class(&self) -> &'a str {
+        self.class.rsplit(['.', '$']).next().unwrap_or(self.class)
+    }
+}
+
+fn nobodys(raw: Raw<'_>) -> Found<'_> {
+    Found {
+        raw,
+        writer: Writer::Unknown,
+        source: None,
+        timestamp: raw.timestamp,
+        stage: "",
+        class: "",
+        message: "",
+        owner: "",
+        failed_at: raw.timestamp,
+        replays: 0,
+        headers: Vec::new(),
+        elsewhere: Elsewhere::Nothing,
+    }
+}
+
+type Headers<'a> = Vec<(&'a str, Option<&'a [u8]>)>;
+
+fn connect_letter<'a>(raw: Raw<'a>, mut headers: Headers<'a>, at: usize) -> Found<'a> {
+    let ours = headers.iter().skip(at).any(|(name, _)| *name == header::FAILED_AT);
+    let mut found = nobodys(raw);
+    found.writer = if ours { Writer::Stillwell } else { Writer::Connect };
+    let (mut topic, mut partition, mut offset) = (None, None, None);
+    for (name, value) in headers.iter().skip(at) {
+        let value = text(*value);
+        match *name {
+            header::TOPIC => topic = Some(value),
+            header::PARTITION => partition = value.parse().ok(),
+            header::OFFSET => offset = value.parse().ok(),
+            header::CONNECTOR_NAME => found.owner = value,
+            header::STAGE => found.stage = value,
+            header::EXCEPTION_CLASS_NAME => found.class = value,
+            header::EXCEPTION_MESSAGE => found.message = value,
+            header::FAILED_AT => found.failed_at = value.parse().unwrap_or(raw.timestamp),
+            header::ORIGINAL_TIMESTAMP if ours => found.timestamp = value.parse().unwrap_or(raw.timestamp),
+            header::VALUE_BLOB if ours => found.elsewhere = Elsewhere::Value(value.to_owned()),
+            header::LETTER_BLOB if ours => found.elsewhere = Elsewhere::Whole(value.to_owned()),
+            _ => {}
+        }
+    }
+    found.source = place(topic, partition, offset);
+    found.replays = count(&headers);
+    let mut index = 0;
+    headers.retain(|(name, _)| {
+        let behind = index >= at;
+        index += 1;
+        let put = behind
+            && match ours {
+                true => header::OF_A_FAILURE.contains(name),
+                false => name.starts_with(CONNECT),
+            };
+        !put && *name != header::REPLAYS
+    });
+    found.headers = headers;
+    found
+}
+
+fn spring_letter<'a>(raw: Raw<'a>, mut headers: Headers<'a>) -> Found<'a> {
+    let first = |wanted: &str| {
+        let found = headers.iter().find(|(name, _)| name.strip_prefix(SPRING) == Some(wanted));
+        found.and_then(|(_, value)| *value)
+    };
+    let last = |wanted: &str| {
+        let found = headers.iter().rev().find(|(name, _)| name.strip_prefix(SPRING) == Some(wanted));
+        found.and_then(|(_, value)| *value)
+    };
+    let mut found = nobodys(raw);
+    found.writer = Writer::Spring;
+    let partition = first("original-partition").and_then(|bytes| i32::try_from(number(bytes)?).ok());
+    found.source = place(
+        first("original-topic").map(|bytes| text(Some(bytes))),
+        partition,
+        first("original-offset").and_then(number),
+    );
+    found.timestamp = first("original-timestamp").and_then(number).unwrap_or(raw.timestamp);
+    found.owner = text(last("original-consumer-group"));
+    // A deserializer's failure names the part that it failed at; a listener's does not.
+    let of_key = last("key-exception-fqcn");
+    found.stage = if of_key.is_some() { "KEY_CONVERTER" } else { "" };
+    // The listener's exception is Spring's own; the cause is what happened.
+    found.class = text(of_key.or(last("exception-cause-fqcn")).or(last("exception-fqcn")));
+    found.message = text(last("key-exception-message").or(last("exception-message")));
+    found.replays = count(&headers);
+    headers.retain(|(name, _)| !name.starts_with(SPRING) && *name != header::REPLAYS);
+    found.headers = headers;
+    found
+}
+
+fn place(topic: Option<&str>, partition: Option<i32>, offset: Option<i64>) -> Option<Source<'_>> {
+    let (topic, partition, offset) = (topic?, partition?, offset?);
+    let good = !topic.is_empty() && partition >= 0 && offset >= 0;
+    good.then_some(Source { topic, partition, offset })
+}
+
+/// Spring writes numbers as Java's big-endian bytes; in decimal they are taken too.
+fn number(bytes: &[u8]) -> Option<i64> {
+    match bytes.len() {
+        8 => bytes.try_into().ok().map(i64::from_be_bytes),
+        4 => bytes.try_into().ok().map(|bytes| i64::from(i32::from_be_bytes(bytes))),
+        _ => std::str::from_utf8(bytes).ok()?.parse().ok(),
+    }
+}
+
+fn count(headers: &Headers<'_>) -> u32 {
+    let last = headers.iter().rev().find(|(name, _)| *name == header::REPLAYS);
+    last.and_then(|(_, value)| text(*value).parse().ok()).unwrap_or(0)
+}
+
+/// A header as text; what is not UTF-8 shows as empty.
+fn text(value: Option<&[u8]>) -> &str {
+    std::str::from_utf8(value.unwrap_or_default()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::format::letter::Letter;
+    use crate::record::SourcePartition;
+
+    fn raw() -> Raw<'static> {
+        Raw { partition: 1, offset: 12, timestamp: 99, key: Some(b"k"), value: Some(b"{") }
+    }
+
+    fn read<'a>(headers: &'a [(String, Option<Bytes>)]) -> Found<'a> {
+        Found::read(raw(), headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())))
+    }
+
+    fn pair(name: &str, value: impl AsRef<[u8]>) -> (String, Option<Bytes>) {
+        (name.to_owned(), Some(Bytes::copy_from_slice(value.as_ref())))
+    }
+
+    fn letter(headers: Vec<(String, Option<Bytes>)>) -> Letter {
+        Letter {
+            source: SourcePartition { topic: "orders".into(), topic_id: Default::default(), partition: 3 },
+            offset: 7,
+            timestamp: 8,
+            stage: "VALUE_CONVERTER".to_owned(),
+            class: "stillwell.codec.Syntax".to_owned(),
+            message: "it ends too early".to_owned(),
+            key: Some(Bytes::from_static(b"k")),
+            value: Some(Bytes::from_static(b"{")),
+            headers,
+        }
+    }
+
+    #[test]
+    fn our_letter_gives_back_the_record_and_says_why() {
+        // The record's own headers, also such as look like a letter's, and names that repeat.
+        let own =
+            vec![pair("a", "1"), ("a".to_owned(), None), pair(header::TOPIC, "elsewhere"), pair("z", "")];
+        let sent = letter(own.clone()).kafka_headers("products", 0, 55, &Elsewhere::Nothing);
+        let found = read(&sent);
+        assert_eq!(found.writer, Writer::Stillwell);
+        assert_eq!(found.source, Some(Source { topic: "orders", partition: 3, offset: 7 }));
+        assert_eq!((found.timestamp, found.failed_at, found.replays), (8, 55, 0));
+        assert_eq!((found.stage, found.class), ("VALUE_CONVERTER", "stillwell.codec.Syntax"));
+        assert_eq!((found.message, found.owner), ("it ends too early", "products"));
+        let headers: Vec<_> = found
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.map(Bytes::copy_from_slice)))
+            .collect();
+        assert_eq!(headers, own, "byte for byte");
+    }
+
+    #[test]
+    fn a_record_that_was_replayed_keeps_its_count_and_not_the_header() {
+        let own = vec![pair("a", "1"), pair(header::REPLAYS, "2")];
+        let sent = letter(own).kafka_headers("products", 0, 55, &Elsewhere::Value("x/y.letter".to_owned()));
+        let found = read(&sent);
+        assert_eq!((found.replays, found.headers.len()), (2, 1));
+        assert_eq!(found.elsewhere, Elsewhere::Value("x/y.letter".to_owned()));
+    }
+
+    #[test]
+    fn connects_letters_are_read() {
+        let sent = [
+            pair("a", "1"),
+            pair("__connect.errors.topic", "orders"),
+            pair("__connect.errors.partition", "2"),
+            pair("__connect.errors.offset", "41"),
+            pair("__connect.errors.connector.name", "sink"),
+            pair("__connect.errors.task.id", "0"),
+            pair("__connect.errors.stage", "VALUE_CONVERTER"),
+            pair("__connect.errors.class.name", "org.apache.kafka.connect.json.JsonConverter"),
+            pair("__connect.errors.exception.class.name", "org.apache.kafka.connect.errors.DataException"),
+            pair("__connect.errors.exception.message", "Converting byte[] failed"),
+            pair("__connect.errors.exception.stacktrace", "at ..."),
+        ];
+        let found = read(&sent);
+        assert_eq!(found.writer, Writer::Connect);
+        assert_eq!(found.source, Some(Source { topic: "orders", partition: 2, offset: 41 }));
+        assert_eq!((found.timestamp, found.failed_at, found.owner), (99, 99, "sink"));
+        assert_eq!(
+            (found.headers.clone(), found.short_class()),
+            (vec![("a", Some(&b"1"[..]))], "DataException")
+        );
+    }
+
+    #[test]
+    fn springs_letters_are_read_also_after_retry_topics() {
+        let sent = [
+            pair("a", "1"),
+            pair("kafka_dlt-original-topic", "orders"),
+            pair("kafka_dlt-original-partition", 2i32.to_be_bytes()),
+            pair("kafka_dlt-original-offset", 41i64.to_be_bytes()),
+            pair("kafka_dlt-original-timestamp", 1_700_000_000_000i64.to_be_bytes()),
+            pair("kafka_dlt-original-topic", "orders-retry-0"),
+            pair("kafka_dlt-original-partition", 0i32.to_be_bytes()),
+            pair("kafka_dlt-original-offset", 5i64.to_be_bytes()),
+            pair("kafka_dlt-original-consumer-group", "billing"),
+            pair(
+                "kafka_dlt-exception-fqcn",
+                "org.springframework.kafka.listener.ListenerExecutionFailedException",
+            ),
+            pair("kafka_dlt-exception-cause-fqcn", "java.lang.IllegalStateException"),
+            pair("kafka_dlt-exception-message", "no such customer"),
+        ];
+        let found = read(&sent);
+        assert_eq!(found.writer, Writer::Spring);
+        assert_eq!(found.source, Some(Source { topic: "orders", partition: 2, offset: 41 }));
+        assert_eq!((found.timestamp, found.owner), (1_700_000_000_000, "billing"));
+        assert_eq!((found.short_class(), found.message), ("IllegalStateException", "no such customer"));
+        assert_eq!(found.headers, [("a", Some(&b"1"[..]))]);
+    }
+
+    #[test]
+    fn what_cannot_be_made_sense_of_is_nobodys_and_never_a_wrong_place() {
+        let found = read(&[]);
+        assert_eq!((found.writer, found.source), (Writer::Unknown, None));
+        for (partition, offset) in [("-1", "3"), ("x", "3"), ("1", "-3"), ("1", ""), ("99999999999", "1")] {
+            let headers =
+                [pair(header::TOPIC, "t"), pair(header::PARTITION, partition), pair(header::OFFSET, offset)];
+            assert_eq!(read(&headers).source, None, "{partition} {offset}");
+        }
+        let headers =
+            [pair("kafka_dlt-original-topic", "t"), pair("kafka_dlt-original-partition", [0xff; 4])];
+        assert_eq!(read(&headers).source, None);
+    }
+}

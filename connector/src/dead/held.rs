@@ -1,0 +1,130 @@
+//! A letter on its way back: taken out of its topic, made whole from its blob.
+//!
+//! Owns: the copy, and fetching what lies elsewhere. Does not own: whether it goes back (`replay`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Error;
+use super::found::{Found, Source};
+use crate::blob::{self, Store};
+use crate::format::letter::{Elsewhere, Letter, header};
+
+/// Longest time for one blob.
+const FETCH: Duration = Duration::from_secs(60);
+
+/// Where the record that failed stands, or stood.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Its topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// Its own offset.
+    pub offset: i64,
+}
+
+impl Place {
+    /// Borrowed.
+    pub fn as_source(&self) -> Source<'_> {
+        Source { topic: &self.topic, partition: self.partition, offset: self.offset }
+    }
+}
+
+/// A letter of one's own.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// Its partition in the dead-letter topic.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// Where the record was.
+    pub source: Option<Place>,
+    /// The record's timestamp, milliseconds since the Unix epoch.
+    pub timestamp: i64,
+    /// When it failed.
+    pub failed_at: i64,
+    /// How often it was replayed.
+    pub replays: u32,
+    /// Where it failed.
+    pub stage: String,
+    /// The kind of failure.
+    pub class: String,
+    /// What was wrong.
+    pub message: String,
+    /// The record's key.
+    pub key: Option<Bytes>,
+    /// Its value.
+    pub value: Option<Bytes>,
+    /// Its headers, without our count.
+    pub headers: Vec<(String, Option<Bytes>)>,
+    /// What of it is still in a blob.
+    pub elsewhere: Elsewhere,
+}
+
+impl Held {
+    /// A copy.
+    pub fn of(found: &Found<'_>) -> Held {
+        let copy = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
+        Held {
+            partition: found.raw.partition,
+            offset: found.raw.offset,
+            source: found.source.map(|source| Place {
+                topic: source.topic.to_owned(),
+                partition: source.partition,
+                offset: source.offset,
+            }),
+            timestamp: found.timestamp,
+            failed_at: found.failed_at,
+            replays: found.replays,
+            stage: found.stage.to_owned(),
+            class: found.class.to_owned(),
+            message: found.message.to_owned(),
+            key: copy(found.raw.key),
+            value: copy(found.raw.value),
+            headers: found.headers.iter().map(|(name, value)| ((*name).to_owned(), copy(*value))).collect(),
+            elsewhere: found.elsewhere.clone(),
+        }
+    }
+
+    /// Bytes that it takes as a record, a little over.
+    pub fn size(&self) -> usize {
+        let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + len(value) + 10).sum();
+        len(&self.key) + len(&self.value) + headers + 128
+    }
+
+    /// Fetches what lies in a blob. `Ok(Some(why))`: it cannot be had, and will not be.
+    ///
+    /// # Errors
+    /// [`Error::Blob`] where the store does not answer.
+    pub async fn fetch(&mut self, store: &Store) -> Result<Option<String>, Error> {
+        let name = match &self.elsewhere {
+            Elsewhere::Nothing => return Ok(None),
+            Elsewhere::Value(name) | Elsewhere::Whole(name) => name.clone(),
+        };
+        let failed = |source| Error::Blob { name: name.clone(), source };
+        let fetched = tokio::time::timeout(FETCH, store.get_bytes(&name)).await.unwrap_or_else(|_| {
+            let problem = format!("it took longer than {FETCH:?}");
+            Err(blob::Error::Unavailable { doing: "reading", url: store.absolute_url(&name), problem })
+        });
+        let bytes = match fetched {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_transient() => return Err(failed(error)),
+            Err(error) => return Ok(Some(error.to_string())),
+        };
+        match &self.elsewhere {
+            Elsewhere::Value(_) => self.value = Some(bytes),
+            _ => match Letter::decode(&bytes) {
+                Ok(Letter { key, value, headers, .. }) => {
+                    (self.key, self.value) = (key, value);
+                    self.headers = headers.into_iter().filter(|(name, _)| name != header::REPLAYS).collect();
+                }
+                Err(error) => return Ok(Some(format!("the blob {name} is {error}"))),
+            },
+        }
+        self.elsewhere = Elsewhere::Nothing;
+        Ok(None)
+    }
+}

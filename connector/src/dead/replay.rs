@@ -1,0 +1,551 @@
+//! Replay: letters go back to the partition that they came from, once.
+//!
+//! ```text
+//!  1  letters in topic order --selection--> how many, and which keys of which source partitions
+//!  2  those partitions, from the lowest offset to the end: what is stale?
+//!  3  letters again, in chunks:
+//!       cap -> blob -> fix -> source to its new end: stale? -> [ records to the source | the group's offsets ]
+//!                                                                one Kafka transaction, at least once a second
+//! ```
+//!
+//! The records and the offsets of their letters are in one transaction of the id DATASET/replay, so that each letter is
+//! replayed once, whatever dies when: the next run ends or aborts what was under way, then reads how far it came. Two
+//! runs at a time fence each other. Should a late duplicate of an ending transaction end the next one too early
+//! (librdkafka has no KIP-890 part 2), records stand in the source whose letters are not counted as handled: records
+//! are delivered before offsets are added, so never the reverse, and such a record is a later one of its key, by which
+//! the next run knows that its letter has been replayed. Only where records have no key it would come twice.
+//!
+//! A record of the key that is written between the last look at the source and the transaction, some tens of
+//! milliseconds, is not seen, and the letter lands behind it.
+//!
+//! Straight into the dataset is no way: a version is the fold of its source up to its positions, which rebuilds, other
+//! readers of the topic and our own checks rely on. So the topic stays the only way in.
+//!
+//! Owns: the order of it all, and what is committed. Does not own: what is selected (`select`), staleness (`stale`),
+//! progress (`progress`), what is shown (`cli/dlq`).
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+mod decide;
+
+use bytes::Bytes;
+use governor::clock::{Clock as _, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use super::fix::Fix;
+use super::found::Found;
+use super::held::Held;
+use super::outcome::{Outcome, Told, Totals};
+use super::progress::Progress;
+use super::select::{Selection, Verdict};
+use super::stale::{Keys, Sources};
+use super::topic::{Reader, Topic};
+use crate::blob::Store;
+use crate::clock::Clock;
+use crate::codec::{Format, KeyRule};
+use crate::failpoint;
+use crate::format::letter::{Elsewhere, header};
+use crate::kafka::transaction::BULK_LIMIT;
+use crate::kafka::{self, Admin, Group, Outcome as Ended, Outgoing, Transaction};
+use crate::schema::Schema;
+
+/// Most letters in a transaction, and their bytes.
+const CHUNK: usize = 20_000;
+const CHUNK_BYTES: usize = 16 << 20;
+/// Most of them while each is given to a program: a second's worth.
+const CHUNK_TO_MEND: usize = 8;
+/// A chunk is closed after this long: its transaction ends within the second.
+const CHUNK_TIME: Duration = Duration::from_millis(400);
+/// Entries of a chunk that are no letters of ours to replay, at which it is closed too.
+const CHUNK_ENTRIES: usize = 200_000;
+/// Longest that a step of a transaction may take: beyond the transaction's own time limit.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Room for what the broker puts around a record.
+const AROUND: usize = 1_024;
+
+/// The dataset whose letters they are.
+#[derive(Clone)]
+pub struct Options {
+    /// How to reach Kafka.
+    pub kafka: kafka::Options,
+    /// Its name.
+    pub dataset: String,
+    /// Its source topics.
+    pub topics: Vec<String>,
+    /// Where its keys come from.
+    pub key: KeyRule,
+    /// How values are encoded in the source.
+    pub format: Format,
+    /// Its schema.
+    pub schema: Arc<Schema>,
+    /// The topic with the letters: its own, or one that Kafka Connect or Spring wrote.
+    pub letters: String,
+    /// Where values lie that are too large for their topic.
+    pub store: Store,
+    /// Time.
+    pub clock: Clock,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Which letters.
+    pub selection: Selection,
+    /// At most so many of them.
+    pub max: Option<u64>,
+    /// At most so many a second.
+    pub rate: Option<NonZeroU32>,
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
+    /// A record that was replayed so often is left.
+    pub max_replays: u32,
+    /// Replay what is stale too, or cannot be judged.
+    pub force: bool,
+    /// What mends values.
+    pub fix: Option<Fix>,
+}
+
+/// One entry of a chunk, in the order of offsets.
+enum Entry {
+    /// Handled by a former run.
+    Handled(i64),
+    /// Not to be seen now.
+    NotNow(i64),
+    /// To be replayed.
+    Letter(Box<Held>),
+}
+
+/// Why the reading of letters breaks off.
+enum Break {
+    /// The chunk is closed.
+    Closed,
+    /// There are as many as were asked for.
+    Enough,
+}
+
+/// A replay.
+pub struct Replay<'a> {
+    options: &'a Options,
+    asked: &'a Asked,
+    stop: CancellationToken,
+    admin: Admin,
+    group: Group,
+    /// None in a dry run.
+    transaction: Option<Transaction>,
+    progress: Vec<Progress>,
+    sources: Sources,
+    limits: HashMap<String, Limit>,
+    /// Source positions of what this run has sent: the same letter may stand in its topic twice.
+    sent: HashSet<(u64, i32, i64)>,
+    limiter: Option<DefaultDirectRateLimiter>,
+    totals: Totals,
+}
+
+#[derive(Clone, Copy)]
+struct Limit {
+    partitions: i32,
+    bytes: usize,
+}
+
+/// Replays letters until all that are selected are seen, or `stop` is cancelled. Returns what was done in any case.
+/// Blocks, within a runtime.
+pub fn run(
+    options: &Options,
+    asked: &Asked,
+    stop: &CancellationToken,
+    mut tell: impl FnMut(Told<'_>),
+) -> (Totals, Result<(), Error>) {
+    let (mut replay, topic) = match Replay::begin(options, asked, stop) {
+        Ok(begun) => begun,
+        Err(error) => return (Totals::default(), Err(error)),
+    };
+    let done = replay.all(topic, &mut tell);
+    (replay.totals, done)
+}
+
+fn failed(doing: &str) -> impl Fn(kafka::Error) -> Error + '_ {
+    move |source| Error::Kafka { doing: doing.to_owned(), source }
+}
+
+impl<'a> Replay<'a> {
+    fn begin(
+        options: &'a Options,
+        asked: &'a Asked,
+        stop: &CancellationToken,
+    ) -> Result<(Replay<'a>, Topic), Error> {
+        let admin = Admin::new(&options.kafka).map_err(failed("making a client"))?;
+        let topic = Topic::look(&admin, &options.letters)?;
+        // First, so that what a former run has under way is ended before it is asked how far that came.
+        let transaction = match asked.dry_run {
+            true => None,
+            false => {
+                let id = format!("{}/replay", options.dataset);
+                let transaction = Transaction::bulk(&options.kafka, &id, options.clock.clone());
+                let transaction = transaction.map_err(failed("making a client"))?;
+                transaction.init(PATIENCE).map_err(failed("beginning to replay"))?;
+                Some(transaction)
+            }
+        };
+        let group =
+            Group::new(&options.kafka, &asked.selection.group()).map_err(failed("making a client"))?;
+        let committed = group
+            .committed(&topic.name, topic.partitions())
+            .map_err(failed("asking how far replays came"))?;
+        let progress = committed.iter().zip(&topic.ranges).map(|(committed, (low, end))| {
+            if committed.offset.is_some_and(|offset| offset > *end) {
+                tracing::warn!(
+                    topic = topic.name,
+                    "the topic was made anew since the last replay, which began again"
+                );
+                return Progress::of(&kafka::Committed::default(), *low);
+            }
+            Progress::of(committed, *low)
+        });
+        let progress = progress.collect();
+        let keys = Keys::new(&options.format, &options.key, &options.schema)?;
+        let limiter = asked
+            .rate
+            .map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(half_a_second(rate))));
+        let replay = Replay {
+            options,
+            asked,
+            stop: stop.clone(),
+            admin,
+            group,
+            transaction,
+            progress,
+            sources: Sources::new(keys, options.clock.clone()),
+            limits: HashMap::new(),
+            sent: HashSet::new(),
+            limiter,
+            totals: Totals::default(),
+        };
+        Ok((replay, topic))
+    }
+
+    fn all(&mut self, topic: Topic, tell: &mut impl FnMut(Told<'_>)) -> Result<(), Error> {
+        let group = self.asked.selection.group();
+        let (clock, stop) = (self.options.clock.clone(), self.stop.clone());
+        let mut reader = Reader::new(&self.options.kafka, &group, topic, clock, stop)?;
+        self.count(&mut reader)?;
+        tell(Told::Selected(self.totals.selected));
+        self.look_at_topics()?;
+        if !self.asked.force {
+            self.sources.open(&self.options.kafka, &group, &self.admin)?;
+            self.sources.catch_up(&self.stop, |looked| tell(Told::Looked(looked)))?;
+        }
+        let mut taken = 0;
+        for partition in 0..reader.topic().partitions() {
+            if !self.partition(partition, &mut reader, &mut taken, tell)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a partition's reading begins, if there is anything new in it.
+    fn begins(&self, partition: i32, reader: &mut Reader) -> Result<bool, Error> {
+        let at = partition as usize;
+        let (Some(progress), Some((_, end))) = (self.progress.get(at), reader.topic().ranges.get(at)) else {
+            return Ok(false);
+        };
+        if progress.start() >= *end {
+            return Ok(false);
+        }
+        reader.begin(partition, progress.start())?;
+        Ok(true)
+    }
+
+    /// The first reading: how many, and what of the source has to be looked at for them.
+    fn count(&mut self, reader: &mut Reader) -> Result<(), Error> {
+        let most = self.asked.max.unwrap_or(u64::MAX);
+        for partition in 0..reader.topic().partitions() {
+            if self.totals.selected >= most || !self.begins(partition, reader)? {
+                continue;
+            }
+            let Some(progress) = self.progress.get(partition as usize) else { continue };
+            let (sources, totals, options) = (&mut self.sources, &mut self.totals, self.options);
+            let selection = &self.asked.selection;
+            reader.read(partition, |found| {
+                if !progress.is_open(found.raw.offset) || meant(selection, &found) != Verdict::Meant {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                totals.selected += 1;
+                expect(sources, &found, options)?;
+                Ok(match totals.selected >= most {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                })
+            })?;
+        }
+        Ok(())
+    }
+
+    fn look_at_topics(&mut self) -> Result<(), Error> {
+        let Replay { admin, options, limits, .. } = self;
+        let look = async {
+            for topic in &options.topics {
+                let Some(info) = admin.describe(topic).await? else { continue };
+                let config = admin.topic_config(topic).await?;
+                let bytes = config.get("max.message.bytes").and_then(|value| value.parse().ok());
+                let bytes = bytes.unwrap_or(1_048_588usize).min(BULK_LIMIT).saturating_sub(AROUND);
+                limits.insert(topic.clone(), Limit { partitions: info.partitions, bytes });
+            }
+            Ok(())
+        };
+        Handle::current().block_on(look).map_err(failed("looking at the source topics"))
+    }
+
+    /// The second reading. False: there is no need to go on.
+    fn partition(
+        &mut self,
+        partition: i32,
+        reader: &mut Reader,
+        taken: &mut u64,
+        tell: &mut impl FnMut(Told<'_>),
+    ) -> Result<bool, Error> {
+        if !self.begins(partition, reader)? {
+            return Ok(true);
+        }
+        let end = reader.topic().ranges.get(partition as usize).map_or(0, |(_, end)| *end);
+        let most_letters = self.most_letters();
+        // As counted: what was not seen then is not judged now.
+        let most = self.totals.selected;
+        loop {
+            let (mut entries, mut letters, mut bytes) = (Vec::new(), 0, 0);
+            let Some(progress) = self.progress.get(partition as usize) else { return Ok(true) };
+            let (clock, selection) = (&self.options.clock, &self.asked.selection);
+            let began = clock.now();
+            let broke = reader.read(partition, |found| {
+                let offset = found.raw.offset;
+                if !progress.is_open(offset) {
+                    // One of them in a row says as much as all.
+                    if !matches!(entries.last(), Some(Entry::Handled(_))) {
+                        entries.push(Entry::Handled(offset));
+                    }
+                    return Ok(ControlFlow::Continue(()));
+                }
+                match meant(selection, &found) {
+                    Verdict::Other => return Ok(ControlFlow::Continue(())),
+                    Verdict::NotNow => entries.push(Entry::NotNow(offset)),
+                    Verdict::Meant if *taken >= most => return Ok(ControlFlow::Break(Break::Enough)),
+                    Verdict::Meant => {
+                        *taken += 1;
+                        letters += 1;
+                        let held = Held::of(&found);
+                        bytes += held.size();
+                        entries.push(Entry::Letter(Box::new(held)));
+                    }
+                }
+                let closed = letters >= most_letters
+                    || bytes >= CHUNK_BYTES
+                    || entries.len() >= CHUNK_ENTRIES
+                    || clock.now().saturating_duration_since(began) >= CHUNK_TIME;
+                Ok(if closed { ControlFlow::Break(Break::Closed) } else { ControlFlow::Continue(()) })
+            })?;
+            self.wait_for_rate(letters)?;
+            let through = broke.is_none().then_some(end);
+            if !self.settle(partition, entries, through, reader.topic(), tell)? {
+                return Ok(false);
+            }
+            match broke {
+                Some(Break::Closed) => {}
+                Some(Break::Enough) => return Ok(false),
+                None => return Ok(true),
+            }
+        }
+    }
+
+    fn most_letters(&self) -> usize {
+        let mending = if self.asked.fix.is_some() { CHUNK_TO_MEND } else { CHUNK };
+        self.asked.rate.map_or(mending, |rate| mending.min(half_a_second(rate).get() as usize))
+    }
+
+    fn wait_for_rate(&self, letters: usize) -> Result<(), Error> {
+        let (Some(limiter), Some(letters)) = (&self.limiter, NonZeroU32::new(letters as u32)) else {
+            return Ok(());
+        };
+        // A chunk is never larger than the bucket.
+        while let Ok(Err(not_until)) = limiter.check_n(letters) {
+            let wait = not_until.wait_time_from(DefaultClock::default().now());
+            let stopped = Handle::current().block_on(async {
+                tokio::select! {
+                    () = self.stop.cancelled() => true,
+                    () = tokio::time::sleep(wait) => false,
+                }
+            });
+            if stopped {
+                return Err(Error::Stopped);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides over a chunk, sends what is to be sent, and commits how far it came. False: no more can be left.
+    fn settle(
+        &mut self,
+        partition: i32,
+        entries: Vec<Entry>,
+        through: Option<i64>,
+        topic: &Topic,
+        tell: &mut impl FnMut(Told<'_>),
+    ) -> Result<bool, Error> {
+        let mut letters: Vec<&mut Held> = Vec::new();
+        let mut entries = entries;
+        for entry in &mut entries {
+            if let Entry::Letter(held) = entry {
+                letters.push(held);
+            }
+        }
+        let mut outcomes = self.decide(&mut letters)?;
+        let Some(progress) = self.progress.get_mut(partition as usize) else { return Ok(true) };
+        let (mut seen, mut not_now, mut full) = (0, 0, false);
+        for entry in &entries {
+            let noted = match entry {
+                Entry::Handled(offset) => {
+                    progress.handled(*offset);
+                    Ok(())
+                }
+                Entry::NotNow(offset) => progress.left(*offset).map(|()| not_now += 1),
+                Entry::Letter(held) => {
+                    let noted = match outcomes.get(seen) {
+                        Some(Outcome::Left(..)) => progress.left(held.offset),
+                        _ => {
+                            progress.handled(held.offset);
+                            Ok(())
+                        }
+                    };
+                    noted.map(|()| seen += 1)
+                }
+            };
+            if noted.is_err() {
+                full = true;
+                break;
+            }
+        }
+        outcomes.truncate(seen);
+        if let (Some(through), false) = (through, full) {
+            progress.reach(through);
+        }
+        let letters: Vec<&Held> = entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Letter(held) => Some(&**held),
+                _ => None,
+            })
+            .take(seen)
+            .collect();
+        self.commit(partition, &letters, &mut outcomes, topic)?;
+        self.totals.not_now += not_now;
+        self.totals.full |= full;
+        for (held, outcome) in letters.iter().zip(&outcomes) {
+            self.totals.count(outcome);
+            tell(Told::Done(held, outcome));
+        }
+        tell(Told::Through);
+        Ok(!full)
+    }
+
+    /// Sends what is to be sent, and commits how far it came, in one transaction.
+    fn commit(
+        &mut self,
+        partition: i32,
+        letters: &[&Held],
+        outcomes: &mut [Outcome],
+        topic: &Topic,
+    ) -> Result<(), Error> {
+        let Some(progress) = self.progress.get(partition as usize) else { return Ok(()) };
+        let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        let (next, note) = progress.position();
+        let group = self.group.metadata().map_err(failed("asking for the group"))?;
+        let send = |transaction: &mut Transaction| -> Result<(), kafka::Error> {
+            transaction.begin()?;
+            for (held, outcome) in letters.iter().zip(outcomes.iter()) {
+                let (Outcome::Replayed(_), Some(source)) = (outcome, &held.source) else { continue };
+                let mut headers = held.headers.clone();
+                let count = held.replays.saturating_add(1).to_string();
+                headers.push((header::REPLAYS.to_owned(), Some(Bytes::from(count))));
+                let record = Outgoing {
+                    topic: &source.topic,
+                    partition: Some(source.partition),
+                    key: held.key.as_deref(),
+                    value: held.value.as_deref(),
+                    headers: &headers,
+                    timestamp: (held.timestamp >= 0).then_some(held.timestamp),
+                };
+                transaction.send(&record, PATIENCE)?;
+            }
+            // Else the offsets could be committed without the records, see above.
+            transaction.settle(PATIENCE)?;
+            failpoint::pass("replay.sent");
+            transaction.send_positions(&[(&topic.name, partition, next, &note)], &group, PATIENCE)?;
+            failpoint::pass("replay.offsets");
+            Ok(())
+        };
+        let sent = send(transaction);
+        let ended = match sent {
+            Ok(()) => transaction.commit(PATIENCE),
+            Err(error) => transaction.abort_after(error, PATIENCE),
+        };
+        match ended {
+            Ended::Committed => {}
+            Ended::Aborted(source) => {
+                return Err(failed("replaying: this chunk was not, and the next run goes on with it")(
+                    source,
+                ));
+            }
+            Ended::Fenced(source) => {
+                return Err(failed("replaying: another replay of this dataset has taken over")(source));
+            }
+            Ended::Unknown(source) | Ended::Fatal(source) => {
+                let doing =
+                    "replaying: what became of the last chunk is not known; the next run looks, and goes on";
+                return Err(failed(doing)(source));
+            }
+        }
+        failpoint::pass("replay.committed");
+        let mut delivered = transaction.delivered().into_iter();
+        for outcome in outcomes.iter_mut() {
+            if let Outcome::Replayed(place) = outcome {
+                *place = delivered.next().map(|to| (to.partition, to.offset));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a listener or a webhook did not handle is in the dataset already: the source has nothing to do with it.
+fn meant(selection: &Selection, found: &Found<'_>) -> Verdict {
+    match found.stage {
+        "listener" | "webhook" => Verdict::Other,
+        _ => selection.judge(found),
+    }
+}
+
+/// A letter that will be judged, by its key; where even that lies in a blob, it is fetched for it.
+fn expect(sources: &mut Sources, found: &Found<'_>, options: &Options) -> Result<(), Error> {
+    // What is not ours to read is not asked for.
+    if !found.source.is_some_and(|source| options.topics.iter().any(|topic| topic == source.topic)) {
+        return Ok(());
+    }
+    if found.raw.key.is_none() && matches!(found.elsewhere, Elsewhere::Whole(_)) {
+        let mut held = Held::of(found);
+        if Handle::current().block_on(held.fetch(&options.store))?.is_none() {
+            sources.expect(found, held.key.as_deref());
+            return Ok(());
+        }
+    }
+    sources.expect(found, found.raw.key);
+    Ok(())
+}
+
+fn half_a_second(rate: NonZeroU32) -> NonZeroU32 {
+    NonZeroU32::new(rate.get() / 2).unwrap_or(NonZeroU32::MIN)
+}

@@ -1,0 +1,109 @@
+//! What is to become of letters, before anything is sent.
+//!
+//! Owns: the order of the questions: those that cost nothing first, staleness last. Does not own: what follows.
+
+use tokio::runtime::Handle;
+
+use super::Replay;
+use crate::dead::Error;
+use crate::dead::held::Held;
+use crate::dead::outcome::{Outcome, Why};
+use crate::dead::stale::Standing;
+
+impl Replay<'_> {
+    /// What is to become of each letter.
+    pub(super) fn decide(&mut self, letters: &mut [&mut Held]) -> Result<Vec<Outcome>, Error> {
+        let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(letters.len());
+        for held in letters.iter_mut() {
+            outcomes.push(self.refusal(held)?);
+        }
+        if let Some(fix) = &self.asked.fix {
+            let open: Vec<usize> =
+                outcomes.iter().enumerate().filter(|(_, one)| one.is_none()).map(|(at, _)| at).collect();
+            let given: Vec<&Held> =
+                open.iter().filter_map(|at| letters.get(*at).map(|held| &**held)).collect();
+            let mended = fix.mend(&self.options.clock, &given).map_err(Error::Fix)?;
+            for (at, mended) in open.into_iter().zip(mended) {
+                match (mended, letters.get_mut(at), outcomes.get_mut(at)) {
+                    (Ok(value), Some(held), _) => held.value = value,
+                    (Err(why), _, Some(outcome)) => *outcome = Some(Outcome::Left(Why::Unmended, why)),
+                    _ => {}
+                }
+            }
+        }
+        if !self.asked.force && outcomes.iter().any(Option::is_none) {
+            self.sources.catch_up(&self.stop, |_| {})?;
+        }
+        let decided = letters.iter().zip(outcomes).map(|(held, outcome)| match outcome {
+            Some(outcome) => outcome,
+            None => self.judge(held),
+        });
+        Ok(decided.collect())
+    }
+
+    /// What speaks against a letter whatever the source holds. Fetches what of it lies in a blob.
+    fn refusal(&self, held: &mut Held) -> Result<Option<Outcome>, Error> {
+        let left = |why, said: String| Ok(Some(Outcome::Left(why, said)));
+        if held.replays >= self.asked.max_replays {
+            let most = self.asked.max_replays;
+            return left(
+                Why::Capped,
+                format!("it was replayed {} times, and may be {most} times", held.replays),
+            );
+        }
+        let Some(source) = &held.source else {
+            return left(Why::Misplaced, "it does not say where the record was".to_owned());
+        };
+        let Some(limit) = self.limits.get(&source.topic) else {
+            let topics = self.options.topics.join(", ");
+            return left(
+                Why::Misplaced,
+                format!(
+                    "it came from {}, which is no source of {} ({topics})",
+                    source.topic, self.options.dataset
+                ),
+            );
+        };
+        if source.partition >= limit.partitions {
+            return left(
+                Why::Misplaced,
+                format!(
+                    "it came from {}[{}], and there is no such partition",
+                    source.topic, source.partition
+                ),
+            );
+        }
+        let lost = Handle::current().block_on(held.fetch(&self.options.store))?;
+        Ok(lost.map(|why| Outcome::Left(Why::BlobLost, why)))
+    }
+
+    /// The last questions, once its value is what will be sent.
+    fn judge(&mut self, held: &Held) -> Outcome {
+        let Some(source) = &held.source else {
+            return Outcome::Left(Why::Misplaced, "it does not say where the record was".to_owned());
+        };
+        let most = self.limits.get(&source.topic).map_or(0, |limit| limit.bytes);
+        if held.size() > most {
+            let what = format!("it has {} bytes, and {} takes {most}", held.size(), source.topic);
+            return Outcome::Left(Why::TooLarge, what);
+        }
+        if !self.asked.force {
+            let record = (held.key.as_deref(), held.value.as_deref());
+            match self.sources.judge(
+                source.as_source(),
+                record,
+                (held.timestamp, held.failed_at, held.replays),
+            ) {
+                Standing::Fresh => {}
+                Standing::Later(at) => return Outcome::Stale(at),
+                Standing::Replayed(at) => return Outcome::Known(Some(at)),
+                Standing::Unknown(why) => return Outcome::Left(Why::Unjudged, why),
+            }
+        }
+        let topic = xxhash_rust::xxh3::xxh3_64(source.topic.as_bytes());
+        match self.sent.insert((topic, source.partition, source.offset)) {
+            true => Outcome::Replayed(None),
+            false => Outcome::Known(None),
+        }
+    }
+}

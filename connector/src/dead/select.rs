@@ -1,0 +1,191 @@
+//! Which letters are meant: by key, stage, error and time.
+//!
+//! Key, stage and error say *what* is meant; time says *which of it, for now*. A replay keeps its own progress for each
+//! what ([`Selection::group`]), since passing over a letter of another stage must not mean that it was handled. A letter
+//! outside of the time is not passed over but left for later ([`Verdict::NotNow`]).
+//!
+//! Owns: the decision. Does not own: how it is asked for (`cli`), how many are taken.
+
+use super::found::{Found, Writer};
+use crate::codec::Stage;
+use crate::version::Checksum;
+
+/// What is asked for; by default all of a dataset's letters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The dataset; letters that we wrote for another one are not meant.
+    pub dataset: String,
+    /// One of these keys, byte for byte; empty: any key, or none.
+    pub keys: Vec<Vec<u8>>,
+    /// One of these stages, by our words or Connect's; empty: any.
+    pub stages: Vec<String>,
+    /// One of these is in the kind of failure or in the message; empty: any.
+    pub errors: Vec<String>,
+    /// Failed at this time or later, milliseconds since the Unix epoch.
+    pub since: Option<i64>,
+    /// Failed at this time or earlier.
+    pub until: Option<i64>,
+}
+
+/// Whether a letter is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is.
+    Meant,
+    /// It would be at another time.
+    NotNow,
+    /// It is not.
+    Other,
+}
+
+impl Selection {
+    /// Judges a letter.
+    pub fn judge(&self, found: &Found<'_>) -> Verdict {
+        let other = found.writer == Writer::Stillwell && found.owner != self.dataset;
+        let key = || {
+            self.keys.is_empty()
+                || found.raw.key.is_some_and(|key| self.keys.iter().any(|wanted| wanted == key))
+        };
+        let stage =
+            || self.stages.is_empty() || self.stages.iter().any(|wanted| is_stage(wanted, found.stage));
+        let error = || {
+            self.errors.is_empty()
+                || self
+                    .errors
+                    .iter()
+                    .any(|wanted| found.class.contains(&**wanted) || found.message.contains(&**wanted))
+        };
+        if other || !key() || !stage() || !error() {
+            return Verdict::Other;
+        }
+        let early = self.since.is_some_and(|since| found.failed_at < since);
+        let late = self.until.is_some_and(|until| found.failed_at > until);
+        if early || late { Verdict::NotNow } else { Verdict::Meant }
+    }
+
+    /// The consumer group that keeps the progress of replaying these: one for all letters of a dataset, and one more for
+    /// each combination of keys, stages and errors.
+    pub fn group(&self) -> String {
+        let mut all = Vec::new();
+        let stages = self.stages.iter().map(|stage| connects(stage).as_bytes());
+        let errors = self.errors.iter().map(String::as_bytes);
+        let mut put = |kind: u8, of: Vec<&[u8]>| {
+            let mut of = of;
+            of.sort_unstable();
+            of.dedup();
+            for text in of {
+                all.push(kind);
+                all.extend_from_slice(&(text.len() as u64).to_le_bytes());
+                all.extend_from_slice(text);
+            }
+        };
+        put(b'k', self.keys.iter().map(Vec::as_slice).collect());
+        put(b's', stages.collect());
+        put(b'e', errors.collect());
+        let dataset = &self.dataset;
+        match all.is_empty() {
+            true => format!("stillwell.{dataset}.replay"),
+            false => format!("stillwell.{dataset}.replay.{}", Checksum::of(&all).hex()),
+        }
+    }
+}
+
+fn is_stage(wanted: &str, stage: &str) -> bool {
+    connects(wanted).eq_ignore_ascii_case(stage)
+}
+
+/// The stage as letters spell it; a word of somebody else's stays.
+fn connects(word: &str) -> &str {
+    match word.to_ascii_lowercase().parse::<Stage>() {
+        Ok(stage) => stage.connect(),
+        Err(_) => word,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dead::found::Raw;
+    use crate::format::letter::header;
+
+    fn found<'a>(headers: &'a [(&'a str, &'a str)], key: Option<&'a [u8]>) -> Found<'a> {
+        let raw = Raw { partition: 0, offset: 1, timestamp: 100, key, value: None };
+        Found::read(raw, headers.iter().map(|(name, value)| (*name, Some(value.as_bytes()))))
+    }
+
+    #[test]
+    fn a_letter_is_meant_where_each_filter_says_so() {
+        let headers = [
+            (header::TOPIC, "t"),
+            (header::CONNECTOR_NAME, "products"),
+            (header::STAGE, "VALUE_CONVERTER"),
+            (header::EXCEPTION_CLASS_NAME, "stillwell.codec.Syntax"),
+            (header::EXCEPTION_MESSAGE, "it ends too early"),
+            (header::FAILED_AT, "500"),
+        ];
+        let letter = found(&headers, Some(b"P-1"));
+        let all = Selection { dataset: "products".to_owned(), ..Selection::default() };
+        let is = |change: &dyn Fn(&mut Selection)| {
+            let mut selection = all.clone();
+            change(&mut selection);
+            selection.judge(&letter)
+        };
+        use Verdict::{Meant, NotNow, Other};
+        assert_eq!(is(&|_| {}), Meant);
+        assert_eq!(is(&|of| of.dataset = "orders".to_owned()), Other, "another dataset's");
+        assert_eq!(is(&|of| of.keys = vec![b"P-2".to_vec(), b"P-1".to_vec()]), Meant);
+        assert_eq!(is(&|of| of.keys = vec![b"P-".to_vec()]), Other);
+        for (stage, expected) in [
+            ("decode", Meant),
+            ("Decode", Meant),
+            ("VALUE_CONVERTER", Meant),
+            ("value_converter", Meant),
+            ("key", Other),
+        ] {
+            assert_eq!(is(&|of| of.stages = vec![stage.to_owned()]), expected, "{stage}");
+        }
+        assert_eq!(is(&|of| of.errors = vec!["Syntax".to_owned()]), Meant);
+        assert_eq!(is(&|of| of.errors = vec!["too early".to_owned()]), Meant);
+        assert_eq!(is(&|of| of.errors = vec!["syntax".to_owned()]), Other);
+        assert_eq!(is(&|of| of.since = Some(500)), Meant);
+        assert_eq!(is(&|of| of.since = Some(501)), NotNow);
+        assert_eq!(is(&|of| of.until = Some(500)), Meant);
+        assert_eq!(is(&|of| of.until = Some(499)), NotNow);
+        let other = |of: &mut Selection| {
+            of.until = Some(499);
+            of.stages = vec!["key".to_owned()];
+        };
+        assert_eq!(is(&other), Other);
+        assert_eq!(
+            Selection { keys: vec![vec![]], ..all.clone() }.judge(&found(&headers, None)),
+            Other,
+            "no key is not the empty one"
+        );
+    }
+
+    #[test]
+    fn progress_is_kept_for_what_is_meant_and_not_for_when() {
+        let all = Selection { dataset: "products".to_owned(), ..Selection::default() };
+        assert_eq!(all.group(), "stillwell.products.replay");
+        let at = Selection { since: Some(1), until: Some(2), ..all.clone() };
+        assert_eq!(at.group(), all.group());
+        let of = |keys: &[&str], stages: &[&str], errors: &[&str]| {
+            let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+            let keys = keys.iter().map(|key| key.as_bytes().to_vec()).collect();
+            Selection { keys, stages: owned(stages), errors: owned(errors), ..all.clone() }.group()
+        };
+        assert_eq!(of(&["a", "b"], &[], &[]), of(&["b", "a", "a"], &[], &[]));
+        assert_eq!(of(&[], &["decode"], &[]), of(&[], &["VALUE_CONVERTER"], &[]));
+        let distinct = [
+            all.group(),
+            of(&["a"], &[], &[]),
+            of(&["ab"], &[], &[]),
+            of(&["a", "b"], &[], &[]),
+            of(&[], &["a"], &[]),
+            of(&[], &[], &["a"]),
+        ];
+        for (at, one) in distinct.iter().enumerate() {
+            assert!(distinct.iter().skip(at + 1).all(|other| other != one), "{one}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The dead letters of a dataset, for who asks a running process: a list, and one replay at a time.
+//!
+//! A replay here is the one of `dlq replay`, with its progress, its transaction and its rules, on a thread beside the
+//! dataset; it and the command end each other. What the command alone has is `--fix`: a route that runs programs is a
+//! shell for whoever has the token.
+//!
+//! Owns: the replay's task, and what it has done so far. Does not own: the replay itself (`dead`), routes (`http`).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::directory::rfc3339;
+use crate::dead::found::Found;
+use crate::dead::listing::{Line, Listing};
+use crate::dead::outcome::{Told, Totals};
+use crate::dead::replay::{self, Asked, Options};
+use crate::dead::select::{Selection, Verdict};
+use crate::dead::topic::{Reader, Topic};
+use crate::dead::{self, text};
+use crate::kafka::Admin;
+use crate::{Error, ErrorKind, Result};
+
+/// The letters of one dataset. Cheap to clone; clones are the same.
+#[derive(Clone)]
+pub struct Letters(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    state: Mutex<State>,
+    /// Ends what runs when the last handle is gone.
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: JoinSet<()>,
+    running: Option<CancellationToken>,
+    report: Option<Report>,
+}
+
+/// A replay, under way or ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Whether it runs.
+    pub running: bool,
+    /// Whether it only says what it would do.
+    pub dry_run: bool,
+    /// When it began (RFC 3339).
+    pub started_at: String,
+    /// When it ended.
+    pub ended_at: Option<String>,
+    /// Letters selected, once they are counted.
+    pub selected: Option<u64>,
+    /// Those that were handled or left so far, once that is committed.
+    pub done: u64,
+    /// What was done, once it has ended.
+    pub totals: Option<Value>,
+    /// Why it ended before its time.
+    pub error: Option<String>,
+}
+
+impl std::fmt::Debug for Letters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Letters").field(&self.0.options.letters).finish()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Letters {
+    /// Those of a dataset.
+    pub fn new(options: Options) -> Letters {
+        Letters(Arc::new(Inner { options, state: Mutex::default(), stop: CancellationToken::new() }))
+    }
+
+    /// The dataset, and where its letters are.
+    pub fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last letter of each record that is meant, the first `most` of them.
+    ///
+    /// # Errors
+    /// Kafka's; [`ErrorKind::Rejected`] where there is no such topic.
+    pub async fn list(&self, selection: Selection, most: usize) -> Result<Vec<Line>> {
+        let stop = self.0.stop.child_token();
+        // Whoever asked and went away does not want it read to its end.
+        let _stopped_on_drop = stop.clone().drop_guard();
+        let (options, stopped) = (self.0.options.clone(), stop.clone());
+        let listed = tokio::task::spawn_blocking(move || {
+            let failed = |source| dead::Error::Kafka { doing: "making a client".to_owned(), source };
+            let admin = Admin::new(&options.kafka).map_err(failed)?;
+            let topic = Topic::look(&admin, &options.letters)?;
+            let group = format!("stillwell.{}", options.dataset);
+            let mut listing = Listing::default();
+            dead::topic::each(&options.kafka, &group, topic, &options.clock, &stopped, |found: Found<'_>| {
+                let is_meant = selection.judge(&found) == Verdict::Meant;
+                listing.take(&found, is_meant);
+            })?;
+            Ok::<_, dead::Error>(listing.lines().take(most).collect())
+        });
+        let listed =
+            listed.await.map_err(|panic| Error::because(ErrorKind::Internal, "listing letters panicked", panic))?;
+        listed.map_err(|error| failed(&self.0.options.letters, error))
+    }
+
+    /// Begins a replay.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] while one runs.
+    pub fn begin(&self, asked: Asked) -> Result<Report> {
+        let mut state = self.state();
+        while state.tasks.try_join_next().is_some() {}
+        if state.running.is_some() {
+            return Err(Error::new(ErrorKind::Rejected, "a replay of these letters is under way; end it first"));
+        }
+        let clock = self.0.options.clock.clone();
+        let report = Report {
+            running: true,
+            dry_run: asked.dry_run,
+            started_at: rfc3339(clock.wall_ms()),
+            ended_at: None,
+            selected: None,
+            done: 0,
+            totals: None,
+            error: None,
+        };
+        let stop = self.0.stop.child_token();
+        (state.running, state.report) = (Some(stop.clone()), Some(report.clone()));
+        let (options, of) = (self.0.options.clone(), Arc::downgrade(&self.0));
+        state.tasks.spawn_blocking(move || {
+            // Upgraded for a moment only: a process that ends does not wait for it.
+            let change = |change: &dyn Fn(&mut State)| {
+                if let Some(inner) = of.upgrade() {
+                    change(&mut inner.state.lock().unwrap_or_else(PoisonError::into_inner));
+                }
+            };
+            let with = |told: &dyn Fn(&mut Report)| {
+                change(&|state| {
+                    if let Some(report) = &mut state.report {
+                        told(report);
+                    }
+                });
+            };
+            let mut done = 0;
+            let (totals, ended) = replay::run(&options, &asked, &stop, |told| match told {
+                Told::Selected(selected) => with(&|report| report.selected = Some(selected)),
+                Told::Looked(_) => {}
+                Told::Done(..) => done += 1,
+                Told::Through => with(&|report| report.done = done),
+            });
+            let error = ended.err().map(|error| failed(&options.letters, error).chain());
+            tracing::info!(
+                dataset = options.dataset, replayed = totals.replayed, stale = totals.stale, left = totals.unhandled(),
+                dry_run = asked.dry_run, error, "a replay of dead letters has ended"
+            );
+            let (ended_at, totals) = (rfc3339(clock.wall_ms()), text::totals(&totals, asked.dry_run));
+            with(&|report| {
+                report.running = false;
+                report.ended_at = Some(ended_at.clone());
+                report.totals = Some(totals.clone());
+                report.error = error.clone();
+            });
+            change(&|state| state.running = None);
+        });
+        Ok(report)
+    }
+
+    /// The replay under way, or the last one of this process.
+    pub fn report(&self) -> Option<Report> {
+        self.state().report.clone()
+    }
+
+    /// Ends the replay under way, after the transaction that has begun. What it was at that moment.
+    pub fn end(&self) -> Option<Report> {
+        let state = self.state();
+        if let Some(running) = &state.running {
+            running.cancel();
+        }
+        state.report.clone()
+    }
+}
+
+fn failed(letters: &str, error: dead::Error) -> Error {
+    Error::because(error.kind(), format!("dead letters in {letters}"), error)
+}
