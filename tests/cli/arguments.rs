@@ -171,9 +171,10 @@ fn a_blob_says_what_it_is() {
         assert!(told(&["blob", "inspect", &golden(name)]).expect_code(0).stdout.contains("plain_checksum"));
         assert!(told(&["blob", "verify", &url]).expect_code(0).stdout.contains(": whole; "));
     }
-    let index = golden("index/v1/of-snapshot.index");
-    assert!(told(&["blob", "inspect", &index]).expect_code(0).stdout.contains("snapshot_checksum"));
-    told(&["blob", "verify", &index]).expect_code(0);
+    for index in ["index/v1/of-snapshot.index", "index/v2/of-snapshot.index"].map(golden) {
+        assert!(told(&["blob", "inspect", &index]).expect_code(0).stdout.contains("snapshot_checksum"));
+        told(&["blob", "verify", &index]).expect_code(0);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   0  magic "STWINDEX"
-//!   8  u32 format version (1)        12  u32 bytes of a page (16384)
+//!   8  u32 format version (2)        12  u32 bytes of a page (16384)
 //!  16  u64 checksum of [24, body)    24  u64 bytes of this file
 //!  32  u64 bytes of the snapshot     40  u64 checksum of the snapshot      (both of its plain form)
 //!  48  u64 entries                   56  u64 of them with a value
@@ -11,14 +11,18 @@
 //!  96  page checksums of the snapshot, u64 each
 //!      page checksums of the body, u64 each
 //!      zeros up to a multiple of the page
-//! body slots, u64 each:  24-bit fingerprint | 40-bit offset of the entry in the snapshot;  0: free
+//! body slots, u64 each:  12-bit fingerprint | 12-bit length of the entry | 40-bit offset of the entry in the snapshot
+//!                        0: free; length 0: 4096 bytes or more
 //!      blocks, u64 each: offset of the block in the snapshot, ascending
 //! ```
 //!
 //! All integers are little-endian; checksums are XXH3-64. A key's hash is XXH3-64 of its bytes: the high bits choose
-//! the home slot, the low 24 are the fingerprint. Entries are laid out by ascending hash, each in its home slot or in
+//! the home slot, the low 12 are the fingerprint. Entries are laid out by ascending hash, each in its home slot or in
 //! the next free one after the entry before it; the last slot is always free, so a probe ends without wrapping. Load is
 //! at most one half.
+//!
+//! The length spares a reader the walk over the value that would find its end. Format 1 had none: its fingerprints have
+//! 24 bits. It is still read.
 //!
 //! Whoever opens it checks the header and the table of page checksums, half a thousandth of the bytes; each page of
 //! snapshot and body is checked when it is first touched. So opening costs nothing, and yet no byte is believed unseen.
@@ -39,12 +43,14 @@ use crate::version::Checksum;
 pub const PAGE: usize = 16 << 10;
 
 /// The version of this layout.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"STWINDEX";
 const FIXED: usize = 96;
 const OFFSET_BITS: u32 = 40;
 const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
+const LENGTH_BITS: u32 = 12;
+const LENGTH_MASK: u64 = (1 << LENGTH_BITS) - 1;
 
 /// Home slots for each entry: load one half.
 const SPREAD: u64 = 2;
@@ -55,22 +61,40 @@ pub fn hash(key: &[u8]) -> u64 {
     xxh3_64(key)
 }
 
-/// A key's fingerprint in its slot.
-#[inline]
-pub fn fingerprint(hash: u64) -> u64 {
-    hash & 0xff_ffff
-}
-
 /// The slot where the search for a hash starts.
 #[inline]
 pub fn home(hash: u64, homes: u64) -> u64 {
     ((u128::from(hash) * u128::from(homes)) >> 64) as u64
 }
 
-/// A slot's fingerprint and offset.
-#[inline]
-pub fn split(slot: u64) -> (u64, u64) {
-    (slot >> OFFSET_BITS, slot & OFFSET_MASK)
+/// How slots are divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Division {
+    /// Where the fingerprint begins, which goes on to the highest bit.
+    print_at: u32,
+    length_mask: u64,
+}
+
+impl Division {
+    const V1: Division = Division { print_at: OFFSET_BITS, length_mask: 0 };
+    const V2: Division = Division { print_at: OFFSET_BITS + LENGTH_BITS, length_mask: LENGTH_MASK };
+
+    /// The fingerprint of a hash: its low bits.
+    #[inline(always)]
+    fn print(self, hash: u64) -> u64 {
+        hash & (u64::MAX >> self.print_at)
+    }
+}
+
+/// A slot that is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Whether its fingerprint is that of the hash that was asked for.
+    pub is_alike: bool,
+    /// Bytes of the entry; 0: not known.
+    pub length: usize,
+    /// Where the entry lies in the snapshot.
+    pub offset: usize,
 }
 
 /// Checksums of consecutive pages.
@@ -114,7 +138,7 @@ impl PageSums {
 /// Gathers an index while its snapshot is written. Memory: 16 bytes an entry.
 pub struct Builder {
     pages: PageSums,
-    /// (hash, offset), parted by the hash's highest byte, so that each part sorts within the CPU's cache.
+    /// (hash, length and offset as in the slot), parted by the hash's highest byte, so that each part sorts within the CPU's cache.
     parts: Vec<Vec<(u64, u64)>>,
     blocks: Vec<u64>,
     summary: Option<Summary>,
@@ -151,10 +175,11 @@ impl Builder {
         self.blocks.push(offset);
     }
 
-    /// An entry lies at `offset`.
-    pub(super) fn entry(&mut self, hash: u64, offset: u64) {
+    /// An entry of `length` bytes lies at `offset`.
+    pub(super) fn entry(&mut self, hash: u64, offset: u64, length: usize) {
+        let length = if length as u64 > LENGTH_MASK { 0 } else { length as u64 };
         if let Some(part) = self.parts.get_mut((hash >> 56) as usize) {
-            part.push((hash, offset));
+            part.push((hash, length << OFFSET_BITS | offset));
         }
     }
 
@@ -242,13 +267,13 @@ impl Builder {
             Ok(())
         };
         let mut slots = 0;
-        for &(hash, offset) in self.parts.iter().flatten() {
+        for &(hash, place) in self.parts.iter().flatten() {
             let home = home(hash, homes);
             while slots < home {
                 put(0)?;
                 slots += 1;
             }
-            put(fingerprint(hash) << OFFSET_BITS | offset)?;
+            put(Division::V2.print(hash) << Division::V2.print_at | place)?;
             slots += 1;
         }
         while slots < homes {
@@ -287,6 +312,7 @@ pub struct Layout {
     pub blocks: u64,
     /// Where the body starts.
     pub body: u64,
+    division: Division,
 }
 
 impl Layout {
@@ -300,10 +326,14 @@ impl Layout {
             return Err(Error::malformed(0, "not an index of Stillwell"));
         }
         let format = u64_at(file, 8).ok_or_else(short)?;
-        if format as u32 != FORMAT {
-            let what = format!("format {}; this build reads {FORMAT}: upgrade it", format as u32);
-            return Err(Error::malformed(8, what));
-        }
+        let division = match format as u32 {
+            1 => Division::V1,
+            FORMAT => Division::V2,
+            format => {
+                let what = format!("format {format}; this build reads up to {FORMAT}: upgrade it");
+                return Err(Error::malformed(8, what));
+            }
+        };
         if (format >> 32) as usize != PAGE {
             return Err(Error::malformed(12, "pages of another size"));
         }
@@ -318,6 +348,7 @@ impl Layout {
             slots: field(6)?,
             blocks: field(7)?,
             body: field(8)?,
+            division,
         };
         if layout.bytes != file.len() as u64 {
             return Err(short());
@@ -362,6 +393,18 @@ impl Layout {
     #[inline]
     pub fn slot_at(&self, slot: u64) -> u64 {
         self.body + 8 * slot
+    }
+
+    /// What a slot says to who looks for `hash`; `None` for a free one, where the search ends.
+    #[inline(always)]
+    pub fn slot(&self, word: u64, hash: u64) -> Option<Slot> {
+        let offset = (word & OFFSET_MASK) as usize;
+        if offset == 0 {
+            return None;
+        }
+        let Division { print_at, length_mask } = self.division;
+        let length = (word >> OFFSET_BITS & length_mask) as usize;
+        Some(Slot { is_alike: word >> print_at == self.division.print(hash), length, offset })
     }
 
     /// Where in the file a block's offset lies.

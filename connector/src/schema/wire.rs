@@ -37,7 +37,7 @@ fn zigzag(value: i64) -> u64 {
 }
 
 /// A `long` at the front of `bytes`, and what is behind it; `None` where it ends early or has more than 64 bits.
-#[inline]
+#[inline(always)]
 pub fn split_long(bytes: &[u8]) -> Option<(i64, &[u8])> {
     let (&first, rest) = bytes.split_first()?;
     let (bits, rest) = if first < 0x80 { (u64::from(first), rest) } else { split_more(bytes)? };
@@ -95,6 +95,18 @@ fn skip_up_to(bytes: &[u8], limit: usize) -> Option<&[u8]> {
     if length < limit { bytes.get(length..) } else { None }
 }
 
+/// Bytes of the `count` integers at the front of `bytes`; `None` where they end beyond its first 16 bytes: look again,
+/// one by one. Without a loop or a branch: each ends with the next byte whose highest bit is clear.
+#[inline(always)]
+pub fn length_of(count: usize, bytes: &[u8]) -> Option<usize> {
+    let word = u128::from_le_bytes(*bytes.first_chunk()?);
+    let mut ends = !word & u128::from_ne_bytes([0x80; 16]);
+    for _ in 1..count {
+        ends &= ends.wrapping_sub(1);
+    }
+    if ends == 0 { None } else { Some(ends.trailing_zeros() as usize / 8 + 1) }
+}
+
 /// Takes a `long` off the front of `rest`; where it cannot, `rest` is untouched.
 #[inline]
 pub fn take_long(rest: &mut &[u8]) -> Option<i64> {
@@ -122,6 +134,22 @@ pub fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn integers_are_passed_over_together() {
+        for values in [[0, 0, 0, 1], [1_700_000_000_000, 3, 77_000, 1], [-1, 64, i64::from(i32::MAX), 0]] {
+            let mut bytes = Vec::new();
+            values.iter().for_each(|value| put_long(&mut bytes, *value));
+            let length = bytes.len();
+            for more in 0..20 {
+                let expected = (bytes.len() >= 16).then_some(length);
+                assert_eq!(length_of(4, &bytes), expected, "{values:?} and {more} bytes more");
+                bytes.push(0xff);
+            }
+        }
+        assert_eq!(length_of(2, &[0xff; 16]), None);
+        assert_eq!(length_of(2, &[0; 16]), Some(2));
+    }
 
     #[test]
     fn longs_are_read_as_they_were_written() {

@@ -153,14 +153,33 @@ impl Paged {
         }
     }
 
+    /// The little-endian word at `at`, checked. Words lie at multiples of eight, so none crosses a page.
+    ///
+    /// # Errors
+    /// As [`Paged::range`].
+    #[inline]
+    pub fn word(&self, at: usize) -> Result<u64, Error> {
+        self.check(at / PAGE)?;
+        let bytes = self.start.checked_add(at).and_then(|at| self.map.bytes().get(at..));
+        match bytes.and_then(|bytes| bytes.first_chunk()) {
+            Some(word) => Ok(u64::from_le_bytes(*word)),
+            None => Err(self.beyond(at.saturating_add(8))),
+        }
+    }
+
     /// The bytes from `from` to the end of its page, checked.
     ///
     /// # Errors
     /// As [`Paged::range`].
     #[inline]
     pub fn window(&self, from: usize) -> Result<&[u8], Error> {
-        let end = (from / PAGE + 1) * PAGE;
-        self.range(from, end.min(self.len()))
+        let page = from / PAGE;
+        self.check(page)?;
+        let end = ((page + 1) * PAGE).min(self.len());
+        match self.map.bytes().get(self.start.saturating_add(from)..self.start + end) {
+            Some(bytes) => Ok(bytes),
+            None => Err(self.beyond(end)),
+        }
     }
 
     /// Asks for the byte at `at`, without checking its page.
@@ -209,11 +228,33 @@ impl Paged {
 
     #[inline]
     fn check(&self, page: usize) -> Result<(), Error> {
-        let bit = 1 << (page % 64);
-        match self.seen.get(page / 64) {
-            Some(word) if word.load(Ordering::Relaxed) & bit != 0 => Ok(()),
-            _ => self.check_slow(page),
+        if self.was_seen(page) { Ok(()) } else { self.check_slow(page) }
+    }
+
+    #[inline(always)]
+    fn was_seen(&self, page: usize) -> bool {
+        let word = self.seen.get(page / 64).map_or(0, |word| word.load(Ordering::Relaxed));
+        word & 1 << (page % 64) != 0
+    }
+
+    /// As [`Paged::word`], where its page was seen before; see [`View::get`](super::View::get) for why it matters.
+    #[inline(always)]
+    pub fn seen_word(&self, at: usize) -> Option<u64> {
+        if !self.was_seen(at / PAGE) {
+            return None;
         }
+        let bytes = self.map.bytes().get(self.start.wrapping_add(at)..)?;
+        bytes.first_chunk().map(|word| u64::from_le_bytes(*word))
+    }
+
+    /// `length` bytes from `from` on, where they lie on one page that was seen before, and are any.
+    #[inline(always)]
+    pub fn seen(&self, from: usize, length: usize) -> Option<&[u8]> {
+        let to = from + length;
+        if length == 0 || (from ^ (to - 1)) / PAGE != 0 || !self.was_seen(from / PAGE) {
+            return None;
+        }
+        self.map.bytes().get(self.start.wrapping_add(from)..self.start.wrapping_add(to))
     }
 
     #[cold]

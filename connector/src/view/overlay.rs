@@ -368,6 +368,20 @@ impl Run {
         &self.tables
     }
 
+    /// Whether it may hold a key of this hash: seldom wrong, and then only in saying yes.
+    #[inline(always)]
+    fn may_hold(&self, hash: u64) -> bool {
+        let mut slot = index::home(hash, self.table.len() as u64) as usize;
+        loop {
+            match self.table.get(slot) {
+                Some(0) => return false,
+                Some(&taken) if taken >> 32 == hash & 0xffff_ffff => return true,
+                Some(_) => slot += 1,
+                None => slot = 0,
+            }
+        }
+    }
+
     /// The entry of a key.
     #[inline]
     pub fn find(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'_>>, Error> {
@@ -543,6 +557,12 @@ impl Overlay {
                 prefetch(slot);
             }
         }
+    }
+
+    /// Whether a delta may hold a key of this hash.
+    #[inline(always)]
+    pub fn may_hold(&self, hash: u64) -> bool {
+        self.runs.iter().any(|run| run.may_hold(hash))
     }
 
     /// Runs, newest first.

@@ -12,8 +12,10 @@ use super::merge::Merged;
 use super::{Base, Error, Found, Inner, View};
 use crate::codec::{Part, Unfit, text};
 use crate::error::ErrorKind;
+use crate::format::container;
+use crate::format::window::Window;
 use crate::record::{SourcePartition, Stamp};
-use crate::schema::Schema;
+use crate::schema::{Schema, wire};
 use crate::telemetry::Striped;
 use crate::version::ShardVersions;
 
@@ -48,13 +50,38 @@ impl Reads {
     }
 }
 
+/// The branch of an entry's union that is a value, encoded.
+const VALUE: u8 = 2;
+
 /// A record in one version. Borrows from the view, which keeps it readable for as long as it is held.
 #[derive(Clone)]
 pub struct Value<'a> {
     view: &'a Inner,
     key: &'a [u8],
-    stamp: Stamp,
+    stamp: Stamped<'a>,
     datum: Cow<'a, [u8]>,
+}
+
+/// A stamp, read only when it is asked for: few readers do.
+#[derive(Clone, Copy)]
+enum Stamped<'a> {
+    Read(Stamp),
+    /// As an entry has it.
+    Written(&'a [u8]),
+}
+
+impl Stamped<'_> {
+    fn read(self) -> Stamp {
+        match self {
+            Stamped::Read(stamp) => stamp,
+            Stamped::Written(bytes) => container::stamp(&mut Window::new(bytes)).unwrap_or(Stamp {
+                // Its page was checked, so this is a bug of whoever wrote it: no source has this number.
+                timestamp: 0,
+                source: u32::MAX,
+                offset: -1,
+            }),
+        }
+    }
 }
 
 /// Where a record came from.
@@ -94,11 +121,12 @@ impl<'a> Value<'a> {
 
     /// Topic, partition, offset and timestamp of the record.
     pub fn source(&self) -> Origin<'a> {
-        let position = self.view.about.positions.get(self.stamp.source as usize);
+        let stamp = self.stamp.read();
+        let position = self.view.about.positions.get(stamp.source as usize);
         Origin {
             source: position.map(|position| &position.source),
-            offset: self.stamp.offset,
-            timestamp_ms: self.stamp.timestamp,
+            offset: stamp.offset,
+            timestamp_ms: stamp.timestamp,
         }
     }
 
@@ -196,7 +224,7 @@ impl<'a> Value<'a> {
 impl std::fmt::Debug for Value<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // No content: a value may be anybody's secret, and Debug ends up in logs.
-        write!(f, "Value({} bytes from {:?})", self.datum.len(), self.stamp)
+        write!(f, "Value({} bytes from {:?})", self.datum.len(), self.stamp.read())
     }
 }
 
@@ -218,11 +246,30 @@ impl Inner {
         }
     }
 
+    /// As [`Inner::find`] and [`Inner::value`], for what most reads find: a key of the base alone, written in the
+    /// version's schema, on pages that were seen before. `None`: ask those.
+    #[inline(always)]
+    fn glance(&self, hash: u64, key: &[u8]) -> Option<Value<'_>> {
+        let base = self.base.as_deref()?;
+        if self.overlay.may_hold(hash) || !Arc::ptr_eq(base.schema(), &self.about.schema) {
+            return None;
+        }
+        let (key, rest) = base.glance(hash, key)?;
+        // Timestamp, source, offset, then the branch of the union: one, a value.
+        let head = wire::length_of(4, rest)?;
+        let (stamp, datum) = rest.split_at_checked(head)?;
+        if stamp.last() != Some(&VALUE) {
+            return None;
+        }
+        self.reads.count(false);
+        Some(Value { view: self, key, stamp: Stamped::Written(stamp), datum: Cow::Borrowed(datum) })
+    }
+
     #[inline]
     pub(super) fn value<'a>(&'a self, found: &Found<'a>) -> Result<Option<Value<'a>>, Error> {
         let Some(datum) = self.resolved(found)? else { return Ok(None) };
         self.reads.count(matches!(datum, Cow::Owned(_)));
-        Ok(Some(Value { view: self, key: found.entry.key, stamp: found.entry.stamp, datum }))
+        Ok(Some(Value { view: self, key: found.entry.key, stamp: Stamped::Read(found.entry.stamp), datum }))
     }
 }
 
@@ -234,9 +281,23 @@ impl View {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`] if a page that it needs is damaged; other keys stay readable.
+    // A read waits for memory twice, for the slot and for the entry, and a processor can wait for several reads at a
+    // time if nothing in between makes it finish one first. An atomic addition does, and so does a copy of a struct
+    // through the stack whose halves were just written one by one, since such a load is not forwarded from the stores.
+    // Hence the glance: it is inlined whole, keeps all in registers, and leaves what is rare to `find`.
     #[inline]
     pub fn get(&self, key: impl AsRef<[u8]>) -> crate::Result<Option<Value<'_>>> {
-        match self.0.find(key.as_ref()) {
+        let key = key.as_ref();
+        let hash = crate::format::index::hash(key);
+        match self.0.glance(hash, key) {
+            Some(value) => Ok(Some(value)),
+            None => self.find(hash, key),
+        }
+    }
+
+    #[inline(never)]
+    fn find(&self, hash: u64, key: &[u8]) -> crate::Result<Option<Value<'_>>> {
+        match self.0.find_hashed(hash, key) {
             Ok(Some(found)) => Ok(self.0.value(&found)?),
             Ok(None) => Ok(None),
             Err(error) => Err(error.into()),

@@ -109,19 +109,25 @@ pub fn entry_key(window: &[u8]) -> Result<(&[u8], Window<'_>), Fault> {
 /// What follows an entry's key; the rest of the window afterwards starts at the next entry.
 #[inline]
 pub fn entry_rest<'a>(key: &'a [u8], window: &mut Window<'a>, schema: &Schema) -> Result<Entry<'a>, Fault> {
-    let timestamp = window.long()?;
-    let source = u32::try_from(window.long()?).map_err(|_| Fault::Bad("a negative source"))?;
-    let offset = window.long()?;
+    let stamp = stamp(window)?;
     let value = match window.long()? {
         0 => None,
         1 => {
             // Whether the datum is malformed or only goes on beyond the window, its schema does not tell.
-            let length = schema.skip(window.rest()).map_err(|_| Fault::Short)?;
+            let length = schema.length(window.rest()).ok_or(Fault::Short)?;
             Some(window.take(length)?)
         }
         _ => return Err(Fault::Bad("a value that is neither null nor a datum")),
     };
-    Ok(Entry { key, stamp: Stamp { timestamp, source, offset }, value })
+    Ok(Entry { key, stamp, value })
+}
+
+/// An entry's stamp, which follows its key.
+#[inline]
+pub fn stamp(window: &mut Window<'_>) -> Result<Stamp, Fault> {
+    let timestamp = window.long()?;
+    let source = u32::try_from(window.long()?).map_err(|_| Fault::Bad("a negative source"))?;
+    Ok(Stamp { timestamp, source, offset: window.long()? })
 }
 
 /// The entry at the start of `window`, and its length.

@@ -155,12 +155,10 @@ fn several_blocks_read_back_and_every_entry_is_in_the_index() {
         let hash = index::hash(key);
         let mut slot = index::home(hash, layout.homes);
         loop {
-            let (print, offset) = index::split(index::u64_at(&file, layout.slot_at(slot) as usize).unwrap());
-            if offset == 0 {
-                return None;
-            }
-            let (entry, _) = entry(&plain[offset as usize..], &schema).unwrap();
-            if print == index::fingerprint(hash) && entry.key == key {
+            let taken = layout.slot(index::u64_at(&file, layout.slot_at(slot) as usize).unwrap(), hash)?;
+            let (entry, length) = entry(&plain[taken.offset..], &schema).unwrap();
+            assert_eq!(taken.length, if length < 4096 { length } else { 0 });
+            if taken.is_alike && entry.key == key {
                 return Some(entry);
             }
             slot += 1;

@@ -136,9 +136,11 @@ impl<W: Write> Writer<W> {
         self.emit(&{ self.sync })?;
         if let Some(index) = &mut self.index {
             index.block(start);
-            for (hash, place) in self.marks.drain(..) {
-                index.entry(hash, data + place as u64);
+            let ends = self.marks.iter().skip(1).map(|(_, start)| *start).chain([self.block.len()]);
+            for ((hash, start), end) in self.marks.iter().zip(ends) {
+                index.entry(*hash, data + *start as u64, end - start);
             }
+            self.marks.clear();
         }
         self.block.clear();
         self.in_block = 0;
