@@ -8,6 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
+use crate::failpoint;
+
 /// Wall clock and monotonic clock.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Kind>);
@@ -50,7 +52,8 @@ impl Clock {
     pub fn wall_ms(&self) -> i64 {
         match &*self.0 {
             Kind::System => {
-                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+                let since = SystemTime::now().duration_since(UNIX_EPOCH);
+                since.map_or(0, |since| since.as_millis() as i64) + failpoint::skew_ms()
             }
             Kind::Manual { wall_ms, .. } => wall_ms.load(Ordering::Relaxed),
         }

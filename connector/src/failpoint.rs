@@ -13,10 +13,15 @@
 //! Not armed, reaching one costs a read lock and a look into an empty table: nothing beside the fsync, upload or
 //! transaction that it stands at. There is none on the way of a single record.
 //!
+//! `FAILPOINTS_CLOCK` names a file with the milliseconds by which the wall clock of this process is off, from the moment on
+//! at which they are written there. It is armed in the same way.
+//!
 //! Owns: the names, and what happens there. Does not own: where they are reached (the rooms), what is checked after
 //! (tests/crash).
 
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// Every failpoint, in the order in which a record comes by; last those of taking over.
 pub const ALL: &[&str] = &[
@@ -47,8 +52,16 @@ pub const ALL: &[&str] = &[
 /// Those of a replay of dead letters, in order.
 pub const REPLAY: &[&str] = &["replay.sent", "replay.offsets", "replay.committed"];
 
+/// Those that a writer passes only when it is asked to, or told to by its configuration: of a rebuild, and of shedding.
+pub const SELDOM: &[&str] = &["rebuild.folded", "rebuild.packed", "rebuild.handed-on", "log.shed"];
+
 /// The environment variable that arms them.
 const VARIABLE: &str = "FAILPOINTS";
+/// The one that arms the clock.
+const CLOCK: &str = "FAILPOINTS_CLOCK";
+
+/// The file of [`CLOCK`]; never set but by [`arm`].
+static SKEW: OnceLock<PathBuf> = OnceLock::new();
 
 /// What a step fails with at a failpoint that was told `return(error)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +76,11 @@ pub struct Armed(#[expect(dead_code, reason = "disarms them when dropped")] fail
 /// # Errors
 /// What is wrong with it: a failpoint that never fires would make a test that tests nothing.
 pub fn arm() -> Result<Option<Armed>, String> {
+    if let Some(file) = std::env::var_os(CLOCK).filter(|given| !given.is_empty()) {
+        tracing::warn!(file = %file.to_string_lossy(), "{CLOCK} is set: this process's wall clock goes wrong. It is a test");
+        // A second time it is the same file.
+        let _ = SKEW.set(file.into());
+    }
     let Some(given) = std::env::var_os(VARIABLE).filter(|given| !given.is_empty()) else { return Ok(None) };
     let text = given.to_string_lossy().into_owned();
     check(&text)?;
@@ -79,9 +97,10 @@ fn check(text: &str) -> Result<(), String> {
         let Some((name, tasks)) = one.split_once('=') else {
             return Err(format!("{VARIABLE}: {one:?} is not NAME=TASKS"));
         };
-        if !ALL.contains(&name) && !REPLAY.contains(&name) {
-            let (all, replay) = (ALL.join(", "), REPLAY.join(", "));
-            return Err(format!("{VARIABLE}: there is no failpoint {name:?}; there are {all}, {replay}"));
+        let known = [ALL, SELDOM, REPLAY].concat();
+        if !known.contains(&name) {
+            let known = known.join(", ");
+            return Err(format!("{VARIABLE}: there is no failpoint {name:?}; there are {known}"));
         }
         for task in tasks.split("->") {
             let task = task.rsplit_once(['*', '%']).map_or(task, |(_, task)| task);
@@ -98,6 +117,12 @@ fn check(text: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Milliseconds by which the wall clock is said to be off: none, unless a test has armed it.
+pub(crate) fn skew_ms() -> i64 {
+    let Some(file) = SKEW.get() else { return 0 };
+    std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Reaches failpoint `name`.
@@ -153,8 +178,9 @@ mod tests {
 
     #[test]
     fn unarmed_nothing_happens() {
-        for name in ALL {
+        for name in ALL.iter().chain(SELDOM) {
             assert_eq!(reach(name), Ok(()));
         }
+        assert_eq!(skew_ms(), 0);
     }
 }

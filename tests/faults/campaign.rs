@@ -40,6 +40,9 @@ fn once() -> Vec<Scene> {
         scene("broker", scenes::broker),
         scene("network", scenes::network),
         scene("store", scenes::store),
+        scene("damaged", scenes::damaged),
+        scene("full", scenes::full),
+        scene("clocks", scenes::clocks),
     ];
     for points in ALL.chunks(IN_A_SCENE) {
         scenes.push(scene(format!("singles/{}", points.join("+")), |seed| scenes::singles(seed, points)));
@@ -59,15 +62,22 @@ fn pairs(chance: &Chance) -> Vec<Scene> {
         let chunk = chunk.to_vec();
         let names: Vec<String> = chunk.iter().map(|pair| pair.join(",")).collect();
         scenes.push(scene(format!("pairs/{}", names.join("+")), move |seed| scenes::pairs(seed, &chunk)));
-        match at % 8 {
-            1 | 4 => scenes.push(scene("killed", scenes::killed)),
-            2 => scenes.push(scene("storm", scenes::storm)),
-            3 => scenes.push(scene("failed", scenes::failed)),
-            5 => scenes.push(scene("there-and-back", scenes::there_and_back)),
-            6 => scenes.push(scene("store", scenes::store)),
-            7 => scenes.push(scene("network", scenes::network)),
-            _ => {}
-        }
+        scenes.extend(match at % 12 {
+            1 | 4 | 9 => Some(scene("killed", scenes::killed)),
+            2 => Some(scene("storm", scenes::storm)),
+            3 => Some(scene("failed", scenes::failed)),
+            5 => Some(scene("there-and-back", scenes::there_and_back)),
+            6 => Some(scene("store", scenes::store)),
+            7 => Some(scene("network", scenes::network)),
+            8 => Some(scene("damaged", scenes::damaged)),
+            10 => Some(scene("clocks", scenes::clocks)),
+            11 => {
+                let point = *chance.pick(&ZOMBIES);
+                let long = chance.one_in(2);
+                Some(scene(format!("zombie/{point}"), move |seed| scenes::zombie(seed, point, long)))
+            }
+            _ => None,
+        });
     }
     scenes
 }
@@ -102,7 +112,6 @@ fn shuffle<T>(items: &mut [T], chance: &Chance) {
 #[derive(Default)]
 struct Totals {
     runs: u64,
-    faults: u64,
     pairs: u64,
     tally: Tally,
     failed: Vec<String>,
@@ -130,7 +139,7 @@ fn campaign() {
         let (name, seed) = text.rsplit_once(':').expect("FAULTS_SCENE is name:seed");
         let scene = named(name).unwrap_or_else(|| panic!("there is no scene {name}"));
         match (scene.act)(seed.parse().expect("FAULTS_SCENE is name:seed")) {
-            Ok((faults, tally)) => println!("{text}: {faults} faults, {tally}"),
+            Ok(tally) => println!("{text}: {tally}"),
             Err(violation) => panic!("FAULTS_SCENE={text}: {violation}"),
         }
         return;
@@ -151,12 +160,14 @@ fn campaign() {
         }
     });
     let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let pairs = scenes::all_pairs().len();
     println!(
-        "{} runs with {} faults, {} of {} pairs of failpoints, in {:?}",
+        "{} runs with {} faults, {} kills and {} checks, {} of {pairs} pairs of failpoints, in {:.0?}",
         totals.runs,
-        totals.faults,
-        totals.pairs.min(scenes::all_pairs().len() as u64),
-        scenes::all_pairs().len(),
+        totals.tally.faults,
+        totals.tally.kills,
+        totals.tally.checks.iter().sum::<u64>(),
+        totals.pairs.min(pairs as u64),
         clock.now() - began
     );
     println!("{}", totals.tally);
@@ -183,9 +194,8 @@ fn play(deck: &Mutex<Deck>, totals: &Mutex<Totals>, clock: &Clock, end: Instant)
         let about = format!("{}:{seed}", scene.name);
         let took = clock.now() - began;
         let failure = match outcome {
-            Ok(Ok((faults, tally))) => {
-                println!("{about}: {faults} faults in {took:.1?}");
-                totals.faults += faults;
+            Ok(Ok(tally)) => {
+                println!("{about}: {} faults, {} kills in {took:.1?}", tally.faults, tally.kills);
                 totals.tally.add(&tally);
                 totals.pairs +=
                     if about.starts_with("pairs/") { about.matches(',').count() as u64 } else { 0 };

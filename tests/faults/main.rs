@@ -7,9 +7,11 @@
 
 mod branch;
 mod campaign;
+mod ground;
 mod history;
 mod letters;
 mod outage;
+mod rebuild;
 mod scenes;
 mod takeover;
 mod transactions;

@@ -6,8 +6,8 @@ use stillwell::failpoint::ALL;
 use stillwell_tests::campaign::{Plan, Scene, Tally, Violation};
 use stillwell_tests::{Broker, TOXICS, Toxic};
 
-/// How a scene ends: its faults and what was checked, or the promise that was broken.
-pub type Outcome = Result<(u64, Tally), Violation>;
+/// How a scene ends: what was done and what was checked, or the promise that was broken.
+pub type Outcome = Result<Tally, Violation>;
 
 /// Steps at which a writer becomes a zombie: those of taking over, and those between a transaction's begin and its end
 /// being known.
@@ -25,8 +25,9 @@ pub const ZOMBIES: [&str; 10] = [
 ];
 
 /// Steps that can fail.
-pub const FAILING: [&str; 13] = [
+pub const FAILING: [&str; 14] = [
     "log.append",
+    "log.synced",
     "store.put",
     "announce.begin",
     "announce.letters",
@@ -111,7 +112,7 @@ pub fn broker(seed: u64) -> Outcome {
     let mut scene = Scene::set(&broker, &Plan::new(seed))?;
     for frozen in [false, true] {
         scene.after_records(scene.chance.between(1, 400));
-        scene.kills += 1;
+        scene.fault();
         let away = Duration::from_millis(scene.chance.between(500, 4_000));
         if frozen {
             broker.freeze();
@@ -119,6 +120,7 @@ pub fn broker(seed: u64) -> Outcome {
             broker.thaw();
         } else {
             broker.stop();
+            scene.oracle.tally.kills += 1;
             scene.wait(away);
             broker.restart();
         }
@@ -136,7 +138,7 @@ pub fn network(seed: u64) -> Outcome {
     let mut scene = Scene::set(&broker, &plan)?;
     for toxic in TOXICS {
         scene.after_records(scene.chance.between(1, 400));
-        scene.kills += 1;
+        scene.fault();
         proxy.set(toxic);
         scene.wait(Duration::from_millis(scene.chance.between(1_000, 5_000)));
         proxy.set(Toxic::Pass);
@@ -150,6 +152,31 @@ pub fn network(seed: u64) -> Outcome {
 pub fn store(seed: u64) -> Outcome {
     let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
     scene.store_away()?;
+    scene.finish()
+}
+
+/// What lies on the writer's disk is damaged while it is down.
+pub fn damaged(seed: u64) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
+    for _ in 0..8 {
+        scene.disk_damaged()?;
+    }
+    scene.finish()
+}
+
+/// The disk under the log is full for a while.
+pub fn full(seed: u64) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
+    if !scene.disk_full()? {
+        println!("not allowed to mount: no disk was filled");
+    }
+    scene.finish()
+}
+
+/// Wall clocks go wrong by an hour.
+pub fn clocks(seed: u64) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
+    scene.clock_jumps()?;
     scene.finish()
 }
 

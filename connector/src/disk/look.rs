@@ -192,14 +192,12 @@ fn pass(dir: &Path, done: &mut dyn FnMut(u64)) -> Result<Checked, Error> {
         }
         done(checked.chunks);
     }
+    let missing = clean(dir).map_or(0, |clean| survey.missing_of(clean));
     if let Some((number, why)) = survey.cut {
         checked.damage.push(Damage::Chunk { number, why });
     }
-    if let Some((next, needed)) = clean(dir) {
-        let missing = next.saturating_sub(survey.next.max(needed));
-        if missing > 0 {
-            checked.damage.push(Damage::Missing(missing));
-        }
+    if missing > 0 {
+        checked.damage.push(Damage::Missing(missing));
     }
     Ok(checked)
 }
@@ -254,6 +252,9 @@ fn sorted(db: &DB, dir: &Path) -> Result<Option<String>, Error> {
 pub(super) fn opened(dir: &Path) -> Result<Result<DB, String>, Error> {
     if let Some(why) = suspect(dir) {
         return Ok(Err(why));
+    }
+    if let Some((file, at)) = raw::endless(dir).map_err(|error| unreadable(dir, &error))? {
+        return Ok(Err(format!("it would read {file} for ever: byte {at} is not what was written")));
     }
     match open_read_only(dir) {
         Ok(db) if db.cf_handle(FAMILY).is_some() => Ok(Ok(db)),

@@ -9,14 +9,14 @@
 //! ```
 //!
 //! Owns: those formats, as far as they are needed to look for chunks. Does not own: what is done with what is found.
-//! Nothing here writes.
+//! Nothing here writes, save [`defuse`].
 
 pub mod blob;
 pub mod wal;
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -108,19 +108,65 @@ pub fn files(dir: &Path) -> io::Result<Vec<(String, FileKind, u64)>> {
 /// # Errors
 /// The system's.
 pub fn broken(dir: &Path) -> io::Result<Vec<Broken>> {
-    let current = fs::read(dir.join("CURRENT")).unwrap_or_default();
-    let manifest = String::from_utf8_lossy(&current).trim_end().to_owned();
     let mut broken = Vec::new();
-    for (name, kind, _) in files(dir)? {
-        if kind == FileKind::WriteAheadLog || name == manifest {
-            match wal::walk(&dir.join(&name), &mut |_| {}) {
-                Ok(found) => broken.extend(found),
-                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+    for name in walked(dir)? {
+        match wal::walk(&dir.join(&name), &mut |_| {}) {
+            Ok(found) => broken.extend(found),
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(broken)
+}
+
+/// The files that RocksDB reads from one end to the other: write-ahead logs, and the manifest in use.
+fn walked(dir: &Path) -> io::Result<Vec<String>> {
+    let current = fs::read(dir.join("CURRENT")).unwrap_or_default();
+    let manifest = String::from_utf8_lossy(&current).trim_end().to_owned();
+    let files = files(dir)?.into_iter();
+    let walked = files.filter(|(name, kind, _)| *kind == FileKind::WriteAheadLog || *name == manifest);
+    Ok(walked.map(|(name, ..)| name).collect())
+}
+
+/// The first damage on which RocksDB would read for ever ([`wal::endless`]); a directory with one must not be opened.
+///
+/// # Errors
+/// The system's.
+pub fn endless(dir: &Path) -> io::Result<Option<(String, u64)>> {
+    for name in walked(dir)? {
+        match wal::endless(&dir.join(&name)) {
+            Ok(places) => {
+                if let Some(at) = places.first() {
+                    return Ok(Some((name, *at)));
+                }
+            }
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// Makes of each such damage one that RocksDB cuts off like any other: a type that does not exist, under a checksum that
+/// did not match before. For who holds the directory's lock.
+///
+/// # Errors
+/// The system's.
+pub fn defuse(dir: &Path) -> io::Result<()> {
+    for name in walked(dir)? {
+        let path = dir.join(&name);
+        let places = wal::endless(&path)?;
+        if places.is_empty() {
+            continue;
+        }
+        let mut file = File::options().write(true).open(&path)?;
+        for at in places {
+            file.seek(SeekFrom::Start(at))?;
+            file.write_all(&[0xff])?;
+        }
+        file.sync_all()?;
+    }
+    Ok(())
 }
 
 /// A chunk found in one of the files.

@@ -82,6 +82,7 @@ pub fn repair(dir: &Path, options: &Options, done: &mut dyn FnMut(u64)) -> Resul
         }
         (error, _) => error,
     })?;
+    raw::defuse(dir).map_err(|error| failed(dir, &error))?;
     let found = check(dir, done)?;
     if found.damage.is_empty() {
         return Ok(Repaired { found, outcome: Outcome::Whole, taken: Taken::default(), copy: None });

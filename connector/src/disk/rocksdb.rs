@@ -67,6 +67,14 @@ pub struct Survey {
     pub broken: Vec<Broken>,
 }
 
+impl Survey {
+    /// How many chunks are gone of those that a clean close had left: of the last ones, and of the first.
+    pub(super) fn missing_of(&self, (next, needed): (u64, u64)) -> u64 {
+        let first = self.chunks.first().map_or(0, |(first, _)| *first);
+        next.saturating_sub(self.next.max(needed)) + first.saturating_sub(needed)
+    }
+}
+
 /// The database.
 pub struct Database {
     db: DB,
@@ -99,11 +107,9 @@ impl Database {
             aside = Some(put_aside(dir, why, options)?);
         }
         // Looked at before RocksDB writes new files in the place of these.
-        let broken = raw::broken(dir).map_err(|error| Error::Failed {
-            doing: "reading",
-            dir: dir.to_owned(),
-            why: error.to_string(),
-        })?;
+        let unread = |error: std::io::Error| Error::refused("reading", dir, error.to_string());
+        raw::defuse(dir).map_err(unread)?;
+        let broken = raw::broken(dir).map_err(unread)?;
         let clean = take_clean(dir);
         let db = match open_db(dir, options) {
             Ok(db) => db,
@@ -119,9 +125,8 @@ impl Database {
         let mut survey = database.survey()?;
         survey.broken = broken;
         if let (Some(clean), None) = (clean, &aside) {
-            let (next, needed) = clean;
-            survey.missing = next.saturating_sub(survey.next.max(needed));
-            survey.next = survey.next.max(next);
+            survey.missing = survey.missing_of(clean);
+            survey.next = survey.next.max(clean.0);
         }
         Ok(Opened { database, aside, survey })
     }
@@ -228,7 +233,9 @@ impl Database {
             batch.put_cf(self.family(), key(Kind::Summary, first), chunk.summary().encode());
             batch.put_cf(self.family(), key(Kind::Chunk, first), chunk.encoded());
         }
-        self.write(batch, true, "making room in")
+        self.write(batch, true, "making room in")?;
+        failpoint::pass("log.shed");
+        Ok(())
     }
 
     /// Deletes the chunks `[from, to)`. Without `sync` they may be there again after a crash.

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{Database, Error};
-use crate::failpoint;
+use crate::failpoint::{self, Injected};
 use crate::format::chunk::Chunk;
 
 /// Most bytes in one commit. More would not make the disk faster, only the first of them wait longer; RocksDB's batch
@@ -47,14 +47,15 @@ pub trait Persist: Send {
 
 impl Persist for Arc<Database> {
     fn persist(&mut self, group: &[Waiting]) -> Result<(), Error> {
-        failpoint::reach("log.append").map_err(|injected| Error::Failed {
+        let failed = |injected: Injected| Error::Failed {
             doing: "appending to",
             dir: self.dir().to_owned(),
             why: injected.to_string(),
-        })?;
+        };
+        failpoint::reach("log.append").map_err(failed)?;
         self.append(group.iter().map(|waiting| (waiting.seq, &waiting.chunk)))?;
-        failpoint::pass("log.synced");
-        Ok(())
+        // As a sync that fails: all of it may be there after the next opening, and nobody was told so.
+        failpoint::reach("log.synced").map_err(failed)
     }
 }
 

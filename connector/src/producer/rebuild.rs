@@ -32,6 +32,7 @@ use super::snapshot;
 use crate::blob::name;
 use crate::codec::{self, Codec};
 use crate::dead;
+use crate::failpoint;
 use crate::format::chunk::Body;
 use crate::format::control::{From, Rebuild, Rebuilt};
 use crate::format::letter::{self, Letter};
@@ -385,6 +386,7 @@ impl Rebuilder {
         match built.await {
             Ok(Ok(built)) => {
                 let _ = out.send(built).await;
+                failpoint::pass("rebuild.handed-on");
                 Ok(())
             }
             Ok(Err(Error::Stopped)) => Ok(()),
@@ -404,6 +406,7 @@ impl Rebuilder {
             deleting = ?plan.deleting, "rebuilding from the source; readers keep version {}", view.version()
         );
         let mut folded = fold(&options, &plan, &cache, &identity, Some(&log), stop)?;
+        failpoint::pass("rebuild.folded");
         let letters = std::mem::take(&mut folded.letters);
         let read = folded.read;
         let difference = compare(&plan, folded, &view, life)?;
@@ -431,6 +434,7 @@ impl Rebuilder {
             deletes: summary.counts.deletes,
         };
         let held = cache.keep(&identity, &FileName::delta(&delta), file)?;
+        failpoint::pass("rebuild.packed");
         let file = DeltaFile::open(&held, &identity, &delta, &options.schema)?;
         let about = About { version, life, records, ..view.about().clone() };
         let view = view.apply(Arc::new(file), about)?;

@@ -1,22 +1,28 @@
 //! The faults that a scene goes through, each to its end, with the checks after it.
 
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::oracle::{Violation, broken};
 use super::scene::Scene;
-use crate::held_within;
+use crate::{Volume, held_within};
 
-/// Longest until a failpoint is reached: one that is not is a mistake in the test or in the list of failpoints.
-const REACHED: Duration = Duration::from_secs(60);
+/// Longest until a failpoint is reached: one that is not is a mistake in the test or in the list of failpoints. Some take
+/// tens of thousands of records until they are.
+const REACHED: Duration = Duration::from_secs(180);
 /// Kafka gives a member up after this (`session.timeout.ms`), and its shard to another.
 pub const SESSION: Duration = Duration::from_secs(6);
 /// A transaction that nobody ends is aborted by Kafka after this (`transaction.timeout.ms`).
 pub const TRANSACTION: Duration = Duration::from_secs(15);
-/// Bytes of log that are forgotten at a time are some megabytes; so many records make them.
-const ENOUGH_TO_FORGET: u64 = 30_000;
+/// Bytes of log that are forgotten at a time are some two thirds of a megabyte; so many records make them.
+const ENOUGH_TO_FORGET: u64 = 5_000;
 /// Records that wait for a writer which was away: several times what it may hold in memory.
 const BACKLOG: u64 = 12_000;
+/// A stop in order takes no longer.
+const STOP: Duration = Duration::from_secs(40);
+/// An hour.
+const HOUR_MS: i64 = 3_600_000;
 /// What a process that aborts ends with.
 const ABORT: i32 = 6;
 
@@ -43,7 +49,7 @@ impl Scene {
     /// The first promise that is broken.
     pub fn reader_killed(&mut self) -> Result<(), Violation> {
         self.after_records(self.chance.between(1, 300));
-        self.kills += 1;
+        self.fault();
         self.reader.kill();
         if self.chance.one_in(2) {
             let _ = std::fs::remove_dir_all(self.reader.data());
@@ -91,7 +97,7 @@ impl Scene {
             let ended = held_within(REACHED, || self.writer().ended().ok_or("it runs"));
             match ended {
                 Ok(status) if status.signal() == Some(ABORT) => {
-                    self.kills += 1;
+                    self.fault();
                     self.at_rest()?;
                 }
                 Ok(status) => return broken(0, format!("{point}: it ended with {status}\n{}", self.logs())),
@@ -126,9 +132,14 @@ impl Scene {
             return broken(9, format!("no writer runs\n{}", self.logs()));
         };
         self.after_records(self.chance.between(1, 200));
-        self.kills += 1;
+        self.fault();
         let passed = if point.starts_with("takeover.") { 0 } else { self.chance.below(8) };
         let armed = format!("{point}={passed}*off->1*return(stop)->off");
+        // Alone until it has stopped: on a slow machine it would be given up before it is back, and not come there.
+        let others: Vec<usize> = (0..self.writers.len()).filter(|at| *at != owner).collect();
+        for other in &others {
+            self.leave(*other)?;
+        }
         self.writers.get_mut(owner).expect("the owner is one of them").kill();
         self.start(owner, Some(&armed))?;
         let instance = self.writers.get_mut(owner).expect("the owner is one of them");
@@ -140,6 +151,9 @@ impl Scene {
             return broken(0, format!("{point} is never reached\n{}", self.logs()));
         }
         let now = self.clock().now();
+        for other in others {
+            self.start(other, None)?;
+        }
         self.settle(now + SESSION)?;
         if long {
             self.until(now + TRANSACTION + Duration::from_secs(2));
@@ -165,7 +179,7 @@ impl Scene {
         let other = (owner + 1) % self.writers.len();
         for (gone, next) in [(owner, other), (other, owner)] {
             self.after_records(self.chance.between(50, 400));
-            self.kills += 1;
+            self.fault();
             self.writers.get_mut(gone).expect("one of them").kill();
             let now = self.clock().now();
             if !self.writers.get_mut(next).expect("one of them").is_up() {
@@ -187,21 +201,118 @@ impl Scene {
             self.after_records(self.chance.between(50, 600));
             let at = self.chance.below(self.writers.len() as u64) as usize;
             let kill = self.chance.one_in(3);
-            self.kills += 1;
-            let leaving = self.writers.get_mut(at).expect("below their number");
+            self.fault();
             match kill {
-                true => leaving.kill(),
-                false => {
-                    let status = leaving.stop(Duration::from_secs(40));
-                    if !status.success() {
-                        return broken(0, format!("it stops with {status}\n{}", self.logs()));
-                    }
-                }
+                true => self.writers.get_mut(at).expect("below their number").kill(),
+                false => self.leave(at)?,
             }
             self.start(at, None)?;
         }
         let now = self.clock().now();
         self.settle(now)
+    }
+
+    /// A writer stops in order.
+    fn leave(&mut self, at: usize) -> Result<(), Violation> {
+        let leaving = self.writers.get_mut(at).expect("one of them");
+        if leaving.is_up() {
+            let status = leaving.stop(STOP);
+            if !status.success() {
+                return broken(0, format!("it stops with {status}\n{}", self.logs()));
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGKILL, and what the writer has on its disk is not what it wrote: a bit of its log or of its cache is flipped, or a
+    /// file of them torn.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn disk_damaged(&mut self) -> Result<(), Violation> {
+        self.after_records(self.chance.between(1, 600));
+        self.kill()?;
+        let data = self.writer().data().to_owned();
+        let files: Vec<_> = files(&data.join(*self.chance.pick(&["log", "log", "cache"])));
+        if let Some(path) = (!files.is_empty()).then(|| self.chance.pick(&files)) {
+            let mut bytes = std::fs::read(path).expect("nobody has it open");
+            // As often near its end, where it was written last.
+            let near = if self.chance.one_in(2) { 64 } else { bytes.len() as u64 };
+            let back = self.chance.below(near.min(bytes.len() as u64)) as usize + 1;
+            let at = bytes.len() - back;
+            match self.chance.one_in(3) {
+                true => bytes.truncate(at),
+                false => bytes[at] ^= 1 << self.chance.below(8),
+            }
+            std::fs::write(path, bytes).expect("nobody has it open");
+        }
+        let now = self.clock().now();
+        self.start(0, None)?;
+        self.settle(now)
+    }
+
+    /// The disk under the log fills up, and is given room. False: this user may not mount one.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn disk_full(&mut self) -> Result<bool, Violation> {
+        self.after_records(self.chance.between(1, 300));
+        self.kill()?;
+        let log = self.writer().data().join("log");
+        std::fs::create_dir_all(&log).expect("the folder can be made");
+        let Some(volume) = Volume::mount(&log, 128) else {
+            self.start(0, None)?;
+            return Ok(false);
+        };
+        // It begins without a log, as on a new disk.
+        let now = self.clock().now();
+        self.start(0, None)?;
+        self.settle(now)?;
+        self.fault();
+        volume.fill();
+        // Full it stays until nothing is taken any more, by what it says of itself.
+        let full = held_within(REACHED, || match self.writer().ask("/health") {
+            Ok(health) if health.body.contains("disk") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        if let Err(seen) = full {
+            return broken(0, format!("a full disk is not said: {seen}\n{}", self.logs()));
+        }
+        self.after_records(self.chance.between(200, 600));
+        volume.make_room();
+        let now = self.clock().now();
+        self.settle(now)?;
+        // The old disk comes back, and on it the log of long ago.
+        self.kill()?;
+        drop(volume);
+        let now = self.clock().now();
+        self.start(0, None)?;
+        self.settle(now)?;
+        Ok(true)
+    }
+
+    /// The wall clock of the writer, and later of the reader too, goes an hour forth, back to before, and right again.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn clock_jumps(&mut self) -> Result<(), Violation> {
+        for hours in [1, -1, 0] {
+            self.after_records(self.chance.between(50, 400));
+            self.fault();
+            self.writer().skew(hours * HOUR_MS);
+            if self.chance.one_in(2) {
+                self.reader.skew(hours * HOUR_MS);
+            }
+            let now = self.clock().now();
+            self.settle(now)?;
+            // A life that begins under this clock.
+            self.kill()?;
+            let now = self.clock().now();
+            self.start(0, None)?;
+            self.settle(now)?;
+        }
+        self.reader.skew(0);
+        Ok(())
     }
 
     /// The blob store is away for a while: a file stands where its folder was.
@@ -211,7 +322,7 @@ impl Scene {
     pub fn store_away(&mut self) -> Result<(), Violation> {
         self.after_records(self.chance.between(1, 300));
         let (blobs, aside) = (self.dir().join("blobs"), self.dir().join("aside"));
-        self.kills += 1;
+        self.fault();
         std::fs::rename(&blobs, &aside).expect("the store's folder can be moved");
         std::fs::write(&blobs, "no folder").expect("a file can be written");
         self.after_records(self.chance.between(200, 1_500));
@@ -245,4 +356,21 @@ impl Scene {
         let left = at.saturating_duration_since(self.clock().now());
         let _ = held_within(left, || Err::<(), ()>(()));
     }
+}
+
+/// The files below `folder` that hold anything, in order.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(about) if about.is_dir() => folders.push(entry.path()),
+                Ok(about) if about.len() > 0 => found.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    found
 }

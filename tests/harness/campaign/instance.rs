@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,6 +30,7 @@ pub struct Instance {
     address: Address,
     /// Log of the processes before the present one.
     past: String,
+    deaths: u64,
 }
 
 /// Offsets `[from, to)` of a partition that a log holds without a gap.
@@ -74,6 +76,7 @@ impl Instance {
             running: None,
             address: Address::default(),
             past: String::new(),
+            deaths: 0,
         }
     }
 
@@ -123,7 +126,16 @@ impl Instance {
         if let Some(failpoints) = failpoints {
             command.env("FAILPOINTS", failpoints);
         }
+        command.env("FAILPOINTS_CLOCK", self.config.with_file_name("clock"));
         self.running = Some(Running::start(&mut command));
+    }
+
+    /// Sets the wall clock of its processes off by so many milliseconds, from now on.
+    pub fn skew(&mut self, ms: i64) {
+        let path = self.config.with_file_name("clock");
+        let next = path.with_extension("next");
+        let set = std::fs::write(&next, ms.to_string()).and_then(|()| std::fs::rename(&next, &path));
+        set.expect("a file can be written");
     }
 
     /// Whether a process is there, running or stopped.
@@ -152,6 +164,11 @@ impl Instance {
         self.wait(Duration::from_secs(10));
     }
 
+    /// Processes of it that died: by SIGKILL, or by their own hand at a failpoint.
+    pub fn deaths(&self) -> u64 {
+        self.deaths
+    }
+
     /// SIGTERM, and its end.
     pub fn stop(&mut self, deadline: Duration) -> ExitStatus {
         self.signal("TERM");
@@ -164,18 +181,19 @@ impl Instance {
         let status = wait_until("the process ends", deadline, || {
             running.ended().ok_or_else(|| format!("it runs\n{}", running.stderr()))
         });
-        self.forget();
+        self.forget(status);
         status
     }
 
     /// Its end, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.running.as_mut()?.ended()?;
-        self.forget();
+        self.forget(status);
         Some(status)
     }
 
-    fn forget(&mut self) {
+    fn forget(&mut self, status: ExitStatus) {
+        self.deaths += u64::from(status.signal().is_some());
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Some(running) = self.running.take() {
             self.past.push_str(&running.stderr());

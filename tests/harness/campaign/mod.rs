@@ -29,10 +29,10 @@ pub use scene::{Plan, Scene};
 
 /// Runs `scene` with the seed of `STILLWELL_SEED`, or a new one; panics with the seed and the promise that was broken.
 #[track_caller]
-pub fn seeded(scene: impl FnOnce(u64) -> Result<(u64, Tally), Violation>) {
+pub fn seeded(scene: impl FnOnce(u64) -> Result<Tally, Violation>) {
     let seed = seed();
     match scene(seed) {
-        Ok((kills, tally)) => println!("STILLWELL_SEED={seed}: {kills} faults, {tally}"),
+        Ok(tally) => println!("STILLWELL_SEED={seed}: {tally}"),
         Err(violation) => panic!("STILLWELL_SEED={seed}: {violation}"),
     }
 }

@@ -63,6 +63,10 @@ pub(super) fn broken<T>(check: usize, what: impl Into<String>) -> Result<T, Viol
 /// What has been checked.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
+    /// Faults, of any kind.
+    pub faults: u64,
+    /// Processes that died of them: by SIGKILL, or by their own hand at a failpoint.
+    pub kills: u64,
     /// How often each check found what it should; by number, 0 is none.
     pub checks: [u64; 11],
     /// Versions announced.
@@ -91,6 +95,8 @@ impl Tally {
         for (mine, theirs) in self.checks.iter_mut().zip(other.checks) {
             *mine += theirs;
         }
+        self.faults += other.faults;
+        self.kills += other.kills;
         self.versions += other.versions;
         self.records += other.records;
         self.letters += other.letters;
@@ -104,8 +110,15 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} lives, {} versions of {} records with {} letters, {} snapshots, {} branches that nobody took; checks",
-            self.lives, self.versions, self.records, self.letters, self.snapshots, self.branches
+            "{} faults, {} kills, {} lives, {} versions of {} records with {} letters, {} snapshots, {} branches that nobody took; checks",
+            self.faults,
+            self.kills,
+            self.lives,
+            self.versions,
+            self.records,
+            self.letters,
+            self.snapshots,
+            self.branches
         )?;
         let mut numbered = self.checks.iter().enumerate().skip(1);
         numbered.try_for_each(|(check, count)| write!(f, " {check}:{count}"))

@@ -79,8 +79,6 @@ pub struct Scene {
     pub workload: Workload,
     /// What must be true.
     pub oracle: Oracle,
-    /// Faults so far.
-    pub kills: u64,
     dataset: String,
     source: Topic,
     bootstrap: String,
@@ -143,7 +141,6 @@ impl Scene {
             clock,
             text,
             dir,
-            kills: 0,
             fresh: 0,
         };
         scene.fresh_within(began, START)?;
@@ -177,10 +174,15 @@ impl Scene {
     /// Waits until Kafka has acknowledged so many more records.
     pub fn after_records(&self, records: u64) {
         let goal = self.workload.count() + records;
-        crate::wait_until("records are acknowledged", START, || {
+        crate::wait_until("records are acknowledged", START * 3, || {
             let count = self.workload.count();
             if count >= goal { Ok(()) } else { Err(format!("{count} of {goal}")) }
         });
+    }
+
+    /// Counts a fault.
+    pub fn fault(&mut self) {
+        self.oracle.tally.faults += 1;
     }
 
     /// SIGKILL to the first writer.
@@ -188,7 +190,7 @@ impl Scene {
     /// # Errors
     /// As [`Scene::at_rest`].
     pub fn kill(&mut self) -> Result<(), Violation> {
-        self.kills += 1;
+        self.fault();
         self.writer().kill();
         self.at_rest()
     }
@@ -295,7 +297,7 @@ impl Scene {
     ///
     /// # Errors
     /// The first promise that is broken.
-    pub fn finish(mut self) -> Result<(u64, Tally), Violation> {
+    pub fn finish(mut self) -> Result<Tally, Violation> {
         self.workload.set_rate(0);
         let now = self.clock.now();
         self.settle(now)?;
@@ -335,7 +337,9 @@ impl Scene {
         {
             return broken(check, "nothing was checked");
         }
-        Ok((self.kills, self.oracle.tally.clone()))
+        let deaths = self.writers.iter().chain([&self.reader]).map(Instance::deaths);
+        self.oracle.tally.kills += deaths.sum::<u64>();
+        Ok(self.oracle.tally.clone())
     }
 
     /// The last lines of every log.
@@ -366,6 +370,7 @@ blobs = "file://{blobs}"
 max_batch_size = {size}
 batch_timeout = "{timeout}ms"
 max_pending_records = {PENDING}
+memory_limit = "64MB"
 [producer.performance]
 snapshot_frequency = {frequency}
 snapshot_min_change = "5%"

@@ -190,7 +190,9 @@ impl Writer {
             _ => vec![self.record()],
         };
         let count = records.len() as u64;
-        if count > 1 && self.chance.below(4) > 0 {
+        // A transaction takes as long as hundreds of records outside of one: in a burst few are.
+        let (of, plain) = if shared.burst.load(Ordering::Relaxed) > 0 { (10, 9) } else { (4, 1) };
+        if count > 1 && self.chance.below(of) >= plain {
             self.transaction(records, shared);
         } else {
             for record in records {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::disk::rocksdb::tests::{append, change, chunk, copy_dir, file, numbers, open};
+use crate::disk::{Damage, check};
 
 /// What the write-ahead log in `dir` holds, and where it breaks off.
 fn walked(dir: &Path) -> (Vec<u64>, Vec<u64>, Option<Broken>) {
@@ -55,6 +56,52 @@ fn a_write_ahead_log_is_read_as_rocksdb_reads_it() {
         assert_eq!(found, kept, "RocksDB reads what is reached, and no more");
     }
     assert!(resynced, "chunks behind damage are found again, in a later block");
+}
+
+/// A file that is opened in time: RocksDB, not told of it, would read these for ever.
+fn opened_in_time(dir: &Path) -> Vec<u64> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let dir = dir.to_owned();
+    std::thread::spawn(move || tell.send(numbers(&open(&dir).survey)));
+    told.recv_timeout(std::time::Duration::from_secs(60)).expect("it comes to an end")
+}
+
+#[test]
+fn types_of_files_used_again_end_a_log_like_other_damage() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("log");
+    let database = open(&dir).database;
+    append(&database, 0..4, 20_000);
+    database.reclaim().unwrap();
+    append(&database, 4..8, 20_000);
+    drop(database);
+    let mut records = Vec::new();
+    wal::walk(&file(&dir, "log"), &mut |record| records.push(record.at)).unwrap();
+    assert_eq!(endless(&dir).unwrap(), None);
+    // The first fragments of a record, 1 or 2, made 5 or 6: the first, in the middle, the last.
+    for (n, at) in [(0, records[0]), (1, records[1]), (2, *records.last().unwrap())] {
+        let copy = root.path().join(format!("{n}"));
+        copy_dir(&dir, &copy);
+        change(&file(&copy, "log"), |bytes| bytes[at as usize + 6] ^= 4);
+        let name = file(&copy, "log").file_name().unwrap().to_string_lossy().into_owned();
+        let found = endless(&copy).unwrap();
+        assert_eq!(found, (n > 0).then(|| (name, at + 6)), "the first of all RocksDB gets over");
+        let checked = check(&copy, &mut |_| {}).unwrap();
+        assert!(!checked.damage.is_empty());
+        let (reached, _, broken) = walked(&copy);
+        assert_eq!(broken.unwrap().at, at);
+        let mut whole: Vec<u64> = (0..4).chain(reached).collect();
+        whole.dedup();
+        assert_eq!(opened_in_time(&copy), whole);
+        assert_eq!(check(&copy, &mut |_| {}).unwrap().damage, []);
+    }
+    // In the manifest it is a database that RocksDB refuses.
+    let manifest = std::fs::read_to_string(dir.join("CURRENT")).unwrap();
+    let mut records = Vec::new();
+    wal::walk(&dir.join(manifest.trim()), &mut |record| records.push(record.at)).unwrap();
+    change(&dir.join(manifest.trim()), |bytes| bytes[records[1] as usize + 6] ^= 4);
+    assert!(matches!(&check(&dir, &mut |_| {}).unwrap().damage[..], [Damage::Refused(_), ..]));
+    assert_eq!(opened_in_time(&dir), Vec::<u64>::new());
 }
 
 #[test]

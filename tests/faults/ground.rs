@@ -1,0 +1,171 @@
+//! What topics hold goes away under a dataset, while it runs or between two lives: emptied, trimmed beyond who is slow,
+//! the announcements' history gone. A clear error where something is lost, and nothing at all where nothing is.
+
+use std::time::Duration;
+
+use stillwell_tests::campaign::instance::Instance;
+use stillwell_tests::{Setting, Topic, scratch, wait_until, wait_until_async};
+
+use crate::SCHEMA;
+use crate::history::{DEADLINE, History, announced, announcements, good};
+
+/// All that a topic of one partition has goes, as retention takes it.
+fn empty(topic: &Topic) {
+    let (_, end) = topic.watermarks()[0];
+    topic.delete_before(0, end);
+    assert_eq!(topic.read().len(), 0);
+}
+
+/// An instance of the dataset, as a process that can be stopped where it is.
+pub fn instance(setting: &Setting, name: &str, role: Option<&'static str>) -> Instance {
+    let dir = setting.dir.path();
+    std::fs::write(dir.join("dataset.avsc"), &setting.schema).expect("the schema is written");
+    let text = format!(
+        r#"
+[kafka]
+bootstrap_servers = "{servers}"
+[storage]
+data_dir = "DATA_DIR"
+blobs = "{blobs}"
+[producer.batching]
+batch_timeout = "50ms"
+[datasets."{dataset}"]
+source = {{ topics = ["{dataset}"], format = "json" }}
+schema = "{schema}"
+"#,
+        servers = setting.bootstrap,
+        blobs = setting.blobs(),
+        dataset = setting.dataset(),
+        schema = dir.join("dataset.avsc").display(),
+    );
+    Instance::new(dir, name, role, &text)
+}
+
+/// Waits until a route of it says `text`.
+pub fn says(instance: &mut Instance, path: &str, text: &str) {
+    wait_until(&format!("{path} says {text:?}"), DEADLINE, || match instance.ask(path) {
+        Ok(answer) if answer.body.contains(text) => Ok(()),
+        Ok(answer) => Err(answer.body),
+        Err(error) => Err(error),
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_that_passes_a_slow_producer_is_an_error_and_no_gap() {
+    let mut setting = Setting::new("passed", 1, SCHEMA);
+    let cache = scratch();
+    let mut producer = instance(&setting, "slow", Some("producer"));
+    let first: Vec<_> = (0..40).map(|n| good(&mut setting, &format!("P-{n}"), 1.0)).collect();
+    setting.topic.produce(first);
+    producer.start(None);
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+
+    // So slow that it stands, for less than would lose it its shard.
+    producer.signal("STOP");
+    let missed: Vec<_> = (40..80).map(|n| good(&mut setting, &format!("P-{n}"), 2.0)).collect();
+    setting.topic.produce(missed);
+    setting.topic.delete_before(0, 60);
+    producer.signal("CONT");
+    says(&mut producer, "/health", "is not in Kafka any more");
+    says(&mut producer, "/health", "stillwell rebuild");
+    let more = [good(&mut setting, "after", 3.0)];
+    setting.topic.produce(more);
+    // Nor does a next life step over it.
+    producer.kill();
+    producer.start(None);
+    says(&mut producer, "/health", "is not in Kafka any more");
+    let history = History::of(&setting);
+    history.assert_gapless().assert_no_branch();
+    for announcement in &history.valid {
+        assert!(announcement.positions[0].offset <= 40, "nothing is announced from behind the gap");
+    }
+    assert_eq!(consumer.view().records(), 40);
+    producer.kill();
+    consumer.shutdown().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_emptied_of_what_is_announced_loses_nothing() {
+    let mut setting = Setting::new("emptied", 1, SCHEMA);
+    let cache = scratch();
+    let producer = setting.producer().await;
+    let first: Vec<_> = (0..20).map(|n| good(&mut setting, &format!("P-{n}"), 1.0)).collect();
+    setting.topic.produce(first);
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+
+    empty(&setting.topic);
+    let more = [good(&mut setting, "P-0", 2.0), setting.delete("P-1")];
+    setting.topic.produce(more);
+    setting.settled(&consumer).await;
+    assert_eq!(producer.status().failures, 0, "{:?}", producer.status());
+    producer.shutdown().await.expect("it stops");
+
+    // And so for the next life, which finds an empty topic with an end above 0.
+    empty(&setting.topic);
+    let producer = setting.producer().await;
+    let more = [good(&mut setting, "P-2", 3.0)];
+    setting.topic.produce(more);
+    setting.settled(&consumer).await;
+    assert_eq!(producer.status().failures, 0, "{:?}", producer.status());
+    producer.shutdown().await.expect("it stops");
+    consumer.shutdown().await.expect("it stops");
+    History::of(&setting).assert_gapless().assert_no_branch();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn announcements_trimmed_beyond_a_slow_reader_make_it_jump() {
+    let mut setting = Setting::new("behind", 1, SCHEMA);
+    let producer = setting.producer().await;
+    let record = good(&mut setting, "first", 1.0);
+    setting.topic.produce([record]);
+    let mut reader = instance(&setting, "reader", Some("consumer"));
+    reader.start(None);
+    let record = format!("/v1/datasets/{}/records/", setting.dataset());
+    says(&mut reader, &format!("{record}first"), r#""price":1.0"#);
+
+    reader.signal("STOP");
+    let versions = announcements(&setting);
+    for round in 2..6 {
+        let record = good(&mut setting, "first", f64::from(round));
+        setting.topic.produce([record]);
+        announced(&producer, round as u64 + 1).await;
+    }
+    let last = versions.read().pop().expect("announcements").offset;
+    versions.delete_before(0, last);
+    reader.signal("CONT");
+    says(&mut reader, &format!("{record}first"), r#""price":5.0"#);
+    // It follows on.
+    let next = good(&mut setting, "next", 6.0);
+    setting.topic.produce([next]);
+    says(&mut reader, &format!("{record}next"), r#""price":6.0"#);
+    assert!(reader.stop(Duration::from_secs(30)).success());
+    producer.shutdown().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_topic_that_was_emptied_is_an_error_and_no_first_start() {
+    let mut setting = Setting::new("history", 1, SCHEMA);
+    let cache = scratch();
+    let producer = setting.producer().await;
+    let record = good(&mut setting, "kept", 1.0);
+    setting.topic.produce([record]);
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    producer.shutdown().await.expect("it stops");
+
+    let versions = announcements(&setting);
+    empty(&versions);
+    let producer = setting.producer().await;
+    wait_until_async("the producer says that the history is gone", DEADLINE, || {
+        let error = producer.status().error.unwrap_or_default();
+        std::future::ready(if error.contains("its history was deleted") { Ok(()) } else { Err(error) })
+    })
+    .await;
+    assert_eq!(versions.read().len(), 0, "nothing is announced, and no life begins");
+    producer.shutdown().await.expect("it stops");
+    // Who holds a version keeps it.
+    setting.settled(&consumer).await;
+    consumer.shutdown().await.expect("it stops");
+}
