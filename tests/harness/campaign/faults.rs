@@ -240,9 +240,9 @@ impl Scene {
             let near = if self.chance.one_in(2) { 64 } else { bytes.len() as u64 };
             let back = self.chance.below(near.min(bytes.len() as u64)) as usize + 1;
             let at = bytes.len() - back;
-            match self.chance.one_in(3) {
-                true => bytes.truncate(at),
-                false => bytes[at] ^= 1 << self.chance.below(8),
+            match bytes.get_mut(at) {
+                Some(byte) if !self.chance.one_in(3) => *byte ^= 1 << self.chance.below(8),
+                _ => bytes.truncate(at),
             }
             std::fs::write(path, bytes).expect("nobody has it open");
         }

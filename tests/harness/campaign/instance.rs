@@ -244,14 +244,20 @@ impl Instance {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         let rss = peak.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024;
-        let metrics = self.ask("/metrics").ok()?.body;
+        Some(Size { rss, ..Size::told(&self.ask("/metrics").ok()?.body) })
+    }
+}
+
+impl Size {
+    /// What metrics tell of it.
+    pub fn told(metrics: &str) -> Size {
         let value = |name: &str| {
             let line = metrics.lines().find(|line| line.starts_with(&format!("stillwell_{name}{{")))?;
             line.rsplit_once(' ')?.1.parse::<f64>().ok().map(|value| value as u64)
         };
         let pending =
             value("pending_records").unwrap_or(0).saturating_sub(value("spilled_records").unwrap_or(0));
-        Some(Size { rss, log: value("log_bytes").unwrap_or(0), pending })
+        Size { rss: 0, log: value("log_bytes").unwrap_or(0), pending }
     }
 }
 

@@ -402,6 +402,18 @@ impl Oracle {
         Ok(())
     }
 
+    /// 8: what it took at the most, since it was asked last.
+    ///
+    /// # Errors
+    /// What was too much.
+    pub fn peak(&mut self, name: &str, most: Size, allowed: Size) -> Result<(), Violation> {
+        if most.log > allowed.log || most.pending > allowed.pending {
+            return broken(8, format!("{name} took {most:?} for a while, allowed are {allowed:?}"));
+        }
+        self.tally.count(8);
+        Ok(())
+    }
+
     /// 10: every blob of every version that was ever announced is still what it was.
     ///
     /// # Errors

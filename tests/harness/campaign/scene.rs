@@ -20,7 +20,7 @@ use super::chance::Chance;
 use super::instance::{Instance, Size};
 use super::oracle::{CHECKS, Oracle, Tally, Violation, broken};
 use super::row::{Row, SCHEMA};
-use super::watcher::{Watcher, scan};
+use super::watcher::{Sampler, Watcher, scan};
 use super::workload::Workload;
 use crate::topic::{Record, Topic};
 use crate::{Broker, held_within, scratch, unique};
@@ -34,12 +34,16 @@ const START: Duration = Duration::from_secs(60);
 const PARTITIONS: i32 = 3;
 /// Records in memory, as configured; a chunk may be begun below it.
 const PENDING: u64 = 2_000;
-/// Bytes of log, as configured.
-const MAX_LOG: u64 = 64 << 20;
+/// Bytes of log, as configured: less than a backlog has. What is on its way when it is full comes on top.
+const MAX_LOG: u64 = 4 << 20;
+const ON_ITS_WAY: u64 = 4 << 20;
 /// Bytes of log when all but the newest records are announced: a moment's worth. What is announced is trimmed.
-const LOG: u64 = 4 << 20;
+const LOG: u64 = 1 << 20;
 /// Resident bytes of a process; a writer at rest takes 60 MB, and RocksDB's buffers may take as much.
 const RSS: u64 = 384 << 20;
+
+/// What a process may take at rest.
+const BOUNDS: Size = Size { rss: RSS, log: LOG, pending: PENDING * 2 };
 
 /// How a scene is set up; all of it follows from the seed.
 #[derive(Clone, Debug)]
@@ -83,6 +87,7 @@ pub struct Scene {
     source: Topic,
     bootstrap: String,
     watcher: Watcher,
+    samplers: Vec<Sampler>,
     fresh: i64,
     clock: Clock,
     text: String,
@@ -119,13 +124,14 @@ impl Scene {
             source.clone(),
             ["announcements", "dlq"].map(|name| Topic::named_on(broker, &format!("{dataset}.{name}"))),
             Blobs::new(&dir.path().join("blobs")),
-            Size { rss: RSS, log: LOG, pending: PENDING * 2 },
+            BOUNDS,
         );
         if let Some(first) = writers.first_mut() {
             first.start(None);
         }
         reader.start(None);
         let watcher = Watcher::start("R", reader.address(), &dataset);
+        let samplers = writers.iter().map(|writer| Sampler::start(writer.address())).collect();
         let clock = Clock::system();
         let began = clock.now();
         let mut scene = Scene {
@@ -138,6 +144,7 @@ impl Scene {
             source,
             bootstrap,
             watcher,
+            samplers,
             clock,
             text,
             dir,
@@ -250,8 +257,9 @@ impl Scene {
                 self.oracle.size(instance.name(), size)?;
             }
         }
-        for writer in &self.writers {
+        for (writer, sampler) in self.writers.iter().zip(&self.samplers) {
             self.oracle.recovery(writer.name(), &writer.log())?;
+            self.oracle.peak(writer.name(), sampler.most(), Size { log: MAX_LOG + ON_ITS_WAY, ..BOUNDS })?;
         }
         Ok(())
     }

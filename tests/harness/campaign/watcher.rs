@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::instance::{Address, ask};
+use super::instance::{Address, Size, ask};
 use super::row::Row;
 
 /// Between two questions.
@@ -59,6 +59,53 @@ impl Watcher {
 }
 
 impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Looks all the time at how large an instance's log and queue are, and keeps the largest; until it is dropped.
+#[derive(Debug)]
+pub struct Sampler {
+    most: Arc<Mutex<Size>>,
+    /// Dropped to end the thread.
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sampler {
+    /// Looks at the instance at `address`.
+    pub fn start(address: Address) -> Sampler {
+        let most: Arc<Mutex<Size>> = Arc::default();
+        let (stop, stopped) = channel();
+        let thread = std::thread::Builder::new()
+            .name("sampler".into())
+            .spawn({
+                let most = most.clone();
+                move || {
+                    while stopped.recv_timeout(STEP) == Err(RecvTimeoutError::Timeout) {
+                        let Some(address) = *lock(&address) else { continue };
+                        let Ok(metrics) = ask(address, "/metrics", "") else { continue };
+                        let now = Size::told(&metrics.body);
+                        let mut most = lock(&most);
+                        (most.log, most.pending) = (most.log.max(now.log), most.pending.max(now.pending));
+                    }
+                }
+            })
+            .expect("a thread can be started");
+        Sampler { most, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// The largest since this was asked last.
+    pub fn most(&self) -> Size {
+        std::mem::take(&mut *lock(&self.most))
+    }
+}
+
+impl Drop for Sampler {
     fn drop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take() {
