@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use stillwell_tests::campaign::instance::Instance;
 use stillwell_tests::{Setting, Topic, scratch, wait_until, wait_until_async};
 
@@ -168,4 +170,76 @@ async fn an_announcement_topic_that_was_emptied_is_an_error_and_no_first_start()
     // Who holds a version keeps it.
     setting.settled(&consumer).await;
     consumer.shutdown().await.expect("it stops");
+}
+
+/// Writes a transaction of some records to the topic, and commits or aborts it.
+fn transaction(setting: &Setting, commit: bool) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &setting.bootstrap)
+        .set("transactional.id", format!("{}-{commit}", setting.dataset()))
+        .create()
+        .expect("a transactional producer");
+    producer.init_transactions(DEADLINE).expect("init");
+    producer.begin_transaction().expect("begin");
+    for n in 0..5 {
+        let (key, value) = (format!("T-{n}"), format!(r#"{{"id": "T-{n}", "price": {n}.0}}"#));
+        let record = BaseRecord::to(setting.topic.name()).key(&key).payload(&value);
+        producer.send(record).map_err(|(error, _)| error).expect("queued");
+    }
+    producer.flush(DEADLINE).expect("flushed");
+    match commit {
+        true => producer.commit_transaction(DEADLINE),
+        false => producer.abort_transaction(DEADLINE),
+    }
+    .expect("it ends");
+}
+
+/// What no reader is given counts all the same: positions are the offset behind a marker, or a dataset whose source ends
+/// with one would never have caught up.
+#[tokio::test(flavor = "multi_thread")]
+async fn markers_and_aborted_records_at_the_end_of_a_source_are_passed() {
+    let mut setting = Setting::new("markers", 1, SCHEMA);
+    let cache = scratch();
+    let record = good(&mut setting, "first", 1.0);
+    setting.topic.produce([record]);
+    transaction(&setting, false);
+    let producer = setting.producer().await;
+    // Returns once it has caught up.
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let end = |setting: &Setting| setting.topic.watermarks()[0].1;
+    assert_eq!(end(&setting), 7, "a record, five that were aborted, and their marker");
+    reaches(&setting, 7).await;
+
+    transaction(&setting, true);
+    for n in 0..5 {
+        let id = format!("T-{n}");
+        let value = serde_json::json!({"id": id, "price": f64::from(n)});
+        drop(setting.upsert(&id, value));
+    }
+    setting.settled(&consumer).await;
+    transaction(&setting, false);
+    reaches(&setting, end(&setting)).await;
+    producer.shutdown().await.expect("it stops");
+
+    // The next life finds nothing to do.
+    let before = History::of(&setting).valid.len();
+    let producer = setting.producer().await;
+    let record = good(&mut setting, "last", 2.0);
+    setting.topic.produce([record]);
+    setting.settled(&consumer).await;
+    producer.shutdown().await.expect("it stops");
+    consumer.shutdown().await.expect("it stops");
+    let history = History::of(&setting);
+    history.assert_gapless().assert_no_branch();
+    assert_eq!(history.valid[before].upserts, 1, "only what is new");
+}
+
+/// Waits until the announced position of partition 0 is `offset`.
+async fn reaches(setting: &Setting, offset: i64) {
+    wait_until_async(&format!("position {offset} is announced"), DEADLINE, || {
+        let at = History::of(setting).valid.last().map(|last| last.positions[0].offset);
+        std::future::ready(if at == Some(offset) { Ok(()) } else { Err(at) })
+    })
+    .await;
 }

@@ -14,7 +14,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -26,6 +25,7 @@ use super::build::{self, Builder, Built};
 use super::circuit::Circuits;
 use super::control;
 use super::intake::Intake;
+use super::keep::{Keeper, LONGEST_CHAIN};
 use super::log::{self, Log};
 use super::look::{self, Look};
 use super::pace::Pace;
@@ -36,14 +36,13 @@ use super::shed::Ledger;
 use super::snapshot::{Snapshotted, Snapshotter};
 use super::source::{self, Source};
 use super::store::{Storer, Uploader};
-use super::survey::{self, Survey};
+use super::survey::Survey;
 use super::validate::Validator;
 use super::write::watch::Watchers;
 use crate::blob;
 use crate::blob::name::Folder;
 use crate::codec;
 use crate::error::chain;
-use crate::failpoint;
 use crate::format::announcement::{SourcePosition, read_positions};
 use crate::format::control::{Control, Rebuild};
 use crate::gauge::{Budget, Pressure, Strain};
@@ -55,10 +54,6 @@ use crate::view::Identity;
 const BATCHES: usize = 1;
 /// Snapshots that wait to be listed; the next one is made once this one is.
 const SNAPSHOTS: usize = 2;
-/// How often the log is trimmed and the gauges are set.
-const KEEP_EVERY: Duration = Duration::from_millis(200);
-/// Deltas at which readers refuse a chain.
-const LONGEST_CHAIN: f64 = 512.0;
 
 /// Why a life ended.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +76,6 @@ pub enum Error {
     /// No version can be built.
     #[error("building ended")]
     Build(#[from] build::Error),
-    /// The source is another one now.
-    #[error("the source topics changed")]
-    Survey(#[from] survey::Error),
     /// The source cannot be read anew.
     #[error("rebuilding ended")]
     Rebuild(#[from] rebuild::Error),
@@ -353,10 +345,12 @@ fn spawn(
         tokio::task::spawn_blocking(move || Ok(source.run(&stop).map(|()| Done::Source)?)).await?
     });
 
-    let survey =
-        Survey::new(ground.recovery.admin.clone(), options, fetch_from, ground.announced.subscribe())?;
+    let survey = Survey::new(options, fetch_from, ground.announced.subscribe())?;
     let stop = keeper_stop.clone();
-    stages.spawn_blocking(move || Ok(survey.run(&stop).map(|()| Done::Other)?));
+    stages.spawn_blocking(move || {
+        survey.run(&stop);
+        Ok(Done::Other)
+    });
 
     // log -> batch
     let memory = Budget::new(divided.batches);
@@ -551,50 +545,4 @@ async fn rebuild(
     let writing = (life, transaction, read_back, carried);
     publish(&mut stages, &ground, &end, (built_in, listed), letter_limit, writing);
     join(&mut stages, &end, &CancellationToken::new(), &CancellationToken::new()).await
-}
-
-/// Trims the log behind the announcements, feeds the pressure gauge, and has the pace follow it.
-struct Keeper {
-    log: Log,
-    announced: watch::Receiver<Option<Announced>>,
-    pressure: Pressure,
-    pace: Pace,
-    ledger: Ledger,
-    memory: Budget,
-    max_pending_records: usize,
-    metrics: Arc<crate::telemetry::ProducerMetrics>,
-}
-
-impl Keeper {
-    async fn run(mut self, stop: CancellationToken) -> Result<(), log::Error> {
-        loop {
-            let stopping = tokio::select! {
-                () = stop.cancelled() => true,
-                () = tokio::time::sleep(KEEP_EVERY) => false,
-            };
-            let announced = match self.announced.has_changed() {
-                Ok(true) => self.announced.borrow_and_update().clone(),
-                _ => None,
-            };
-            if let Some(announced) = announced {
-                self.pressure.set(Strain::Chain, announced.chain.deltas as f64 / LONGEST_CHAIN);
-                failpoint::pass("log.trim");
-                self.log.trim(&announced.positions).await?;
-            }
-            let stats = self.log.stats();
-            let in_memory = stats.pending_records.saturating_sub(stats.spilled_records);
-            self.pressure.set(Strain::Pending, in_memory as f64 / self.max_pending_records.max(1) as f64);
-            self.pressure.set(Strain::Memory, self.memory.fill());
-            self.metrics.log_bytes.set(stats.log_bytes as i64);
-            self.metrics.pending_records.set(stats.pending_records as i64);
-            self.metrics.spilled_records.set(stats.spilled_records as i64);
-            self.metrics.pressure.set(self.pressure.value());
-            self.ledger.say();
-            self.pace.adjust(self.pressure.outflow());
-            self.metrics.pace_records_per_second.set(self.pace.now().0.map_or(0.0, f64::from));
-            if stopping {
-                return Ok(());
-            }
-        }
-    }
 }

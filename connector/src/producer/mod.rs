@@ -25,6 +25,7 @@ pub mod read_back;
 pub mod circuit;
 pub mod life;
 pub mod look;
+pub mod keep;
 pub mod source;
 pub mod survey;
 pub mod intake;

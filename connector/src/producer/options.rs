@@ -166,7 +166,7 @@ pub struct Reliability {
 }
 
 /// How often topics are looked at.
-pub const DEFAULT_LOOK_EVERY: Duration = Duration::from_secs(30);
+pub const DEFAULT_LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Blob files of versions that nobody holds any more are evicted beyond this.
 pub const DEFAULT_CACHE_BYTES: u64 = 10 << 30;

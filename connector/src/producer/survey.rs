@@ -3,10 +3,9 @@
 //! ```text
 //!  high watermark - announced position                      lag
 //!  last stable offset stands still below the high watermark  a transaction that hangs: nothing behind it can be read
-//!  another topic id                                          the topic was made anew under us
 //! ```
 //!
-//! Owns: those three. Does not own: positions (`announce`), what is done about a topic made anew (`recover`).
+//! Owns: those two. Does not own: positions (`announce`), whether the topics are still the same (`look`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::announce::Announced;
 use crate::clock::Clock;
-use crate::kafka::{self, Admin, ends::Ends};
-use crate::record::{Position, SourcePartition, TopicId};
+use crate::kafka::{self, ends::Ends};
+use crate::record::{Position, SourcePartition};
 use crate::telemetry::ProducerMetrics;
 
 /// Between two surveys; longer with many partitions, each of which takes two requests.
@@ -28,23 +27,6 @@ const EACH: Duration = Duration::from_millis(20);
 /// A transaction that is open for longer is said. Kafka's clients have a minute by default, after which the coordinator
 /// aborts it; what is older hangs, or belongs to somebody with a longer `transaction.timeout.ms`.
 const LONG_OPEN: Duration = Duration::from_secs(60);
-
-/// Why the life cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The topic is another one now.
-    #[error(
-        "source topic {topic} was deleted and created again while it was read (topic id {then} then, {now} now)"
-    )]
-    Recreated {
-        /// Its name.
-        topic: String,
-        /// The id that is read.
-        then: TopicId,
-        /// The id of the topic that is there.
-        now: TopicId,
-    },
-}
 
 /// A partition's last stable offset, and since when it stands still with something behind it.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +62,6 @@ impl Hang {
 
 /// The stage; runs on a thread of its own.
 pub struct Survey {
-    admin: Admin,
     ends: Ends,
     /// Where the life begins, per partition.
     began: Vec<Position>,
@@ -96,13 +77,11 @@ impl Survey {
     /// # Errors
     /// Kafka's, for a property that librdkafka refuses.
     pub fn new(
-        admin: Admin,
         options: &super::Options,
         began: Vec<Position>,
         announced: watch::Receiver<Option<Announced>>,
     ) -> Result<Survey, kafka::Error> {
         Ok(Survey {
-            admin,
             ends: Ends::new(&options.kafka, &format!("stillwell.{}", options.dataset))?,
             began,
             announced,
@@ -112,15 +91,12 @@ impl Survey {
         })
     }
 
-    /// Surveys until `stop`. Blocks: for a thread of its own, within a runtime.
-    ///
-    /// # Errors
-    /// [`Error`]; what cannot be asked for is asked for again the next time.
-    pub fn run(mut self, stop: &CancellationToken) -> Result<(), Error> {
+    /// Surveys until `stop`; what cannot be asked for is asked for again the next time. Blocks: for a thread of its own,
+    /// within a runtime.
+    pub fn run(mut self, stop: &CancellationToken) {
         let every = EVERY.max(EACH * self.began.len() as u32);
         let runtime = Handle::current();
         while !stop.is_cancelled() {
-            self.topics(&runtime, stop)?;
             self.partitions(stop);
             runtime.block_on(async {
                 tokio::select! {
@@ -129,28 +105,6 @@ impl Survey {
                 }
             });
         }
-        Ok(())
-    }
-
-    /// Whether each topic is still the one that is read.
-    fn topics(&self, runtime: &Handle, stop: &CancellationToken) -> Result<(), Error> {
-        let mut asked: Vec<&str> = Vec::new();
-        for Position { source, .. } in &self.began {
-            if asked.contains(&&*source.topic) {
-                continue;
-            }
-            asked.push(&source.topic);
-            let described = stop.run_until_cancelled(self.admin.describe(&source.topic));
-            match runtime.block_on(described) {
-                Some(Ok(Some(info))) if info.id != source.topic_id => {
-                    let topic = source.topic.to_string();
-                    return Err(Error::Recreated { topic, then: source.topic_id, now: info.id });
-                }
-                // Gone: the source's client says so. Unanswered: that Kafka is away others say too.
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     fn partitions(&mut self, stop: &CancellationToken) {
