@@ -13,6 +13,7 @@ mod letters;
 mod outage;
 mod rebuild;
 mod scenes;
+mod shed;
 mod takeover;
 mod transactions;
 mod world;
