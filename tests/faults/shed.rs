@@ -43,7 +43,7 @@ async fn a_writer_that_dies_while_it_sheds_goes_on_with_what_is_left() {
     producer.start(None);
     wait_until_async("all is accounted for", DEADLINE, || {
         let at = History::of(&setting).valid.last().map(|last| last.positions[0].offset);
-        std::future::ready(if at == Some(ALL as i64) { Ok(()) } else { Err(at) })
+        std::future::ready(if at == Some(ALL as i64) { Ok(()) } else { Err(format!("{at:?}")) })
     })
     .await;
     let history = History::of(&setting);

@@ -124,12 +124,19 @@ impl Poller {
         let fetch_ahead = (tuning.fetch_ahead >> 10).clamp(1, 2_097_151).to_string();
         // What is ahead is compared with the bound before a fetch, not after: a fetch may not be as large as it likes.
         let fetch_most = (tuning.fetch_ahead / 2).clamp(1 << 20, 50 << 20).to_string();
+        // Nor does the bound count what librdkafka needs beside the bytes, some 400 for each record, or that what came
+        // compressed is larger unpacked: by default 100,000 records may be ahead, and a megabyte more of each partition,
+        // which together took 140 MB of a limit of 256 (records of 90 bytes). From 50 MB on neither is changed.
+        let most_records = (tuning.fetch_ahead / 512).clamp(1_000, 100_000).to_string();
+        let partition_most = (tuning.fetch_ahead / 48).clamp(64 << 10, 1 << 20).to_string();
         let config = configuration(
             options,
             &[
                 ("fetch.wait.max.ms", &fetch_wait),
                 ("queued.max.messages.kbytes", &fetch_ahead),
                 ("fetch.max.bytes", &fetch_most),
+                ("queued.min.messages", &most_records),
+                ("max.partition.fetch.bytes", &partition_most),
                 // How soon a fetch that waits for room is tried again. librdkafka's second halves the throughput of a
                 // bound as low as ours.
                 ("fetch.queue.backoff.ms", "5"),

@@ -26,7 +26,7 @@ use super::circuit::Circuits;
 use super::control;
 use super::intake::Intake;
 use super::keep::{Keeper, LONGEST_CHAIN};
-use super::log::{self, Log};
+use super::log;
 use super::look::{self, Look};
 use super::pace::Pace;
 use super::read_back::ReadBack;
