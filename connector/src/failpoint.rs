@@ -55,6 +55,9 @@ pub const REPLAY: &[&str] = &["replay.sent", "replay.offsets", "replay.committed
 /// Those that a writer passes only when it is asked to, or told to by its configuration: of a rebuild, and of shedding.
 pub const SELDOM: &[&str] = &["rebuild.folded", "rebuild.packed", "rebuild.handed-on", "log.shed"];
 
+/// Those that only somebody's asking reaches.
+pub const ASKED: &[&str] = &["pin.written"];
+
 /// The environment variable that arms them.
 const VARIABLE: &str = "FAILPOINTS";
 /// The one that arms the clock.
@@ -97,7 +100,7 @@ fn check(text: &str) -> Result<(), String> {
         let Some((name, tasks)) = one.split_once('=') else {
             return Err(format!("{VARIABLE}: {one:?} is not NAME=TASKS"));
         };
-        let known = [ALL, SELDOM, REPLAY].concat();
+        let known = [ALL, SELDOM, REPLAY, ASKED].concat();
         if !known.contains(&name) {
             let known = known.join(", ");
             return Err(format!("{VARIABLE}: there is no failpoint {name:?}; there are {known}"));

@@ -98,7 +98,7 @@ pub mod cli;
 #[doc(hidden)]
 pub mod demo;
 
-pub use consumer::{Consumer, ConsumerBuilder};
+pub use consumer::{Bounds, Consumer, ConsumerBuilder, Fixed, Guard};
 pub use error::{Error, ErrorKind, Result};
 pub use producer::{Farewell, Landed, Producer, ProducerBuilder, Publication, Write, Written};
 pub use record::{Position, SourcePartition, TopicId};

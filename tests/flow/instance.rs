@@ -51,6 +51,23 @@ impl Instance {
         Instance { name: setting.dataset().to_owned(), config, port }
     }
 
+    /// More of the configuration; `[http]` goes on where the file's own left off.
+    pub fn append(&self, text: &str) {
+        let whole = std::fs::read_to_string(&self.config).expect("the configuration is there");
+        let whole = match text.strip_prefix("[http]\n") {
+            Some(keys) => whole.replacen("[http]\n", &format!("[http]\n{keys}"), 1),
+            None => format!("{whole}\n{text}"),
+        };
+        std::fs::write(&self.config, whole).expect("the configuration is written");
+    }
+
+    /// `stillwell run`, with these arguments.
+    pub fn command_to_run(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = stillwell(["run"]);
+        command.args(arguments).arg("-c").arg(&self.config);
+        command
+    }
+
     /// `stillwell run`.
     pub fn start(&self) -> Running {
         Running::start(stillwell(["run", "-c"]).arg(&self.config))
@@ -102,14 +119,24 @@ impl Instance {
 
     /// A route: status and body. An error while nobody listens.
     pub fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], self.port)))?;
-        stream.set_read_timeout(Some(LONG))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        Ok((status, body.to_owned()))
+        ask(self.port, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+    }
+
+    /// A POST with a body: status and body of the answer.
+    pub fn post(&self, path: &str, token: Option<&str>, body: &str) -> std::io::Result<(u16, String)> {
+        Instance::post_to(self.port, path, token, body)
+    }
+
+    /// As [`Instance::post`], from anywhere.
+    pub fn post_to(port: u16, path: &str, token: Option<&str>, body: &str) -> std::io::Result<(u16, String)> {
+        let token = token.map_or(String::new(), |token| format!("authorization: Bearer {token}\r\n"));
+        let length = body.len();
+        ask(
+            port,
+            &format!(
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{token}content-length: {length}\r\n\r\n{body}"
+            ),
+        )
     }
 
     /// A metric's value, summed over its time series; `None` where there is none.
@@ -122,4 +149,15 @@ impl Instance {
             .collect();
         (!values.is_empty()).then(|| values.iter().sum())
     }
+}
+
+fn ask(port: u16, request: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)))?;
+    stream.set_read_timeout(Some(LONG))?;
+    stream.write_all(request.as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Ok((status, body.to_owned()))
 }

@@ -13,6 +13,8 @@ use crate::tap::{Request, number16, number32, read_frame, write_frame};
 pub mod key {
     /// Produce.
     pub const PRODUCE: i16 = 0;
+    /// Fetch.
+    pub const FETCH: i16 = 1;
     /// InitProducerId.
     pub const INIT_PRODUCER_ID: i16 = 22;
     /// AddPartitionsToTxn.

@@ -21,7 +21,7 @@ pub struct Get {
     /// KEY is base64, for keys that are not text
     #[arg(long)]
     base64: bool,
-    /// Read this version [default: the newest]
+    /// Read this version [default: the one that readers hold: pinned, or the newest]
     #[arg(long, value_name = "V")]
     version: Option<u64>,
     /// Print also where the record came from: version, timestamp, topic, partition, offset

@@ -29,6 +29,8 @@ mod connect;
 pub mod config;
 mod reading;
 pub mod versions;
+pub mod pin;
+pub mod snapshot;
 pub mod get;
 pub mod scan;
 pub mod import;
@@ -74,6 +76,9 @@ enum Command {
     Check(check::Check),
     Config(config::Config),
     Versions(versions::Versions),
+    Pin(pin::Pin),
+    Unpin(pin::Unpin),
+    Snapshot(snapshot::Snapshot),
     Get(get::Get),
     Scan(scan::Scan),
     Import(import::Import),
@@ -93,6 +98,9 @@ impl Command {
             Command::Check(command) => command.run(edge),
             Command::Config(command) => command.run(edge),
             Command::Versions(command) => command.run(edge),
+            Command::Pin(command) => command.run(edge),
+            Command::Unpin(command) => command.run(edge),
+            Command::Snapshot(command) => command.run(edge),
             Command::Get(command) => command.run(edge),
             Command::Scan(command) => command.run(edge),
             Command::Import(command) => command.run(edge),

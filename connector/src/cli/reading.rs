@@ -6,8 +6,8 @@ use clap::Args;
 use super::edge::Edge;
 use super::given::Given;
 use crate::config::{Config, Shared};
-use crate::consumer::Options;
 use crate::consumer::history::{self, Found, History};
+use crate::consumer::{Fixed, Options, Steering};
 use crate::telemetry::Metrics;
 use crate::version::{Shard, Version};
 use crate::view::View;
@@ -34,7 +34,7 @@ impl Which {
         Ok((config, options))
     }
 
-    /// Opens a version, the newest by default, as a consumer would: with `serve_stale`, out of the cache where Kafka does
+    /// Opens a version, by default the one that a consumer would hold; with `serve_stale`, out of the cache where Kafka does
     /// not answer.
     ///
     /// # Errors
@@ -49,8 +49,26 @@ impl Which {
     }
 }
 
+impl Which {
+    /// Opens two versions, the second by default the newest.
+    ///
+    /// # Errors
+    /// As [`Which::open`].
+    pub fn open_both(&self, edge: &Edge, from: u64, to: Option<u64>) -> Result<(View, View)> {
+        let (_, options) = self.load(edge)?;
+        let runtime = edge.runtime()?;
+        let both = runtime.block_on(async {
+            let (from, to) =
+                (find(&options, Some(Version(from))).await?, find(&options, to.map(Version)).await?);
+            Ok((history::open(&options, &from, false).await?, history::open(&options, &to, false).await?))
+        });
+        runtime.shutdown_background();
+        both
+    }
+}
+
 async fn open(options: &Options, version: Option<Version>) -> Result<View> {
-    let (found, stale) = match find(options, version).await {
+    let (found, stale) = match held(options, version).await {
         Ok(found) => (found, false),
         Err(error) if error.kind() == ErrorKind::Unavailable && options.serve_stale => {
             let cached = history::cached(options, Shard(0))?;
@@ -71,8 +89,36 @@ async fn open(options: &Options, version: Option<Version>) -> Result<View> {
     history::open(options, &found, stale).await
 }
 
+/// The version that was asked for; else the one that a reader would hold: the configured one, the pinned one, the newest.
+async fn held(options: &Options, version: Option<Version>) -> Result<Found> {
+    if version.is_some() {
+        return find(options, version).await;
+    }
+    let shard = Shard(0);
+    match options.fixed {
+        Some(Fixed::Version(version)) => return find(options, Some(version)).await,
+        Some(Fixed::At(ms)) => return History::find(options.topics()).await?.at(shard, ms).await,
+        None => {}
+    }
+    let pin = match Steering::new(options.topics()).pinned().await {
+        // Without the right to read the control topic: as a reader does, which says so in its health.
+        Err(error) if error.kind() != ErrorKind::Unavailable => {
+            tracing::warn!(error = error.chain(), "what is pinned is not known; this is the newest version");
+            None
+        }
+        pin => pin?,
+    };
+    let Some(pin) = pin else { return find(options, None).await };
+    let versions = pin.shard_versions();
+    tracing::warn!(dataset = options.dataset, %versions, by = pin.by, reason = pin.reason, "this dataset is pinned");
+    match versions.0.as_slice() {
+        [version] => find(options, Some(*version)).await,
+        _ => find(options, None).await,
+    }
+}
+
 pub(super) async fn find(options: &Options, version: Option<Version>) -> Result<Found> {
-    let history = History::find(options.clone()).await?;
+    let history = History::find(options.topics()).await?;
     match version {
         Some(version) => history.version(Shard(0), version).await,
         None => history.last(Shard(0)).await?.ok_or_else(|| {

@@ -194,7 +194,7 @@ impl Asked {
     }
 
     async fn last(&self) -> Result<(History, Found)> {
-        let history = History::find(self.consumer.clone()).await?;
+        let history = History::find(self.consumer.topics()).await?;
         let found = history.last(Shard(0)).await?.ok_or_else(|| {
             Error::new(
                 ErrorKind::Rejected,
@@ -241,7 +241,7 @@ impl Asked {
                         Some(Control::Rebuilt(outcome)) if outcome.request.id == id => Some(Ok(outcome)),
                         Some(Control::Rebuild(request)) if request.id == id => None,
                         Some(Control::Rebuild(_)) => Some(Err("another request took its place")),
-                        Some(Control::Rebuilt(_)) => None,
+                        Some(_) => None,
                         None => Some(Err("it was withdrawn")),
                     }
                 })

@@ -19,7 +19,7 @@ pub struct Scan {
     /// At most this many records
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Read this version [default: the newest]
+    /// Read this version [default: the one that readers hold: pinned, or the newest]
     #[arg(long, value_name = "V")]
     version: Option<u64>,
 }

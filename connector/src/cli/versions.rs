@@ -17,6 +17,9 @@ use crate::host::directory::rfc3339;
 use crate::record::Position;
 use crate::version::{BlobRef, Checksum, Shard, Version};
 
+mod diff;
+mod tail;
+
 /// Shows the announced versions of a dataset
 #[derive(Debug, Args)]
 pub struct Versions {
@@ -28,6 +31,8 @@ pub struct Versions {
 enum Command {
     List(List),
     Show(Show),
+    Diff(diff::Diff),
+    Tail(tail::Follow),
 }
 
 /// Lists the versions that the announcement topic holds, oldest first
@@ -58,6 +63,8 @@ impl Versions {
         match self.command {
             Command::List(command) => command.run(edge),
             Command::Show(command) => command.run(edge),
+            Command::Diff(command) => command.run(edge),
+            Command::Tail(command) => command.run(edge),
         }
     }
 }
@@ -69,7 +76,7 @@ impl List {
         let store = options.store.clone();
         let work = edge.screen.work("reading announcements", "versions", None);
         let listed = runtime.block_on(async {
-            let history = History::find(options).await?;
+            let history = History::find(options.topics()).await?;
             let mut listed = Vec::new();
             for shard in 0..history.shards() {
                 let (store, work) = (store.clone(), work.clone());

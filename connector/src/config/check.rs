@@ -240,6 +240,7 @@ impl<'a> Check<'a> {
             self.wrong(&at("shards"), format!("{} shards are not in this release: 1 is", own.shards));
         }
         self.batching(name, dataset);
+        self.bounded(name, dataset);
         if self.is_right(&["datasets", name, "source", "format"])
             && let Some(reading) = self.read(name, dataset)
         {
@@ -276,6 +277,20 @@ impl<'a> Check<'a> {
             if let Some(what) = misfit {
                 self.wrong(&["datasets", name, "consumer", key], what);
             }
+        }
+    }
+
+    /// What it holds and takes must be possible at all.
+    fn bounded(&mut self, name: &str, dataset: &DatasetModel) {
+        if let (Some(version), Some(_)) = (dataset.consumer.version, &dataset.consumer.at) {
+            let what = format!("and version = {version} cannot both say which version is held: remove one");
+            self.wrong(&["datasets", name, "consumer", "at"], what);
+        }
+        if let (Some(least), Some(most)) = (dataset.bounds.min_records, dataset.bounds.max_records)
+            && least > most
+        {
+            let what = format!("{most} is less than min_records ({least}): no version would be taken");
+            self.wrong(&["datasets", name, "consumer", "guard", "max_records"], what);
         }
     }
 

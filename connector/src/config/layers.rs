@@ -416,7 +416,7 @@ impl<'a> Reader<'a> {
                 (Raw::Float(number.map_err(|_| "is not a number".to_owned())?), None)
             }
             DeValue::Boolean(on) => (Raw::Switch(*on), None),
-            DeValue::Datetime(_) => (Raw::Other("a date"), None),
+            DeValue::Datetime(time) => (Raw::Time(time.to_string()), None),
             DeValue::Array(items) => {
                 let mut list = Vec::new();
                 let mut all = None;

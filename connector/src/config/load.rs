@@ -11,7 +11,7 @@ use super::derive;
 use super::layers::{Layer, Origin, Reader};
 use super::mistakes::{Mistakes, Place};
 use super::model::{
-    Dataset, DatasetModel, Fallback, Held, Http, Kafka, Log, Model, Process, Producer, SECTIONS,
+    Bounds, Dataset, DatasetModel, Fallback, Held, Http, Kafka, Log, Model, Process, Producer, SECTIONS,
     SchemaRegistry, Source, Storage, Values,
 };
 use super::profile;
@@ -253,6 +253,7 @@ fn model(effective: &Effective, datasets: &BTreeMap<String, Place>) -> Model {
     let dataset = |name: &String| DatasetModel {
         own: effective.section::<Dataset>(&path(&["datasets", name])),
         source: effective.section::<Source>(&path(&["datasets", name, "source"])),
+        bounds: effective.section::<Bounds>(&path(&["datasets", name, "consumer", "guard"])),
         producer: producer(&["datasets", name, "producer"]),
         consumer: effective.section::<Held>(&path(&["datasets", name, "consumer"])),
     };

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::values::{Keyed, Kind, Listen, Part, Secret, Size, Span};
+use super::values::{Keyed, Kind, Listen, Moment, Part, Secret, Size, Span};
 use Fallback::{Derived, Is, Required, Unset};
 use Kind::{Choice, Filter, Fraction, Indexes, KeyRule, Level, Path, Share, Switch, Text, Texts, Whole};
 
@@ -318,7 +318,8 @@ section! {
 }
 
 section! {
-    /// What this process holds of the dataset where it reads it, and how it is found besides by key.
+    /// What this process holds of the dataset where it reads it, how it is found besides by key, and which version: the newest,
+    /// or the one that the dataset is pinned to (`stillwell pin`), where no key here says so.
     Held at "datasets.*.consumer" {
         /// Only records for which this holds. Unset: all.
         filter: Option<String> = Filter, Unset;
@@ -326,6 +327,25 @@ section! {
         fields: Option<Vec<String>> = Texts, Unset;
         /// Fields, or several together, by whose values records are looked up.
         indexes: Option<Vec<Vec<String>>> = Indexes, Unset;
+        /// This version, whatever is announced or pinned. One that is not announced yet is waited for.
+        version: Option<u64> = Whole(1, u64::MAX), Unset;
+        /// The newest version announced at this time or before, in UTC.
+        at: Option<Moment> = Kind::Time, Unset;
+    }
+}
+
+section! {
+    /// What a version has to be like before it is read here. One that is not is refused: the last good one stays, which
+    /// health, metrics and `DATASET.control` say. A version that the dataset is pinned to is taken unasked.
+    Bounds at "datasets.*.consumer.guard" {
+        /// Fewest keys.
+        min_records: Option<u64> = Whole(0, u64::MAX), Unset;
+        /// Most keys.
+        max_records: Option<u64> = Whole(0, u64::MAX), Unset;
+        /// Most bytes of the files that it is read from.
+        max_bytes: Option<Size> = Kind::Size(0), Unset;
+        /// Share of the last good version's keys that may be added, changed or deleted at once. Not asked of the first.
+        max_change: Option<Part> = Share, Unset;
     }
 }
 
@@ -347,6 +367,7 @@ pub const SECTIONS: &[Section] = &[
     Dataset::SECTION,
     Source::SECTION,
     Held::SECTION,
+    Bounds::SECTION,
 ];
 
 /// Flags for experimental optimisations: name and meaning. Off by default; this release has none.
@@ -380,6 +401,8 @@ pub struct DatasetModel {
     pub own: Dataset,
     /// `source`
     pub source: Source,
+    /// `consumer.guard`
+    pub bounds: Bounds,
     /// `[producer]` with this dataset's overrides.
     pub producer: Producer,
     /// `consumer`

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use super::Config;
 use super::mistakes::Place;
-use super::model::{DatasetModel, Held, Producer};
+use super::model::{Bounds, DatasetModel, Held, Producer};
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
 use crate::codec::Filter;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::{Form, Level};
-use crate::version::Shard;
+use crate::version::{Shard, Version};
 use crate::view::Hold;
 use crate::{Error, ErrorKind, Result};
 use crate::{consumer, kafka, producer};
@@ -164,6 +164,14 @@ impl Config {
             // Both sides have a tail: told apart, since they may run in one process.
             kafka: self.kafka().measured(&shared.metrics, &format!("{name}/{}/consumer", Shard(0))),
             announcements: dataset.own.announcements.clone(),
+            control: format!("{name}.control"),
+            reader: self.model().process.instance_id.clone(),
+            fixed: match (&dataset.consumer.version, &dataset.consumer.at) {
+                (Some(version), _) => Some(consumer::Fixed::Version(Version(*version))),
+                (None, Some(at)) => Some(consumer::Fixed::At(at.0)),
+                (None, None) => None,
+            },
+            guards: guards(&dataset.bounds),
             store: shared.store.clone(),
             cache_dir: self.data_dir().join("cache"),
             cache_bytes: self.model().storage.cache_size.0,
@@ -213,6 +221,20 @@ impl Held {
         let filter = self.filter.as_deref().and_then(|filter| Filter::parse(filter).ok());
         Hold::new(filter, self.fields.clone(), self.indexes.clone().unwrap_or_default())
     }
+}
+
+fn guards(bounds: &Bounds) -> consumer::Guards {
+    let bounds = consumer::Bounds {
+        min_records: bounds.min_records,
+        max_records: bounds.max_records,
+        max_bytes: bounds.max_bytes.map(|size| size.0),
+        max_change: bounds.max_change.map(|share| share.0),
+    };
+    let mut guards = consumer::Guards::default();
+    if bounds.is_some() {
+        guards.push(Arc::new(bounds));
+    }
+    guards
 }
 
 /// Entropy and clock of the system.

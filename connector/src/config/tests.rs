@@ -490,3 +490,26 @@ fn options_say_what_the_configuration_says() {
     let given = super::tests::case(&format!("{LEAST}[http]\nlisten = \"127.0.0.1:8080\"\n")).right();
     assert_eq!(given.listen(Role::Producer).unwrap().port(), 8080);
 }
+
+#[test]
+fn what_a_reader_holds_and_takes_is_read_and_contradictions_are_said() {
+    let bounds =
+        "[datasets.products.consumer.guard]\nmin_records = 10\nmax_records = 20\nmax_change = \"25%\"\n";
+    let held = "[datasets.products.consumer]\nat = 2025-10-09T08:53:20.123Z\n";
+    let config = case(&format!("{LEAST}{held}{bounds}")).right();
+    let dataset = &config.model().datasets["products"];
+    assert_eq!((dataset.consumer.version, dataset.consumer.at.unwrap().0), (None, 1_760_000_000_123));
+    assert_eq!((dataset.bounds.min_records, dataset.bounds.max_bytes.is_none()), (Some(10), true));
+    let version = "[datasets.products.consumer]\nversion = 7\n";
+    let config = case(&format!("{LEAST}{version}")).right();
+    assert_eq!(config.model().datasets["products"].consumer.version, Some(7));
+
+    for (text, said) in [
+        (format!("{held}version = 7\n"), "cannot both say which version is held"),
+        ("[datasets.products.consumer]\nversion = 0\n".to_owned(), "the least is 1"),
+        (bounds.replace("20", "9"), "no version would be taken"),
+    ] {
+        let wrong = case(&format!("{LEAST}{text}")).wrong().join("\n");
+        assert!(wrong.contains(said), "{wrong}");
+    }
+}

@@ -45,6 +45,8 @@ pub enum Kind {
     Indexes,
     /// A log level, or directives.
     Level,
+    /// A point in time, RFC 3339 in UTC.
+    Time,
     /// A value of a librdkafka property: text, a number, true or false.
     Property,
 }
@@ -62,6 +64,8 @@ pub enum Raw {
     Float(f64),
     /// A TOML boolean.
     Switch(bool),
+    /// A TOML date or time.
+    Time(String),
     /// A TOML array.
     List(Vec<Raw>),
     /// Anything else, by its TOML name.
@@ -180,12 +184,19 @@ impl Kind {
                 Some(text) => text.parse::<crate::telemetry::log::Level>().map(|_| text.into()),
                 None => Err(found()),
             },
+            Kind::Time => match raw {
+                Raw::Text(text) | Raw::Loose(text) | Raw::Time(text) => match moment(text) {
+                    Some(_) => Ok(text.trim().into()),
+                    None => Err(found()),
+                },
+                _ => Err(found()),
+            },
             Kind::Property => match raw {
                 Raw::Text(text) | Raw::Loose(text) => Ok(text.as_str().into()),
                 Raw::Whole(number) => Ok(number.to_string().into()),
                 Raw::Float(number) => Ok(number.to_string().into()),
                 Raw::Switch(on) => Ok(on.to_string().into()),
-                Raw::List(_) | Raw::Other(_) => Err(found()),
+                Raw::List(_) | Raw::Time(_) | Raw::Other(_) => Err(found()),
             },
         }
     }
@@ -214,6 +225,7 @@ impl Kind {
                 "write a list of lists of fields, as in [[\"category\"], [\"brand\", \"size\"]]".to_owned()
             }
             Kind::Level => "write a level, as in \"info\"".to_owned(),
+            Kind::Time => "write a time in UTC, as in \"2026-03-01T12:00:00Z\"".to_owned(),
             Kind::Property => "write text, a number, true or false".to_owned(),
         }
     }
@@ -238,6 +250,7 @@ impl Kind {
             Kind::Filter => "[filter](#subsets-and-indexes)".to_owned(),
             Kind::Indexes => "list of lists of fields".to_owned(),
             Kind::Level => "log level".to_owned(),
+            Kind::Time => "time".to_owned(),
             Kind::Property => "text, number, true, false".to_owned(),
         }
     }
@@ -282,6 +295,7 @@ fn texts(raw: &Raw) -> Option<Vec<String>> {
 fn found(raw: &Raw) -> String {
     match raw {
         Raw::Other(name) => format!("{name} cannot stand here"),
+        Raw::Time(_) => "a date cannot stand here".to_owned(),
         Raw::List(items) if items.is_empty() => "the list is empty".to_owned(),
         Raw::List(_) => "a list cannot stand here".to_owned(),
         _ => format!("{} cannot stand here", found_value(raw)),
@@ -295,6 +309,7 @@ fn found_value(raw: &Raw) -> String {
         Raw::Float(number) => number.to_string(),
         Raw::Switch(on) => on.to_string(),
         Raw::List(_) => "a list".to_owned(),
+        Raw::Time(text) => text.clone(),
         Raw::Other(name) => (*name).to_owned(),
     }
 }
@@ -356,6 +371,23 @@ impl<'de> Deserialize<'de> for Size {
             }
         }
     }
+}
+
+/// A point in time, milliseconds since the Unix epoch, written as in `2026-03-01T12:00:00Z`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(pub i64);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        moment(&text).map(Moment).ok_or_else(|| serde::de::Error::custom("not a time"))
+    }
+}
+
+fn moment(text: &str) -> Option<i64> {
+    let time = humantime::parse_rfc3339_weak(text.trim()).ok()?;
+    let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_millis()).ok()
 }
 
 /// Where HTTP listens: `off`, or an address.
@@ -420,6 +452,18 @@ mod tests {
     }
 
     #[test]
+    fn a_time_is_read_as_text_and_as_tomls_own() {
+        for raw in [
+            Raw::Text("2025-10-09T08:53:20.123Z".into()),
+            loose(" 2025-10-09T08:53:20.123Z"),
+            Raw::Time("2025-10-09T08:53:20.123Z".into()),
+        ] {
+            let value = Kind::Time.read(&raw).unwrap();
+            assert_eq!(value.deserialize::<Moment>().unwrap(), Moment(1_760_000_000_123));
+        }
+    }
+
+    #[test]
     fn a_wrong_value_is_answered_with_a_right_one() {
         for (kind, raw, said) in [
             (
@@ -444,6 +488,14 @@ mod tests {
             (Kind::Share, Raw::Text("125%".into()), "from \"0%\" to \"100%\""),
             (Kind::Listen, Raw::Text("8080".into()), "as in \"127.0.0.1:8080\""),
             (Kind::Switch, Raw::Text("true".into()), "write true or false"),
+            (
+                Kind::Time,
+                Raw::Text("yesterday".into()),
+                "\"yesterday\" cannot stand here: write a time in UTC",
+            ),
+            (Kind::Time, Raw::Time("2026-03-01T12:00:00+02:00".into()), "write a time in UTC"),
+            (Kind::Time, Raw::Whole(1_760_000_000), "as in \"2026-03-01T12:00:00Z\""),
+            (Kind::Text, Raw::Time("2026-03-01".into()), "a date cannot stand here"),
         ] {
             let answer = kind.read(&raw).unwrap_err();
             assert!(answer.contains(said), "{kind:?} of {raw:?} says {answer}");

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use super::guard::{Bounds, Guard, Guards};
+use super::pin::Fixed;
 use super::{Consumer, Options};
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
@@ -11,6 +13,7 @@ use crate::codec::Filter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka;
 use crate::telemetry::ConsumerMetrics;
+use crate::version::Version;
 use crate::view::Hold;
 
 /// Builds a [`Consumer`]. What is not given has the defaults of the configuration file.
@@ -19,6 +22,10 @@ pub struct ConsumerBuilder {
     dataset: String,
     kafka: kafka::Options,
     announcements: Option<String>,
+    control: Option<String>,
+    reader: Option<String>,
+    fixed: Option<Fixed>,
+    guards: Guards,
     blobs: Option<String>,
     store: Option<Store>,
     cache_dir: PathBuf,
@@ -38,6 +45,10 @@ impl ConsumerBuilder {
             dataset: dataset.into(),
             kafka: kafka::Options { bootstrap_servers: "localhost:9092".into(), ..Default::default() },
             announcements: None,
+            control: None,
+            reader: None,
+            fixed: None,
+            guards: Guards::default(),
             blobs: None,
             store: None,
             cache_dir: PathBuf::from("stillwell-cache"),
@@ -79,6 +90,61 @@ impl ConsumerBuilder {
     pub fn announcements(mut self, topic: impl Into<String>) -> Self {
         self.announcements = Some(topic.into());
         self
+    }
+
+    /// Control topic, with pins and refusals. Default `NAME.control`.
+    #[must_use]
+    pub fn control(mut self, topic: impl Into<String>) -> Self {
+        self.control = Some(topic.into());
+        self
+    }
+
+    /// Name under which this reader says on the control topic what it refuses; no two of a dataset should share one.
+    /// Default: this machine's name and the cache directory.
+    #[must_use]
+    pub fn reader(mut self, name: impl Into<String>) -> Self {
+        self.reader = Some(name.into());
+        self
+    }
+
+    /// Holds this version, whatever is announced, and whatever the dataset is pinned to. One that is not announced yet is
+    /// waited for.
+    #[must_use]
+    pub fn version(mut self, version: Version) -> Self {
+        self.fixed = Some(Fixed::Version(version));
+        self
+    }
+
+    /// As [`ConsumerBuilder::version`], with the newest version announced at this time or before.
+    #[must_use]
+    pub fn at(mut self, time: SystemTime) -> Self {
+        let ms = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        self.fixed = Some(Fixed::At(i64::try_from(ms).unwrap_or(i64::MAX)));
+        self
+    }
+
+    /// Judges each version before it is read: one that is refused is not taken, the last good one stays, and the refusal
+    /// stands in status, log and control topic. May be given more than once. A pinned version is not judged.
+    ///
+    /// ```
+    /// # use stillwell::{Consumer, View};
+    /// let products = Consumer::builder("products").guard(|_: Option<&View>, next: &View| {
+    ///     match next.get("P-100") {
+    ///         Ok(Some(_)) => Ok(()),
+    ///         _ => Err("P-100 is missing".to_owned()),
+    ///     }
+    /// });
+    /// ```
+    #[must_use]
+    pub fn guard(mut self, guard: impl Guard + 'static) -> Self {
+        self.guards.push(Arc::new(guard));
+        self
+    }
+
+    /// Refuses versions outside these bounds, as [`ConsumerBuilder::guard`] does.
+    #[must_use]
+    pub fn bounds(self, bounds: Bounds) -> Self {
+        if bounds.is_some() { self.guard(bounds) } else { self }
     }
 
     /// Blob store of the producer, as a URL. Default: `file://` and the folder `blobs` beside the cache.
@@ -190,12 +256,18 @@ impl ConsumerBuilder {
                 error,
             )
         })?;
+        let reader = self.reader.unwrap_or_else(|| super::options::default_reader(&self.cache_dir));
+        let control = self.control.unwrap_or_else(|| format!("{}.control", self.dataset));
         let announcements = self.announcements.unwrap_or_else(|| format!("{}.announcements", self.dataset));
         Consumer::spawn(Options {
             metrics: ConsumerMetrics::detached(),
             dataset: self.dataset,
             kafka: self.kafka,
             announcements,
+            control,
+            reader,
+            fixed: self.fixed,
+            guards: self.guards,
             store,
             cache_dir: self.cache_dir,
             cache_bytes: super::options::DEFAULT_CACHE_BYTES,

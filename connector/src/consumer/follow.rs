@@ -7,10 +7,13 @@
 //! ```
 //!
 //! Announcements that wait are skipped over: the newest says all that it takes. A failure keeps the last good version
-//! readable and is tried again, with backoff, unless a newer announcement comes first.
+//! readable and is tried again, with backoff, unless a newer announcement comes first. What is being opened is left when
+//! the reader is pinned elsewhere.
 //!
-//! Owns: the newest view, and when it is merged. Does not own: which announcements count (`tail`), bytes (`view`).
+//! Owns: the newest view, and when it is merged. Does not own: which announcements count (`tail`), which of them is held
+//! (`pin`), bytes (`view`).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,60 +24,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::earlier::Earlier;
-use super::tail::Seen;
+use super::guard::Gate;
+use super::open::{Error, Opener, is_same};
+use super::tail::{Announced, Seen};
+use crate::error::chain;
 use crate::format::announcement::{Announcement, Message, SourcePosition};
+use crate::format::control::{Pin, Refusal};
 use crate::record::{Position, TopicId};
 use crate::retry::Backoff;
-use crate::schema::{self, Schema};
-use crate::version::{Life, Shard, Version};
-use crate::view::{self, About, Base, Cache, Fetcher, Identity, Past, Reads, Restored, View};
+use crate::version::{Shard, Version};
+use crate::view::{self, About, Base, Cache, View};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// How often the view is asked whether a page of it was found damaged.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait before a damaged file is fetched again.
 const LONGEST_MEND: Duration = Duration::from_secs(60);
-
-/// Why a version could not be made readable.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Blobs cannot be fetched or opened.
-    #[error("opening version {version}")]
-    View {
-        /// The version.
-        version: Version,
-        /// Why.
-        #[source]
-        source: view::Error,
-    },
-    /// The announced schema does not parse.
-    #[error("reading the schema of version {version}")]
-    Schema {
-        /// The version.
-        version: Version,
-        /// Why.
-        #[source]
-        source: schema::Error,
-    },
-}
-
-impl Error {
-    /// Whether a blob is not in the store as it was announced.
-    fn is_gone(&self) -> bool {
-        matches!(self, Error::View { source, .. } if source.is_gone())
-    }
-}
-
-/// All levels of an error, outermost first.
-fn chain_of(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
 
 /// What readers can be told about the newest version.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +48,12 @@ pub struct Readable {
     pub version: Version,
     /// The newest version announced, readable or not.
     pub announced: Version,
+    /// When the readable version was announced, milliseconds since the Unix epoch; 0 while none is.
+    pub announced_at_ms: i64,
+    /// The version that this reader is pinned to is readable, and stays.
+    pub pinned: bool,
+    /// The newest version, where this reader's guard refuses it; until a later one is taken.
+    pub refused: Option<Refusal>,
     /// Whether it holds all that was there when the dataset's first life began.
     pub caught_up: bool,
     /// It came from the cache, and the tail has not confirmed it yet.
@@ -103,23 +74,47 @@ pub struct Readable {
 /// Where readers find the newest view.
 pub type Slot = Arc<ArcSwapOption<View>>;
 
+/// What is to be opened next.
+struct Pending {
+    announced: Arc<Announced>,
+    /// The reader is pinned to it.
+    pinned: bool,
+}
+
+impl Pending {
+    /// Whether opening it is of no use any more: the reader is to hold another one, however new. A newer announcement
+    /// is no reason: where versions come faster than they are opened, none would be.
+    fn is_left_for(&self, next: &Seen) -> bool {
+        match next {
+            Seen::Pinned(_) => true,
+            Seen::Announced(_) => self.pinned,
+            Seen::Newest(_) | Seen::UpToDate | Seen::Gone => false,
+        }
+    }
+}
+
+/// Puts what came behind what waits: of each kind the newest says it all.
+fn put(inbox: &mut VecDeque<Seen>, next: Seen) {
+    inbox.retain(|waiting| std::mem::discriminant(waiting) != std::mem::discriminant(&next));
+    inbox.push_back(next);
+}
+
 /// The stage.
 pub struct Follower {
     options: Options,
     shard: Shard,
     cache: Cache,
-    fetcher: Fetcher,
+    opener: Opener,
     slot: Slot,
-    reads: Arc<Reads>,
     readable: watch::Sender<Readable>,
-    schema: Option<Arc<Schema>>,
     merges: JoinSet<Result<Arc<Base>, view::Error>>,
     /// What the newest view was made of.
-    last: Option<(TopicId, Box<Announcement>)>,
-    /// Older announcements, once they were needed.
-    past: Past,
-    /// The snapshot that was gone when the newest view was made, and what was.
-    restored: Option<(Version, String)>,
+    last: Option<Arc<Announced>>,
+    /// What is announced, as far as it is known: for the lag.
+    announced: Vec<SourcePosition>,
+    /// The pin that was obeyed before this start.
+    remembered: Option<Pin>,
+    gate: Gate,
     earlier: Earlier,
     /// When a damaged file is fetched again, after attempts that failed.
     mend_at: Option<tokio::time::Instant>,
@@ -135,28 +130,24 @@ impl Follower {
         slot: Slot,
         readable: watch::Sender<Readable>,
         earlier: Earlier,
+        (remembered, gate): (Option<Pin>, Gate),
     ) -> Follower {
-        let fetcher = Fetcher::new(options.store.clone(), cache.clone()).holding(options.hold.clone());
-        let fetcher = fetcher.telling(options.clock.clone());
-        let past = Past::new(options.kafka.clone(), &options.announcements, options.clock.clone());
+        let opener = Opener::new(options.clone(), shard, cache.clone());
         let mend_backoff = Backoff::new(LOOK_EVERY, options.max_backoff.max(LONGEST_MEND));
-        let metrics = &options.metrics;
-        let reads = Reads::on(metrics.zero_copy_reads_total.clone(), metrics.fallback_reads_total.clone());
         Follower {
-            reads: Arc::new(reads),
             mend_at: None,
             mend_backoff,
             options,
             shard,
             cache,
-            fetcher,
+            opener,
             slot,
             readable,
-            schema: None,
             merges: JoinSet::new(),
             last: None,
-            past,
-            restored: None,
+            announced: Vec::new(),
+            remembered,
+            gate,
             earlier,
         }
     }
@@ -164,56 +155,80 @@ impl Follower {
     /// Follows until `stop`, or until the tail is gone.
     pub async fn run(mut self, mut seen: mpsc::Receiver<Seen>, stop: CancellationToken) {
         self.open_cached().await;
-        let mut pending: Option<(TopicId, Box<Announcement>, Vec<u8>)> = None;
+        let mut pending: Option<Pending> = None;
         let mut backoff = Backoff::new(FIRST_BACKOFF, self.options.max_backoff);
         let mut retry_at: Option<tokio::time::Instant> = None;
         let mut tail_at_end = false;
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // What came while a version was being opened.
+        let mut inbox = VecDeque::new();
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                Some(merged) = self.merges.join_next() => self.merged(merged),
-                next = seen.recv() => match next {
-                    Some(Seen::Announced { topic_id, announcement, encoded }) => {
-                        self.note_announced(&announcement);
-                        pending = Some((topic_id, announcement, encoded));
-                        backoff.reset();
-                        retry_at = None;
-                    }
-                    Some(Seen::UpToDate) => tail_at_end = true,
-                    Some(Seen::Gone) => self.doubt(),
-                    None => return,
-                },
-                () = sleep_until(retry_at) => retry_at = None,
-                _ = looks.tick() => self.mend().await,
+            if inbox.is_empty() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    Some(merged) = self.merges.join_next() => self.merged(merged),
+                    next = seen.recv() => match next {
+                        Some(next) => inbox.push_back(next),
+                        None => return,
+                    },
+                    () = sleep_until(retry_at) => retry_at = None,
+                    _ = looks.tick() => self.mend().await,
+                }
             }
             // Whatever else waits already: the newest announcement is self-sufficient.
             while let Ok(next) = seen.try_recv() {
+                put(&mut inbox, next);
+            }
+            for next in inbox.drain(..) {
                 match next {
-                    Seen::Announced { topic_id, announcement, encoded } => {
-                        self.note_announced(&announcement);
-                        pending = Some((topic_id, announcement, encoded));
+                    Seen::Announced(announced) => {
+                        self.note_announced(&announced.announcement);
+                        pending = Some(Pending { announced, pinned: false });
+                        backoff.reset();
                         retry_at = None;
                     }
+                    Seen::Pinned(announced) => {
+                        pending = Some(Pending { announced, pinned: true });
+                        backoff.reset();
+                        retry_at = None;
+                    }
+                    Seen::Newest(announced) => self.note_announced(&announced.announcement),
                     Seen::UpToDate => tail_at_end = true,
                     Seen::Gone => self.doubt(),
                 }
             }
-            if let Some((topic_id, announcement, encoded)) = &pending
+            if let Some(now) = &pending
                 && retry_at.is_none()
             {
-                match self.advance(*topic_id, announcement, encoded).await {
-                    Ok(()) => {
-                        backoff.reset();
-                        self.last =
-                            pending.take().map(|(topic_id, announcement, _)| (topic_id, announcement));
+                let advanced = {
+                    let mut advance = std::pin::pin!(self.advance(now));
+                    loop {
+                        tokio::select! {
+                            biased;
+                            advanced = &mut advance => break Some(advanced),
+                            Some(next) = seen.recv() => {
+                                let turn = now.is_left_for(&next);
+                                put(&mut inbox, next);
+                                if turn {
+                                    break None;
+                                }
+                            }
+                        }
                     }
-                    Err(error) => {
+                };
+                match advanced {
+                    Some(Ok(taken)) => {
+                        backoff.reset();
+                        let done = pending.take().map(|pending| pending.announced);
+                        self.last = done.filter(|_| taken).or(self.last.take());
+                    }
+                    Some(Err(error)) => {
                         let wait = backoff.next(&self.options.entropy);
                         self.failed(&error, wait);
                         retry_at = Some(tokio::time::Instant::now() + wait);
                     }
+                    None => {}
                 }
             }
             if tail_at_end && pending.is_none() {
@@ -222,12 +237,13 @@ impl Follower {
         }
     }
 
-    fn note_announced(&self, announcement: &Announcement) {
+    fn note_announced(&mut self, announcement: &Announcement) {
         let version = announcement.version;
         self.options.metrics.announced_version.set(version.0 as i64);
+        self.announced.clone_from(&announcement.positions);
         let held = self.slot.load();
         let held = held.as_deref().map_or(&[][..], |view| &view.about().positions);
-        let lag = behind(held, &announcement.positions);
+        let lag = behind(held, &self.announced);
         self.readable.send_if_modified(|readable| {
             readable.announced = readable.announced.max(version);
             readable.lag = lag;
@@ -237,7 +253,7 @@ impl Follower {
 
     fn failed(&self, error: &Error, wait: Duration) {
         self.options.metrics.errors_total.with(&["follow"]).inc();
-        let text = chain_of(error);
+        let text = chain(error);
         tracing::warn!(
             dataset = self.options.dataset,
             error = text,
@@ -259,14 +275,26 @@ impl Follower {
         };
         let (topic_id, encoded) = cached;
         let Ok(Message::Announcement(announcement)) = Message::decode(&encoded) else { return };
-        let opened = self.open(topic_id, &announcement).await.and_then(|view| {
+        if self.options.fixed.is_some_and(|fixed| !fixed.admits(&announcement)) {
+            return;
+        }
+        let opened = self.opener.open(topic_id, &announcement).await.and_then(|view| {
             let about = About { stale: true, ..view.about().clone() };
             view.restate(about).map_err(|source| Error::View { version: announcement.version, source })
         });
         match opened {
             Ok(view) => {
-                self.publish(view, &announcement, true);
-                self.last = Some((topic_id, announcement));
+                // Taken by a process before this one, whose guard may have been another.
+                let is = |pin: &Pin| {
+                    pin.names(self.shard, topic_id, announcement.version, announcement.life.epoch)
+                };
+                let pinned = self.options.fixed.is_some() || self.remembered.as_ref().is_some_and(is);
+                if !pinned && let Some(objection) = self.gate.objection(None, &view).await {
+                    self.refused(topic_id, &announcement, None, objection);
+                    return;
+                }
+                self.publish(view, &announcement, true, pinned);
+                self.last = Some(Arc::new(Announced { topic_id, announcement, encoded }));
             }
             Err(error) => {
                 tracing::info!(dataset = self.options.dataset, %error, "the cached version cannot be opened");
@@ -274,33 +302,51 @@ impl Follower {
         }
     }
 
-    async fn advance(
-        &mut self,
-        topic_id: TopicId,
-        announcement: &Announcement,
-        encoded: &[u8],
-    ) -> Result<(), Error> {
-        if self.slot.load().as_deref().is_some_and(|held| is_same(held, topic_id, announcement)) {
-            // Kafka was away, and what the tail finds on its return is what is held.
-            return Ok(());
+    /// `false`: the version is refused.
+    async fn advance(&mut self, Pending { announced, pinned }: &Pending) -> Result<bool, Error> {
+        let Announced { topic_id, announcement, encoded } = &**announced;
+        let (topic_id, pinned) = (*topic_id, *pinned);
+        let held = self.slot.load_full();
+        if held.as_deref().is_some_and(|held| is_same(held, topic_id, announcement))
+            && self.readable.borrow().pinned == pinned
+        {
+            // Kafka was away, and what the tail finds on its return is what is held; or a pin is taken back that could
+            // not be opened.
+            self.readable.send_if_modified(|readable| {
+                let trouble = readable.error.take().is_some();
+                readable.refused.take().is_some() || trouble
+            });
+            return Ok(true);
         }
-        let view = match self.slot.load_full() {
-            Some(held) if self.follows(&held, topic_id, announcement) => {
-                match self.apply(&held, announcement).await {
-                    Err(error) if error.is_gone() => self.open_or_restore(topic_id, announcement).await?,
-                    applied => applied?,
-                }
-            }
-            _ => self.open_or_restore(topic_id, announcement).await?,
+        let follows = held.as_deref().is_some_and(|held| self.opener.follows(held, topic_id, announcement));
+        let view = match &held {
+            Some(held) if follows => match self.opener.apply(held, announcement).await {
+                Err(error) if error.is_gone() => self.opener.open_or_restore(topic_id, announcement).await?,
+                applied => applied?,
+            },
+            _ => self.opener.open_or_restore(topic_id, announcement).await?,
         };
+        // A version that was held already was judged when it was taken.
+        let new = held.as_deref().is_none_or(|held| held.version() != view.version());
+        if new
+            && !pinned
+            && let Some(objection) = self.gate.objection(held.as_deref(), &view).await
+        {
+            self.refused(topic_id, announcement, held.filter(|_| follows), objection);
+            return Ok(false);
+        }
         if let Err(error) = self.cache.save_current(view.identity(), encoded) {
             // Costs the next start some time, nothing else.
             tracing::warn!(dataset = self.options.dataset, %error, "the cache cannot note its newest version");
         }
-        self.publish(view, announcement, false);
+        self.publish(view, announcement, false, pinned);
+        self.gate.taken();
         let metrics = &self.options.metrics;
         metrics.processed_versions_total.inc();
-        metrics.current_version.set(announcement.version.0 as i64);
+        if pinned {
+            // How long ago it was announced says nothing about how quick this reader is.
+            return Ok(true);
+        }
         let now = self.options.clock.wall_ms();
         let since = |then: i64| (now - then).max(0) as f64 / 1_000.0;
         metrics.processing_latency_seconds.observe(since(announcement.announced_at));
@@ -311,101 +357,50 @@ impl Follower {
             let late = slo.is_some_and(|slo| took > slo).then(|| (took, self.options.clock.now()));
             self.readable.send_modify(|readable| readable.late = late);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Whether the deltas above the held version lead to the announced one. Valid announcements form one line, so a
-    /// version that was valid when it was opened lies on it, as long as the topic is the same one.
-    fn follows(&self, held: &View, topic_id: TopicId, announcement: &Announcement) -> bool {
-        let base = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
-        let at = held.version();
-        held.identity().topic_id == topic_id
-            && at >= base
-            && at <= announcement.version
-            && (at != announcement.version || held.about().life == announcement.life)
-            && (at.next() != announcement.version
-                || announcement
-                    .previous
-                    .is_none_or(|previous| previous.0 == at && previous.1 == held.about().life.epoch))
-    }
-
-    async fn apply(&mut self, held: &View, announcement: &Announcement) -> Result<View, Error> {
-        let version = announcement.version;
-        let failed = |source| Error::View { version, source };
-        let about = About::announced(announcement, self.schema(announcement)?);
-        let mut view = held.clone();
-        for delta in announcement.chain.iter().filter(|delta| delta.version > held.version()) {
-            // Versions in between are stepped over: their facts are not known, and nobody sees them.
-            let life = Life { epoch: delta.epoch, ..about.life };
-            let facts = About { version: delta.version, life, ..about.clone() };
-            let inline = announcement.inline.clone().filter(|_| delta.version == version);
-            view = self.fetcher.apply(&view, delta, inline, facts).await.map_err(failed)?;
-        }
-        view.restate(about).map_err(failed)
-    }
-
-    async fn open(&mut self, topic_id: TopicId, announcement: &Announcement) -> Result<View, Error> {
-        let version = announcement.version;
-        let identity = self.identity(topic_id, announcement);
-        let about = About::announced(announcement, self.schema(announcement)?);
-        let inline = announcement.inline.clone().map(|inline| (version, inline));
-        let view = self.fetcher.open(&identity, &announcement.chain(), inline, about).await;
-        // Views made of this one go on counting.
-        view.map(|view| view.counting(self.reads.clone())).map_err(|source| Error::View { version, source })
-    }
-
-    /// As [`Follower::open`]; where the store does not have a blob any more, by way of older ones.
-    async fn open_or_restore(
+    /// The version is not taken. What is held is the last good one: if it lies on the way to this one, Kafka has just
+    /// confirmed that it was announced.
+    fn refused(
         &mut self,
         topic_id: TopicId,
         announcement: &Announcement,
-    ) -> Result<View, Error> {
-        let error = match self.open(topic_id, announcement).await {
-            Err(error) if error.is_gone() => error,
-            opened => return opened,
+        confirmed: Option<Arc<View>>,
+        reason: String,
+    ) {
+        let (version, dataset) = (announcement.version, &self.options.dataset);
+        let held = self.slot.load().as_deref().map_or(Version(0), View::version);
+        let refusal = Refusal {
+            dataset: dataset.clone(),
+            shard: self.shard,
+            history: topic_id,
+            version,
+            epoch: announcement.life.epoch,
+            held,
+            by: self.options.reader.clone(),
+            reason,
+            at: self.options.clock.wall_ms(),
         };
-        let version = announcement.version;
-        let identity = self.identity(topic_id, announcement);
-        let about = About::announced(announcement, self.schema(announcement)?);
-        tracing::error!(
-            dataset = self.options.dataset, %version, error = chain_of(&error),
-            "a blob of the newest version is gone; looking for older ones that lead to it"
-        );
-        let restored = self.past.restore(&self.fetcher, &identity, announcement, about).await;
-        let Restored { view, chain, gone } = restored.map_err(|source| Error::View { version, source })?;
-        let gone = gone.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        let from = chain.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
-        self.options.metrics.errors_total.with(&["restore"]).inc();
-        self.options.metrics.restores_total.inc();
-        tracing::error!(
-            dataset = self.options.dataset, %version, gone, %from, deltas = chain.deltas.len(),
-            "restored from an older snapshot and its deltas; the store has to be looked at"
-        );
-        let announced = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
-        self.restored = Some((announced, format!("it was made from snapshot {from}, since gone is {gone}")));
-        Ok(view.counting(self.reads.clone()))
-    }
-
-    fn identity(&self, topic_id: TopicId, announcement: &Announcement) -> Identity {
-        let dataset = Arc::from(self.options.dataset.as_str());
-        Identity { dataset, topic_id, shard: self.shard, shards: announcement.shards }
-    }
-
-    /// The announced schema, parsed once as long as it stays the same.
-    fn schema(&mut self, announcement: &Announcement) -> Result<Arc<Schema>, Error> {
-        match &self.schema {
-            Some(schema) if schema.fingerprint() == announcement.schema_fingerprint => Ok(schema.clone()),
-            _ => {
-                let schema = Schema::parse(&announcement.schema)
-                    .map_err(|source| Error::Schema { version: announcement.version, source })?;
-                let schema = Arc::new(schema);
-                self.schema = Some(schema.clone());
-                Ok(schema)
-            }
+        if self.gate.refused(refusal.clone()) {
+            self.options.metrics.refused_versions_total.inc();
+            tracing::error!(dataset, %version, %held, reason = refusal.reason, "a version is refused by this reader's guard");
         }
+        if let Some(view) = confirmed.filter(|view| view.is_stale()) {
+            let about = About { stale: false, ..view.about().clone() };
+            match view.restate(about) {
+                Ok(view) => self.slot.store(Some(Arc::new(view))),
+                Err(error) => tracing::warn!(dataset, %error, "a view cannot be marked confirmed"),
+            }
+            self.readable.send_modify(|readable| readable.stale = false);
+        }
+        self.readable.send_modify(|readable| {
+            readable.refused = Some(refusal);
+            readable.error = None;
+        });
     }
 
-    fn publish(&mut self, view: View, announcement: &Announcement, stale: bool) {
+    fn publish(&mut self, view: View, announcement: &Announcement, stale: bool, pinned: bool) {
         let version = view.version();
         if self.merges.is_empty() && view.wants_merge(self.options.memory_limit) {
             let (view, cache, life) = (view.clone(), self.cache.clone(), announcement.life);
@@ -418,17 +413,28 @@ impl Follower {
         }
         self.show_memory(&view);
         self.earlier.note(&view, announcement);
+        let positions = view.about().positions.clone();
         self.slot.store(Some(Arc::new(view)));
         let snapshot = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
-        self.restored.take_if(|(gone, _)| *gone != snapshot);
-        let restored = self.restored.as_ref().map(|(_, what)| what.clone());
+        self.opener.restored.take_if(|(gone, _)| *gone != snapshot);
+        let restored = self.opener.restored.as_ref().map(|(_, what)| what.clone());
+        let metrics = &self.options.metrics;
+        metrics.current_version.set(version.0 as i64);
+        metrics.current_version_timestamp_seconds.set(announcement.announced_at as f64 / 1_000.0);
+        let lag = match pinned {
+            true => behind(&positions, &self.announced),
+            false => 0,
+        };
         self.readable.send_modify(|readable| {
+            readable.pinned = pinned;
+            readable.announced_at_ms = announcement.announced_at;
+            readable.refused = None;
             readable.restored = restored;
             readable.version = version;
             readable.announced = readable.announced.max(version);
             readable.caught_up = announcement.caught_up;
             readable.stale = stale;
-            readable.lag = 0;
+            readable.lag = lag;
             readable.error = None;
         });
     }
@@ -450,7 +456,8 @@ impl Follower {
         }
         let Some(held) = self.slot.load_full() else { return };
         let Some(paths) = held.damaged().map(|paths| paths.map(std::path::Path::to_owned)) else { return };
-        let Some((topic_id, announcement)) = self.last.clone() else { return };
+        let Some(last) = self.last.clone() else { return };
+        let Announced { topic_id, announcement, .. } = &*last;
         tracing::warn!(
             dataset = self.options.dataset, files = ?paths, "a file of the blob cache is damaged; fetching it again"
         );
@@ -460,13 +467,14 @@ impl Follower {
             }
         }
         let stale = held.is_stale();
-        let opened = self.open_or_restore(topic_id, &announcement).await.and_then(|view| {
+        let opened = self.opener.open_or_restore(*topic_id, announcement).await.and_then(|view| {
             let about = About { stale, ..view.about().clone() };
             view.restate(about).map_err(|source| Error::View { version: announcement.version, source })
         });
         match opened {
             Ok(view) => {
-                self.publish(view, &announcement, stale);
+                let pinned = self.readable.borrow().pinned;
+                self.publish(view, announcement, stale, pinned);
                 self.mend_at = None;
                 self.mend_backoff.reset();
             }
@@ -516,14 +524,6 @@ impl Follower {
     }
 }
 
-/// Whether what is held is just what is announced, and known to be.
-fn is_same(held: &View, topic_id: TopicId, announcement: &Announcement) -> bool {
-    held.identity().topic_id == topic_id
-        && held.version() == announcement.version
-        && held.about().life == announcement.life
-        && !held.is_stale()
-}
-
 /// How many source records lie between what is held and what is announced. A partition that is not held yet counts from
 /// where the dataset began to read it.
 fn behind(held: &[Position], announced: &[SourcePosition]) -> u64 {
@@ -534,7 +534,7 @@ fn behind(held: &[Position], announced: &[SourcePosition]) -> u64 {
     behind.sum::<i64>().unsigned_abs()
 }
 
-async fn sleep_until(at: Option<tokio::time::Instant>) {
+pub(super) async fn sleep_until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
+use crate::clock::{Clock, Entropy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::announcement::{Announcement, Message};
 use crate::format::succession::{Succession, Verdict, window_is_enough};
@@ -36,14 +37,53 @@ const FETCH_WAIT: Duration = Duration::from_millis(50);
 pub struct Found {
     /// Id of the announcement topic.
     pub topic_id: TopicId,
+    /// Where it lies in it; `None` where it came out of the cache.
+    pub offset: Option<i64>,
     /// It.
     pub announcement: Box<Announcement>,
+    /// Its bytes.
+    pub encoded: Vec<u8>,
+}
+
+/// Where a dataset's announcements and its control topic lie: all that it takes to ask about them.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    /// Dataset name.
+    pub dataset: String,
+    /// Kafka connection.
+    pub kafka: kafka::Options,
+    /// Announcement topic.
+    pub announcements: String,
+    /// Control topic.
+    pub control: String,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+}
+
+/// The versions that a shard's topic holds, as far as they count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The oldest.
+    pub first: Version,
+    /// The newest.
+    pub last: Version,
+    /// The newest announcement's: blobs of older versions are kept for nobody.
+    pub oldest_kept: Version,
+}
+
+impl Range {
+    /// The oldest version that can be relied on.
+    pub fn oldest(&self) -> Version {
+        self.first.max(self.oldest_kept)
+    }
 }
 
 /// Reads one dataset's announcements once. Reads only.
 #[derive(Clone)]
 pub struct History {
-    options: Options,
+    options: Topics,
     topic_id: TopicId,
     shards: u32,
     admin: Admin,
@@ -54,7 +94,7 @@ impl History {
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] where Kafka does not answer, or the topic does not exist yet.
-    pub async fn find(options: Options) -> Result<History> {
+    pub async fn find(options: Topics) -> Result<History> {
         let topic = &options.announcements;
         let admin = Admin::new(&options.kafka).map_err(|error| failed(topic, error))?;
         let info = admin.describe(topic).await.map_err(|error| failed(topic, error))?;
@@ -69,6 +109,11 @@ impl History {
         })?;
         let shards = u32::try_from(info.partitions).unwrap_or(0);
         Ok(History { options, topic_id: info.id, shards, admin })
+    }
+
+    /// Id of the announcement topic.
+    pub fn topic_id(&self) -> TopicId {
+        self.topic_id
     }
 
     /// How many shards the topic has.
@@ -86,15 +131,25 @@ impl History {
         state: T,
         mut step: impl FnMut(&mut T, Box<Announcement>) + Send + 'static,
     ) -> Result<T> {
+        self.fold_found(shard, state, move |state, found| step(state, found.announcement)).await
+    }
+
+    async fn fold_found<T: Send + 'static>(
+        &self,
+        shard: Shard,
+        state: T,
+        mut step: impl FnMut(&mut T, Found) + Send + 'static,
+    ) -> Result<T> {
         let ends = self.ends(shard).await?;
         let this = self.clone();
         let folded = blocking(move || {
             let mut state = state;
             let mut succession = Succession::default();
             this.read_on(shard, ends, |offset, value| {
-                if let Some(announcement) = this.judge(&mut succession, offset, value) {
-                    step(&mut state, announcement);
+                if let Some(found) = this.judge(&mut succession, offset, value) {
+                    step(&mut state, found);
                 }
+                true
             })?;
             Ok(state)
         });
@@ -131,8 +186,7 @@ impl History {
                 .filter_map(|record| this.judge(&mut succession, record.offset, record.value.as_deref()));
             Ok(judged.last())
         });
-        let last = last.await.map_err(|error| failed(&self.options.announcements, error))?;
-        Ok(last.map(|announcement| Found { topic_id: self.topic_id, announcement }))
+        last.await.map_err(|error| failed(&self.options.announcements, error))
     }
 
     /// The announcement of one version of a shard.
@@ -140,31 +194,85 @@ impl History {
     /// # Errors
     /// As [`History::fold`]; [`ErrorKind::Rejected`] if the topic does not hold it, saying which versions it does.
     pub async fn version(&self, shard: Shard, version: Version) -> Result<Found> {
+        let (found, range) = self.look_for(shard, version).await?;
+        found.ok_or_else(|| self.no_such(&format!("version {version}"), range, version))
+    }
+
+    /// The announcement of one version of a shard, if the topic holds it, and what it holds; `None` where that is
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`History::fold`].
+    pub async fn look_for(&self, shard: Shard, version: Version) -> Result<(Option<Found>, Option<Range>)> {
+        self.search(shard, move |announcement| announcement.version == version).await
+    }
+
+    /// The announcement of the newest version of a shard that was announced at `ms` (milliseconds since the Unix epoch)
+    /// or before.
+    ///
+    /// # Errors
+    /// As [`History::version`].
+    pub async fn at(&self, shard: Shard, ms: i64) -> Result<Found> {
+        let (found, held) = self.search(shard, move |announcement| announcement.announced_at <= ms).await?;
+        let time = humantime::format_rfc3339_millis(
+            std::time::UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0)),
+        );
+        found.ok_or_else(|| self.no_such(&format!("version announced by {time}"), held, Version(0)))
+    }
+
+    /// The last valid announcement that is `wanted`, and what the topic holds.
+    async fn search(
+        &self,
+        shard: Shard,
+        wanted: impl Fn(&Announcement) -> bool + Send + 'static,
+    ) -> Result<(Option<Found>, Option<Range>)> {
         let kept = (None, None);
-        let (found, held) = self
-            .fold(shard, kept, move |(found, held): &mut (_, Option<(Version, Version)>), announcement| {
-                let now = announcement.version;
-                *held = Some((held.map_or(now, |(first, _)| first), now));
-                if now == version {
-                    *found = Some(announcement);
+        self.fold_found(shard, kept, move |(found, range): &mut (_, Option<Range>), next| {
+            let Announcement { version: last, oldest_kept, .. } = *next.announcement;
+            *range = Some(Range { first: range.map_or(last, |range| range.first), last, oldest_kept });
+            if wanted(&next.announcement) {
+                *found = Some(next);
+            }
+        })
+        .await
+    }
+
+    fn no_such(&self, what: &str, range: Option<Range>, version: Version) -> Error {
+        let dataset = &self.options.dataset;
+        let why = match range {
+            Some(Range { first, last, .. }) if version < first => {
+                format!("it was cleaned; versions {first} to {last} are kept")
+            }
+            Some(Range { first, last, .. }) => {
+                format!("{last} is the newest, and {first} the oldest that is kept")
+            }
+            None => "nothing is announced yet".to_owned(),
+        };
+        Error::new(ErrorKind::Rejected, format!("there is no {what} of dataset {dataset}: {why}"))
+    }
+
+    /// The announcement at an offset of a shard, whether it counts or not; `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`History::fold`].
+    pub async fn lying_at(&self, shard: Shard, offset: i64) -> Result<Option<Found>> {
+        let (low, end) = self.ends(shard).await?;
+        if offset < low || offset >= end {
+            return Ok(None);
+        }
+        let this = self.clone();
+        let found = blocking(move || {
+            let mut found = None;
+            this.read_on(shard, (offset, end), |at, value| {
+                if at == offset {
+                    // Alone it is always the first of its life.
+                    found = this.judge(&mut Succession::default(), at, value);
                 }
-            })
-            .await?;
-        let announcement = found.ok_or_else(|| {
-            let dataset = &self.options.dataset;
-            let why = match held {
-                Some((first, last)) if version < first => {
-                    format!("it was cleaned; versions {first} to {last} are kept")
-                }
-                Some((_, last)) => format!("{last} is the newest"),
-                None => "nothing is announced yet".to_owned(),
-            };
-            Error::new(
-                ErrorKind::Rejected,
-                format!("there is no version {version} of dataset {dataset}: {why}"),
-            )
-        })?;
-        Ok(Found { topic_id: self.topic_id, announcement })
+                false
+            })?;
+            Ok(found)
+        });
+        found.await.map_err(|error| failed(&self.options.announcements, error))
     }
 
     async fn ends(&self, shard: Shard) -> Result<(i64, i64)> {
@@ -177,11 +285,12 @@ impl History {
         Poller::new(&self.options.kafka, &Tuning::tail(&group, FETCH_WAIT))
     }
 
+    /// Shows each record to `each`, until it says that it is enough, or to the end.
     fn read_on(
         &self,
         shard: Shard,
         (low, _): (i64, i64),
-        mut each: impl FnMut(i64, Option<&[u8]>),
+        mut each: impl FnMut(i64, Option<&[u8]>) -> bool,
     ) -> Result<(), kafka::Error> {
         let topic = &self.options.announcements;
         let clock = &self.options.clock;
@@ -191,7 +300,9 @@ impl History {
         loop {
             match poller.poll(Duration::from_millis(100)) {
                 Some(Polled::Record { message, .. }) => {
-                    each(message.offset(), message.value());
+                    if !each(message.offset(), message.value()) {
+                        return Ok(());
+                    }
                     progress = clock.now();
                 }
                 Some(Polled::End { .. }) => return Ok(()),
@@ -214,13 +325,9 @@ impl History {
         }
     }
 
-    fn judge(
-        &self,
-        succession: &mut Succession,
-        offset: i64,
-        value: Option<&[u8]>,
-    ) -> Option<Box<Announcement>> {
-        match Message::decode(value.unwrap_or_default()) {
+    fn judge(&self, succession: &mut Succession, offset: i64, value: Option<&[u8]>) -> Option<Found> {
+        let encoded = value.unwrap_or_default();
+        match Message::decode(encoded) {
             Ok(message) if message.dataset() != self.options.dataset => {
                 let (topic, found) = (&self.options.announcements, message.dataset());
                 tracing::warn!(
@@ -233,7 +340,12 @@ impl History {
             }
             Ok(Message::Announcement(announcement)) => {
                 let verdict = succession.announcement(announcement.life, announcement.version);
-                (verdict == Verdict::Valid).then_some(announcement)
+                (verdict == Verdict::Valid).then(|| Found {
+                    topic_id: self.topic_id,
+                    offset: Some(offset),
+                    announcement,
+                    encoded: encoded.to_vec(),
+                })
             }
             Ok(Message::Epoch(record)) => {
                 succession.epoch(record.life);
@@ -253,7 +365,7 @@ impl History {
 /// # Errors
 /// What [`Fetcher::open`] says; [`ErrorKind::Config`] where the cache cannot be written.
 pub async fn open(options: &Options, found: &Found, stale: bool) -> Result<View> {
-    let Found { topic_id, announcement } = found;
+    let Found { topic_id, announcement, .. } = found;
     let cache = cache(options)?;
     let schema = Schema::parse(&announcement.schema).map_err(|error| {
         let doing = format!("reading the schema of version {}", announcement.version);
@@ -296,7 +408,9 @@ pub fn cached(options: &Options, shard: Shard) -> Result<Option<Found>> {
     let cached = cache(options)?.load_current(&options.dataset, shard)?;
     let Some((topic_id, encoded)) = cached else { return Ok(None) };
     Ok(match Message::decode(&encoded) {
-        Ok(Message::Announcement(announcement)) => Some(Found { topic_id, announcement }),
+        Ok(Message::Announcement(announcement)) => {
+            Some(Found { topic_id, offset: None, announcement, encoded })
+        }
         _ => None,
     })
 }

@@ -1,8 +1,10 @@
 //! The consumer side of one dataset: announcements in, readable views out.
 //!
 //! ```text
-//!  tail ==Seen==> follow --swaps--> slot <--loads-- view()
-//!  thread         task              (lock-free)     any thread
+//!  tail ==Seen==> pin ==Seen==> follow -> guard --swaps--> slot <--loads-- view()
+//!  thread         task ^        task        |              (lock-free)     any thread
+//!  control --Told------'                    '--Judged--> publish (task): refusals, into the control topic
+//!  thread
 //! ```
 //!
 //! Owns: the dataset's reading tasks and the slot with the newest view. Does not own: the view itself (`view/`), the
@@ -18,22 +20,33 @@ use tokio_util::sync::CancellationToken;
 pub mod options;
 pub mod builder;
 pub mod tail;
+pub mod control;
+pub mod pin;
+pub mod open;
 pub mod follow;
+pub mod guard;
 pub mod reader;
 pub mod history;
 pub mod earlier;
+pub mod steer;
 
 pub use builder::ConsumerBuilder;
+pub use guard::{Bounds, Guard, Guards};
 pub use options::Options;
+pub use pin::{Fixed, PinStatus, Pinned};
 pub use reader::Reader;
+pub use steer::Steering;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::TopicId;
 use crate::schema::Schema;
 use crate::version::{Shard, Version};
 use crate::view::{Cache, Fetcher, Identity, View};
+use control::{ControlTail, Told};
 use earlier::Earlier;
 use follow::{Follower, Readable, Slot};
+use guard::{Gate, Judged};
+use pin::PinStage;
 use tail::{Tail, TailStatus};
 
 /// Announcements that wait for the follower: it skips to the newest, so more would only be memory.
@@ -46,6 +59,8 @@ pub struct Status {
     pub readable: Readable,
     /// The tail.
     pub tail: TailStatus,
+    /// What it is pinned to, and what readers refuse.
+    pub pin: PinStatus,
 }
 
 /// A running consumer of one dataset. Dropping it cancels its tasks without waiting; [`Consumer::shutdown`] waits.
@@ -74,23 +89,50 @@ impl Consumer {
         let slot: Slot = Arc::new(ArcSwapOption::empty());
         let (readable_in, readable) = watch::channel(Readable::default());
         let (tail_in, tail_status) = watch::channel(tail::unknown());
+        let remembered = cache.load_pin(&options.dataset).unwrap_or_else(|error| {
+            tracing::warn!(dataset = options.dataset, %error, "the cached pin cannot be read");
+            None
+        });
+        let remembered = remembered.and_then(|bytes| control::decoded(&bytes));
+        let (told, told_in) = watch::channel(Told::remembered(remembered.clone()));
+        let (pin_in, pin_status) = watch::channel(PinStatus::remembered(&options, remembered.as_ref()));
+        let (judged, judged_in) = watch::channel(Judged::default());
         let (seen, seen_in) = mpsc::channel(ANNOUNCEMENTS);
+        let (held, held_in) = mpsc::channel(ANNOUNCEMENTS);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let tail = Tail::new(options.clone(), Shard(0), seen, tail_in);
         let stop_tail = stop.clone();
         tasks.spawn_blocking(move || tail.run(&stop_tail));
+        let control = ControlTail::new(options.clone(), told);
+        let stop_control = stop.clone();
+        tasks.spawn_blocking(move || control.run(&stop_control));
+        let pin =
+            PinStage::new(options.clone(), Shard(0), cache.clone(), seen_in, told_in.clone(), held, pin_in);
+        tasks.spawn(pin.run(stop.clone()));
+        if !options.guards.is_empty() {
+            tasks.spawn(guard::publish(options.clone(), Shard(0), judged_in, told_in, stop.clone()));
+        }
         let fetcher = Fetcher::new(options.store.clone(), cache.clone()).holding(options.hold.clone());
         let earlier = Earlier::new(fetcher, options.clock.clone());
-        let follower =
-            Follower::new(options.clone(), Shard(0), cache, slot.clone(), readable_in, earlier.clone());
+        let gate = Gate::new(options.guards.clone(), judged);
+        let follower = Follower::new(
+            options.clone(),
+            Shard(0),
+            cache,
+            slot.clone(),
+            readable_in,
+            earlier.clone(),
+            (remembered, gate),
+        );
         let stop_follower = stop.clone();
         tasks.spawn(async move {
             // A fetch that hangs must not hold up a shutdown.
             let token = stop_follower.clone();
-            token.run_until_cancelled(follower.run(seen_in, stop_follower)).await;
+            token.run_until_cancelled(follower.run(held_in, stop_follower)).await;
         });
-        Ok(Consumer { reader: Reader::new(&options, slot, readable, tail_status, earlier), tasks, stop })
+        let reader = Reader::new(&options, slot, readable, tail_status, pin_status, earlier);
+        Ok(Consumer { reader, tasks, stop })
     }
 
     /// What reads the dataset, for others to hold.

@@ -1,9 +1,12 @@
 //! What the consumer of one dataset needs to know.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::guard::Guards;
+use super::history::Topics;
+use super::pin::Fixed;
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
 use crate::kafka;
@@ -19,6 +22,13 @@ pub const DEFAULT_LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Errors a minute beyond which a dataset is unhealthy, where nothing else is configured.
 pub const DEFAULT_MAX_ERRORS_PER_MINUTE: u32 = 10;
 
+/// This machine's name and where it caches: what tells readers apart that were given no name.
+pub fn default_reader(cache_dir: &Path) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let cache = std::path::absolute(cache_dir).unwrap_or_else(|_| cache_dir.to_owned());
+    format!("{}:{}", host.trim(), cache.display())
+}
+
 /// Everything that the consumer of one dataset needs to know.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -28,6 +38,14 @@ pub struct Options {
     pub kafka: kafka::Options,
     /// Announcement topic.
     pub announcements: String,
+    /// Control topic.
+    pub control: String,
+    /// Name of this reader, under which it says what it refuses: no two of a dataset should share one.
+    pub reader: String,
+    /// Hold this version, whatever is announced, and whatever the dataset is pinned to.
+    pub fixed: Option<Fixed>,
+    /// What a version has to pass before it is read.
+    pub guards: Guards,
     /// Blob store.
     pub store: Store,
     /// Where blobs are cached.
@@ -58,4 +76,18 @@ pub struct Options {
     pub entropy: Entropy,
     /// Metrics of this dataset.
     pub metrics: Arc<ConsumerMetrics>,
+}
+
+impl Options {
+    /// Where the dataset's topics lie.
+    pub fn topics(&self) -> Topics {
+        Topics {
+            dataset: self.dataset.clone(),
+            kafka: self.kafka.clone(),
+            announcements: self.announcements.clone(),
+            control: self.control.clone(),
+            clock: self.clock.clone(),
+            entropy: self.entropy.clone(),
+        }
+    }
 }

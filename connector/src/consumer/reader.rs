@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::earlier::Earlier;
 use super::follow::{Readable, Slot};
+use super::pin::PinStatus;
 use super::tail::TailStatus;
 use super::{Options, Status, nothing};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,6 +28,7 @@ struct Inner {
     empty: View,
     readable: watch::Receiver<Readable>,
     tail: watch::Receiver<TailStatus>,
+    pin: watch::Receiver<PinStatus>,
     ready_when_any: bool,
     serve_stale: bool,
     /// `None`: the view stands still.
@@ -39,6 +41,7 @@ impl Reader {
         slot: Slot,
         readable: watch::Receiver<Readable>,
         tail: watch::Receiver<TailStatus>,
+        pin: watch::Receiver<PinStatus>,
         earlier: Earlier,
     ) -> Reader {
         Reader(Arc::new(Inner {
@@ -47,6 +50,7 @@ impl Reader {
             empty: nothing(&options.dataset),
             readable,
             tail,
+            pin,
             ready_when_any: options.ready_when_any,
             serve_stale: options.serve_stale,
             earlier: Some(earlier),
@@ -58,6 +62,7 @@ impl Reader {
         let readable = Readable {
             version: view.version(),
             announced: view.version(),
+            announced_at_ms: view.announced_at_ms(),
             caught_up: view.caught_up(),
             stale: view.is_stale(),
             newest: true,
@@ -71,6 +76,7 @@ impl Reader {
             slot: Arc::new(ArcSwapOption::new((view.version() > Version(0)).then(|| Arc::new(view)))),
             readable: watch::channel(readable).1,
             tail: watch::channel(tail).1,
+            pin: watch::channel(PinStatus::default()).1,
             ready_when_any: false,
             serve_stale: false,
             earlier: None,
@@ -134,7 +140,11 @@ impl Reader {
 
     /// What the consumer is doing.
     pub fn status(&self) -> Status {
-        Status { readable: self.0.readable.borrow().clone(), tail: self.0.tail.borrow().clone() }
+        Status {
+            readable: self.0.readable.borrow().clone(),
+            tail: self.0.tail.borrow().clone(),
+            pin: self.0.pin.borrow().clone(),
+        }
     }
 
     /// Waits until a version is readable that may be served: a caught-up one confirmed by the tail, or what the
@@ -152,13 +162,23 @@ impl Reader {
 
     /// What keeps the newest view from being served; `None`: nothing. The answer of `/ready`.
     pub fn not_ready(&self) -> Option<String> {
-        let Status { readable, tail } = self.status();
+        let Status { readable, tail, pin } = self.status();
         if tail.reachable != Some(true) && !self.0.serve_stale {
             let why = tail.error.unwrap_or_else(|| "it has not answered yet".to_owned());
             return Some(format!("Kafka is not reached: {why}"));
         }
         let withheld = self.withheld(&readable)?;
-        Some(match readable.error {
+        let refused = readable.refused.map(|refusal| {
+            format!("version {} is refused by this reader's guard: {}", refusal.version, refusal.reason)
+        });
+        let pinned = pin.error.map(|error| match &pin.pinned {
+            Some(pinned) if !pinned.versions.0.is_empty() => {
+                format!("it is pinned to version {}: {error}", pinned.versions)
+            }
+            _ => format!("it is pinned: {error}"),
+        });
+        let control = pin.control.map(|error| format!("the control topic cannot be read: {error}"));
+        Some(match readable.error.or(refused).or(pinned).or(control) {
             Some(error) => format!("{withheld}: {error}"),
             None => withheld,
         })

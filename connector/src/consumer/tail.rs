@@ -11,6 +11,7 @@
 //!
 //! Owns: the position in the announcement topic, the succession of lives. Does not own: blobs and views (`follow`).
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -45,18 +46,26 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// How soon the topic is looked at when something in it does not count.
 const LOOK_SOON: Duration = Duration::from_secs(1);
 
-/// What the tail hands on.
+/// An announcement, as it was read.
 #[derive(Debug)]
+pub struct Announced {
+    /// Id of the topic that it was read from: caches belong to one.
+    pub topic_id: TopicId,
+    /// It.
+    pub announcement: Box<Announcement>,
+    /// Its bytes, for a start without Kafka.
+    pub encoded: Vec<u8>,
+}
+
+/// What the tail hands on; and what `pin` makes of it.
+#[derive(Clone, Debug)]
 pub enum Seen {
     /// A valid announcement. The first one after a (re)start is the last in the topic.
-    Announced {
-        /// Id of the topic that it was read from: caches belong to one.
-        topic_id: TopicId,
-        /// It.
-        announcement: Box<Announcement>,
-        /// Its bytes, for a start without Kafka.
-        encoded: Vec<u8>,
-    },
+    Announced(Arc<Announced>),
+    /// The version that the reader is pinned to (`pin`): to be held, whatever is announced.
+    Pinned(Arc<Announced>),
+    /// What is announced while the reader is pinned (`pin`): not to be shown.
+    Newest(Arc<Announced>),
     /// The end of the topic was reached, so what was handed on is the newest there is.
     UpToDate,
     /// The topic is not the one any more that all before was read from: nothing confirms what is held.
@@ -325,7 +334,8 @@ impl Tail {
             Message::Announcement(announcement) => {
                 let verdict = succession.announcement(announcement.life, announcement.version);
                 if verdict == Verdict::Valid {
-                    return Ok(Judged::Valid(Seen::Announced { topic_id, announcement, encoded }));
+                    let announced = Announced { topic_id, announcement, encoded };
+                    return Ok(Judged::Valid(Seen::Announced(Arc::new(announced))));
                 }
                 tracing::warn!(
                     offset, version = %announcement.version, life = %announcement.life, ?verdict,
@@ -357,7 +367,7 @@ impl Judged {
 }
 
 /// Asks now and then what the topic is, beside the polling.
-struct Look {
+pub(super) struct Look {
     admin: Admin,
     topic: String,
     every: Duration,
@@ -366,7 +376,7 @@ struct Look {
 }
 
 impl Look {
-    fn new(admin: Admin, topic: &str, every: Duration, clock: &Clock) -> Look {
+    pub(super) fn new(admin: Admin, topic: &str, every: Duration, clock: &Clock) -> Look {
         let at = clock.now() + every;
         Look { admin, topic: topic.to_owned(), every, at, asked: JoinSet::new() }
     }
@@ -377,7 +387,7 @@ impl Look {
     }
 
     /// An answer, if one has come; asks if it is time.
-    fn answer(&mut self, clock: &Clock) -> Option<Option<TopicInfo>> {
+    pub(super) fn answer(&mut self, clock: &Clock) -> Option<Option<TopicInfo>> {
         if self.asked.is_empty() && clock.now() >= self.at {
             let (admin, topic) = (self.admin.clone(), self.topic.clone());
             self.asked.spawn_on(async move { admin.describe(&topic).await }, &Handle::current());

@@ -1,13 +1,14 @@
-//! What the control topic holds: requests to a shard's owner, and what became of them.
+//! What the control topic holds: requests to a shard's owner and what became of them, pins, refusals.
 //!
 //! ```text
 //!  c3 01   u64 fingerprint, little-endian   the fields of the schema, one after the other
 //! ```
 //!
-//! Avro single-object encoding, as announcements are; the schemas are `schemas/rebuild.avsc` and `schemas/rebuilt.avsc`.
+//! Avro single-object encoding, as announcements are; the schemas are `schemas/{rebuild,rebuilt,pin,refusal,snapshot}.avsc`.
 //! The topic is compacted: of each key the newest record counts, so an outcome carries its request, which it replaces.
 //!
-//! Owns: the bytes, and when a request is done ([`pending`]). Does not own: carrying it out (`producer/rebuild`).
+//! Owns: the bytes, what they leave standing ([`Standing`]), when a request is done ([`pending`]). Does not own: carrying
+//! it out (`producer/rebuild`), obeying it (`consumer/pin`).
 
 use std::fmt;
 
@@ -18,10 +19,22 @@ use super::wire::{Malformed, SINGLE_OBJECT, Take, put_bytes, put_long};
 use crate::record::TopicId;
 use crate::version::{Shard, Version};
 
+mod standing;
+mod steer;
+
+pub use standing::{Standing, pin_key, refusal_key, snapshot_key};
+pub use steer::{Pin, Pinned, Refusal, Snapshot};
+
 /// Fingerprint of `schemas/rebuild.avsc`.
 pub const REBUILD_FINGERPRINT: u64 = 0xfccb_2682_1ea0_cfcd;
 /// Fingerprint of `schemas/rebuilt.avsc`.
 pub const REBUILT_FINGERPRINT: u64 = 0x8f4b_ae54_03e1_94dd;
+/// Fingerprint of `schemas/pin.avsc`.
+pub const PIN_FINGERPRINT: u64 = 0xc0e8_3f38_b966_3ee0;
+/// Fingerprint of `schemas/refusal.avsc`.
+pub const REFUSAL_FINGERPRINT: u64 = 0x7ada_7314_6687_85dc;
+/// Fingerprint of `schemas/snapshot.avsc`.
+pub const SNAPSHOT_FINGERPRINT: u64 = 0x1b6d_c52c_a3b2_f5f9;
 
 /// What a rebuild reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +103,12 @@ pub enum Control {
     Rebuild(Rebuild),
     /// Its outcome.
     Rebuilt(Rebuilt),
+    /// Readers hold these versions.
+    Pin(Pin),
+    /// A reader does not take a version.
+    Refusal(Refusal),
+    /// A snapshot is asked for.
+    Snapshot(Snapshot),
 }
 
 /// The Kafka key of a shard's rebuild: `NAME/SHARD/rebuild`.
@@ -107,7 +126,7 @@ pub fn pending(newest: Option<Control>, history: TopicId, last: Version) -> Opti
     let request = match newest? {
         Control::Rebuild(request) => request,
         Control::Rebuilt(outcome) if outcome.version > last => outcome.request,
-        Control::Rebuilt(_) => return None,
+        _ => return None,
     };
     (request.history == history).then_some(request)
 }
@@ -131,6 +150,18 @@ impl Control {
                 for count in [outcome.read, outcome.letters, outcome.upserts, outcome.deletes, outcome.kept] {
                     put_long(&mut out, count as i64);
                 }
+            }
+            Control::Pin(pin) => {
+                out.extend_from_slice(&PIN_FINGERPRINT.to_le_bytes());
+                pin.put(&mut out);
+            }
+            Control::Refusal(refusal) => {
+                out.extend_from_slice(&REFUSAL_FINGERPRINT.to_le_bytes());
+                refusal.put(&mut out);
+            }
+            Control::Snapshot(request) => {
+                out.extend_from_slice(&SNAPSHOT_FINGERPRINT.to_le_bytes());
+                request.put(&mut out);
             }
         }
         out
@@ -158,6 +189,9 @@ impl Control {
                 deletes: take.count()?,
                 kept: take.count()?,
             }),
+            PIN_FINGERPRINT => Control::Pin(Pin::take(&mut take)?),
+            REFUSAL_FINGERPRINT => Control::Refusal(Refusal::take(&mut take)?),
+            SNAPSHOT_FINGERPRINT => Control::Snapshot(Snapshot::take(&mut take)?),
             unknown => return Err(Error::UnknownSchema(unknown)),
         };
         take.end()?;
@@ -169,8 +203,7 @@ fn put_request(out: &mut Vec<u8>, request: &Rebuild) {
     put_bytes(out, request.dataset.as_bytes());
     put_long(out, request.shard.0.into());
     out.extend_from_slice(&request.history.0);
-    let mut text = Uuid::encode_buffer();
-    put_bytes(out, request.id.hyphenated().encode_lower(&mut text).as_bytes());
+    put_id(out, request.id);
     put_long(
         out,
         match request.from {
@@ -184,23 +217,28 @@ fn put_request(out: &mut Vec<u8>, request: &Rebuild) {
 
 fn take_request(take: &mut Take<'_>) -> Result<Rebuild, Malformed> {
     let dataset = take.string()?.to_owned();
-    let shard = u32::try_from(take.int()?).map_err(|_| take.malformed("a number below zero"))?;
+    let shard = take_shard(take)?;
     let history = TopicId(take.fixed()?);
-    let id = Uuid::try_parse(take.string()?).map_err(|_| take.malformed("an id that is not a UUID"))?;
+    let id = take_id(take)?;
     let from = match take.int()? {
         0 => From::Earliest,
         1 => From::Positions,
         _ => return Err(take.malformed("a symbol that the enum does not have")),
     };
-    Ok(Rebuild {
-        dataset,
-        shard: Shard(shard),
-        history,
-        id,
-        from,
-        deletes: take.boolean()?,
-        at: take.long()?,
-    })
+    Ok(Rebuild { dataset, shard, history, id, from, deletes: take.boolean()?, at: take.long()? })
+}
+
+fn put_id(out: &mut Vec<u8>, id: Uuid) {
+    let mut text = Uuid::encode_buffer();
+    put_bytes(out, id.hyphenated().encode_lower(&mut text).as_bytes());
+}
+
+fn take_id(take: &mut Take<'_>) -> Result<Uuid, Malformed> {
+    Uuid::try_parse(take.string()?).map_err(|_| take.malformed("an id that is not a UUID"))
+}
+
+fn take_shard(take: &mut Take<'_>) -> Result<Shard, Malformed> {
+    u32::try_from(take.int()?).map(Shard).map_err(|_| take.malformed("a number below zero"))
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use tokio::sync::watch;
 
 use super::health::{self, Facts, LastMinute, Reading, Status, Writing};
 use crate::clock::Clock;
-use crate::consumer::Reader;
 use crate::consumer::tail::{TAIL, UNREACHABLE};
+use crate::consumer::{Reader, Steering};
+use crate::format::control::Refusal;
 use crate::producer::announce::Announced;
 use crate::producer::circuit::Circuits;
 use crate::producer::own::State;
@@ -23,7 +24,7 @@ use crate::producer::storm::Storm;
 use crate::record::Position;
 use crate::retry::Circuit;
 use crate::telemetry::{ConsumerMetrics, ProducerMetrics};
-use crate::version::Version;
+use crate::version::{ShardVersions, Version};
 use crate::{consumer, producer};
 
 /// All datasets of the process. Cheap to clone.
@@ -112,6 +113,8 @@ pub struct Dataset {
     pace: Option<Pace>,
     /// What pauses its source when too much fails.
     storm: Option<Storm>,
+    /// Pins it, and asks for snapshots.
+    steering: Option<Steering>,
     /// Set once, by whoever joins a side that ended by a mistake.
     ended: OnceLock<String>,
     /// Taken only to judge, never by a read.
@@ -149,9 +152,70 @@ pub struct Health {
     /// Records between what this process sees at the far end and what it has done: announced and not yet readable; plus,
     /// where it writes, at the source and not yet announced.
     pub lag: u64,
+    /// When the readable version was announced (RFC 3339), and how many seconds ago that is; null while none is readable.
+    pub announced_at: Option<String>,
+    /// See `announced_at`.
+    pub age_seconds: Option<f64>,
+    /// What readers are held to; null: to nothing, the newest version is followed.
+    pub pinned: Option<Held>,
+    /// The newest version, where this reader's guard refuses it.
+    pub refused: Option<Refused>,
     /// What the writing side does: `standby`, `recovering`, `running`, `draining`, `gone`, or `waiting` for Kafka. Null
     /// where nothing is written here.
     pub writer: Option<&'static str>,
+}
+
+/// A pin as it is shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct Held {
+    /// The version of each shard; empty until it is known which one was the newest at the configured time.
+    pub versions: ShardVersions,
+    /// Who pinned; `configuration` where the reader's own does.
+    pub by: String,
+    /// Why; may be empty.
+    pub reason: String,
+    /// When (RFC 3339); null where it is configured.
+    pub at: Option<String>,
+}
+
+impl Held {
+    /// Of a pin.
+    pub fn of(pinned: &consumer::Pinned) -> Held {
+        Held {
+            versions: pinned.versions.clone(),
+            by: if pinned.fixed { "configuration".to_owned() } else { pinned.by.clone() },
+            reason: pinned.reason.clone(),
+            at: pinned.at.map(rfc3339),
+        }
+    }
+}
+
+/// A refusal as it is shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct Refused {
+    /// The version.
+    pub version: Version,
+    /// The version on which the reader stays; 0 where it holds none.
+    pub held: Version,
+    /// The reader.
+    pub by: String,
+    /// The guard's words.
+    pub reason: String,
+    /// When (RFC 3339).
+    pub at: String,
+}
+
+impl Refused {
+    /// Of a refusal.
+    pub fn of(refusal: &Refusal) -> Refused {
+        Refused {
+            version: refusal.version,
+            held: refusal.held,
+            by: refusal.by.clone(),
+            reason: refusal.reason.clone(),
+            at: rfc3339(refusal.at),
+        }
+    }
 }
 
 impl Dataset {
@@ -168,6 +232,7 @@ impl Dataset {
             records: None,
             pace: None,
             storm: None,
+            steering: None,
             ended: OnceLock::new(),
             errors: Mutex::default(),
             last_activity: AtomicI64::new(0),
@@ -195,6 +260,13 @@ impl Dataset {
         self
     }
 
+    /// The same, with what pins it.
+    #[must_use]
+    pub fn steered_by(mut self, steering: Steering) -> Dataset {
+        self.steering = Some(steering);
+        self
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -213,6 +285,11 @@ impl Dataset {
     /// How fast it is written; `None` where this process has no writing side of it.
     pub fn pace(&self) -> Option<&Pace> {
         self.pace.as_ref()
+    }
+
+    /// Pins it, and asks its owner for snapshots; whatever sides this process has of it.
+    pub fn steering(&self) -> Option<&Steering> {
+        self.steering.as_ref()
     }
 
     /// Reads it; `None` where this process has no reading side of it.
@@ -285,8 +362,11 @@ impl Dataset {
         let mut lag = 0;
         let (mut memory_usage, mut mapped_bytes) = (0, 0);
         let mut views = Vec::new();
+        let mut announced_at = None;
         if let Some(readable) = &self.readable {
-            lag += readable.reader.status().readable.lag;
+            let status = readable.reader.status().readable;
+            lag += status.lag;
+            announced_at = (status.version > Version(0)).then_some(status.announced_at_ms);
             views.push(readable.reader.view());
         }
         if let Some(writer) = &self.writer {
@@ -301,6 +381,8 @@ impl Dataset {
             mapped_bytes += overlay.plain_bytes + view.base().map_or(0, |base| base.bytes());
         }
         let last_activity = self.last_activity.load(Ordering::Relaxed);
+        let pinned = reading.as_ref().and_then(|reading| reading.pin.pinned.as_ref()).map(Held::of);
+        let refused = reading.as_ref().and_then(|reading| reading.refused.as_ref()).map(Refused::of);
         let facts = Facts { ended: self.ended.get().cloned(), errors_last_minute, reading, writing };
         let (status, reasons) = health::judge(&facts, self.max_errors_per_minute());
         Health {
@@ -316,6 +398,10 @@ impl Dataset {
             mapped_bytes,
             circuit,
             lag,
+            announced_at: announced_at.map(rfc3339),
+            age_seconds: announced_at.map(|at| (clock.wall_ms() - at).max(0) as f64 / 1_000.0),
+            pinned,
+            refused,
             writer: self.writer.as_ref().map(WritingSide::state),
         }
     }
@@ -361,7 +447,7 @@ impl ReadingSide {
     }
 
     fn facts(&self, clock: &Clock) -> Reading {
-        let consumer::Status { readable, tail } = self.reader.status();
+        let consumer::Status { readable, tail, pin } = self.reader.status();
         Reading {
             version: readable.version,
             announced: readable.announced,
@@ -376,6 +462,8 @@ impl ReadingSide {
             // An unreachable Kafka says more than what the follower could not do because of it.
             error: tail.error.or(readable.error),
             restored: readable.restored,
+            pin,
+            refused: readable.refused,
         }
     }
 }

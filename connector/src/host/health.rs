@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::consumer::PinStatus;
+use crate::format::control::Refusal;
 use crate::producer::circuit::Report;
 use crate::retry::Circuit;
 use crate::version::Version;
@@ -62,6 +64,10 @@ pub struct Reading {
     pub error: Option<String>,
     /// Blobs that are gone from the store, so that the version was made of older ones.
     pub restored: Option<String>,
+    /// What readers are held to.
+    pub pin: PinStatus,
+    /// The newest version, where this reader's guard refuses it.
+    pub refused: Option<Refusal>,
 }
 
 /// The writing side at one moment.
@@ -113,8 +119,10 @@ pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>)
         if reading.reachable != Some(true) {
             let why = reading.error.as_deref().unwrap_or("it has not answered yet");
             say(Status::Degraded, format!("announcements cannot be read: {why}"));
-        } else if let Some(error) = &reading.error {
-            say(Status::Degraded, format!("version {} cannot be opened: {error}", reading.announced));
+        } else {
+            for reason in held_back(reading) {
+                say(Status::Degraded, reason);
+            }
         }
         if let Some(restored) = &reading.restored {
             say(Status::Degraded, format!("version {} is whole, but {restored}", reading.version));
@@ -174,6 +182,32 @@ pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>)
     (worst, reasons.into_iter().map(|(_, reason)| reason).collect())
 }
 
+/// Why a reader whose Kafka answers does not hold what it should.
+fn held_back(reading: &Reading) -> impl Iterator<Item = String> {
+    let Reading { version, announced, pin, .. } = reading;
+    let pinned = pin.pinned.as_ref().map(|pinned| match pinned.versions.0.as_slice() {
+        [] => "the version of the configured time".to_owned(),
+        _ => format!("version {}", pinned.versions),
+    });
+    let opening = reading.error.as_ref().map(|error| match &pinned {
+        Some(pinned) => format!("it is pinned to {pinned}, which cannot be opened: {error}"),
+        None => format!("version {announced} cannot be opened: {error}"),
+    });
+    let finding = pin.error.as_ref().map(|error| {
+        let pinned = pinned.as_deref().unwrap_or("a version");
+        format!("it is pinned to {pinned}, and holds version {version}: {error}")
+    });
+    let control = pin
+        .control
+        .as_ref()
+        .map(|error| format!("the control topic cannot be read, so that pins are not known: {error}"));
+    let refused = reading.refused.as_ref().map(|refusal| {
+        let Refusal { version: refused, reason, .. } = refusal;
+        format!("version {refused} is refused by this reader's guard, and version {version} stays: {reason}")
+    });
+    [opening, finding, refused, control].into_iter().flatten()
+}
+
 /// What counts as now.
 pub const MINUTE: Duration = Duration::from_secs(60);
 /// Samples closer together than this are one, so that asking often costs no memory.
@@ -209,7 +243,10 @@ impl LastMinute {
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::consumer::Pinned;
     use crate::producer::circuit::Dependency;
+    use crate::record::TopicId;
+    use crate::version::{Shard, ShardVersions};
 
     fn reading() -> Reading {
         Reading {
@@ -222,6 +259,8 @@ mod tests {
             circuit: Circuit::Closed,
             error: None,
             restored: None,
+            pin: PinStatus::default(),
+            refused: None,
         }
     }
 
@@ -268,6 +307,64 @@ mod tests {
         let (status, reasons) = judged(Facts { reading: Some(behind), ..Facts::default() });
         assert_eq!(status, Status::Degraded);
         assert!(reasons.contains("version 8 cannot be opened: blob missing"), "{reasons}");
+    }
+
+    fn pinned(versions: Vec<Version>) -> PinStatus {
+        let versions = ShardVersions(versions);
+        let (by, reason) = ("olga".into(), String::new());
+        let pinned = Pinned { versions, fixed: false, by, reason, at: Some(0) };
+        PinStatus { pinned: Some(pinned), ..PinStatus::default() }
+    }
+
+    #[test]
+    fn a_pin_that_is_held_is_healthy_and_one_that_cannot_be_is_not() {
+        let held = Reading { announced: Version(9), pin: pinned(vec![Version(7)]), ..reading() };
+        assert_eq!(judged(Facts { reading: Some(held.clone()), ..Facts::default() }).0, Status::Healthy);
+        let lost = PinStatus { error: Some("gone".into()), ..pinned(vec![Version(6)]) };
+        for (reading, said) in [
+            (Reading { pin: lost, ..held.clone() }, "pinned to version 6, and holds version 7: gone"),
+            (
+                Reading { error: Some("missing".into()), pin: pinned(vec![Version(6)]), ..held.clone() },
+                "pinned to version 6, which cannot be opened: missing",
+            ),
+            (
+                Reading { error: Some("missing".into()), pin: pinned(Vec::new()), ..held.clone() },
+                "pinned to the version of the configured time",
+            ),
+            (
+                Reading {
+                    pin: PinStatus { control: Some("no right".into()), ..PinStatus::default() },
+                    ..held.clone()
+                },
+                "pins are not known: no right",
+            ),
+        ] {
+            let (status, reasons) = judged(Facts { reading: Some(reading), ..Facts::default() });
+            assert_eq!(status, Status::Degraded);
+            assert!(reasons.contains(said), "{reasons}");
+        }
+    }
+
+    #[test]
+    fn a_version_that_the_guard_refuses_degrades_and_says_which_stays() {
+        let refusal = Refusal {
+            dataset: "products".into(),
+            shard: Shard(0),
+            history: TopicId::default(),
+            version: Version(8),
+            epoch: 1,
+            held: Version(7),
+            by: "here".into(),
+            reason: "too few".into(),
+            at: 0,
+        };
+        let refusing = Reading { announced: Version(8), refused: Some(refusal), ..reading() };
+        let (status, reasons) = judged(Facts { reading: Some(refusing), ..Facts::default() });
+        assert_eq!(status, Status::Degraded);
+        assert!(
+            reasons.contains("version 8 is refused by this reader's guard, and version 7 stays: too few"),
+            "{reasons}"
+        );
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub use health::Status;
 pub use task::{End, Meaning, Task};
 
 use crate::clock::Clock;
+use crate::consumer::history::Topics;
 use crate::consumer::{self, Consumer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::producer::{self, Farewell, Producer};
@@ -243,6 +244,8 @@ struct Started {
 
 async fn start(part: Part) -> Result<Started> {
     let Part { name, producer, consumer } = part;
+    let topics =
+        consumer.as_ref().map(consumer::Options::topics).or_else(|| producer.as_ref().map(topics_of));
     let mut reading = None;
     let consumer = match consumer {
         Some(options) => {
@@ -272,11 +275,26 @@ async fn start(part: Part) -> Result<Started> {
         None => None,
     };
     let mut dataset = Dataset::new(name, reading, writing);
+    if let Some(topics) = topics {
+        dataset = dataset.steered_by(consumer::Steering::new(topics));
+    }
     if let Some(producer) = &producer {
         dataset = dataset.written_by(producer.writer().clone()).paced_by(producer.pace());
         dataset = dataset.guarded_by(producer.circuits().storm.clone());
     }
     Ok(Started { dataset, producer, consumer })
+}
+
+/// Both sides know where the topics lie.
+fn topics_of(options: &producer::Options) -> Topics {
+    Topics {
+        dataset: options.dataset.clone(),
+        kafka: options.kafka.clone(),
+        announcements: options.announcements.clone(),
+        control: options.control.clone(),
+        clock: options.clock.clone(),
+        entropy: options.entropy.clone(),
+    }
 }
 
 /// Ends what was started for nothing. Its own errors are not what the operator has to mend.

@@ -79,6 +79,10 @@ fn without_kafka_a_consumer_starts_waits_and_stops() {
         // Nobody listens on port 1.
         kafka: kafka::Options { bootstrap_servers: "127.0.0.1:1".into(), ..kafka::Options::default() },
         announcements: "products.announcements".into(),
+        control: "products.control".into(),
+        reader: "here".into(),
+        fixed: None,
+        guards: consumer::Guards::default(),
         store: Store::open("memory://").unwrap(),
         cache_dir: dir.path().join("cache"),
         cache_bytes: 1 << 20,

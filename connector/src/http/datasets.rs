@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::App;
 use super::problem::Problem;
 use super::records;
+use crate::consumer;
 use crate::host::Dataset;
-use crate::host::directory::rfc3339;
+use crate::host::directory::{Held, Refused, rfc3339};
 use crate::record::{Position, which_are_read};
 use crate::version::Version;
 
@@ -29,6 +30,10 @@ struct Listed {
     ready: bool,
     /// Why it is not ready.
     reason: Option<String>,
+    /// What readers are held to; null: to nothing.
+    pinned: Option<Held>,
+    /// The newest version, where this reader's guard refuses it.
+    refused: Option<Refused>,
 }
 
 /// One dataset by itself.
@@ -42,6 +47,8 @@ struct Described {
     positions: Vec<Position>,
     newest_timestamp: Option<String>,
     oldest_kept: Option<Version>,
+    /// What readers of the dataset refuse at the moment, this one among them.
+    refusals: Vec<Refused>,
     schema: Option<Box<serde_json::value::RawValue>>,
 }
 
@@ -71,9 +78,13 @@ fn list(dataset: &Dataset) -> Listed {
         stale: false,
         ready: reason.is_none(),
         reason,
+        pinned: None,
+        refused: None,
     };
     if let Some(reader) = dataset.reader() {
-        let readable = reader.status().readable;
+        let consumer::Status { readable, pin, .. } = reader.status();
+        listed.pinned = pin.pinned.as_ref().map(Held::of);
+        listed.refused = readable.refused.as_ref().map(Refused::of);
         listed.announced_version = announced.max(readable.announced);
         let slot = reader.load();
         listed.version = slot.as_deref().map_or(Version(0), |view| view.version());
@@ -96,8 +107,12 @@ fn describe(dataset: &Dataset) -> Described {
         positions: dataset.announced().map(|(_, positions)| positions).unwrap_or_default(),
         newest_timestamp: None,
         oldest_kept: None,
+        refusals: Vec::new(),
         schema: None,
     };
+    if let Some(reader) = dataset.reader() {
+        described.refusals = reader.status().pin.refusals.iter().map(Refused::of).collect();
+    }
     if let Some(reader) = dataset.reader()
         && let Some(view) = reader.load().as_deref()
     {

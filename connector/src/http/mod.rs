@@ -5,6 +5,7 @@
 //!     |                       |--> writes.rs   a record put or deleted, for who has the token (token.rs)
 //!     |                       |--> storm.rs    whether too much fails, and that it may; with the token too
 //!     |                       |--> pacing.rs   how fast a dataset is written, shown and changed; with the token too
+//!     |                       |--> steer.rs    pinned, unpinned, a snapshot asked for; with the token too
 //!     |                       |--> datasets.rs what there is
 //!     |                       |--> vitals.rs   /health /ready /live /metrics
 //!     |                       '--> problem.rs  anything else, as application/problem+json
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, Uri};
-use axum::routing::get;
+use axum::routing::{get, post};
 
 use crate::clock::Clock;
 use crate::config::values::Secret;
@@ -38,6 +39,7 @@ mod records;
 mod serve;
 mod squeeze;
 mod storm;
+mod steer;
 mod token;
 mod vitals;
 mod writes;
@@ -61,10 +63,13 @@ const ROUTES: [&str; 9] = [
 ];
 
 /// The routes that want the token.
-const ADMIN_ROUTES: [&str; 3] = [
+const ADMIN_ROUTES: [&str; 6] = [
     "PUT, DELETE /v1/datasets/{name}/records/{key}?topic=&wait=",
     "GET, POST /admin/datasets/{name}/pacing",
     "GET, POST /admin/datasets/{name}/storm",
+    "POST /admin/datasets/{name}/pin",
+    "POST /admin/datasets/{name}/unpin",
+    "POST /admin/datasets/{name}/snapshot",
 ];
 
 /// What the routes need. Cheap to clone.
@@ -111,7 +116,10 @@ impl App {
         let admin = match self.0.token {
             Some(_) => Router::new()
                 .route("/admin/datasets/{name}/pacing", get(pacing::get).post(pacing::post))
-                .route("/admin/datasets/{name}/storm", get(storm::get).post(storm::post)),
+                .route("/admin/datasets/{name}/storm", get(storm::get).post(storm::post))
+                .route("/admin/datasets/{name}/pin", post(steer::pin))
+                .route("/admin/datasets/{name}/unpin", post(steer::unpin))
+                .route("/admin/datasets/{name}/snapshot", post(steer::snapshot)),
             None => Router::new(),
         };
         admin

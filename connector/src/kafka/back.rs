@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Polled, Poller};
+use super::{Error, Message, Polled, Poller};
 use crate::clock::Clock;
 
 /// First step back, in offsets; doubled until the caller has seen enough.
@@ -73,16 +73,35 @@ fn read_to_end(
     deadline: Instant,
     stop: &CancellationToken,
 ) -> Result<(Vec<Kept>, i64), Error> {
-    poller.assign(&[(topic, partition, start)])?;
     let mut records = Vec::new();
+    let next = read_on(poller, (topic, partition, start), clock, deadline, stop, |message| {
+        records.push(Kept {
+            offset: message.offset(),
+            timestamp_ms: message.timestamp_ms(),
+            value: message.value().map(<[u8]>::to_vec),
+        });
+    })?;
+    Ok((records, next))
+}
+
+/// Reads a partition from an offset on to its end, showing each committed record to `each`; gives the next offset to
+/// read, where the poller stands. Blocks.
+///
+/// # Errors
+/// As [`read_back`].
+pub fn read_on(
+    poller: &mut Poller,
+    (topic, partition, start): (&str, i32, i64),
+    clock: &Clock,
+    deadline: Instant,
+    stop: &CancellationToken,
+    mut each: impl FnMut(&Message<'_>),
+) -> Result<i64, Error> {
+    poller.assign(&[(topic, partition, start)])?;
     loop {
         match poller.poll(Duration::from_millis(100)) {
-            Some(Polled::Record { message, .. }) => records.push(Kept {
-                offset: message.offset(),
-                timestamp_ms: message.timestamp_ms(),
-                value: message.value().map(<[u8]>::to_vec),
-            }),
-            Some(Polled::End { offset, .. }) => return Ok((records, offset.max(start))),
+            Some(Polled::Record { message, .. }) => each(&message),
+            Some(Polled::End { offset, .. }) => return Ok(offset.max(start)),
             Some(Polled::Lost { detail, .. }) => {
                 let doing = format!("reading {topic}[{partition}] at offset {start}");
                 return Err(Error::Unavailable { doing, detail });

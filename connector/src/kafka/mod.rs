@@ -41,7 +41,7 @@ pub mod transaction;
 #[cfg(test)]
 mod tests;
 
-pub use back::{Kept, read_back};
+pub use back::{Kept, read_back, read_on};
 pub use embedded::Cluster;
 pub use error::Error;
 pub use group::{Committed, Group};

@@ -6,6 +6,8 @@
 //!                                      <--Rebuilt-- announce, in the transaction of its version
 //! ```
 //!
+//! Requests for a snapshot end no life: they are handed to `snapshot`. Pins are the cleaner's to spare ([`pinned`]).
+//!
 //! Owns: reading the topic to its end, and waiting behind it. Does not own: what a record means (`format/control`), the
 //! rebuild (`rebuild`).
 
@@ -14,7 +16,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
-use crate::format::control::{Control, rebuild_key};
+use crate::format::announcement::Error;
+use crate::format::control::{Control, Pin, Snapshot, Standing, rebuild_key, snapshot_key};
 use crate::kafka::{self, Admin, Polled, Poller, Tuning};
 use crate::version::Shard;
 
@@ -27,11 +30,13 @@ const IDLE_WAIT: Duration = Duration::from_secs(5);
 /// Longest that a poll blocks without looking whether it should stop.
 const SLICE: Duration = Duration::from_millis(200);
 
-/// What the control topic says of a shard's rebuild.
+/// What the control topic says, as of its end.
 #[derive(Clone, Debug)]
 pub struct Newest {
-    /// The newest record of its key; `None` where there is none, or it was withdrawn.
+    /// Of a shard's rebuild the newest record; `None` where there is none, or it was withdrawn.
     pub control: Option<Control>,
+    /// What stands beside it: a pin, requests for snapshots.
+    pub standing: Standing,
     /// The next offset to read.
     pub next: i64,
 }
@@ -48,7 +53,7 @@ pub async fn newest(admin: &Admin, options: &Options, shard: Shard) -> Result<Ne
     let options = options.clone();
     let read = tokio::task::spawn_blocking(move || {
         let key = rebuild_key(&options.dataset, shard);
-        let mut newest = Newest { control: None, next: low };
+        let mut newest = Newest { control: None, standing: Standing::default(), next: low };
         if low >= end {
             return Ok(newest);
         }
@@ -61,6 +66,12 @@ pub async fn newest(admin: &Admin, options: &Options, shard: Shard) -> Result<Ne
                     newest.next = offset + 1;
                     if found.as_deref() == Some(key.as_bytes()) {
                         newest.control = read(&options.control, offset, value);
+                    } else {
+                        let found = found.unwrap_or_default();
+                        let taken = newest.standing.take(&options.dataset, &found, value.as_deref());
+                        if let Err(error) = taken {
+                            foreign(&options.control, offset, &error);
+                        }
                     }
                 }
                 Some(Step::End(offset)) => newest.next = newest.next.max(offset).max(end),
@@ -78,6 +89,15 @@ pub async fn newest(admin: &Admin, options: &Options, shard: Shard) -> Result<Ne
     read.await.map_err(|_| kafka::Error::Closed { doing: "reading the control topic".to_owned() })?
 }
 
+/// The versions that readers are pinned to, whose blobs and announcements are to be spared however old they are. Asked
+/// by the cleaner, after it has announced what it keeps and before it deletes: see `consumer/steer`.
+///
+/// # Errors
+/// Kafka's: without an answer nothing may be deleted.
+pub async fn pinned(admin: &Admin, options: &Options, shard: Shard) -> Result<Option<Pin>, kafka::Error> {
+    Ok(newest(admin, options, shard).await?.standing.pin)
+}
+
 /// Reads on from `next` until `found` makes something of a record of the shard's rebuild and its offset, or until `stop`
 /// (`None`).
 /// Blocks: for a thread of its own. What the broker does not answer is asked again by the client.
@@ -92,14 +112,51 @@ pub fn wait_for<T>(
     mut found: impl FnMut(i64, Option<Control>) -> Option<T>,
 ) -> Result<Option<T>, kafka::Error> {
     let key = rebuild_key(&options.dataset, shard);
+    read_on(options, next, stop, |offset, of, value| match of == key.as_bytes() {
+        true => found(offset, read(&options.control, offset, value)),
+        false => None,
+    })
+}
+
+/// As [`wait_for`]; requests for snapshots of the shard are handed to `snapshot` meanwhile.
+///
+/// # Errors
+/// As [`wait_for`].
+pub fn wait_beside<T>(
+    options: &Options,
+    shard: Shard,
+    next: i64,
+    stop: &CancellationToken,
+    mut snapshot: impl FnMut(Snapshot),
+    mut found: impl FnMut(Option<Control>) -> Option<T>,
+) -> Result<Option<T>, kafka::Error> {
+    let rebuilds = rebuild_key(&options.dataset, shard);
+    let snapshots = snapshot_key(&options.dataset, shard);
+    read_on(options, next, stop, |offset, of, value| {
+        if of == rebuilds.as_bytes() {
+            return found(read(&options.control, offset, value));
+        }
+        if of == snapshots.as_bytes()
+            && let Some(Control::Snapshot(request)) = read(&options.control, offset, value)
+        {
+            snapshot(request);
+        }
+        None
+    })
+}
+
+fn read_on<T>(
+    options: &Options,
+    next: i64,
+    stop: &CancellationToken,
+    mut each: impl FnMut(i64, &[u8], Option<Vec<u8>>) -> Option<T>,
+) -> Result<Option<T>, kafka::Error> {
     let mut poller = poller(options, IDLE_WAIT, next)?;
     while !stop.is_cancelled() {
         let Some(Step::Record { offset, key: of, value }) = step(&mut poller, &options.control)? else {
             continue;
         };
-        if of.as_deref() == Some(key.as_bytes())
-            && let Some(found) = found(offset, read(&options.control, offset, value))
-        {
+        if let Some(found) = each(offset, &of.unwrap_or_default(), value) {
             return Ok(Some(found));
         }
     }
@@ -110,10 +167,14 @@ fn read(topic: &str, offset: i64, value: Option<Vec<u8>>) -> Option<Control> {
     match Control::decode(&value?) {
         Ok(control) => Some(control),
         Err(error) => {
-            tracing::error!(topic, offset, %error, "this record is not one of ours; it is passed over");
+            foreign(topic, offset, &error);
             None
         }
     }
+}
+
+fn foreign(topic: &str, offset: i64, error: &Error) {
+    tracing::error!(topic, offset, %error, "this record is not one of ours; it is passed over");
 }
 
 fn poller(options: &Options, fetch_wait: Duration, from: i64) -> Result<Poller, kafka::Error> {

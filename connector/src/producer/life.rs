@@ -44,7 +44,7 @@ use crate::blob::name::Folder;
 use crate::codec;
 use crate::error::chain;
 use crate::format::announcement::{SourcePosition, read_positions};
-use crate::format::control::{Control, Rebuild};
+use crate::format::control::{Control, Rebuild, Snapshot};
 use crate::gauge::{Budget, Pressure, Strain};
 use crate::kafka::{self, Membership, Poller, Transaction, Tuning};
 use crate::version::{Life, Version};
@@ -294,6 +294,7 @@ fn spawn(
         remembers,
         mended,
         control_from,
+        snapshot_asked,
         letter_limit,
         ..
     } = taken;
@@ -399,8 +400,16 @@ fn spawn(
 
     // beside the flow
     let (asked, at, stop) = (options.clone(), *shard, keeper_stop.clone());
+    let (wanted, snapshot_wanted) = watch::channel(snapshot_asked);
+    let history = *topic_id;
     stages.spawn_blocking(move || {
-        let request = control::wait_for(&asked, at, control_from, &stop, |_, control| match control {
+        let snapshot = |request: Snapshot| {
+            if request.history == history {
+                tracing::info!(dataset = asked.dataset, request = %request.id, "a snapshot is asked for");
+                wanted.send_replace(Some(request.version));
+            }
+        };
+        let request = control::wait_beside(&asked, at, control_from, &stop, snapshot, |control| match control {
             Some(Control::Rebuild(request)) => Some(request),
             _ => None,
         })?;
@@ -426,7 +435,7 @@ fn spawn(
         let last = async { (settled_in.await.unwrap_or(Version(0)), last_snapshot.load(Ordering::Acquire)) };
         tokio::select! {
             () = kill.cancelled() => {}
-            () = snapshotter.run(announced, listed, rebases, last) => {}
+            () = snapshotter.run(announced, snapshot_wanted, listed, rebases, last) => {}
         }
         Ok(Done::Other)
     });

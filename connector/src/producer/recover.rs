@@ -140,6 +140,8 @@ pub struct Recovered {
     pub mended: bool,
     /// Where the control topic goes on: a request behind it ends the life.
     pub control_from: i64,
+    /// The version of which a snapshot was asked for last, made by now or not.
+    pub snapshot_asked: Option<Version>,
     /// A rebuild that was asked for: all that this life does. Then `carried` has the positions that it ends at, and
     /// nothing is fetched by other means.
     pub rebuild: Option<(Rebuild, Plan)>,
@@ -200,8 +202,11 @@ impl Recovery {
     ) -> Result<Recovered, Error> {
         let last = truth.last.as_deref();
         let newest = control::newest(&self.admin, &self.options, self.shard).await;
-        let newest = newest.map_err(|source| Error::Kafka { doing: "reading the control topic", source })?;
+        let mut newest =
+            newest.map_err(|source| Error::Kafka { doing: "reading the control topic", source })?;
         let version = last.map_or(Version(0), |last| last.version);
+        let snapshot_asked = newest.standing.snapshots.remove(&self.shard);
+        let snapshot_asked = snapshot_asked.filter(|request| request.history == self.topic_id);
         let (mut carried, must_say, rebuild) = match pending(newest.control, self.topic_id, version) {
             Some(request) => {
                 let wanted = (request.from, request.deletes);
@@ -269,6 +274,7 @@ impl Recovery {
             remembers,
             mended,
             control_from,
+            snapshot_asked: snapshot_asked.map(|request| request.version),
             rebuild,
             lost,
             letter_limit,

@@ -131,10 +131,11 @@ pub struct Snapshotter {
 impl Snapshotter {
     /// Makes snapshots of announced versions as they become due, until `last` says which version is the life's last
     /// and whether to make one of it. A failure costs nothing but time: it is said, and tried again when the next
-    /// version is announced.
+    /// version is announced. `wanted` says of which version somebody asked for one last.
     pub async fn run(
         mut self,
         mut announced: watch::Receiver<Option<Announced>>,
+        mut wanted: watch::Receiver<Option<Version>>,
         listed: mpsc::Sender<Snapshotted>,
         rebases: mpsc::Sender<Rebase>,
         last: impl Future<Output = (Version, bool)>,
@@ -143,6 +144,7 @@ impl Snapshotter {
         let mut last_made = self.clock.now();
         let mut ending = false;
         let mut failed = false;
+        let mut asking = true;
         while !ending {
             tokio::select! {
                 (version, wanted) = &mut last => {
@@ -152,6 +154,8 @@ impl Snapshotter {
                     ending = true;
                 }
                 changed = announced.changed() => if changed.is_err() { return },
+                // Who hears of it ends before this does.
+                changed = wanted.changed(), if asking => asking = changed.is_ok(),
                 // After a failure soon again, though nothing new is announced: a chain at its limit lets nothing be.
                 () = tokio::time::sleep(if failed { RETRY } else { self.rules.snapshot_max_interval }) => {}
             }
@@ -161,7 +165,10 @@ impl Snapshotter {
                 continue;
             }
             let since = self.since(&now, last_made);
-            let due = if ending { since.entries > 0 } else { is_due(&since, &self.rules) } || self.due;
+            let newest = self.last.map_or(Version(0), |(version, _)| version);
+            let asked = wanted.borrow_and_update().is_some_and(|version| version > newest);
+            let due =
+                if ending { since.entries > 0 } else { is_due(&since, &self.rules) } || self.due || asked;
             if !due {
                 continue;
             }

@@ -96,8 +96,14 @@ families! {
         freshness_seconds: Histogram,
         /// The version that is readable.
         current_version: IntGauge,
+        /// When the readable version was announced, in seconds since the Unix epoch: its age is the time since.
+        current_version_timestamp_seconds: Gauge,
         /// The newest version announced.
         announced_version: IntGauge,
+        /// The version that readers are pinned to; 0: none, the newest is followed.
+        pinned_version: IntGauge,
+        /// Versions that this reader's guard refused.
+        refused_versions_total: IntCounter,
         /// The present wait between polls.
         backoff_seconds: Gauge,
         /// The circuit breaker before a dependency: 0 closed, 1 half-open, 2 open.

@@ -4,6 +4,7 @@
 //! DIR/DATASET/TOPIC_ID/SHARD/VERSION-EPOCH-CHECKSUM.delta.avro | .snapshot.avro | .index
 //! DIR/DATASET/TOPIC_ID/SHARD/.tmp-PID-N          being written
 //! DIR/DATASET/current-SHARD                      topic id and last announcement, for a start without Kafka
+//! DIR/DATASET/pin                                the pin that was obeyed last, for such a start
 //! ```
 //!
 //! Names are those of the store (`blob/name`), save that the checksum is that of the file's own bytes, the plain form. A
@@ -358,15 +359,8 @@ impl Cache {
     /// [`Error::Io`], [`Error::Name`].
     pub fn save_current(&self, identity: &Identity, announcement: &[u8]) -> Result<(), Error> {
         let dir = self.dataset_dir(&identity.dataset)?;
-        fs::create_dir_all(&dir).map_err(|source| Error::io("making", &dir, source))?;
-        let mut body = identity.topic_id.0.to_vec();
-        body.extend_from_slice(announcement);
-        let mut temporary = self.temporary_in(&dir)?;
-        temporary
-            .write_all(&Checksum::of(&body).0.to_le_bytes())
-            .and_then(|()| temporary.write_all(&body))
-            .map_err(|source| Error::io("writing", temporary.path(), source))?;
-        temporary.rename(&current(&dir, identity.shard))
+        let body = [&identity.topic_id.0[..], announcement].concat();
+        self.save_note(&dir, &current(&dir, identity.shard), &body)
     }
 
     /// What [`Cache::save_current`] remembered last: the announcement topic's id and the announcement. `None` if
@@ -375,20 +369,68 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`], [`Error::Name`].
     pub fn load_current(&self, dataset: &str, shard: Shard) -> Result<Option<(TopicId, Vec<u8>)>, Error> {
-        let path = current(&self.dataset_dir(dataset)?, shard);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::io("reading", &path, source)),
-        };
-        let Some((sum, body)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
-        if Checksum::of(body).0 != u64::from_le_bytes(*sum) {
-            tracing::warn!(path = %path.display(), "the last announcement in the cache is torn; Kafka will tell it anew");
-            return Ok(None);
+        let body = load_note(&current(&self.dataset_dir(dataset)?, shard))?;
+        Ok(body.and_then(|body| {
+            body.split_first_chunk::<16>().map(|(id, announcement)| (TopicId(*id), announcement.to_vec()))
+        }))
+    }
+
+    /// Remembers the pin that readers of the dataset obey, as the control topic has it, over restarts; `None`: there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Name`].
+    pub fn save_pin(&self, dataset: &str, pin: Option<&[u8]>) -> Result<(), Error> {
+        let dir = self.dataset_dir(dataset)?;
+        let path = dir.join(PIN);
+        match pin {
+            Some(pin) => self.save_note(&dir, &path, pin),
+            None => match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(Error::io("removing", &path, error))
+                }
+                _ => Ok(()),
+            },
         }
-        Ok(body.split_first_chunk::<16>().map(|(id, announcement)| (TopicId(*id), announcement.to_vec())))
+    }
+
+    /// The pin that [`Cache::save_pin`] remembered last.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Name`].
+    pub fn load_pin(&self, dataset: &str) -> Result<Option<Vec<u8>>, Error> {
+        load_note(&self.dataset_dir(dataset)?.join(PIN))
+    }
+
+    /// Puts `body` at `path` whole, behind its checksum.
+    fn save_note(&self, dir: &Path, path: &Path, body: &[u8]) -> Result<(), Error> {
+        fs::create_dir_all(dir).map_err(|source| Error::io("making", dir, source))?;
+        let mut temporary = self.temporary_in(dir)?;
+        temporary
+            .write_all(&Checksum::of(body).0.to_le_bytes())
+            .and_then(|()| temporary.write_all(body))
+            .map_err(|source| Error::io("writing", temporary.path(), source))?;
+        temporary.rename(path)
     }
 }
+
+/// What `save_note` has put there; `None` if nothing, or if it is torn.
+fn load_note(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::io("reading", path, source)),
+    };
+    let Some((sum, body)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
+    if Checksum::of(body).0 != u64::from_le_bytes(*sum) {
+        tracing::warn!(path = %path.display(), "a note in the cache is torn; Kafka will tell it anew");
+        return Ok(None);
+    }
+    Ok(Some(body.to_vec()))
+}
+
+/// The note of the pin.
+const PIN: &str = "pin";
 
 fn current(dataset_dir: &Path, shard: Shard) -> PathBuf {
     dataset_dir.join(format!("current-{shard}"))

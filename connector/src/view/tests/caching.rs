@@ -173,6 +173,20 @@ fn the_last_announcement_is_remembered_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_pin_is_remembered_until_there_is_none() {
+    let world = World::new();
+    let load = || world.cache.load_pin("products").unwrap();
+    assert_eq!(load(), None);
+    world.cache.save_pin("products", None).unwrap();
+    world.cache.save_pin("products", Some(b"first")).unwrap();
+    world.cache.save_pin("products", Some(b"second")).unwrap();
+    assert_eq!(load().as_deref(), Some(&b"second"[..]));
+    assert_eq!(world.cache.load_pin("others").unwrap(), None);
+    world.cache.save_pin("products", None).unwrap();
+    assert_eq!(load(), None);
+}
+
+#[test]
 fn a_name_that_climbs_is_refused() {
     let world = World::new();
     for name in ["", "..", ".hidden", "a/b", "a\0"] {

@@ -1,0 +1,241 @@
+//! The control topic, read to its end and tailed: the pin that readers obey, and what other readers refuse.
+//!
+//! ```text
+//!  describe -> from the beginning to the end -> Told { known } -> one long fetch after another -> Told, at each record
+//!      ^                                                                        |
+//!      +---------------------- backoff <------------- error, lost, made anew ---+
+//! ```
+//!
+//! By a client of its own: what it may not read (a right is missing) must not keep announcements from being read. Nothing
+//! is expected of the topic, so the broker may hold a fetch for half a minute; a record that arrives ends it at once.
+//!
+//! Owns: what stands in the topic, as of now. Does not own: what records mean (`format/control`), obeying them (`pin`).
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Options;
+use super::history::Topics;
+use super::tail::Look;
+use crate::clock::Clock;
+use crate::error::chain;
+use crate::format::control::{Control, Pin, Standing};
+use crate::kafka::{self, Admin, Message, Polled, Poller, Tuning};
+use crate::record::TopicId;
+use crate::retry::Backoff;
+
+/// How long reading it to its end may take before it counts as an error.
+const READ_TO_END: Duration = Duration::from_secs(30);
+/// Longest that a poll blocks without looking whether it should stop.
+const SLICE: Duration = Duration::from_millis(200);
+/// The fetch by which the end is found: it is told only by a fetch that comes back empty.
+const SHORT_FETCH: Duration = Duration::from_millis(20);
+/// How long the broker may hold a fetch back while nothing arrives.
+const LONG_FETCH: Duration = Duration::from_secs(30);
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+
+/// What the control topic says.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// It was read to its end since the start, or there is no such topic, or it cannot be read for good. Before that,
+    /// `standing` has the pin that the cache remembers.
+    pub known: bool,
+    /// What stands in it.
+    pub standing: Standing,
+    /// Why it is not read at the moment.
+    pub error: Option<String>,
+}
+
+impl Told {
+    /// Before anything was read: the pin that was obeyed last.
+    pub fn remembered(pin: Option<Pin>) -> Told {
+        Told { known: false, standing: Standing { pin, ..Standing::default() }, error: None }
+    }
+}
+
+/// The stage; runs on a thread of its own.
+pub struct ControlTail {
+    options: Options,
+    out: watch::Sender<Told>,
+    clock: Clock,
+}
+
+/// Told to stop.
+struct Stopped;
+
+impl ControlTail {
+    /// Tells what the control topic says through `out`.
+    pub fn new(options: Options, out: watch::Sender<Told>) -> ControlTail {
+        let clock = options.clock.clone();
+        ControlTail { options, out, clock }
+    }
+
+    /// Tails until `stop`. Blocks: for a thread of its own, within a runtime.
+    pub fn run(self, stop: &CancellationToken) {
+        if self.options.kafka.embedded {
+            // That broker ends with this process, which pins nothing; and would be asked a hundred times a second.
+            self.say(Told { known: true, ..Told::default() });
+            return;
+        }
+        let mut backoff = Backoff::new(FIRST_BACKOFF, self.options.max_backoff);
+        while !stop.is_cancelled() {
+            match self.follow(stop, &mut backoff) {
+                Ok(Stopped) => return,
+                Err(_) if stop.is_cancelled() => return,
+                Err(error) => self.failed(&error, &backoff),
+            }
+            let wait = backoff.next(&self.options.entropy);
+            Handle::current().block_on(async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(wait) => {}
+                }
+            });
+        }
+    }
+
+    fn failed(&self, error: &kafka::Error, backoff: &Backoff) {
+        let text = chain(error);
+        if backoff.failures().is_power_of_two() || backoff.failures() == 0 {
+            tracing::warn!(
+                dataset = self.options.dataset,
+                topic = self.options.control,
+                error = text,
+                "the control topic cannot be read: what is pinned is not known; trying again"
+            );
+        }
+        self.out.send_modify(|told| {
+            // What trying again does not mend must not keep versions from those who may read announcements only.
+            told.known |= !error.is_transient();
+            told.error = Some(text);
+        });
+    }
+
+    fn follow(&self, stop: &CancellationToken, backoff: &mut Backoff) -> Result<Stopped, kafka::Error> {
+        let topic = &self.options.control;
+        let admin = Admin::new(&self.options.kafka)?;
+        let asked = Handle::current().block_on(stop.run_until_cancelled(self.find(&admin)));
+        let Some(asked) = asked else { return Ok(Stopped) };
+        let (id, ends) = asked?;
+        let topics = self.options.topics();
+        let (mut standing, next) = read(&topics, ends, stop)?;
+        backoff.reset();
+        self.say(Told { known: true, standing: standing.clone(), error: None });
+        let mut poller = Poller::new(&self.options.kafka, &tuning(&topics, LONG_FETCH))?;
+        poller.assign(&[(topic, 0, next)])?;
+        let mut look = Look::new(admin, topic, self.options.look_every, &self.clock);
+        while !stop.is_cancelled() {
+            match look.answer(&self.clock) {
+                Some(Some(info)) if info.id == id => {}
+                Some(now) => return Err(made_anew(topic, id, now.map(|info| info.id))),
+                None => {}
+            }
+            match poller.poll(SLICE) {
+                Some(Polled::Record { message, .. }) => {
+                    take(&topics, &mut standing, &message);
+                    self.say(Told { known: true, standing: standing.clone(), error: None });
+                }
+                Some(Polled::Lost { detail, .. }) => {
+                    return Err(kafka::Error::Unavailable { doing: format!("reading {topic}"), detail });
+                }
+                // Nothing tells that Kafka is back but an answer: describing the topic anew asks for one.
+                Some(Polled::Error(error)) => return Err(error),
+                Some(Polled::End { .. }) | None => {}
+            }
+        }
+        Ok(Stopped)
+    }
+
+    /// The topic's id and ends, once it is there. There being none is no mistake: a producer has not started yet.
+    async fn find(&self, admin: &Admin) -> Result<(TopicId, (i64, i64)), kafka::Error> {
+        let topic = &self.options.control;
+        loop {
+            if let Some(info) = admin.describe(topic).await? {
+                return Ok((info.id, admin.watermarks(topic, 0).await?));
+            }
+            self.say(Told { known: true, ..Told::default() });
+            tokio::time::sleep(self.options.max_backoff).await;
+        }
+    }
+
+    fn say(&self, told: Told) {
+        self.out.send_if_modified(|was| {
+            let changed = !was.known || was.standing != told.standing || was.error != told.error;
+            *was = told;
+            changed
+        });
+    }
+}
+
+fn made_anew(topic: &str, was: TopicId, now: Option<TopicId>) -> kafka::Error {
+    let now = now.map(|now| format!(" and created again as {now}")).unwrap_or_default();
+    let detail = format!("it was deleted{now} (its id was {was})");
+    kafka::Error::Unavailable { doing: format!("reading {topic}"), detail }
+}
+
+fn tuning(options: &Topics, fetch_wait: Duration) -> Tuning {
+    let group = format!("stillwell.{}", options.dataset);
+    Tuning { role: "control", ..Tuning::tail(&group, fetch_wait) }
+}
+
+/// Reads the control topic once, to its end: what stands in it, and where it goes on. Blocks.
+fn read(
+    options: &Topics,
+    (low, end): (i64, i64),
+    stop: &CancellationToken,
+) -> Result<(Standing, i64), kafka::Error> {
+    let mut standing = Standing::default();
+    if low >= end {
+        return Ok((standing, end));
+    }
+    let mut poller = Poller::new(&options.kafka, &tuning(options, SHORT_FETCH))?;
+    let deadline = options.clock.now() + READ_TO_END;
+    let at = (options.control.as_str(), 0, low);
+    let next = kafka::read_on(&mut poller, at, &options.clock, deadline, stop, |message| {
+        take(options, &mut standing, message);
+    })?;
+    Ok((standing, next))
+}
+
+/// What stands in the control topic now, for who asks once; nothing where there is no such topic.
+///
+/// # Errors
+/// Kafka's.
+pub async fn standing(options: &Topics, admin: &Admin) -> Result<Standing, kafka::Error> {
+    let ends = match admin.watermarks(&options.control, 0).await {
+        Err(kafka::Error::Missing { .. }) => return Ok(Standing::default()),
+        ends => ends?,
+    };
+    let stop = CancellationToken::new();
+    let _stopped_on_drop = stop.clone().drop_guard();
+    let options = options.clone();
+    let read = tokio::task::spawn_blocking(move || read(&options, ends, &stop));
+    let read =
+        read.await.map_err(|_| kafka::Error::Closed { doing: "reading the control topic".to_owned() })?;
+    Ok(read?.0)
+}
+
+fn take(options: &Topics, standing: &mut Standing, message: &Message<'_>) {
+    let (key, value) = (message.key().unwrap_or_default(), message.value());
+    if let Err(error) = standing.take(&options.dataset, key, value) {
+        let (topic, offset) = (&options.control, message.offset());
+        // A newer release's record is nothing to worry about, unless it should have been a pin.
+        tracing::error!(topic, offset, %error, "this record is not one that is understood here; it is passed over");
+    }
+}
+
+/// The record of a pin, for the cache.
+pub(super) fn encoded(pin: &Pin) -> Vec<u8> {
+    Control::Pin(pin.clone()).encode()
+}
+
+/// The pin that the cache remembers.
+pub(super) fn decoded(bytes: &[u8]) -> Option<Pin> {
+    match Control::decode(bytes) {
+        Ok(Control::Pin(pin)) => Some(pin),
+        _ => None,
+    }
+}

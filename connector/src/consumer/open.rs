@@ -1,0 +1,186 @@
+//! Opening: an announcement becomes a view, by the deltas above the one that is held, from its snapshot on, or by way of
+//! older blobs where those are gone.
+//!
+//! Owns: the way to a view. Does not own: which announcement (`pin`), when, and what becomes of the view (`follow`).
+
+use std::sync::Arc;
+
+use super::Options;
+use crate::error::chain;
+use crate::format::announcement::Announcement;
+use crate::record::TopicId;
+use crate::schema::{self, Schema};
+use crate::version::{Life, Shard, Version};
+use crate::view::{self, About, Cache, Fetcher, Identity, Past, Reads, Restored, View};
+
+/// Why a version could not be made readable.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Blobs cannot be fetched or opened.
+    #[error("opening version {version}")]
+    View {
+        /// The version.
+        version: Version,
+        /// Why.
+        #[source]
+        source: view::Error,
+    },
+    /// The announced schema does not parse.
+    #[error("reading the schema of version {version}")]
+    Schema {
+        /// The version.
+        version: Version,
+        /// Why.
+        #[source]
+        source: schema::Error,
+    },
+}
+
+impl Error {
+    /// Whether a blob is not in the store as it was announced.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Error::View { source, .. } if source.is_gone())
+    }
+}
+
+/// Opens the versions of one shard.
+pub struct Opener {
+    options: Options,
+    shard: Shard,
+    fetcher: Fetcher,
+    reads: Arc<Reads>,
+    schema: Option<Arc<Schema>>,
+    /// Older announcements, once they were needed.
+    past: Past,
+    /// The snapshot that was gone when the newest view was made, and what was.
+    pub restored: Option<(Version, String)>,
+}
+
+impl Opener {
+    /// An opener by way of `cache`.
+    pub fn new(options: Options, shard: Shard, cache: Cache) -> Opener {
+        let metrics = &options.metrics;
+        let reads = Reads::on(metrics.zero_copy_reads_total.clone(), metrics.fallback_reads_total.clone());
+        Opener {
+            fetcher: Fetcher::new(options.store.clone(), cache)
+                .holding(options.hold.clone())
+                .telling(options.clock.clone()),
+            reads: Arc::new(reads),
+            schema: None,
+            past: Past::new(options.kafka.clone(), &options.announcements, options.clock.clone()),
+            restored: None,
+            options,
+            shard,
+        }
+    }
+
+    /// Whether the deltas above the held version lead to the announced one. Valid announcements form one line, so a
+    /// version that was valid when it was opened lies on it, as long as the topic is the same one.
+    pub fn follows(&self, held: &View, topic_id: TopicId, announcement: &Announcement) -> bool {
+        let base = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
+        let at = held.version();
+        held.identity().topic_id == topic_id
+            && at >= base
+            && at <= announcement.version
+            && (at != announcement.version || held.about().life == announcement.life)
+            && (at.next() != announcement.version
+                || announcement
+                    .previous
+                    .is_none_or(|previous| previous.0 == at && previous.1 == held.about().life.epoch))
+    }
+
+    /// The next view, by the deltas above the one that is held.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Error::is_gone`] where older blobs may help.
+    pub async fn apply(&mut self, held: &View, announcement: &Announcement) -> Result<View, Error> {
+        let version = announcement.version;
+        let failed = |source| Error::View { version, source };
+        let about = About::announced(announcement, self.schema(announcement)?);
+        let mut view = held.clone();
+        for delta in announcement.chain.iter().filter(|delta| delta.version > held.version()) {
+            // Versions in between are stepped over: their facts are not known, and nobody sees them.
+            let life = Life { epoch: delta.epoch, ..about.life };
+            let facts = About { version: delta.version, life, ..about.clone() };
+            let inline = announcement.inline.clone().filter(|_| delta.version == version);
+            view = self.fetcher.apply(&view, delta, inline, facts).await.map_err(failed)?;
+        }
+        view.restate(about).map_err(failed)
+    }
+
+    /// The view of an announcement, from its snapshot on.
+    ///
+    /// # Errors
+    /// As [`Opener::apply`].
+    pub async fn open(&mut self, topic_id: TopicId, announcement: &Announcement) -> Result<View, Error> {
+        let version = announcement.version;
+        let identity = self.identity(topic_id, announcement);
+        let about = About::announced(announcement, self.schema(announcement)?);
+        let inline = announcement.inline.clone().map(|inline| (version, inline));
+        let view = self.fetcher.open(&identity, &announcement.chain(), inline, about).await;
+        // Views made of this one go on counting.
+        view.map(|view| view.counting(self.reads.clone())).map_err(|source| Error::View { version, source })
+    }
+
+    /// As [`Opener::open`]; where the store does not have a blob any more, by way of older ones.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn open_or_restore(
+        &mut self,
+        topic_id: TopicId,
+        announcement: &Announcement,
+    ) -> Result<View, Error> {
+        let error = match self.open(topic_id, announcement).await {
+            Err(error) if error.is_gone() => error,
+            opened => return opened,
+        };
+        let version = announcement.version;
+        let identity = self.identity(topic_id, announcement);
+        let about = About::announced(announcement, self.schema(announcement)?);
+        tracing::error!(
+            dataset = self.options.dataset, %version, error = chain(&error),
+            "a blob of the newest version is gone; looking for older ones that lead to it"
+        );
+        let restored = self.past.restore(&self.fetcher, &identity, announcement, about).await;
+        let Restored { view, chain, gone } = restored.map_err(|source| Error::View { version, source })?;
+        let gone = gone.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let from = chain.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
+        self.options.metrics.errors_total.with(&["restore"]).inc();
+        self.options.metrics.restores_total.inc();
+        tracing::error!(
+            dataset = self.options.dataset, %version, gone, %from, deltas = chain.deltas.len(),
+            "restored from an older snapshot and its deltas; the store has to be looked at"
+        );
+        let announced = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
+        self.restored = Some((announced, format!("it was made from snapshot {from}, since gone is {gone}")));
+        Ok(view.counting(self.reads.clone()))
+    }
+
+    fn identity(&self, topic_id: TopicId, announcement: &Announcement) -> Identity {
+        let dataset = Arc::from(self.options.dataset.as_str());
+        Identity { dataset, topic_id, shard: self.shard, shards: announcement.shards }
+    }
+
+    /// The announced schema, parsed once as long as it stays the same.
+    fn schema(&mut self, announcement: &Announcement) -> Result<Arc<Schema>, Error> {
+        match &self.schema {
+            Some(schema) if schema.fingerprint() == announcement.schema_fingerprint => Ok(schema.clone()),
+            _ => {
+                let schema = Schema::parse(&announcement.schema)
+                    .map_err(|source| Error::Schema { version: announcement.version, source })?;
+                let schema = Arc::new(schema);
+                self.schema = Some(schema.clone());
+                Ok(schema)
+            }
+        }
+    }
+}
+
+/// Whether what is held is just what is announced, and known to be.
+pub fn is_same(held: &View, topic_id: TopicId, announcement: &Announcement) -> bool {
+    held.identity().topic_id == topic_id
+        && held.version() == announcement.version
+        && held.about().life == announcement.life
+        && !held.is_stale()
+}

@@ -1,0 +1,615 @@
+//! Pins and refusals: all readers hold the version that they are told to, over restarts and with Kafka away; a version
+//! that a reader's guard refuses is not shown.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stillwell::clock::{Clock, Entropy};
+use stillwell::consumer::Steering;
+use stillwell::consumer::history::Topics;
+use stillwell::format::announcement::Message;
+use stillwell::format::control::Control;
+use stillwell::{Bounds, Consumer, ErrorKind, ShardVersions, Version, kafka};
+use stillwell_tests::{Record, Running, Topic, scratch, wait_until, wait_until_async};
+
+use crate::instance::{Instance, LONG};
+use crate::line::SCHEMA;
+use crate::setting::{Model, Setting, contents};
+
+/// The discard port of this machine, where nobody listens.
+const NOWHERE: &str = "127.0.0.1:9";
+
+fn steering(setting: &Setting) -> Steering {
+    let dataset = setting.dataset().to_owned();
+    Steering::new(Topics {
+        announcements: format!("{dataset}.announcements"),
+        control: format!("{dataset}.control"),
+        kafka: kafka::Options { bootstrap_servers: setting.bootstrap.clone(), ..kafka::Options::default() },
+        dataset,
+        clock: Clock::system(),
+        entropy: Entropy::system(),
+    })
+}
+
+fn one(version: Version) -> ShardVersions {
+    ShardVersions(vec![version])
+}
+
+/// Changes 20 of 50 products, and takes one more away with each round.
+fn produce(setting: &mut Setting, round: i32) {
+    let mut records: Vec<_> = (round * 10..round * 10 + 20)
+        .map(|i| {
+            let id = format!("P-{}", i % 50);
+            setting.upsert(&id, json!({"id": id, "price": f64::from(round), "stock": i}))
+        })
+        .collect();
+    if round > 0 {
+        records.push(setting.delete(&format!("P-{round}")));
+    }
+    setting.topic.produce(records);
+}
+
+async fn holds(consumer: &Consumer, version: Version, model: &Model) {
+    wait_until_async(&format!("the reader holds version {version}"), LONG, || {
+        let status = consumer.status();
+        std::future::ready(match consumer.view().version() {
+            held if held == version => Ok(()),
+            held => Err(format!("version {held}; {status:?}")),
+        })
+    })
+    .await;
+    assert_eq!(&contents(&consumer.view()), model);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_move_to_a_pin_hold_it_over_restarts_and_without_kafka_and_follow_again() {
+    let mut setting = Setting::new("pinned", 1, SCHEMA);
+    produce(&mut setting, 0);
+    let producer = setting.producer().await;
+    let (caches, fresh) = ([scratch(), scratch()], scratch());
+    let mut consumers = Vec::new();
+    for cache in &caches {
+        consumers.push(setting.consumer(cache.path()).await);
+    }
+    for consumer in &consumers {
+        setting.settled(consumer).await;
+    }
+    let (first, before) = (consumers[0].view().version(), setting.model.clone());
+    produce(&mut setting, 1);
+    for consumer in &consumers {
+        setting.settled(consumer).await;
+    }
+    let held = consumers[0].view();
+
+    let steering = steering(&setting);
+    let pin = steering.pin(&one(first), "the test", "prices are wrong").await.expect("it can be pinned");
+    let pinned = Clock::system().now();
+    for consumer in &consumers {
+        holds(consumer, first, &before).await;
+    }
+    println!("readers moved within {:?} of the pin's return", pinned.elapsed());
+    assert!(held.version() > first, "a view that is held stays");
+    assert_eq!(steering.pin(&one(first), "again", "").await.expect("it is").id, pin.id, "once is enough");
+
+    // What is announced meanwhile is known, and not shown.
+    produce(&mut setting, 2);
+    for consumer in &consumers {
+        wait_until_async("the announcement is seen", LONG, || {
+            let readable = consumer.status().readable;
+            std::future::ready(match readable.announced > held.version() && readable.lag > 0 {
+                true => Ok(()),
+                false => Err(format!("{readable:?}")),
+            })
+        })
+        .await;
+        assert_eq!(consumer.view().version(), first);
+        let told = consumer.status().pin.pinned.expect("it says so");
+        assert_eq!(
+            (told.versions, told.by.as_str(), told.reason.as_str()),
+            (one(first), "the test", "prices are wrong")
+        );
+        assert!(consumer.is_ready(), "{:?}", consumer.status());
+    }
+
+    // A restart, and a reader that never held anything: neither shows any other version first.
+    consumers.remove(0).shutdown().await.expect("it stops");
+    for cache in [&caches[0], &fresh] {
+        let again = setting.consumer(cache.path()).await;
+        assert_eq!(again.view().version(), first);
+        assert_eq!(contents(&again.view()), before);
+        assert!(!again.view().is_stale());
+        consumers.push(again);
+    }
+    // Kafka is away: the cache remembers both, the version and that it is pinned to it.
+    consumers.remove(0).shutdown().await.expect("it stops");
+    let away = Consumer::builder(setting.dataset())
+        .bootstrap_servers(NOWHERE)
+        .blobs(setting.blobs())
+        .cache_dir(caches[1].path())
+        .serve_stale(true)
+        .start()
+        .await
+        .expect("the cached version will do");
+    assert_eq!(contents(&away.view()), before);
+    let status = away.status();
+    assert_eq!(status.pin.pinned.expect("it remembers").versions, one(first));
+    assert!(status.readable.pinned && status.readable.stale, "{:?}", status.readable);
+    away.shutdown().await.expect("it stops");
+
+    // From pin to pin, and free again.
+    steering.pin(&one(held.version()), "the test", "").await.expect("it can be pinned");
+    for consumer in &consumers {
+        holds(consumer, held.version(), &contents(&held)).await;
+    }
+    let was = steering.unpin().await.expect("it can be").expect("it was pinned");
+    assert_eq!(was.shard_versions(), one(held.version()));
+    for consumer in &consumers {
+        setting.settled(consumer).await;
+        let status = consumer.status();
+        assert!(status.pin.pinned.is_none() && !status.readable.pinned, "{status:?}");
+    }
+    produce(&mut setting, 3);
+    for consumer in consumers {
+        setting.settled(&consumer).await;
+        consumer.shutdown().await.expect("it stops");
+    }
+    producer.shutdown().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_pinned_is_refused_with_what_can_and_a_pin_that_cannot_be_opened_keeps_what_is_held() {
+    let mut setting = Setting::new("unpinnable", 1, SCHEMA);
+    let steering = steering(&setting);
+    let none = steering.pin(&one(Version(1)), "the test", "").await.expect_err("nobody has started");
+    assert_eq!(none.kind(), ErrorKind::Unavailable);
+    assert!(none.chain().contains("does not exist"), "{}", none.chain());
+
+    produce(&mut setting, 0);
+    let producer = setting.producer().await;
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    produce(&mut setting, 1);
+    setting.settled(&consumer).await;
+    let newest = consumer.view().version();
+    for (version, said) in [(0, "versions count from 1"), (newest.0 + 1_000, "it is not announced")] {
+        let refused = steering.pin(&one(Version(version)), "the test", "").await.expect_err("it cannot be");
+        assert_eq!(refused.kind(), ErrorKind::Rejected);
+        let text = refused.chain();
+        assert!(text.contains(said) && text.contains("1 to ") && text.contains("can be pinned"), "{text}");
+    }
+    let both = ShardVersions(vec![Version(1), Version(1)]);
+    let refused = steering.pin(&both, "the test", "").await.expect_err("it has one shard");
+    assert!(refused.chain().contains("1 shard(s), and 2 are named"), "{}", refused.chain());
+    assert!(steering.pinned().await.expect("it answers").is_none(), "nothing was written");
+    assert!(steering.unpin().await.expect("it answers").is_none());
+
+    // The store loses what version 2 is made of; its announcement is there.
+    consumer.shutdown().await.expect("it stops");
+    producer.shutdown().await.expect("it stops");
+    let fresh = scratch();
+    let consumer = setting.consumer(fresh.path()).await;
+    setting.settled(&consumer).await;
+    let held = consumer.view().version();
+    steering.pin(&one(Version(2)), "the test", "").await.expect("it is announced");
+    holds_pinned(&consumer, Version(2)).await;
+    steering.unpin().await.expect("it can be");
+    setting.settled(&consumer).await;
+    lose(&setting, fresh.path());
+    steering.pin(&one(Version(2)), "the test", "").await.expect("it is announced");
+    let error = wait_until_async("the reader says that it cannot", LONG, || {
+        let status = consumer.status();
+        std::future::ready(match (status.readable.error, status.pin.pinned) {
+            (Some(error), Some(pinned)) if pinned.versions == one(Version(2)) => Ok(error),
+            (error, pinned) => Err(format!("{error:?} {pinned:?}")),
+        })
+    })
+    .await;
+    assert!(error.contains("version 2"), "{error}");
+    assert_eq!(consumer.view().version(), held, "what is held stays");
+    assert!(consumer.is_ready());
+    steering.unpin().await.expect("it can be");
+    wait_until_async("it is well again", LONG, || {
+        let readable = consumer.status().readable;
+        std::future::ready(match readable.error {
+            None => Ok(()),
+            Some(error) => Err(error),
+        })
+    })
+    .await;
+    setting.settled(&consumer).await;
+    consumer.shutdown().await.expect("it stops");
+}
+
+async fn holds_pinned(consumer: &Consumer, version: Version) {
+    wait_until_async(&format!("the reader is at version {version}"), LONG, || {
+        let readable = consumer.status().readable;
+        std::future::ready(match readable.version == version && readable.pinned {
+            true => Ok(()),
+            false => Err(format!("{readable:?}")),
+        })
+    })
+    .await;
+}
+
+/// Empties store and cache of deltas; announcements carry small ones, so those have to go too: they cannot, and are
+/// found by their snapshot's absence only. Hence the folder itself is made unreadable by a file in its place.
+fn lose(setting: &Setting, cache: &std::path::Path) {
+    for folder in [setting.dir.path().join("blobs"), cache.to_owned()] {
+        let dataset = folder.join(setting.dataset());
+        std::fs::rename(&dataset, folder.join("aside")).expect("it is there");
+        std::fs::write(&dataset, "").expect("a file in its place");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_is_pinned_by_its_own_configuration_whatever_the_dataset_is_pinned_to() {
+    let mut setting = Setting::new("fixed", 1, SCHEMA);
+    produce(&mut setting, 0);
+    let producer = setting.producer().await;
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let (first, before) = (consumer.view(), setting.model.clone());
+    produce(&mut setting, 1);
+    setting.settled(&consumer).await;
+    let newest = consumer.view().version();
+    steering(&setting).pin(&one(newest), "the test", "").await.expect("it can be pinned");
+
+    let builder = |cache: &std::path::Path| {
+        Consumer::builder(setting.dataset())
+            .bootstrap_servers(&setting.bootstrap)
+            .blobs(setting.blobs())
+            .cache_dir(cache)
+    };
+    let (of_version, of_time) = (scratch(), scratch());
+    let announced = std::time::UNIX_EPOCH + Duration::from_millis(first.announced_at_ms() as u64);
+    for fixed in [builder(of_version.path()).version(first.version()), builder(of_time.path()).at(announced)]
+    {
+        let fixed = fixed.start().await.expect("the version is there");
+        assert_eq!((fixed.view().version(), contents(&fixed.view())), (first.version(), before.clone()));
+        let told = fixed.status().pin.pinned.expect("it says so");
+        assert_eq!((told.versions, told.fixed), (one(first.version()), true));
+        fixed.shutdown().await.expect("it stops");
+    }
+    // One that was never announced: it says which is the newest, and is not ready.
+    let waiting = builder(scratch().path()).version(Version(1_000)).spawn().expect("it starts");
+    let error = wait_until_async("it says so", LONG, || {
+        std::future::ready(waiting.status().pin.error.ok_or("no error yet"))
+    })
+    .await;
+    assert!(error.contains("there is no version 1000 yet"), "{error}");
+    assert!(!waiting.is_ready());
+    let why = waiting.reader().not_ready().expect("it is not");
+    assert!(why.contains("pinned to version 1000"), "{why}");
+    for consumer in [waiting, consumer] {
+        consumer.shutdown().await.expect("it stops");
+    }
+    producer.shutdown().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_the_guard_refuses_is_not_shown_said_published_and_left_behind_by_a_good_one() {
+    let mut setting = Setting::new("guarded", 1, SCHEMA);
+    let all: Vec<_> = (0..100)
+        .map(|i| {
+            let id = format!("P-{i}");
+            setting.upsert(&id, json!({"id": id, "price": 1.0, "stock": i}))
+        })
+        .collect();
+    setting.topic.produce(all);
+    let producer = setting.producer().await;
+    let (cache, free_cache) = (scratch(), scratch());
+    let (dataset, bootstrap, blobs) =
+        (setting.dataset().to_owned(), setting.bootstrap.clone(), setting.blobs());
+    let guarded = |cache: &std::path::Path| {
+        Consumer::builder(&dataset)
+            .bootstrap_servers(&bootstrap)
+            .blobs(&blobs)
+            .cache_dir(cache)
+            .reader("the guarded one")
+            .bounds(Bounds { min_records: Some(50), ..Bounds::default() })
+    };
+    let consumer = guarded(cache.path()).start().await.expect("it starts");
+    let careful_cache = scratch();
+    let careful = Consumer::builder(&dataset)
+        .bootstrap_servers(&bootstrap)
+        .blobs(&blobs)
+        .cache_dir(careful_cache.path())
+        .reader("the careful one")
+        .bounds(Bounds { max_change: Some(0.5), ..Bounds::default() })
+        .start()
+        .await
+        .expect("it starts: what comes first differs from nothing");
+    let free = setting.consumer(free_cache.path()).await;
+    setting.settled(&consumer).await;
+    let (good, held) = (setting.model.clone(), consumer.view().version());
+
+    let most: Vec<_> = (0..80).map(|i| setting.delete(&format!("P-{i}"))).collect();
+    setting.topic.produce(most);
+    setting.settled(&free).await;
+    let refused = refusal_of(&consumer).await;
+    // Empty versions in between, which list a snapshot, were good ones.
+    assert!(refused.held >= held && refused.held < refused.version, "{refused:?}");
+    assert_eq!(refused.by, "the guarded one");
+    assert!(refused.reason.contains("min_records = 50"), "{refused:?}");
+    assert_eq!(contents(&consumer.view()), good, "the last good one stays");
+    assert!(consumer.is_ready());
+    let too_much = refusal_of(&careful).await;
+    assert!(too_much.reason.contains("more than 50 of the 100 keys"), "{too_much:?}");
+    // Published for all: the other reader, which took the version, hears of it.
+    wait_until_async("the other reader hears of it", LONG, || {
+        let refusals = free.status().pin.refusals;
+        std::future::ready(match refusals.as_slice() {
+            [careful, other]
+                if (&other.reason, &other.by) == (&refused.reason, &refused.by)
+                    && careful.by == too_much.by =>
+            {
+                Ok(())
+            }
+            _ => Err(format!("{refusals:?}")),
+        })
+    })
+    .await;
+    let control =
+        Topic::named_on(stillwell_tests::Broker::shared(), &format!("{}.control", setting.dataset()));
+    let published = control.read();
+    let last = published.last().expect("a record");
+    assert_eq!(
+        last.key.as_deref(),
+        Some(format!("{}/0/refusal/the guarded one", setting.dataset()).as_bytes())
+    );
+    let decoded = Control::decode(last.value.as_deref().expect("a value")).expect("it is one of ours");
+    assert!(matches!(decoded, Control::Refusal(refusal) if refusal.version == refused.version));
+
+    // A start in that state: the good version out of the cache stays, and is confirmed; without one it is not ready.
+    consumer.shutdown().await.expect("it stops");
+    let consumer = guarded(cache.path()).start().await.expect("the good version is in the cache");
+    assert_eq!(contents(&consumer.view()), good);
+    let empty = scratch();
+    let nothing = guarded(empty.path()).spawn().expect("it starts");
+    let refused = refusal_of(&nothing).await;
+    assert_eq!(refused.held, Version(0));
+    assert!(!nothing.is_ready());
+    let why = nothing.reader().not_ready().expect("it is not");
+    assert!(why.contains("no version is readable yet") && why.contains("min_records"), "{why}");
+    nothing.shutdown().await.expect("it stops");
+
+    // A pin is somebody's decision: the guard is not asked.
+    let steering = steering(&setting);
+    steering.pin(&one(refused.version), "the test", "it is right").await.expect("it can be pinned");
+    holds(&consumer, refused.version, &setting.model).await;
+    steering.pin(&one(held), "the test", "it was not").await.expect("it can be pinned");
+    holds(&consumer, held, &good).await;
+    steering.unpin().await.expect("it can be");
+    refusal_of(&consumer).await;
+
+    let back: Vec<_> = (0..60)
+        .map(|i| {
+            let id = format!("P-{i}");
+            setting.upsert(&id, json!({"id": id, "price": 2.0, "stock": i}))
+        })
+        .collect();
+    setting.topic.produce(back);
+    setting.settled(&consumer).await;
+    assert!(consumer.status().readable.refused.is_none());
+    wait_until_async("nothing is refused any more", LONG, || {
+        let refusals = free.status().pin.refusals;
+        let over = refusals.iter().all(|refusal| refusal.by == "the careful one");
+        std::future::ready(if over { Ok(()) } else { Err(format!("{refusals:?}")) })
+    })
+    .await;
+    // 60 keys have another value than in its last good version, and 20 are gone.
+    wait_until_async("the careful one refuses that too", LONG, || {
+        let readable = careful.status().readable;
+        std::future::ready(match readable.refused {
+            Some(refusal) if refusal.version > too_much.version => Ok(()),
+            refused => Err(format!("{refused:?}")),
+        })
+    })
+    .await;
+    assert_eq!(contents(&careful.view()), good);
+    for consumer in [consumer, careful, free] {
+        consumer.shutdown().await.expect("it stops");
+    }
+    producer.shutdown().await.expect("it stops");
+}
+
+async fn refusal_of(consumer: &Consumer) -> stillwell::format::control::Refusal {
+    wait_until_async("the version is refused", LONG, || {
+        let readable = consumer.status().readable;
+        std::future::ready(readable.refused.clone().ok_or(format!("{readable:?}")))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_without_a_control_topic_reads() {
+    let mut setting = Setting::new("uncontrolled", 1, SCHEMA);
+    produce(&mut setting, 0);
+    let producer = setting.producer().await;
+    let cache = scratch();
+    let consumer = Consumer::builder(setting.dataset())
+        .bootstrap_servers(&setting.bootstrap)
+        .blobs(setting.blobs())
+        .cache_dir(cache.path())
+        .control(format!("{}.nowhere", setting.dataset()))
+        .start()
+        .await
+        .expect("it starts");
+    setting.settled(&consumer).await;
+    assert!(consumer.status().pin.control.is_none(), "there being none is no mistake");
+    consumer.shutdown().await.expect("it stops");
+    producer.shutdown().await.expect("it stops");
+}
+
+/// A route's answer as JSON.
+fn json_of(answer: std::io::Result<(u16, String)>, status: u16) -> Value {
+    let (code, body) = answer.expect("it answers");
+    assert_eq!(code, status, "{body}");
+    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_pin_by_command_and_route_and_see_it_everywhere() {
+    let mut setting = Setting::new("operated", 1, SCHEMA);
+    produce(&mut setting, 0);
+    let instance = Instance::new(&setting, "one");
+    instance.append("[http]\nadmin_token = \"s3cret\"\n");
+    let process = instance.started();
+    let at = |path: &str| json_of(instance.get(path), 200);
+    let dataset = format!("/v1/datasets/{}", setting.dataset());
+    let is_at = |version: u64| {
+        wait_until(&format!("version {version} is served"), LONG, || {
+            let shown = at(&dataset);
+            if shown["version"] == version { Ok(()) } else { Err(shown.to_string()) }
+        });
+    };
+    let first = instance.newest();
+    is_at(first);
+    produce(&mut setting, 1);
+    wait_until("a next version is announced", LONG, || match instance.newest() {
+        newest if newest > first => Ok(()),
+        newest => Err(newest.to_string()),
+    });
+
+    let out = instance.run(&["pin"], &[&first.to_string(), "--reason", "a test", "--output", "json"]);
+    let out = out.expect_code(0);
+    let pinned: Value = serde_json::from_str(&out.stdout).expect("it is JSON");
+    assert_eq!((&pinned["versions"], &pinned["reason"]), (&json!([first]), &json!("a test")), "{pinned}");
+    is_at(first);
+    let shown = at(&dataset);
+    assert_eq!(shown["pinned"]["versions"], json!([first]), "{shown}");
+    assert_eq!(shown["ready"], true, "{shown}");
+    let health = at("/health");
+    assert_eq!(health["datasets"][0]["pinned"]["reason"], "a test", "{health}");
+    assert!(health["datasets"][0]["age_seconds"].as_f64().expect("an age") > 0.0, "{health}");
+    assert_eq!(instance.metric("stillwell_pinned_version"), Some(first as f64));
+    // Commands read as a reader would: P-1 was deleted by the second round.
+    instance.run(&["get"], &["P-1"]).expect_code(0);
+    let newest = instance.newest();
+    instance.run(&["get"], &["P-1", "--version", &newest.to_string()]).expect_code(1);
+
+    let refused = instance.run(&["pin"], &["999"]).expect_code(65);
+    assert!(refused.stderr.contains("can be pinned"), "{}", refused.stderr);
+    let pin = format!("/admin/datasets/{}/pin", setting.dataset());
+    let body = json!({"version": newest, "by": "a client", "reason": "over HTTP"}).to_string();
+    json_of(instance.post(&pin, None, &body), 401);
+    json_of(instance.post(&pin, Some("wrong"), &body), 403);
+    json_of(instance.post(&pin, Some("s3cret"), "{}"), 400);
+    let too_high = json_of(instance.post(&pin, Some("s3cret"), "{\"version\": 999}"), 400);
+    assert!(too_high["detail"].as_str().expect("a text").contains("can be pinned"), "{too_high}");
+    let answer = json_of(instance.post(&pin, Some("s3cret"), &body), 200);
+    assert_eq!(answer["pinned"]["by"], "a client", "{answer}");
+    is_at(newest);
+    let unpin = pin.replace("/pin", "/unpin");
+    let answer = json_of(instance.post(&unpin, Some("s3cret"), ""), 200);
+    assert_eq!(answer["was"]["versions"], json!([newest]), "{answer}");
+    wait_until("it is free again", LONG, || match at(&dataset)["pinned"].take() {
+        Value::Null => Ok(()),
+        pinned => Err(pinned.to_string()),
+    });
+    let again = instance.run(&["unpin"], &[]).expect_code(0);
+    assert!(again.stdout.contains("was not pinned"), "{}", again.stdout);
+    process.stop(LONG).expect_code(0);
+}
+
+/// An announcement that follows on `last` and changes nothing but what is kept.
+fn keeping_less(last: &[u8]) -> Vec<u8> {
+    let Ok(Message::Announcement(mut next)) = Message::decode(last) else { panic!("it is an announcement") };
+    next.previous = Some((next.version, next.life.epoch));
+    next.version = next.version.next();
+    next.delta.version = next.version;
+    let delta = next.delta.clone();
+    next.chain.push(delta);
+    next.oldest_kept = next.version;
+    next.inline = None;
+    Message::Announcement(next).encode()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_that_is_passed_by_the_cleaner_while_it_is_written_is_withdrawn() {
+    let mut setting = Setting::new("passed", 1, SCHEMA);
+    produce(&mut setting, 0);
+    let producer = setting.producer().await;
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    produce(&mut setting, 1);
+    setting.settled(&consumer).await;
+    let newest = consumer.view().version();
+    consumer.shutdown().await.expect("it stops");
+    producer.shutdown().await.expect("it stops");
+    let steering = steering(&setting);
+    let before = steering.pin(&one(newest), "the test", "").await.expect("it can be pinned");
+
+    let instance = Instance::new(&setting, "one");
+    instance.append("[http]\nadmin_token = \"s3cret\"\n");
+    let mut command = instance.command_to_run(&["--role", "consumer"]);
+    let mut process = Running::start(command.env("FAILPOINTS", "pin.written=return(stop)"));
+    wait_until("it is ready", LONG, || match instance.get("/ready") {
+        Ok((200, _)) => Ok(()),
+        answer => Err(format!("{answer:?}")),
+    });
+    let route = format!("/admin/datasets/{}/pin", setting.dataset());
+    let port = instance.port;
+    let asked =
+        std::thread::spawn(move || Instance::post_to(port, &route, Some("s3cret"), "{\"version\": 2}"));
+    wait_until_async("the pin is written", LONG, || async {
+        match steering.pinned().await {
+            Ok(Some(pin)) if pin.versions[0].version == Version(2) => Ok(()),
+            pinned => Err(format!("{pinned:?}")),
+        }
+    })
+    .await;
+    // The process stands still; a writer says that it keeps less.
+    let announcements = setting.topic.beside(&format!("{}.announcements", setting.dataset()));
+    let last = announcements.read().into_iter().rev().find_map(|record| {
+        let value = record.value?;
+        matches!(Message::decode(&value), Ok(Message::Announcement(_))).then_some(value)
+    });
+    let less = keeping_less(&last.expect("a version was announced"));
+    announcements.produce([Record { partition: Some(0), ..Record::upsert("x", less) }]);
+    process.signal("CONT");
+    let refused = json_of(asked.join().expect("it asked"), 400);
+    assert!(refused["detail"].as_str().expect("a text").contains("it was cleaned just now"), "{refused}");
+    let now = steering.pinned().await.expect("it answers").expect("the pin before stands again");
+    assert_eq!(now.id, before.id);
+    // Neither can be pinned anew, though the topic holds them.
+    for version in [Version(2), newest.next()] {
+        let outcome = steering.pin(&one(version), "the test", "").await;
+        assert_eq!(outcome.is_ok(), version > newest, "{outcome:?}");
+    }
+    process.stop(LONG);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_made_when_somebody_asks_for_it() {
+    let mut setting = Setting::new("asked", 1, SCHEMA);
+    produce(&mut setting, 0);
+    let instance = Instance::new(&setting, "one");
+    instance.append("[http]\nadmin_token = \"s3cret\"\n");
+    let process = instance.started();
+    let ask = || -> Value {
+        let out = instance.run(&["snapshot"], &["--output", "json", "--wait", "60s"]).expect_code(0);
+        serde_json::from_str(&out.stdout).expect("it is JSON")
+    };
+    // The first load makes one anyway.
+    let first = ask()["version"].as_u64().expect("a number");
+    produce(&mut setting, 1);
+    let changed = wait_until("the change is announced", LONG, || {
+        let versions = instance.versions();
+        let last = versions.last().cloned().expect("a version");
+        let changed = versions.iter().filter(|version| version["upserts"].as_u64() > Some(0)).count();
+        if changed >= 2 { Ok(last["version"].as_u64().expect("a number")) } else { Err(last.to_string()) }
+    });
+    let made = ask();
+    assert_eq!(made["made"], true, "{made}");
+    assert!(made["version"].as_u64() >= Some(changed) && made["version"].as_u64() > Some(first), "{made}");
+    let again = ask();
+    assert_eq!((&again["made"], &again["version"]), (&json!(false), &made["version"]), "{again}");
+    let route = format!("/admin/datasets/{}/snapshot", setting.dataset());
+    let there = json_of(instance.post(&route, Some("s3cret"), ""), 200);
+    assert_eq!((&there["there"], &there["version"]), (&json!(true), &made["version"]), "{there}");
+    process.stop(LONG).expect_code(0);
+}
