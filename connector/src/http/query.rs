@@ -129,7 +129,34 @@ impl<'a, const N: usize> Query<'a, N> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn encode(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("%{byte:02X}")).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_come_back_and_any_text_is_read_or_refused(
+            keys in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6), 0..5),
+            text in "[%+&=a-c0-9\\PC]{0,40}",
+        ) {
+            let query = keys.iter().map(|key| format!("key={}", encode(key))).collect::<Vec<_>>().join("&");
+            let (_, read) = Query::with_list(Some(&query), ["limit"], |name| name == "key").unwrap();
+            let read: Vec<Vec<u8>> = read.into_iter().map(|(_, key)| key.into_owned()).collect();
+            prop_assert_eq!(read, keys);
+            if let Ok((query, listed)) = Query::with_list(Some(&text), ["limit"], |_| true) {
+                let limits = text.split("&").filter(|pair| pair.split("=").next() == Some("limit")).count();
+                prop_assert!(limits <= 1 && query.bytes("limit").is_some() == (limits == 1));
+                prop_assert_eq!(listed.len() + limits, text.split("&").filter(|pair| !pair.is_empty()).count());
+            }
+            if let Ok(decoded) = decode_path(&text) {
+                prop_assert!(decoded.len() <= text.len());
+            }
+        }
+    }
 
     #[test]
     fn paths_are_bytes() {
