@@ -23,6 +23,7 @@ mod restart;
 mod restore;
 mod sources;
 mod shifts;
+mod steering;
 mod subsets;
 mod writes;
 
