@@ -72,6 +72,8 @@ pub mod disk;
 #[doc(hidden)]
 pub mod blob;
 #[doc(hidden)]
+pub mod webhook;
+#[doc(hidden)]
 pub mod telemetry;
 
 // the shared room: a version in memory, the same for writer and readers
@@ -98,6 +100,7 @@ pub mod cli;
 #[doc(hidden)]
 pub mod demo;
 
+pub use consumer::listen::{Begin, ChangeSet, Failed, Listener, Listening, Tries};
 pub use consumer::{Bounds, Consumer, ConsumerBuilder, Fixed, Guard};
 pub use error::{Error, ErrorKind, Result};
 pub use producer::{Farewell, Landed, Producer, ProducerBuilder, Publication, Write, Written};

@@ -44,8 +44,13 @@ pub(crate) const DRAWING: &[Group] = &[
 ];
 
 /// The crates that one room alone uses.
-pub(crate) const ONE_USER: &[(&str, &str)] =
-    &[("rdkafka", "kafka"), ("rocksdb", "disk"), ("object_store", "blob")];
+pub(crate) const ONE_USER: &[(&str, &str)] = &[
+    ("rdkafka", "kafka"),
+    ("rocksdb", "disk"),
+    ("object_store", "blob"),
+    ("hyper_rustls", "webhook"),
+    ("ring", "webhook"),
+];
 
 /// The files that may hold `unsafe`.
 pub(crate) const UNSAFE: &[&str] = &["view/map.rs", "kafka/ids.rs"];

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use super::load::{Effective, Loaded, path};
 use super::mistakes::{Mistakes, Place, nearest};
-use super::model::{DatasetModel, Model};
+use super::model::{DatasetModel, Model, Values as _, Webhook};
 use super::secret;
 use super::tree;
 use super::values::Keyed;
 use crate::codec::{Codec, ExtraFields, Format, KeyRule};
 use crate::schema::Schema;
+use crate::webhook::Endpoint;
 
 /// What a dataset's records are read with.
 #[derive(Clone, Debug)]
@@ -241,6 +242,7 @@ impl<'a> Check<'a> {
         }
         self.batching(name, dataset);
         self.bounded(name, dataset);
+        self.webhook(name, dataset);
         if self.is_right(&["datasets", name, "source", "format"])
             && let Some(reading) = self.read(name, dataset)
         {
@@ -291,6 +293,30 @@ impl<'a> Check<'a> {
         {
             let what = format!("{most} is less than min_records ({least}): no version would be taken");
             self.wrong(&["datasets", name, "consumer", "guard", "max_records"], what);
+        }
+    }
+
+    fn webhook(&mut self, name: &str, dataset: &DatasetModel) {
+        let webhook = &dataset.webhook;
+        let at = |key: &'static str| ["datasets", name, "consumer", "webhook", key];
+        if webhook.url.is_none() {
+            let idle = Webhook::SECTION.keys.iter().find(|key| self.is_given(&at(key.name)));
+            if let Some(key) = idle {
+                self.wrong(
+                    &at(key.name),
+                    "does nothing without a url: name the receiver, as in url = \"https://…\"",
+                );
+            }
+        } else if let Some(Err(error)) =
+            super::options::webhook(webhook).map(|options| Endpoint::new(&options))
+        {
+            let text = error.to_string();
+            let key = ["secret", "header"].into_iter().find(|word| text.contains(&format!("{word} ")));
+            let key = key.map_or("url", |word| if word == "secret" { "secret" } else { "headers" });
+            self.wrong(&at(key), text);
+        }
+        if webhook.max_backoff.0 < webhook.retry_backoff.0 {
+            self.wrong(&at("max_backoff"), "is shorter than retry_backoff");
         }
     }
 

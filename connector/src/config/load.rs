@@ -12,7 +12,7 @@ use super::layers::{Layer, Origin, Reader};
 use super::mistakes::{Mistakes, Place};
 use super::model::{
     Bounds, Dataset, DatasetModel, Fallback, Held, Http, Kafka, Log, Model, Process, Producer, SECTIONS,
-    SchemaRegistry, Source, Storage, Values,
+    SchemaRegistry, Source, Storage, Values, Webhook,
 };
 use super::profile;
 use super::secret::Properties;
@@ -254,6 +254,7 @@ fn model(effective: &Effective, datasets: &BTreeMap<String, Place>) -> Model {
         own: effective.section::<Dataset>(&path(&["datasets", name])),
         source: effective.section::<Source>(&path(&["datasets", name, "source"])),
         bounds: effective.section::<Bounds>(&path(&["datasets", name, "consumer", "guard"])),
+        webhook: effective.section::<Webhook>(&path(&["datasets", name, "consumer", "webhook"])),
         producer: producer(&["datasets", name, "producer"]),
         consumer: effective.section::<Held>(&path(&["datasets", name, "consumer"])),
     };

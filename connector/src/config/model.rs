@@ -349,6 +349,35 @@ section! {
     }
 }
 
+section! {
+    /// A webhook that is told of the dataset's changes, by each process that reads it with this section; off without a `url`.
+    /// See operations.md.
+    Webhook at "datasets.*.consumer.webhook" {
+        /// Where changes are sent: `http://` or `https://`.
+        url: Option<Secret> = Text, Unset;
+        /// Signs what is sent, as Standard Webhooks says: `whsec_` and base64, or any text.
+        secret: Option<Secret> = Text, Unset;
+        /// More headers, each as `Name: value`.
+        headers: Option<Vec<Secret>> = Texts, Unset;
+        /// Most changes in one request. A request also ends once its keys and values have 4 MiB.
+        batch_size: usize = Whole(1, 100_000), Is("100");
+        /// Longest time for one attempt.
+        timeout: Span = Kind::Span(1), Is("10s");
+        /// Attempts after the first, before the changes become dead letters. Attempts while the receiver is away do not count.
+        max_retry_attempts: u32 = Whole(0, 1_000), Is("5");
+        /// First wait between attempts; it doubles.
+        retry_backoff: Span = Kind::Span(1), Is("500ms");
+        /// Longest wait between attempts.
+        max_backoff: Span = Kind::Span(1), Is("30s");
+        /// Failures in a row that open the circuit breaker.
+        circuit_breaker_threshold: u32 = Whole(1, 1_000_000), Is("10");
+        /// How long it stays open before it lets one attempt through.
+        circuit_breaker_reset: Span = Kind::Span(1), Is("30s");
+        /// What is sent at its very first start: all records, or only what changes from then on.
+        start: String = Choice(&["everything", "newest"]), Is("everything");
+    }
+}
+
 /// Every section, in the order of the documentation.
 pub const SECTIONS: &[Section] = &[
     Process::SECTION,
@@ -368,6 +397,7 @@ pub const SECTIONS: &[Section] = &[
     Source::SECTION,
     Held::SECTION,
     Bounds::SECTION,
+    Webhook::SECTION,
 ];
 
 /// Flags for experimental optimisations: name and meaning. Off by default; this release has none.
@@ -403,6 +433,8 @@ pub struct DatasetModel {
     pub source: Source,
     /// `consumer.guard`
     pub bounds: Bounds,
+    /// `consumer.webhook`
+    pub webhook: Webhook,
     /// `[producer]` with this dataset's overrides.
     pub producer: Producer,
     /// `consumer`

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::Config;
 use super::mistakes::Place;
-use super::model::{Bounds, DatasetModel, Held, Producer};
+use super::model::{Bounds, DatasetModel, Held, Producer, Webhook};
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
 use crate::codec::Filter;
+use crate::consumer::listen::{Begin, Listening, Tries};
 use crate::telemetry::Metrics;
 use crate::telemetry::log::{Form, Level};
 use crate::version::{Shard, Version};
@@ -184,6 +185,9 @@ impl Config {
             memory_limit: consumer.memory_limit.0,
             ready_when_any: http.ready_when == "any",
             serve_stale: http.serve_stale,
+            listeners: listeners(&dataset.webhook, &shared.clock)?,
+            listener_dir: self.data_dir().join("listeners"),
+            dead_letters: dataset.own.dead_letters.clone(),
             clock: shared.clock.clone(),
             entropy: shared.entropy.clone(),
             metrics: shared.metrics.consumer(name, Shard(0)),
@@ -235,6 +239,35 @@ fn guards(bounds: &Bounds) -> consumer::Guards {
         guards.push(Arc::new(bounds));
     }
     guards
+}
+
+/// A dataset's webhook, where it has one.
+pub(super) fn webhook(webhook: &Webhook) -> Option<crate::webhook::Options> {
+    Some(crate::webhook::Options {
+        url: webhook.url.as_ref()?.expose().to_owned(),
+        secret: webhook.secret.as_ref().map(|secret| secret.expose().to_owned()),
+        headers: webhook.headers.iter().flatten().map(|header| header.expose().to_owned()).collect(),
+        timeout: webhook.timeout.0,
+    })
+}
+
+fn listeners(model: &Webhook, clock: &Clock) -> Result<Vec<Listening>> {
+    let Some(options) = webhook(model) else { return Ok(Vec::new()) };
+    let begin = match model.start.as_str() {
+        "newest" => Begin::Newest,
+        _ => Begin::Everything,
+    };
+    let tries = Tries {
+        more: model.max_retry_attempts,
+        first_wait: model.retry_backoff.0,
+        longest_wait: model.max_backoff.0,
+        breaker_threshold: model.circuit_breaker_threshold,
+        breaker_reset: model.circuit_breaker_reset.0,
+    };
+    let listening = Listening::webhook(&options, model.batch_size, begin, tries, clock.clone());
+    let listening =
+        listening.map_err(|error| Error::because(ErrorKind::Config, "preparing the webhook", error))?;
+    Ok(vec![listening])
 }
 
 /// Entropy and clock of the system.

@@ -23,6 +23,13 @@ impl fmt::Debug for Properties {
 /// whatever its path: who fetches a value from outside the file has a reason.
 pub fn is_secret(path: &[String]) -> bool {
     let Some(name) = path.last() else { return false };
+    if let [.., webhook, name] = path
+        && webhook == "webhook"
+        && ["url", "headers"].contains(&name.as_str())
+    {
+        // Who may post to a URL is often whoever knows it; headers carry tokens.
+        return true;
+    }
     let name = name.to_ascii_lowercase();
     ["password", "secret", "token"].iter().any(|word| name.contains(word))
         || ["sasl.", "ssl.key.", "ssl_key"].iter().any(|prefix| name.starts_with(prefix))

@@ -513,3 +513,36 @@ fn what_a_reader_holds_and_takes_is_read_and_contradictions_are_said() {
         assert!(wrong.contains(said), "{wrong}");
     }
 }
+
+#[test]
+fn a_webhook_is_checked_and_never_shown() {
+    let webhook = |lines: &str| format!("{LEAST}[datasets.products.consumer.webhook]\n{lines}\n");
+    let text = webhook("url = \"https://me:pa55@host/pa55\"\nsecret = \"pa55\"\nheaders = [\"X-Key: pa55\"]");
+    let config = case(&text).right();
+    let everything = format!("{}{:?}{config:?}", to_toml(&config.shown()), config.shown());
+    assert!(
+        !everything.contains("pa55") && !format!("{:?}", config.model().datasets).contains("pa55"),
+        "{everything}"
+    );
+    let webhook_at = "datasets.products.consumer.webhook";
+    let at = text.lines().position(|line| line.starts_with("url")).unwrap() + 1;
+    let says = |lines: &str, said: &str| {
+        case(&webhook(lines)).says(&[&format!("stillwell.toml:{at}: {webhook_at}.{said}")]);
+    };
+    says("url = \"ftp://pa55\"", "url: the URL is neither http:// nor https://");
+    says(
+        "batch_size = 5",
+        "batch_size: does nothing without a url: name the receiver, as in url = \"https://…\"",
+    );
+    let url = "\nurl = \"http://host/\"";
+    says(
+        &format!("secret = \"whsec_pa55!\"{url}"),
+        "secret: the secret begins with whsec_ and goes on as no base64",
+    );
+    says(
+        &format!("headers = [\"a: b\", \"pa55\"]{url}"),
+        "headers: header 2 of the list has no colon: write Name: value",
+    );
+    says(&format!("max_backoff = \"1ms\"{url}"), "max_backoff: is shorter than retry_backoff");
+    says(&format!("urll = \"x\"{url}"), &format!("urll: unknown key; did you mean {webhook_at}.url?"));
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::guard::{Bounds, Guard, Guards};
+use super::listen::{Listener, Listening};
 use super::pin::Fixed;
 use super::{Consumer, Options};
 use crate::blob::Store;
@@ -37,6 +38,9 @@ pub struct ConsumerBuilder {
     filter: Option<String>,
     fields: Option<Vec<String>>,
     indexes: Vec<Vec<String>>,
+    listeners: Vec<Listening>,
+    listener_dir: Option<PathBuf>,
+    dead_letters: Option<String>,
 }
 
 impl ConsumerBuilder {
@@ -60,6 +64,9 @@ impl ConsumerBuilder {
             filter: None,
             fields: None,
             indexes: Vec::new(),
+            listeners: Vec::new(),
+            listener_dir: None,
+            dead_letters: None,
         }
     }
 
@@ -215,6 +222,36 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Acts on the changes of each version, in order: see [`Listener`]. What it has handled is remembered under `name`
+    /// (letters, digits, `.`, `_`, `-`), so that a restart goes on where it stopped. At its first start it is given all
+    /// records, as changes from nothing.
+    #[must_use]
+    pub fn listener(self, name: impl Into<String>, listener: impl Listener) -> Self {
+        self.listening(Listening::new(name, listener))
+    }
+
+    /// The same, with where it begins and how often it is tried.
+    #[must_use]
+    pub fn listening(mut self, listening: Listening) -> Self {
+        self.listeners.push(listening);
+        self
+    }
+
+    /// Where it is remembered what listeners have handled. Not a cache: without it they begin anew. Default: the folder
+    /// `listeners` beside the cache.
+    #[must_use]
+    pub fn listener_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.listener_dir = Some(dir.into());
+        self
+    }
+
+    /// Topic of the dead letters of what a listener does not handle. Default `NAME.dlq`, which the producer makes.
+    #[must_use]
+    pub fn dead_letters(mut self, topic: impl Into<String>) -> Self {
+        self.dead_letters = Some(topic.into());
+        self
+    }
+
     /// How often the announcement topic is looked at, for whether it is still the same one. Default 1 min.
     #[doc(hidden)]
     #[must_use]
@@ -259,7 +296,13 @@ impl ConsumerBuilder {
         let reader = self.reader.unwrap_or_else(|| super::options::default_reader(&self.cache_dir));
         let control = self.control.unwrap_or_else(|| format!("{}.control", self.dataset));
         let announcements = self.announcements.unwrap_or_else(|| format!("{}.announcements", self.dataset));
+        let beside = |name| self.cache_dir.parent().unwrap_or(&self.cache_dir).join(name);
+        let listener_dir = self.listener_dir.unwrap_or_else(|| beside("listeners"));
+        let dead_letters = self.dead_letters.unwrap_or_else(|| format!("{}.dlq", self.dataset));
         Consumer::spawn(Options {
+            listeners: self.listeners,
+            listener_dir,
+            dead_letters,
             metrics: ConsumerMetrics::detached(),
             dataset: self.dataset,
             kafka: self.kafka,

@@ -26,6 +26,7 @@ use super::Options;
 use super::earlier::Earlier;
 use super::guard::Gate;
 use super::open::{Error, Opener, is_same};
+use super::recent::Recent;
 use super::tail::{Announced, Seen};
 use crate::error::chain;
 use crate::format::announcement::{Announcement, Message, SourcePosition};
@@ -106,6 +107,8 @@ pub struct Follower {
     cache: Cache,
     opener: Opener,
     slot: Slot,
+    /// Told of each version, for who acts on all of them.
+    recent: Recent,
     readable: watch::Sender<Readable>,
     merges: JoinSet<Result<Arc<Base>, view::Error>>,
     /// What the newest view was made of.
@@ -122,17 +125,17 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// A follower that swaps views into `slot`.
+    /// A follower that swaps views into the slot of `recent`.
     pub fn new(
         options: Options,
         shard: Shard,
         cache: Cache,
-        slot: Slot,
+        recent: Recent,
         readable: watch::Sender<Readable>,
         earlier: Earlier,
         (remembered, gate): (Option<Pin>, Gate),
     ) -> Follower {
-        let opener = Opener::new(options.clone(), shard, cache.clone());
+        let opener = Opener::new(options.clone(), shard, cache.clone(), recent.clone());
         let mend_backoff = Backoff::new(LOOK_EVERY, options.max_backoff.max(LONGEST_MEND));
         Follower {
             mend_at: None,
@@ -141,7 +144,8 @@ impl Follower {
             shard,
             cache,
             opener,
-            slot,
+            slot: recent.slot().clone(),
+            recent,
             readable,
             merges: JoinSet::new(),
             last: None,
@@ -339,6 +343,7 @@ impl Follower {
             // Costs the next start some time, nothing else.
             tracing::warn!(dataset = self.options.dataset, %error, "the cache cannot note its newest version");
         }
+        self.recent.pass(std::mem::take(&mut self.opener.passed), announcement);
         self.publish(view, announcement, false, pinned);
         self.gate.taken();
         let metrics = &self.options.metrics;
@@ -389,7 +394,11 @@ impl Follower {
         if let Some(view) = confirmed.filter(|view| view.is_stale()) {
             let about = About { stale: false, ..view.about().clone() };
             match view.restate(about) {
-                Ok(view) => self.slot.store(Some(Arc::new(view))),
+                Ok(view) => match announcement.earlier(view.version()) {
+                    Some(announcement) => self.recent.publish(view, &announcement),
+                    // It is the snapshot that the refused one begins with: nobody acts on it before there is another.
+                    None => self.slot.store(Some(Arc::new(view))),
+                },
                 Err(error) => tracing::warn!(dataset, %error, "a view cannot be marked confirmed"),
             }
             self.readable.send_modify(|readable| readable.stale = false);
@@ -414,7 +423,10 @@ impl Follower {
         self.show_memory(&view);
         self.earlier.note(&view, announcement);
         let positions = view.about().positions.clone();
-        self.slot.store(Some(Arc::new(view)));
+        match stale {
+            true => self.slot.store(Some(Arc::new(view))),
+            false => self.recent.publish(view, announcement),
+        }
         let snapshot = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
         self.opener.restored.take_if(|(gone, _)| *gone != snapshot);
         let restored = self.opener.restored.as_ref().map(|(_, what)| what.clone());
@@ -516,6 +528,7 @@ impl Follower {
             Ok(view) => {
                 self.show_memory(&view);
                 self.slot.store(Some(Arc::new(view)));
+                self.recent.rebased();
             }
             Err(error) => {
                 tracing::warn!(dataset = self.options.dataset, %error, "merging failed; the overlay stays");

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  tail ==Seen==> pin ==Seen==> follow -> guard --swaps--> slot <--loads-- view()
-//!  thread         task ^        task        |              (lock-free)     any thread
-//!  control --Told------'                    '--Judged--> publish (task): refusals, into the control topic
-//!  thread
+//!  thread         task ^        task        |     \        (lock-free)     any thread
+//!  control --Told------'                    |      '--> recent ==each version==> listen (a thread each), event streams
+//!  thread                                   '--Judged--> publish (task): refusals, into the control topic
 //! ```
 //!
 //! Owns: the dataset's reading tasks and the slot with the newest view. Does not own: the view itself (`view/`), the
@@ -25,6 +25,8 @@ pub mod pin;
 pub mod open;
 pub mod follow;
 pub mod guard;
+pub mod recent;
+pub mod listen;
 pub mod reader;
 pub mod history;
 pub mod earlier;
@@ -46,7 +48,9 @@ use control::{ControlTail, Told};
 use earlier::Earlier;
 use follow::{Follower, Readable, Slot};
 use guard::{Gate, Judged};
+use listen::{Report, Runner};
 use pin::PinStage;
+use recent::Recent;
 use tail::{Tail, TailStatus};
 
 /// Announcements that wait for the follower: it skips to the newest, so more would only be memory.
@@ -101,9 +105,26 @@ impl Consumer {
         let (held, held_in) = mpsc::channel(ANNOUNCEMENTS);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        let fetcher = Fetcher::new(options.store.clone(), cache.clone()).holding(options.hold.clone());
+        let recent =
+            Recent::new(slot.clone(), Some(fetcher.clone()), !options.guards.is_empty(), stop.clone());
+        let (mut reports, mut runners) = (Vec::new(), Vec::new());
+        for listening in &options.listeners {
+            let report = Report::new(&listening.name);
+            reports.push(report.clone());
+            let runner = Runner::new(listening.clone(), &options, recent.clone(), report, stop.clone());
+            let runner = runner.map_err(|error| {
+                let doing = format!("starting the listener {} of {}", listening.name, options.dataset);
+                Error::because(ErrorKind::Config, doing, error)
+            })?;
+            runners.push(runner);
+        }
         let tail = Tail::new(options.clone(), Shard(0), seen, tail_in);
         let stop_tail = stop.clone();
         tasks.spawn_blocking(move || tail.run(&stop_tail));
+        for runner in runners {
+            tasks.spawn_blocking(move || runner.run());
+        }
         let control = ControlTail::new(options.clone(), told);
         let stop_control = stop.clone();
         tasks.spawn_blocking(move || control.run(&stop_control));
@@ -113,14 +134,13 @@ impl Consumer {
         if !options.guards.is_empty() {
             tasks.spawn(guard::publish(options.clone(), Shard(0), judged_in, told_in, stop.clone()));
         }
-        let fetcher = Fetcher::new(options.store.clone(), cache.clone()).holding(options.hold.clone());
         let earlier = Earlier::new(fetcher, options.clock.clone());
         let gate = Gate::new(options.guards.clone(), judged);
         let follower = Follower::new(
             options.clone(),
             Shard(0),
             cache,
-            slot.clone(),
+            recent.clone(),
             readable_in,
             earlier.clone(),
             (remembered, gate),
@@ -131,7 +151,7 @@ impl Consumer {
             let token = stop_follower.clone();
             token.run_until_cancelled(follower.run(held_in, stop_follower)).await;
         });
-        let reader = Reader::new(&options, slot, readable, tail_status, pin_status, earlier);
+        let reader = Reader::new(&options, (recent, reports), readable, tail_status, pin_status, earlier);
         Ok(Consumer { reader, tasks, stop })
     }
 

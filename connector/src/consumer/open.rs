@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::Options;
+use super::recent::Recent;
 use crate::error::chain;
 use crate::format::announcement::Announcement;
 use crate::record::TopicId;
@@ -52,13 +53,17 @@ pub struct Opener {
     schema: Option<Arc<Schema>>,
     /// Older announcements, once they were needed.
     past: Past,
+    /// Asked whether versions that are stepped over are to be seen all the same.
+    recent: Recent,
+    /// Those, of the last [`Opener::apply`].
+    pub passed: Vec<View>,
     /// The snapshot that was gone when the newest view was made, and what was.
     pub restored: Option<(Version, String)>,
 }
 
 impl Opener {
     /// An opener by way of `cache`.
-    pub fn new(options: Options, shard: Shard, cache: Cache) -> Opener {
+    pub fn new(options: Options, shard: Shard, cache: Cache, recent: Recent) -> Opener {
         let metrics = &options.metrics;
         let reads = Reads::on(metrics.zero_copy_reads_total.clone(), metrics.fallback_reads_total.clone());
         Opener {
@@ -68,6 +73,8 @@ impl Opener {
             reads: Arc::new(reads),
             schema: None,
             past: Past::new(options.kafka.clone(), &options.announcements, options.clock.clone()),
+            recent,
+            passed: Vec::new(),
             restored: None,
             options,
             shard,
@@ -96,14 +103,18 @@ impl Opener {
     pub async fn apply(&mut self, held: &View, announcement: &Announcement) -> Result<View, Error> {
         let version = announcement.version;
         let failed = |source| Error::View { version, source };
+        self.passed.clear();
         let about = About::announced(announcement, self.schema(announcement)?);
         let mut view = held.clone();
         for delta in announcement.chain.iter().filter(|delta| delta.version > held.version()) {
-            // Versions in between are stepped over: their facts are not known, and nobody sees them.
+            // Versions in between are stepped over: their facts are not known, and no reader sees them.
             let life = Life { epoch: delta.epoch, ..about.life };
             let facts = About { version: delta.version, life, ..about.clone() };
             let inline = announcement.inline.clone().filter(|_| delta.version == version);
             view = self.fetcher.apply(&view, delta, inline, facts).await.map_err(failed)?;
+            if self.recent.wants(delta.version, version) {
+                self.passed.push(view.clone());
+            }
         }
         view.restate(about).map_err(failed)
     }

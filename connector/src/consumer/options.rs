@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::guard::Guards;
 use super::history::Topics;
+use super::listen::Listening;
 use super::pin::Fixed;
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
@@ -70,6 +71,12 @@ pub struct Options {
     pub ready_when_any: bool,
     /// Serve a cached version while Kafka is away.
     pub serve_stale: bool,
+    /// Who acts on changes.
+    pub listeners: Vec<Listening>,
+    /// Where it is written down what they have handled.
+    pub listener_dir: PathBuf,
+    /// Topic of the dead letters of what they do not handle.
+    pub dead_letters: String,
     /// Time.
     pub clock: Clock,
     /// Chance.

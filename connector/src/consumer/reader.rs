@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwapOption, Guard};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::earlier::Earlier;
-use super::follow::{Readable, Slot};
+use super::follow::Readable;
+use super::listen::{Report, Told};
 use super::pin::PinStatus;
+use super::recent::Recent;
 use super::tail::TailStatus;
 use super::{Options, Status, nothing};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,7 +27,8 @@ pub struct Reader(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     dataset: String,
-    slot: Slot,
+    recent: Recent,
+    listeners: Vec<Report>,
     empty: View,
     readable: watch::Receiver<Readable>,
     tail: watch::Receiver<TailStatus>,
@@ -38,7 +42,7 @@ struct Inner {
 impl Reader {
     pub(super) fn new(
         options: &Options,
-        slot: Slot,
+        (recent, listeners): (Recent, Vec<Report>),
         readable: watch::Receiver<Readable>,
         tail: watch::Receiver<TailStatus>,
         pin: watch::Receiver<PinStatus>,
@@ -46,7 +50,8 @@ impl Reader {
     ) -> Reader {
         Reader(Arc::new(Inner {
             dataset: options.dataset.clone(),
-            slot,
+            recent,
+            listeners,
             empty: nothing(&options.dataset),
             readable,
             tail,
@@ -70,10 +75,12 @@ impl Reader {
         };
         let tail = TailStatus { reachable: Some(true), circuit: Circuit::Closed, error: None };
         let dataset = view.identity().dataset.to_string();
+        let slot = Arc::new(ArcSwapOption::new((view.version() > Version(0)).then(|| Arc::new(view))));
         Reader(Arc::new(Inner {
             empty: nothing(&dataset),
             dataset,
-            slot: Arc::new(ArcSwapOption::new((view.version() > Version(0)).then(|| Arc::new(view)))),
+            recent: Recent::new(slot, None, false, CancellationToken::new()),
+            listeners: Vec::new(),
             readable: watch::channel(readable).1,
             tail: watch::channel(tail).1,
             pin: watch::channel(PinStatus::default()).1,
@@ -91,7 +98,7 @@ impl Reader {
     /// The newest readable view, borrowed out of its slot: neither a lock nor a count that other readers share. For
     /// one read; what is held longer is better taken by [`Reader::view`]. `None`: no version is readable yet.
     pub fn load(&self) -> Guard<Option<Arc<View>>> {
-        self.0.slot.load()
+        self.0.recent.slot().load()
     }
 
     /// The newest readable version: immutable, never locks, stays readable as long as it is held. Before the first
@@ -145,6 +152,16 @@ impl Reader {
             tail: self.0.tail.borrow().clone(),
             pin: self.0.pin.borrow().clone(),
         }
+    }
+
+    /// The newest versions one by one, for who acts on each.
+    pub fn recent(&self) -> &Recent {
+        &self.0.recent
+    }
+
+    /// How the listeners are doing.
+    pub fn listeners(&self) -> Vec<Told> {
+        self.0.listeners.iter().map(Report::told).collect()
     }
 
     /// Waits until a version is readable that may be served: a caught-up one confirmed by the tail, or what the

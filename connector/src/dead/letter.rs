@@ -7,13 +7,18 @@ use bytes::Bytes;
 
 use crate::codec::{Format, Misfit, Stage, text};
 use crate::format::chunk::{Body, ChunkRecord};
+use crate::format::letter::header::{LISTENER, VERSION};
 use crate::format::letter::{Letter, MAX_MESSAGE, bounded};
 use crate::kafka::Message;
-use crate::record::SourcePartition;
+use crate::record::{SourcePartition, TopicId};
 use crate::schema::{Malformed, Schema};
+use crate::version::Version;
+use crate::view::{Change, Value};
 
 /// The class of letters that hold what did fit, but for which there was no room.
 pub const SHED: &str = "stillwell.Shed";
+/// The class of letters that hold changes which a listener did not handle.
+pub const UNHANDLED: &str = "stillwell.Unhandled";
 
 /// The letter of a record that does not fit.
 pub fn of(misfit: &Misfit, source: &SourcePartition, message: &Message<'_>) -> Letter {
@@ -63,6 +68,58 @@ pub fn of_shed(
         key: key.map(Bytes::copy_from_slice),
         value,
         headers: Vec::new(),
+    })
+}
+
+/// What a listener did not handle, for the letter of each of its changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Unhandled<'a> {
+    /// The listener's name.
+    pub listener: &'a str,
+    /// The stage, as letters and metrics spell it: `listener` or `webhook`.
+    pub stage: &'static str,
+    /// Why, for people.
+    pub why: &'a str,
+    /// The version that holds the change.
+    pub version: Version,
+}
+
+/// The letter of a change that a listener did not handle: the key, and the value as it is now: JSON, or the record's own
+/// bytes where the dataset is raw; null is a delete. Topic, partition and offset are those of the record that brought the
+/// value; of a delete, those of the record that is gone by it, since versions do not keep what deleted it.
+///
+/// # Errors
+/// [`Malformed`] where the value is none of its schema; its page was checked.
+pub fn of_change(change: &Change<'_>, unhandled: &Unhandled<'_>) -> Result<Letter, Malformed> {
+    let value = match change.after() {
+        None => None,
+        Some(value) => match value.raw() {
+            Some(raw) => Some(Bytes::copy_from_slice(raw)),
+            None => {
+                let mut json = String::with_capacity(value.bytes().len() * 2);
+                text::to_json(value.schema(), value.bytes(), &mut json)?;
+                Some(Bytes::from(json))
+            }
+        },
+    };
+    let origin = change.after().or(change.before()).map(Value::source);
+    let unknown = SourcePartition { topic: "".into(), topic_id: TopicId::default(), partition: -1 };
+    let source = origin.and_then(|origin| origin.source.cloned()).unwrap_or(unknown);
+    let (offset, timestamp) = origin.map_or((-1, 0), |origin| (origin.offset, origin.timestamp_ms));
+    let header = |name: &str, value: String| (name.to_owned(), Some(Bytes::from(value)));
+    Ok(Letter {
+        source,
+        offset,
+        timestamp,
+        stage: unhandled.stage.to_owned(),
+        class: UNHANDLED.to_owned(),
+        message: bounded(unhandled.why, MAX_MESSAGE).to_owned(),
+        key: Some(Bytes::copy_from_slice(change.key())),
+        value,
+        headers: vec![
+            header(VERSION, unhandled.version.to_string()),
+            header(LISTENER, unhandled.listener.to_owned()),
+        ],
     })
 }
 
@@ -132,5 +189,54 @@ mod tests {
         assert_eq!((letter.offset, letter.timestamp, letter.stage.as_str()), (7, 8, "TASK_PUT"));
         let broken = record(Body::Upsert { key: b"P1", value: b"\x7f" });
         assert!(of_shed(&broken, &source, &json, &schema).is_err());
+    }
+
+    #[test]
+    fn the_letter_of_a_change_holds_the_value_now_and_says_where_it_came_from() {
+        use crate::schema::wire::put_bytes;
+        use crate::version::{Life, Shard};
+        use crate::view::{About, DeltaFile, Identity, View};
+        let source = SourcePartition { topic: "orders".into(), topic_id: TopicId([3; 16]), partition: 1 };
+        let json = r#"{"type": "record", "name": "P", "fields": [{"name": "id", "type": "string"}]}"#;
+        let schema = std::sync::Arc::new(Schema::dataset(json).unwrap());
+        let identity =
+            Identity { dataset: "orders".into(), topic_id: TopicId([9; 16]), shard: Shard(0), shards: 1 };
+        let life = Life { epoch: 1, writer: uuid::Uuid::nil() };
+        let mut views = vec![View::empty(identity.clone(), schema.clone())];
+        for (version, value) in [(1, Some("A")), (2, None)] {
+            let (version, before) = (Version(version), Version(version - 1));
+            let kind = crate::format::container::Kind::Delta;
+            let header = identity.header(kind, version, before, life, &schema, vec![source.clone()]);
+            let mut writer = crate::format::container::Writer::new(Vec::new(), &header).unwrap();
+            let datum = value.map(|value| {
+                let mut datum = Vec::new();
+                put_bytes(&mut datum, value.as_bytes());
+                datum
+            });
+            let stamp = crate::record::Stamp { timestamp: 8, source: 0, offset: 40 + version.0 as i64 };
+            let entry = crate::record::Entry { key: b"a", stamp, value: datum.as_deref() };
+            writer.push(&entry).unwrap();
+            let (_, plain) = writer.finish().unwrap();
+            let delta = DeltaFile::from_plain(plain, &identity, &schema).unwrap();
+            let positions = vec![crate::record::Position { source: source.clone(), offset: 50 }];
+            let about = About { version, life, positions, ..About::nothing(schema.clone()) };
+            let next = views.last().unwrap().apply(std::sync::Arc::new(delta), about).unwrap();
+            views.push(next);
+        }
+        let unhandled =
+            Unhandled { listener: "audit", stage: "webhook", why: "it answered 500", version: Version(7) };
+        let letter = |before: usize, after: usize| {
+            let change = views[after].changes_from(&views[before]).next().unwrap().unwrap();
+            of_change(&change, &unhandled).unwrap()
+        };
+        let upsert = letter(0, 1);
+        assert_eq!((upsert.source.clone(), upsert.offset, upsert.timestamp), (source, 41, 8));
+        assert_eq!((upsert.key, upsert.value), (Some("a".into()), Some(r#"{"id":"A"}"#.into())));
+        assert_eq!((upsert.stage.as_str(), upsert.class.as_str()), ("webhook", UNHANDLED));
+        let header =
+            |name: &str, value: &str| (name.to_owned(), Some(Bytes::copy_from_slice(value.as_bytes())));
+        assert_eq!(upsert.headers, [header("stillwell.version", "7"), header("stillwell.listener", "audit")]);
+        let delete = letter(1, 2);
+        assert_eq!((delete.value, delete.offset), (None, 41), "the record that is gone by it");
     }
 }

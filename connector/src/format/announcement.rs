@@ -138,6 +138,31 @@ impl Announcement {
         Chain { snapshot: self.snapshot.clone(), deltas: self.chain.clone() }
     }
 
+    /// What the announcement of an earlier version of its chain would say, as far as opening that version goes: its
+    /// positions and counts are this one's. `None`: the chain has no delta of that version.
+    pub fn earlier(&self, version: Version) -> Option<Announcement> {
+        if version == self.version {
+            return Some(Announcement { inline: None, ..self.clone() });
+        }
+        let chain: Vec<_> = self.chain.iter().filter(|delta| delta.version <= version).cloned().collect();
+        let delta = chain.last().filter(|delta| delta.version == version)?.clone();
+        let before = match chain.iter().rev().nth(1) {
+            Some(before) => Some((before.version, before.epoch)),
+            None => self.snapshot.as_ref().map(|snapshot| (snapshot.version, snapshot.epoch)),
+        };
+        Some(Announcement {
+            version,
+            life: Life { epoch: delta.epoch, ..self.life },
+            previous: before,
+            upserts: delta.upserts,
+            deletes: delta.deletes,
+            inline: None,
+            delta,
+            chain,
+            ..self.clone()
+        })
+    }
+
     /// Checks what must hold within one announcement; says what does not.
     pub fn check(&self) -> Result<(), String> {
         let broken = |what: &dyn Display| Err(format!("version {}: {what}", self.version));

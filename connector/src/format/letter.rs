@@ -55,9 +55,13 @@ pub mod header {
     pub const VALUE_BLOB: &str = "stillwell.value-blob";
     /// The blob that holds the whole letter, where even key and headers are too large for the topic.
     pub const LETTER_BLOB: &str = "stillwell.letter-blob";
+    /// The version that holds the change, where a listener or webhook did not handle it.
+    pub const VERSION: &str = "stillwell.version";
+    /// The listener.
+    pub const LISTENER: &str = "stillwell.listener";
 
     /// All that describe a failure, that is, all but [`REPLAYS`], which describes the record.
-    pub const OF_A_FAILURE: [&str; 13] = [
+    pub const OF_A_FAILURE: [&str; 15] = [
         TOPIC,
         PARTITION,
         OFFSET,
@@ -71,6 +75,8 @@ pub mod header {
         ORIGINAL_TIMESTAMP,
         VALUE_BLOB,
         LETTER_BLOB,
+        VERSION,
+        LISTENER,
     ];
 }
 
@@ -145,6 +151,15 @@ impl Letter {
             Elsewhere::Nothing => (key, value),
             Elsewhere::Value(_) => (key, None),
             Elsewhere::Whole(_) => (key.filter(|key| key.len() <= MAX_KEY), None),
+        }
+    }
+
+    /// What executed the stage.
+    fn executor(&self) -> &'static str {
+        match self.stage.as_str() {
+            "listener" => "stillwell.consumer.Listener",
+            "webhook" => "stillwell.consumer.Webhook",
+            _ => "stillwell.producer.Validator",
         }
     }
 
@@ -228,7 +243,7 @@ impl Letter {
         put(header::CONNECTOR_NAME, bounded(connector_name, MAX_NAME));
         put(header::TASK_ID, &task_id.to_string());
         put(header::STAGE, bounded(&self.stage, MAX_NAME));
-        put(header::CLASS_NAME, "stillwell.producer.Validator");
+        put(header::CLASS_NAME, self.executor());
         put(header::EXCEPTION_CLASS_NAME, bounded(&self.class, MAX_NAME));
         put(header::EXCEPTION_MESSAGE, bounded(&self.message, MAX_MESSAGE));
         if !replayed {

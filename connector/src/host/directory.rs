@@ -5,14 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::health::{self, Facts, LastMinute, Reading, Status, Writing};
 use crate::clock::Clock;
+use crate::consumer::listen::Told;
 use crate::consumer::tail::{TAIL, UNREACHABLE};
 use crate::consumer::{Reader, Steering};
 use crate::format::control::Refusal;
@@ -35,7 +37,7 @@ pub struct Directory(Arc<Inner>);
 struct Inner {
     /// By name, sorted; fixed from the start on, so that looking one up takes no lock.
     datasets: Vec<Arc<Dataset>>,
-    draining: AtomicBool,
+    draining: CancellationToken,
     clock: Clock,
 }
 
@@ -44,7 +46,7 @@ impl Directory {
     pub fn new(datasets: impl IntoIterator<Item = Dataset>, clock: Clock) -> Directory {
         let mut datasets: Vec<_> = datasets.into_iter().map(Arc::new).collect();
         datasets.sort_by(|a, b| a.name.cmp(&b.name));
-        Directory(Arc::new(Inner { datasets, draining: AtomicBool::new(false), clock }))
+        Directory(Arc::new(Inner { datasets, draining: CancellationToken::new(), clock }))
     }
 
     /// The dataset of that name.
@@ -61,12 +63,22 @@ impl Directory {
 
     /// From here on nothing is ready: the process is about to stop.
     pub fn drain(&self) {
-        self.0.draining.store(true, Ordering::Release);
+        self.0.draining.cancel();
+    }
+
+    /// Whether the process is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.is_cancelled()
+    }
+
+    /// Waits until the process is about to stop: answers that never end by themselves end then.
+    pub async fn drained(&self) {
+        self.0.draining.cancelled().await;
     }
 
     /// What keeps the process from being ready; nothing: it is.
     pub fn not_ready(&self) -> Vec<String> {
-        if self.0.draining.load(Ordering::Acquire) {
+        if self.0.draining.is_cancelled() {
             return vec!["the process is shutting down".to_owned()];
         }
         self.0
@@ -147,8 +159,11 @@ pub struct Health {
     pub memory_usage: u64,
     /// Bytes of files that its versions have mapped; the system may drop them from memory.
     pub mapped_bytes: u64,
-    /// The breakers: `kafka_tail` of the reading side; `blob_store` and `kafka_transactions` of the writing side.
-    pub circuit: BTreeMap<&'static str, Circuit>,
+    /// The breakers: `kafka_tail` of the reading side, and each listener's by its name; `blob_store` and
+    /// `kafka_transactions` of the writing side.
+    pub circuit: BTreeMap<String, Circuit>,
+    /// Who acts on changes, and how far each is.
+    pub listeners: Vec<Told>,
     /// Records between what this process sees at the far end and what it has done: announced and not yet readable; plus,
     /// where it writes, at the source and not yet announced.
     pub lag: u64,
@@ -297,6 +312,11 @@ impl Dataset {
         self.readable.as_ref().map(|readable| &readable.reader)
     }
 
+    /// The reading side; `None` where this process has none of it.
+    pub fn reading(&self) -> Option<&ReadingSide> {
+        self.readable.as_ref()
+    }
+
     /// The last version that this process announced, with its positions.
     pub fn announced(&self) -> Option<(Version, Vec<Position>)> {
         let announced = self.writer.as_ref()?.announced.borrow();
@@ -349,10 +369,12 @@ impl Dataset {
             let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
             errors.sample(clock.now(), counted)
         };
-        let of_tail = reading.iter().map(|reading| (TAIL, reading.circuit));
+        let listeners = reading.as_ref().map_or(Vec::new(), |reading| reading.listeners.clone());
+        let of_listeners = listeners.iter().map(|told| (told.name.clone(), told.circuit));
+        let of_tail = reading.iter().map(|reading| (TAIL.to_owned(), reading.circuit));
         let of_writer = writing.iter().flat_map(|writing| &writing.circuits);
-        let of_writer = of_writer.map(|report| (report.dependency.name(), report.state));
-        let circuit = of_tail.chain(of_writer).collect();
+        let of_writer = of_writer.map(|report| (report.dependency.name().to_owned(), report.state));
+        let circuit = of_listeners.chain(of_tail).chain(of_writer).collect();
         let announced = self.writer.as_ref().map(|writer| writer.announced.borrow().clone());
         let announced = announced.flatten();
         let version = match &reading {
@@ -397,6 +419,7 @@ impl Dataset {
             memory_usage,
             mapped_bytes,
             circuit,
+            listeners,
             lag,
             announced_at: announced_at.map(rfc3339),
             age_seconds: announced_at.map(|at| (clock.wall_ms() - at).max(0) as f64 / 1_000.0),
@@ -446,6 +469,11 @@ impl ReadingSide {
         ReadingSide { reader, metrics, max_errors_per_minute }
     }
 
+    /// Counts it.
+    pub fn metrics(&self) -> &ConsumerMetrics {
+        &self.metrics
+    }
+
     fn facts(&self, clock: &Clock) -> Reading {
         let consumer::Status { readable, tail, pin } = self.reader.status();
         Reading {
@@ -464,6 +492,7 @@ impl ReadingSide {
             restored: readable.restored,
             pin,
             refused: readable.refused,
+            listeners: self.reader.listeners(),
         }
     }
 }

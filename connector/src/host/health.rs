@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::consumer::PinStatus;
+use crate::consumer::listen::Told;
 use crate::format::control::Refusal;
 use crate::producer::circuit::Report;
 use crate::retry::Circuit;
@@ -68,6 +69,8 @@ pub struct Reading {
     pub pin: PinStatus,
     /// The newest version, where this reader's guard refuses it.
     pub refused: Option<Refusal>,
+    /// Who acts on its changes.
+    pub listeners: Vec<Told>,
 }
 
 /// The writing side at one moment.
@@ -135,6 +138,25 @@ pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>)
                     "version {version} was readable {late:.1?} after its newest record, later than freshness_slo"
                 ),
             );
+        }
+        for Told { name, version, circuit, error, .. } in &reading.listeners {
+            // What is wrong with a listener is no reader's concern: they have the newest version.
+            match (circuit, error) {
+                (Circuit::Closed, None) => {}
+                (Circuit::Closed, Some(error)) => {
+                    say(
+                        Status::Degraded,
+                        format!("listener {name} is at version {version} and fails: {error}"),
+                    );
+                }
+                (Circuit::Open | Circuit::HalfOpen, error) => {
+                    let (state, why) = (circuit.name(), error.as_deref().unwrap_or("it failed too often"));
+                    say(
+                        Status::Degraded,
+                        format!("listener {name} is at version {version}, its circuit is {state}: {why}"),
+                    );
+                }
+            }
         }
         if reading.version == Version(0) {
             say(Status::Degraded, "no version is readable yet".to_owned());
@@ -261,6 +283,7 @@ mod tests {
             restored: None,
             pin: PinStatus::default(),
             refused: None,
+            listeners: Vec::new(),
         }
     }
 
@@ -384,6 +407,32 @@ mod tests {
             let (judged, reasons) = judged(Facts { writing: Some(writing), ..Facts::default() });
             assert_eq!(judged, status);
             assert!(reasons.contains(word), "{reasons}");
+        }
+    }
+
+    #[test]
+    fn a_listener_that_fails_degrades_and_says_how_far_it_is() {
+        let told = |circuit, error: Option<&str>| Told {
+            name: "webhook".into(),
+            version: Version(5),
+            circuit,
+            error: error.map(str::to_owned),
+            letters: 0,
+        };
+        for (circuit, error, status, said) in [
+            (Circuit::Closed, None, Status::Healthy, ""),
+            (
+                Circuit::Closed,
+                Some("500"),
+                Status::Degraded,
+                "listener webhook is at version 5 and fails: 500",
+            ),
+            (Circuit::Open, Some("500"), Status::Degraded, "version 5, its circuit is open: 500"),
+        ] {
+            let reading = Reading { listeners: vec![told(circuit, error)], ..reading() };
+            let (judged, reasons) = judged(Facts { reading: Some(reading), ..Facts::default() });
+            assert_eq!(judged, status);
+            assert!(reasons.contains(said), "{reasons}");
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  accept (serve.rs) --> route --> records.rs  one record, some, or a page of them, out of the view of the moment
+//!     |                       |--> changes.rs what changes, as server-sent events, for as long as the client likes
 //!     |                       |--> writes.rs   a record put or deleted, for who has the token (token.rs)
 //!     |                       |--> storm.rs    whether too much fails, and that it may; with the token too
 //!     |                       |--> pacing.rs   how fast a dataset is written, shown and changed; with the token too
@@ -25,6 +26,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, Uri};
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::config::values::Secret;
@@ -32,6 +34,7 @@ use crate::host::Directory;
 use crate::telemetry::Metrics;
 
 pub mod problem;
+mod changes;
 mod datasets;
 mod pacing;
 mod query;
@@ -44,13 +47,14 @@ mod token;
 mod vitals;
 mod writes;
 
+pub use changes::MAX_STREAMS;
 pub use serve::{Listener, MAX_CONNECTIONS};
 
 use problem::Problem;
 use token::Token;
 
 /// The routes, as a request to an unknown one is told.
-const ROUTES: [&str; 9] = [
+const ROUTES: [&str; 10] = [
     "/health",
     "/ready",
     "/live",
@@ -60,6 +64,7 @@ const ROUTES: [&str; 9] = [
     "/v1/datasets/{name}/records?prefix=&from=&to=&limit=&next=&version=",
     "/v1/datasets/{name}/records?key=&key=&version=",
     "/v1/datasets/{name}/records/{key}?version=",
+    "/v1/datasets/{name}/changes?since=",
 ];
 
 /// The routes that want the token.
@@ -84,6 +89,8 @@ struct Inner {
     started_ms: i64,
     /// Without one the admin routes are off.
     token: Option<Token>,
+    /// Room for clients that follow changes.
+    streams: Arc<Semaphore>,
 }
 
 impl App {
@@ -95,7 +102,8 @@ impl App {
     /// The same, and with a token the admin routes for who brings it. An empty one is none.
     pub fn with_admin(directory: Directory, metrics: Metrics, clock: Clock, token: Option<&Secret>) -> App {
         let started_ms = clock.wall_ms();
-        App(Arc::new(Inner { directory, metrics, clock, started_ms, token: token.and_then(Token::new) }))
+        let (token, streams) = (token.and_then(Token::new), Arc::new(Semaphore::new(MAX_STREAMS)));
+        App(Arc::new(Inner { directory, metrics, clock, started_ms, token, streams }))
     }
 
     /// Whether a request may use the admin routes.
@@ -127,6 +135,7 @@ impl App {
             // The empty key, which the pattern above does not match.
             .route("/v1/datasets/{name}/records/", record())
             .route("/v1/datasets/{name}/records", get(records::several))
+            .route("/v1/datasets/{name}/changes", get(changes::changes))
             .route("/v1/datasets/{name}", get(datasets::one))
             .route("/v1/datasets", get(datasets::all))
             .route("/health", get(vitals::health))

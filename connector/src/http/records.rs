@@ -5,6 +5,7 @@
 //! version either gets them all from it or learns that it cannot be had here.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
@@ -265,17 +266,17 @@ pub(super) fn parts(path: &str) -> (&str, &str) {
 }
 
 /// The dataset of an encoded name.
-pub(super) fn dataset<'a>(app: &'a App, name: &str) -> Result<&'a Dataset, Problem> {
+pub(super) fn dataset<'a>(app: &'a App, name: &str) -> Result<&'a Arc<Dataset>, Problem> {
     let decoded = decode_path(name)?;
     let found = std::str::from_utf8(&decoded).ok().and_then(|name| app.0.directory.get(name));
-    found.map(|dataset| &**dataset).ok_or_else(|| {
+    found.ok_or_else(|| {
         let names: Vec<_> = app.0.directory.all().iter().map(|dataset| dataset.name()).collect();
         let name = String::from_utf8_lossy(&decoded);
         Problem::not_found(format!("there is no dataset {name} here")).with("datasets", names)
     })
 }
 
-fn reader(dataset: &Dataset) -> Result<&Reader, Problem> {
+pub(super) fn reader(dataset: &Dataset) -> Result<&Reader, Problem> {
     dataset.reader().ok_or_else(|| {
         Problem::not_found(format!(
             "this process writes dataset {} and does not read it; ask one that runs with --role consumer, or both",

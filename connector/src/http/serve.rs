@@ -25,6 +25,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub const MAX_CONNECTIONS: usize = 4_096;
 /// How long a connection may take to send a request's head, and how long it may idle before the next one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long what was sent may stay unread by the other side. Longer than an event stream waits, which then says so.
+const UNREAD: Duration = Duration::from_secs(60);
 /// After an error that accepting again at once would only repeat: out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -124,6 +126,9 @@ async fn converse(
     // An answer is one write; waiting for the acknowledgement of the one before would only delay it. That it cannot be
     // set on a connection that is already gone matters to nobody.
     let _ = stream.set_nodelay(true);
+    // A client that reads nothing any more would keep its answer, and what that holds, for ever.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD.as_millis() as u32);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

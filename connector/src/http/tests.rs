@@ -33,7 +33,7 @@ mod reading;
 const SCHEMA: &str = r#"{"type":"record","name":"Product","fields":[{"name":"name","type":"string"}]}"#;
 
 /// A view of version `version`, whose values are products named like their keys.
-fn view(version: u64, keys: &[&[u8]]) -> View {
+pub(super) fn view(version: u64, keys: &[&[u8]]) -> View {
     let schema = Arc::new(Schema::dataset(SCHEMA).unwrap());
     let topic_id = TopicId([7; 16]);
     let identity = Identity { dataset: "products".into(), topic_id, shard: Shard(0), shards: 1 };
@@ -68,7 +68,7 @@ fn view(version: u64, keys: &[&[u8]]) -> View {
     view
 }
 
-fn app(views: impl IntoIterator<Item = View>) -> App {
+pub(super) fn app(views: impl IntoIterator<Item = View>) -> App {
     let clock = Clock::manual(1_700_000_000_000);
     let sides = views.into_iter().map(|view| {
         let reader = Reader::of(view);
@@ -78,7 +78,7 @@ fn app(views: impl IntoIterator<Item = View>) -> App {
     App::new(Directory::new(sides, clock.clone()), Metrics::new(), clock)
 }
 
-async fn ask(app: &App, request: Request<Body>) -> Response {
+pub(super) async fn ask(app: &App, request: Request<Body>) -> Response {
     TowerToHyperService::new(app.router()).call(request).await.unwrap()
 }
 
@@ -86,7 +86,7 @@ async fn body(response: Response) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
-async fn get(app: &App, path: &str) -> Response {
+pub(super) async fn get(app: &App, path: &str) -> Response {
     ask(app, Request::get(path).body(Body::empty()).unwrap()).await
 }
 
@@ -98,7 +98,7 @@ async fn get_json(app: &App, path: &str) -> (StatusCode, Value) {
 }
 
 /// A problem of this status; its detail.
-async fn problem(app: &App, path: &str, status: u16) -> Value {
+pub(super) async fn problem(app: &App, path: &str, status: u16) -> Value {
     let response = get(app, path).await;
     assert_eq!(response.status(), status, "{path}");
     assert_eq!(response.headers()["content-type"], "application/problem+json", "{path}");
@@ -229,7 +229,7 @@ async fn what_there_is_is_listed_and_what_there_is_not_is_a_problem() {
     problem(&app, "/v1/datasets/orders/records/P-1", 404).await;
     problem(&app, "/v1/datasets/%FF/records/P-1", 404).await;
     problem(&app, "/v1/datasets/%f/records/P-1", 400).await;
-    for path in ["/", "/v2", "/v1/datasets/products/changes", "/admin/pin"] {
+    for path in ["/", "/v2", "/v1/datasets/products/change", "/admin/pin"] {
         let routes = problem(&app, path, 404).await;
         assert!(routes["routes"].as_array().unwrap().contains(&json!("/health")), "{routes}");
     }

@@ -114,6 +114,18 @@ families! {
         memory_bytes: By<IntGauge>["kind"],
         /// Dead letters, by the stage that could not process the record.
         dead_letters_total: By<IntCounter>["stage"],
+        /// The version that a listener or webhook has handled.
+        listener_version: By<IntGauge>["listener"],
+        /// Changes that it has handled.
+        listener_changes_total: By<IntCounter>["listener"],
+        /// Attempts that failed.
+        listener_failures_total: By<IntCounter>["listener"],
+        /// One attempt that went well.
+        listener_seconds: By<Histogram>["listener"],
+        /// Clients that follow the changes as server-sent events.
+        change_streams: IntGauge,
+        /// Event streams that this process ended, by why: slow, shutdown, unreadable or closed.
+        change_streams_ended_total: By<IntCounter>["reason"],
     }
 }
 
