@@ -155,11 +155,7 @@ impl View {
 impl Inner {
     /// What is held of `delta`, which follows this version and makes the one that `about` speaks of; and `about` as it
     /// is of what is held.
-    pub(super) fn narrowed(
-        &self,
-        delta: &DeltaFile,
-        about: &About,
-    ) -> Result<(Arc<DeltaFile>, About), Error> {
+    pub(super) fn narrowed(&self, delta: &DeltaFile, about: &About) -> Result<(DeltaFile, About), Error> {
         let narrow = self.hold.narrow(&about.schema)?;
         let internal = |_| Error::Internal("a delta in memory cannot be written");
         let resolve = match Arc::ptr_eq(delta.schema(), &narrow.whole)
@@ -204,7 +200,7 @@ impl Inner {
         }
         let (_, plain) = writer.finish().map_err(internal)?;
         let delta = DeltaFile::from_plain(plain, &self.identity, &narrow.kept)?;
-        Ok((Arc::new(delta), About { schema: narrow.kept, records, ..about.clone() }))
+        Ok((delta, About { schema: narrow.kept, records, ..about.clone() }))
     }
 
     /// Facts about this very version, as they are of what is held of it.

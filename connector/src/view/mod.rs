@@ -183,17 +183,17 @@ impl View {
             (None, None) => None,
             _ => return Err(Error::Gap("a chain with a snapshot, and files without, or the reverse".into())),
         };
-        let mut deltas: Vec<Arc<DeltaFile>> = Vec::with_capacity(chain.deltas.len());
+        let mut deltas: Vec<DeltaFile> = Vec::with_capacity(chain.deltas.len());
         for (held, delta) in files.deltas.iter().zip(&chain.deltas) {
             // Neighbours share their schema, also where it is an older one than the version's.
             let known = deltas.last().map_or(&about.schema, |last| last.schema());
-            deltas.push(Arc::new(DeltaFile::open(held, identity, delta, known)?));
+            deltas.push(DeltaFile::open(held, identity, delta, known)?);
         }
         let mut held = base.iter().flat_map(|base| base_files(base)).collect::<Vec<_>>();
         held.extend(
             chain.deltas.iter().zip(&files.deltas).map(|(delta, held)| (delta.version, held.clone())),
         );
-        let layers = Layers { base, overlay: Overlay::of(deltas)?, files: held };
+        let layers = Layers { base, overlay: Overlay::of(&deltas)?, files: held };
         View::assemble(identity.clone(), about, layers, Arc::default(), Arc::default())
     }
 
@@ -221,11 +221,11 @@ impl View {
             let mut files = Vec::with_capacity(inner.files.len() + 1);
             files.extend_from_slice(&inner.files);
             files.extend(delta.held().map(|held| (header.version, held.clone())));
-            let layers = Layers { base: inner.base.clone(), overlay: inner.overlay.with(delta)?, files };
+            let layers = Layers { base: inner.base.clone(), overlay: inner.overlay.with(&delta)?, files };
             return inner.remade(about, layers);
         }
         let (delta, about) = inner.narrowed(&delta, &about)?;
-        let layers = Layers { overlay: inner.overlay.with(delta)?, ..inner.layers() };
+        let layers = Layers { overlay: inner.overlay.with(&delta)?, ..inner.layers() };
         inner.remade(about, layers)
     }
 

@@ -59,12 +59,18 @@ struct Ref {
     at: u64,
 }
 
-/// A delta in memory, checked whole.
+/// A delta's bytes, and what it takes to read them: all that a run keeps of it.
 #[derive(Debug)]
-pub struct DeltaFile {
+struct Content {
     header: Header,
     schema: Arc<Schema>,
     data: Data,
+}
+
+/// A delta in memory, checked whole.
+#[derive(Debug)]
+pub struct DeltaFile {
+    content: Arc<Content>,
     refs: Arc<[Ref]>,
     counts: Counts,
     checksum: Checksum,
@@ -92,7 +98,7 @@ impl DeltaFile {
         let file = DeltaFile::parse(data, known).and_then(|file| {
             let blob = &delta.blob;
             let counts = Counts { upserts: delta.upserts, deletes: delta.deletes };
-            identity.expect(&file.header, Kind::Delta, delta.version, delta.epoch)?;
+            identity.expect(file.header(), Kind::Delta, delta.version, delta.epoch)?;
             if file.checksum != blob.plain_checksum {
                 return Err(format!("its checksum is {} instead of {}", file.checksum, blob.plain_checksum));
             }
@@ -112,7 +118,7 @@ impl DeltaFile {
         let foreign = |detail| Error::Foreign { what: "a delta in memory".into(), detail };
         let file = DeltaFile::parse(Data::Owned(bytes.into()), known).map_err(foreign)?;
         identity
-            .expect(&file.header, Kind::Delta, file.header.version, file.header.life.epoch)
+            .expect(file.header(), Kind::Delta, file.header().version, file.header().life.epoch)
             .map_err(foreign)?;
         Ok(file)
     }
@@ -136,7 +142,8 @@ impl DeltaFile {
         }
         let header = reader.into_header();
         let checksum = Checksum::of(data.bytes());
-        Ok(DeltaFile { header, schema, refs: refs.into(), counts, checksum, data, held: None })
+        let content = Arc::new(Content { header, schema, data });
+        Ok(DeltaFile { content, refs: refs.into(), counts, checksum, held: None })
     }
 
     /// With its file in the cache, which then is kept for as long as a view needs it to be found after a restart.
@@ -151,12 +158,12 @@ impl DeltaFile {
 
     /// What it is.
     pub fn header(&self) -> &Header {
-        &self.header
+        &self.content.header
     }
 
     /// The schema of its values.
     pub fn schema(&self) -> &Arc<Schema> {
-        &self.schema
+        &self.content.schema
     }
 
     /// Its entries, counted.
@@ -166,7 +173,7 @@ impl DeltaFile {
 
     /// Its bytes.
     pub fn plain(&self) -> &[u8] {
-        self.data.bytes()
+        self.content.data.bytes()
     }
 
     /// Checksum of its bytes.
@@ -189,17 +196,17 @@ pub(super) fn schema_of(header: &Header, known: &Arc<Schema>) -> Result<Arc<Sche
 /// Entries of one or more deltas by key, each key once.
 #[derive(Clone, Debug)]
 struct Sorted {
-    files: Vec<Arc<DeltaFile>>,
+    files: Vec<Arc<Content>>,
     refs: Arc<[Ref]>,
 }
 
 impl Sorted {
-    fn of(delta: Arc<DeltaFile>) -> Sorted {
-        Sorted { refs: delta.refs.clone(), files: vec![delta] }
+    fn of(delta: &DeltaFile) -> Sorted {
+        Sorted { refs: delta.refs.clone(), files: vec![delta.content.clone()] }
     }
 
     #[inline]
-    fn file(&self, at: Ref) -> Result<(&Arc<DeltaFile>, &[u8]), Error> {
+    fn file(&self, at: Ref) -> Result<(&Arc<Content>, &[u8]), Error> {
         let file = self
             .files
             .get((at.at >> OFFSET_BITS) as usize)
@@ -314,7 +321,7 @@ fn head<'a>(sorted: &'a Sorted, at: Option<&'a Ref>) -> Result<Head<'a>, Error> 
 
 /// A delta was whole when it was opened and now is not: its file was changed under the map.
 #[cold]
-fn changed(file: &DeltaFile) -> Error {
+fn changed(file: &Content) -> Error {
     let what = format!("the delta of version {}", file.header.version);
     match &file.data {
         Data::Mapped(map) => Error::corrupt(map.path(), format!("{what} has changed since it was opened")),
@@ -484,10 +491,10 @@ pub(super) struct Overlay {
 
 impl Overlay {
     /// Out of deltas in the order of their versions.
-    pub fn of(deltas: Vec<Arc<DeltaFile>>) -> Result<Overlay, Error> {
+    pub fn of(deltas: &[DeltaFile]) -> Result<Overlay, Error> {
         // In pairs of neighbours, then pairs of pairs: each entry moves log2 times, and only the last result is hashed.
         let mut layer: Vec<Sorted> =
-            deltas.into_iter().filter(|delta| !delta.refs.is_empty()).map(Sorted::of).collect();
+            deltas.iter().filter(|delta| !delta.refs.is_empty()).map(Sorted::of).collect();
         while layer.len() > 1 {
             let mut above = Vec::with_capacity(layer.len().div_ceil(2));
             for pair in layer.chunks(2) {
@@ -502,7 +509,7 @@ impl Overlay {
     }
 
     /// With one more delta on top. Cost: the delta's entries, and now and then the merging of runs (see above).
-    pub fn with(&self, delta: Arc<DeltaFile>) -> Result<Overlay, Error> {
+    pub fn with(&self, delta: &DeltaFile) -> Result<Overlay, Error> {
         if delta.refs.is_empty() {
             return Ok(self.clone());
         }
@@ -583,7 +590,7 @@ impl Overlay {
             size.memory_bytes += (run.table.len() * 8 + run.sorted.refs.len() * 16) as u64;
             for file in &run.sorted.files {
                 size.deltas += 1;
-                size.plain_bytes += file.plain().len() as u64;
+                size.plain_bytes += file.data.bytes().len() as u64;
                 if let Data::Owned(bytes) = &file.data {
                     size.memory_bytes += bytes.len() as u64;
                 }
