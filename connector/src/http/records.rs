@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -38,8 +38,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const STALE: HeaderName = HeaderName::from_static("stillwell-stale");
 
 /// `GET /v1/datasets/{name}/records/{key}`. The key is what stands in the path, percent-decoded, slashes included.
-pub(super) async fn one(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Response {
-    match read_one(&app, &uri, &headers).await {
+pub(super) async fn one(State(app): State<App>, request: Request) -> Response {
+    let (head, _) = request.into_parts();
+    match read_one(&app, &head.uri, &head.headers).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     }
@@ -77,8 +78,9 @@ fn answer(view: &View, reader: &Reader, key: &[u8], headers: &HeaderMap) -> Resu
 
 /// `GET /v1/datasets/{name}/records`: by `prefix=`, `from=` and `to=` a page of them in the order of the keys' bytes; by
 /// `key=`, as often as there are keys, just those, in that order; by the fields of an index the records that have them.
-pub(super) async fn several(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Response {
-    let asked = match Asked::read(&app, &uri, &headers).await {
+pub(super) async fn several(State(app): State<App>, request: Request) -> Response {
+    let (head, _) = request.into_parts();
+    let asked = match Asked::read(&app, &head.uri, &head.headers).await {
         Ok(Ok(asked)) => asked,
         Ok(Err(not_modified)) => return not_modified,
         Err(problem) => return problem.into_response(),

@@ -33,9 +33,11 @@ pub(super) fn run(settings: &Settings) -> Result<Vec<Measured>> {
     let deltas = (2..2 + VERSIONS).map(|version| made.delta(version, changes)).collect::<Result<Vec<_>>>()?;
 
     let stop = AtomicBool::new(false);
+    let mut before = 0;
     let (mut applied, mut copied, mut at_rest, mut during) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     std::thread::scope(|scope| -> Result<()> {
         at_rest = read(&clock, &slot, settings.records, 200_000, &stop)?;
+        before = anonymous_bytes();
         let reader = scope.spawn(|| read(&clock, &slot, settings.records, usize::MAX, &stop));
         for (delta, bytes) in &deltas {
             let next: Result<View> = runtime.block_on(async {
@@ -54,12 +56,15 @@ pub(super) fn run(settings: &Settings) -> Result<Vec<Measured>> {
         Ok(())
     })?;
     let own = slot.load().overlay().memory_bytes as f64;
-    let (with_overlay, merged) = memory(&clock, &made, slot)?;
+    // The reader's own list is none of it.
+    let before = before + during.capacity() as u64 * 8;
     let records = settings.records as f64;
+    let each = |bytes: u64| (bytes.saturating_sub(before) as f64 / records, "bytes");
+    let (with_overlay, merged) = memory(&clock, &made, slot)?;
     let account = ("the overlay's own account, bytes", own / records);
     Ok(vec![
-        measured("refresh", "anon_bytes_per_record", (with_overlay / records, "bytes"), account),
-        measured("refresh", "anon_bytes_per_record_merged", (merged / records, "bytes"), account),
+        measured("refresh", "anon_bytes_per_record", each(with_overlay), account),
+        measured("refresh", "anon_bytes_per_record_merged", each(merged), account),
         measured(
             "refresh",
             "apply_ms",
@@ -75,8 +80,8 @@ pub(super) fn run(settings: &Settings) -> Result<Vec<Measured>> {
     ])
 }
 
-/// Anonymous memory that the view in the slot takes, and what is left of that when its overlay is merged and let go of.
-fn memory(clock: &Clock, made: &Made, slot: ArcSwap<View>) -> Result<(f64, f64)> {
+/// Anonymous memory with the view in the slot, and with the same version once its overlay is merged and let go of.
+fn memory(clock: &Clock, made: &Made, slot: ArcSwap<View>) -> Result<(u64, u64)> {
     let with = anonymous_bytes();
     let view = slot.into_inner();
     let base = view.merge_snapshot(view.about().life, &made.cache).map_err(failed)?.into_base();
@@ -90,8 +95,7 @@ fn memory(clock: &Clock, made: &Made, slot: ArcSwap<View>) -> Result<(f64, f64)>
         left = left.min(anonymous_bytes());
     }
     drop(merged);
-    let empty = anonymous_bytes();
-    Ok((with.saturating_sub(empty) as f64, left.saturating_sub(empty) as f64))
+    Ok((with, left))
 }
 
 /// Microseconds a get, in bursts, until told to stop or `most` gets are done.
