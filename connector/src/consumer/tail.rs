@@ -232,7 +232,9 @@ impl Tail {
                 return Ok(Stopped);
             }
         }
-        // From here on one long fetch after another, by a client made for it.
+        // From here on one long fetch after another, by a client made for it. The other one goes first: it would go on
+        // fetching as often as it may, whoever asks it.
+        drop(poller);
         let mut poller = Poller::new(&self.options.kafka, &Tuning::tail(&group, self.options.max_backoff))
             .map_err(kafka)?;
         poller.assign(&[(&topic, partition, window.next)]).map_err(kafka)?;
