@@ -105,6 +105,13 @@ impl Entropy {
     }
 }
 
+/// Milliseconds since the Unix epoch as RFC 3339, in UTC.
+pub fn rfc3339(ms: i64) -> String {
+    let ms = u64::try_from(ms).unwrap_or(0);
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(ms);
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

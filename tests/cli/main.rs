@@ -12,6 +12,7 @@ mod container;
 mod demo;
 mod history;
 mod importing;
+mod letters;
 mod log;
 mod readme;
 mod refusals;

@@ -21,6 +21,7 @@ pub mod stale;
 pub mod progress;
 pub mod outcome;
 pub mod replay;
+pub mod text;
 
 use crate::error::ErrorKind;
 use crate::{blob, codec, kafka};

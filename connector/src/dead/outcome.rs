@@ -50,6 +50,19 @@ pub enum Outcome {
     Left(Why, String),
 }
 
+impl Outcome {
+    /// In a word, as programs and people read it.
+    pub fn word(&self, dry_run: bool) -> &'static str {
+        match self {
+            Outcome::Replayed(_) if dry_run => "would-replay",
+            Outcome::Replayed(_) => "replayed",
+            Outcome::Stale(_) => "stale",
+            Outcome::Known(_) => "known",
+            Outcome::Left(..) => "left",
+        }
+    }
+}
+
 /// What is told on the way.
 #[derive(Debug)]
 pub enum Told<'a> {

@@ -90,6 +90,41 @@ impl Selection {
     }
 }
 
+/// A moment, or a time before now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Milliseconds since the Unix epoch.
+    At(i64),
+    /// So many milliseconds ago.
+    Ago(i64),
+}
+
+impl std::str::FromStr for When {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<When, String> {
+        if let Ok(ago) = humantime::parse_duration(text) {
+            return i64::try_from(ago.as_millis())
+                .map(When::Ago)
+                .map_err(|_| "it is too long ago".to_owned());
+        }
+        let at = humantime::parse_rfc3339_weak(text)
+            .map_err(|_| "write a time as 2026-01-31T12:00:00Z, or 2h for two hours ago".to_owned())?;
+        let since = at.duration_since(std::time::UNIX_EPOCH).map_err(|_| "it is before 1970".to_owned())?;
+        i64::try_from(since.as_millis()).map(When::At).map_err(|_| "it is too far away".to_owned())
+    }
+}
+
+impl When {
+    /// Milliseconds since the Unix epoch.
+    pub fn ms(self, now: i64) -> i64 {
+        match self {
+            When::At(at) => at,
+            When::Ago(ago) => now.saturating_sub(ago),
+        }
+    }
+}
+
 fn is_stage(wanted: &str, stage: &str) -> bool {
     connects(wanted).eq_ignore_ascii_case(stage)
 }
@@ -161,6 +196,15 @@ mod tests {
             Other,
             "no key is not the empty one"
         );
+    }
+
+    #[test]
+    fn a_time_is_a_moment_or_how_long_ago() {
+        assert_eq!("2h".parse(), Ok(When::Ago(7_200_000)));
+        assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(When::At(1_000)));
+        assert!("1970-01-02 00:00:00".parse::<When>().is_ok());
+        assert!("yesterday".parse::<When>().is_err());
+        assert_eq!(When::Ago(10).ms(100), 90);
     }
 
     #[test]

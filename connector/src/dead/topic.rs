@@ -57,6 +57,30 @@ impl Topic {
     }
 }
 
+/// Hands out all letters that are there now. Blocks, within a runtime.
+///
+/// # Errors
+/// Kafka's; [`Error::NoTopic`]; [`Error::Stopped`].
+pub fn each(
+    options: &kafka::Options,
+    group: &str,
+    topic: Topic,
+    clock: &Clock,
+    stop: &CancellationToken,
+    mut each: impl FnMut(Found<'_>),
+) -> Result<(), Error> {
+    let ranges = topic.ranges.clone();
+    let mut reader = Reader::new(options, group, topic, clock.clone(), stop.clone())?;
+    for (partition, (low, _)) in (0..).zip(ranges) {
+        reader.begin(partition, low)?;
+        reader.read(partition, |found| {
+            each(found);
+            Ok(ControlFlow::<()>::Continue(()))
+        })?;
+    }
+    Ok(())
+}
+
 /// Reads letters. Each call of [`Reader::read`] goes on with a partition where it is told to.
 pub struct Reader {
     poller: Poller,

@@ -13,8 +13,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::health::{self, Facts, LastMinute, Reading, Status, Writing};
+use super::letters::Letters;
 use crate::clock::Clock;
 use crate::consumer::listen::Told;
+pub use crate::clock::rfc3339;
 use crate::consumer::tail::{TAIL, UNREACHABLE};
 use crate::consumer::{Reader, Steering};
 use crate::format::control::Refusal;
@@ -127,6 +129,8 @@ pub struct Dataset {
     storm: Option<Storm>,
     /// Pins it, and asks for snapshots.
     steering: Option<Steering>,
+    /// What could not be processed, and its way back.
+    letters: Option<Letters>,
     /// Set once, by whoever joins a side that ended by a mistake.
     ended: OnceLock<String>,
     /// Taken only to judge, never by a read.
@@ -248,6 +252,7 @@ impl Dataset {
             pace: None,
             storm: None,
             steering: None,
+            letters: None,
             ended: OnceLock::new(),
             errors: Mutex::default(),
             last_activity: AtomicI64::new(0),
@@ -265,6 +270,13 @@ impl Dataset {
     #[must_use]
     pub fn guarded_by(mut self, storm: Storm) -> Dataset {
         self.storm = Some(storm);
+        self
+    }
+
+    /// The same, with its dead letters.
+    #[must_use]
+    pub fn with_letters(mut self, letters: Letters) -> Dataset {
+        self.letters = Some(letters);
         self
     }
 
@@ -295,6 +307,11 @@ impl Dataset {
     /// What pauses its source when too much fails; `None` where this process does not write it.
     pub fn storm(&self) -> Option<&Storm> {
         self.storm.as_ref()
+    }
+
+    /// Its dead letters; `None` where this process does not write it.
+    pub fn letters(&self) -> Option<&Letters> {
+        self.letters.as_ref()
     }
 
     /// How fast it is written; `None` where this process has no writing side of it.
@@ -519,11 +536,4 @@ impl WritingSide {
             Some(State::Gone) => "gone",
         }
     }
-}
-
-/// Milliseconds since the Unix epoch as RFC 3339, in UTC.
-pub fn rfc3339(ms: i64) -> String {
-    let ms = u64::try_from(ms).unwrap_or(0);
-    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(ms);
-    humantime::format_rfc3339_millis(time).to_string()
 }

@@ -9,20 +9,20 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::directory::rfc3339;
 use crate::dead::found::Found;
 use crate::dead::listing::{Line, Listing};
-use crate::dead::outcome::{Told, Totals};
+use crate::dead::outcome::Told;
 use crate::dead::replay::{self, Asked, Options};
 use crate::dead::select::{Selection, Verdict};
-use crate::dead::topic::{Reader, Topic};
+use crate::dead::topic::Topic;
 use crate::dead::{self, text};
 use crate::kafka::Admin;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, producer};
 
 /// The letters of one dataset. Cheap to clone; clones are the same.
 #[derive(Clone)]
@@ -40,6 +40,21 @@ struct State {
     tasks: JoinSet<()>,
     running: Option<CancellationToken>,
     report: Option<Report>,
+}
+
+/// The dataset as a replay is told of it: its own letters.
+pub fn options(of: &producer::Options) -> Options {
+    Options {
+        kafka: of.kafka.clone(),
+        dataset: of.dataset.clone(),
+        topics: of.topics.clone(),
+        key: of.key.clone(),
+        format: of.format.clone(),
+        schema: of.schema.clone(),
+        letters: of.dead_letters.clone(),
+        store: of.store.clone(),
+        clock: of.clock.clone(),
+    }
 }
 
 /// A replay, under way or ended.
@@ -105,14 +120,22 @@ impl Letters {
             let topic = Topic::look(&admin, &options.letters)?;
             let group = format!("stillwell.{}", options.dataset);
             let mut listing = Listing::default();
-            dead::topic::each(&options.kafka, &group, topic, &options.clock, &stopped, |found: Found<'_>| {
-                let is_meant = selection.judge(&found) == Verdict::Meant;
-                listing.take(&found, is_meant);
-            })?;
+            dead::topic::each(
+                &options.kafka,
+                &group,
+                topic,
+                &options.clock,
+                &stopped,
+                |found: Found<'_>| {
+                    let is_meant = selection.judge(&found) == Verdict::Meant;
+                    listing.take(&found, is_meant);
+                },
+            )?;
             Ok::<_, dead::Error>(listing.lines().take(most).collect())
         });
-        let listed =
-            listed.await.map_err(|panic| Error::because(ErrorKind::Internal, "listing letters panicked", panic))?;
+        let listed = listed
+            .await
+            .map_err(|panic| Error::because(ErrorKind::Internal, "listing letters panicked", panic))?;
         listed.map_err(|error| failed(&self.0.options.letters, error))
     }
 
@@ -124,7 +147,10 @@ impl Letters {
         let mut state = self.state();
         while state.tasks.try_join_next().is_some() {}
         if state.running.is_some() {
-            return Err(Error::new(ErrorKind::Rejected, "a replay of these letters is under way; end it first"));
+            return Err(Error::new(
+                ErrorKind::Rejected,
+                "a replay of these letters is under way; end it first",
+            ));
         }
         let clock = self.0.options.clock.clone();
         let report = Report {
@@ -163,17 +189,25 @@ impl Letters {
             });
             let error = ended.err().map(|error| failed(&options.letters, error).chain());
             tracing::info!(
-                dataset = options.dataset, replayed = totals.replayed, stale = totals.stale, left = totals.unhandled(),
-                dry_run = asked.dry_run, error, "a replay of dead letters has ended"
+                dataset = options.dataset,
+                replayed = totals.replayed,
+                stale = totals.stale,
+                left = totals.unhandled(),
+                dry_run = asked.dry_run,
+                error = error.as_deref(),
+                "a replay of dead letters has ended"
             );
             let (ended_at, totals) = (rfc3339(clock.wall_ms()), text::totals(&totals, asked.dry_run));
-            with(&|report| {
-                report.running = false;
-                report.ended_at = Some(ended_at.clone());
-                report.totals = Some(totals.clone());
-                report.error = error.clone();
+            // Together: who sees that it has ended may begin the next.
+            change(&|state| {
+                state.running = None;
+                if let Some(report) = &mut state.report {
+                    report.running = false;
+                    report.ended_at = Some(ended_at.clone());
+                    report.totals = Some(totals.clone());
+                    report.error = error.clone();
+                }
             });
-            change(&|state| state.running = None);
         });
         Ok(report)
     }

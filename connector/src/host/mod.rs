@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod health;
 pub mod directory;
+pub mod letters;
 pub mod task;
 pub mod goodbye;
 
@@ -36,6 +37,7 @@ use crate::consumer::history::Topics;
 use crate::consumer::{self, Consumer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::producer::{self, Farewell, Producer};
+use letters::Letters;
 use task::{Finished, Label};
 
 /// One dataset and the sides that this process has of it.
@@ -256,11 +258,12 @@ async fn start(part: Part) -> Result<Started> {
         }
         None => None,
     };
-    let mut writing = None;
+    let (mut writing, mut dead) = (None, None);
     let producer = match producer {
         Some(options) => {
             let metrics = options.metrics.clone();
             let log_dir = options.log_dir();
+            dead = Some(Letters::new(letters::options(&options)));
             match Producer::start(options).await {
                 Ok(producer) => {
                     writing = Some(WritingSide::new(&producer, metrics, log_dir));
@@ -281,6 +284,9 @@ async fn start(part: Part) -> Result<Started> {
     if let Some(producer) = &producer {
         dataset = dataset.written_by(producer.writer().clone()).paced_by(producer.pace());
         dataset = dataset.guarded_by(producer.circuits().storm.clone());
+    }
+    if let Some(dead) = dead {
+        dataset = dataset.with_letters(dead);
     }
     Ok(Started { dataset, producer, consumer })
 }

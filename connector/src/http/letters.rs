@@ -53,11 +53,9 @@ async fn listed(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<Response, P
     let text = |name: &str| query.bytes(name).map(|value| String::from_utf8_lossy(value).into_owned());
     let most = match text("max") {
         None => LISTED,
-        Some(max) => max
-            .parse()
-            .ok()
-            .filter(|max| *max <= MOST_LISTED)
-            .ok_or_else(|| Problem::rejected(format!("max is a number of up to {MOST_LISTED}, not {max:?}")))?,
+        Some(max) => max.parse().ok().filter(|max| *max <= MOST_LISTED).ok_or_else(|| {
+            Problem::rejected(format!("max is a number of up to {MOST_LISTED}, not {max:?}"))
+        })?,
     };
     let selection = Selection {
         dataset: letters.options().dataset.clone(),
@@ -68,7 +66,8 @@ async fn listed(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<Response, P
         until: time(letters, "until", text("until"))?,
     };
     let topic = &letters.options().letters;
-    let lines = letters.list(selection, most).await.map_err(|error| Problem::of(error.kind(), error.chain()))?;
+    let lines =
+        letters.list(selection, most).await.map_err(|error| Problem::of(error.kind(), error.chain()))?;
     let lines: Vec<_> = lines.iter().map(|line| text::line(topic, line)).collect();
     Ok(Json(json!({ "letters": lines })).into_response())
 }
@@ -136,7 +135,8 @@ async fn begun(app: &App, request: Request) -> Result<Response, Problem> {
 
 fn time(letters: &Letters, name: &str, given: Option<String>) -> Result<Option<i64>, Problem> {
     let Some(given) = given else { return Ok(None) };
-    let when = When::from_str(&given).map_err(|error| Problem::rejected(format!("{name}={given:?}: {error}")))?;
+    let when =
+        When::from_str(&given).map_err(|error| Problem::rejected(format!("{name}={given:?}: {error}")))?;
     Ok(Some(when.ms(letters.options().clock.wall_ms())))
 }
 

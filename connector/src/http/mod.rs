@@ -4,6 +4,7 @@
 //!  accept (serve.rs) --> route --> records.rs  one record, some, or a page of them, out of the view of the moment
 //!     |                       |--> changes.rs what changes, as server-sent events, for as long as the client likes
 //!     |                       |--> writes.rs   a record put or deleted, for who has the token (token.rs)
+//!     |                       |--> letters.rs  dead letters listed and replayed; with the token too
 //!     |                       |--> storm.rs    whether too much fails, and that it may; with the token too
 //!     |                       |--> pacing.rs   how fast a dataset is written, shown and changed; with the token too
 //!     |                       |--> steer.rs    pinned, unpinned, a snapshot asked for; with the token too
@@ -36,6 +37,7 @@ use crate::telemetry::Metrics;
 pub mod problem;
 mod changes;
 mod datasets;
+mod letters;
 mod pacing;
 mod query;
 mod records;
@@ -68,13 +70,15 @@ const ROUTES: [&str; 10] = [
 ];
 
 /// The routes that want the token.
-const ADMIN_ROUTES: [&str; 6] = [
+const ADMIN_ROUTES: [&str; 8] = [
     "PUT, DELETE /v1/datasets/{name}/records/{key}?topic=&wait=",
     "GET, POST /admin/datasets/{name}/pacing",
     "GET, POST /admin/datasets/{name}/storm",
     "POST /admin/datasets/{name}/pin",
     "POST /admin/datasets/{name}/unpin",
     "POST /admin/datasets/{name}/snapshot",
+    "GET /admin/datasets/{name}/letters?key=&stage=&error=&since=&until=&max=",
+    "GET, POST, DELETE /admin/datasets/{name}/replay",
 ];
 
 /// What the routes need. Cheap to clone.
@@ -127,7 +131,12 @@ impl App {
                 .route("/admin/datasets/{name}/storm", get(storm::get).post(storm::post))
                 .route("/admin/datasets/{name}/pin", post(steer::pin))
                 .route("/admin/datasets/{name}/unpin", post(steer::unpin))
-                .route("/admin/datasets/{name}/snapshot", post(steer::snapshot)),
+                .route("/admin/datasets/{name}/snapshot", post(steer::snapshot))
+                .route("/admin/datasets/{name}/letters", get(letters::list))
+                .route(
+                    "/admin/datasets/{name}/replay",
+                    get(letters::report).post(letters::begin).delete(letters::end),
+                ),
             None => Router::new(),
         };
         admin

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use clap::Args;
 use tokio::runtime::Handle;
 
-use super::{Answer, Edge, Which, Whose, go_on, read, whole};
+use super::{Answer, Edge, Which, Whose, go_on, read};
 use crate::dead::held::Held;
 use crate::dead::select::Verdict;
+use crate::dead::text;
 use crate::{Error, ErrorKind, Result};
 
 /// Writes dead letters as JSON lines, each whole: key, value, headers, and why
@@ -62,7 +63,7 @@ impl Export {
             if let Some(why) = Handle::current().block_on(held.fetch(&given.store))? {
                 tracing::warn!("{why}; what of the letter lies there is missing in its line");
             }
-            let line = whole(&given.letters, &held, found.writer, found.owner);
+            let line = text::whole(&given.letters, &held, found.writer, found.owner);
             match serde_json::to_writer(&mut writing.out, &line).map_err(io::Error::from) {
                 Ok(()) => writing.failed = writing.out.write_all(b"\n").err(),
                 Err(error) => writing.failed = Some(error),

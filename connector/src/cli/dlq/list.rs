@@ -1,15 +1,15 @@
 //! `stillwell dlq list`: one line for each record that failed.
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Answer, Edge, Which, Whose, bytes, go_on, json_place, read, shown_key, shown_place};
+use super::{Answer, Edge, Which, Whose, go_on, read, shown_key, shown_place};
 use crate::Result;
 use crate::cli::edge::print;
 use crate::cli::table::{self, Column, Output};
 use crate::dead::listing::{Line, Listing};
 use crate::dead::select::Verdict;
-use crate::format::letter::Elsewhere;
+use crate::dead::text;
 use crate::host::directory::rfc3339;
 
 /// Lists dead letters, the last one of each record, in the order of the topic
@@ -40,7 +40,7 @@ impl List {
         let lines: Vec<Line> = listing.lines().take(self.max.unwrap_or(usize::MAX)).collect();
         print(|out| match self.output {
             Output::Json => {
-                let lines: Vec<Value> = lines.iter().map(|line| object(&options.letters, line)).collect();
+                let lines: Vec<Value> = lines.iter().map(|line| text::line(&options.letters, line)).collect();
                 table::json(out, &lines)
             }
             Output::Table => table::table(out, &COLUMNS, lines.iter().map(row)),
@@ -74,30 +74,4 @@ fn row(line: &Line) -> Vec<String> {
         line.replays.to_string(),
         line.message.clone(),
     ]
-}
-
-/// A letter in the listing; its JSON is a contract.
-fn object(letters: &str, line: &Line) -> Value {
-    let blob = match &line.elsewhere {
-        Elsewhere::Nothing => None,
-        Elsewhere::Value(name) | Elsewhere::Whole(name) => Some(name),
-    };
-    json!({
-        "topic": letters,
-        "partition": line.partition,
-        "offset": line.offset,
-        "written_by": line.writer,
-        "owner": line.owner,
-        "failed_at": rfc3339(line.failed_at),
-        "stage": line.stage,
-        "error": line.class,
-        "reason": line.message,
-        "key": bytes(line.key.as_deref()),
-        "source": json_place(line.source.as_ref()),
-        "timestamp": rfc3339(line.timestamp),
-        "replays": line.replays,
-        "failures": line.failures,
-        "value_bytes": line.value_bytes,
-        "blob": blob,
-    })
 }

@@ -8,7 +8,6 @@ use std::ops::ControlFlow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 mod list;
@@ -21,10 +20,11 @@ use super::given::Given;
 use crate::codec::text;
 use crate::config::Shared;
 use crate::dead::found::Found;
-use crate::dead::held::{Held, Place};
+use crate::dead::held::Place;
 use crate::dead::replay::Options;
-use crate::dead::select::Selection;
+use crate::dead::select::{Selection, When};
 use crate::dead::topic::{Flow, Reader, Topic};
+use crate::host::letters;
 use crate::kafka::Admin;
 use crate::telemetry::Metrics;
 use crate::{Error, ErrorKind, Result, dead};
@@ -74,17 +74,11 @@ impl Whose {
         let config = self.given.load(edge)?;
         let shared = Shared::system(&config, Metrics::new())?;
         let options = config.producer(&self.dataset, &shared)?;
-        Ok(Options {
-            kafka: options.kafka,
-            dataset: options.dataset,
-            topics: options.topics,
-            key: options.key,
-            format: options.format,
-            schema: options.schema,
-            letters: self.topic.clone().unwrap_or(options.dead_letters),
-            store: options.store,
-            clock: options.clock,
-        })
+        let mut replays = letters::options(&options);
+        if let Some(topic) = &self.topic {
+            replays.letters.clone_from(topic);
+        }
+        Ok(replays)
     }
 }
 
@@ -109,38 +103,6 @@ struct Which {
     /// Only those that failed until then
     #[arg(long, value_name = "TIME", help_heading = "Which letters")]
     until: Option<When>,
-}
-
-/// A moment, or a time before now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
-    At(i64),
-    Ago(i64),
-}
-
-impl std::str::FromStr for When {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<When, String> {
-        if let Ok(ago) = humantime::parse_duration(text) {
-            return i64::try_from(ago.as_millis())
-                .map(When::Ago)
-                .map_err(|_| "it is too long ago".to_owned());
-        }
-        let at = humantime::parse_rfc3339_weak(text)
-            .map_err(|_| "write a time as 2026-01-31T12:00:00Z, or 2h for two hours ago".to_owned())?;
-        let since = at.duration_since(std::time::UNIX_EPOCH).map_err(|_| "it is before 1970".to_owned())?;
-        i64::try_from(since.as_millis()).map(When::At).map_err(|_| "it is too far away".to_owned())
-    }
-}
-
-impl When {
-    fn ms(self, now: i64) -> i64 {
-        match self {
-            When::At(at) => at,
-            When::Ago(ago) => now.saturating_sub(ago),
-        }
-    }
 }
 
 impl Which {
@@ -228,15 +190,6 @@ fn go_on() -> Flow<()> {
     Ok(ControlFlow::Continue(()))
 }
 
-/// Bytes as JSON: text where they are UTF-8, else `{"base64": …}`; what is not there is null.
-fn bytes(bytes: Option<&[u8]>) -> Value {
-    match bytes.map(std::str::from_utf8) {
-        None => Value::Null,
-        Some(Ok(text)) => Value::String(text.to_owned()),
-        Some(Err(_)) => json!({ "base64": STANDARD.encode(bytes.unwrap_or_default()) }),
-    }
-}
-
 /// A key for people, on one line.
 fn shown_key(key: Option<&[u8]>) -> String {
     let mut line = String::new();
@@ -257,59 +210,4 @@ fn shown_place(place: Option<&Place>) -> String {
         }
     }
     shown
-}
-
-fn json_place(place: Option<&Place>) -> Value {
-    match place {
-        None => Value::Null,
-        Some(Place { topic, partition, offset }) => {
-            json!({ "topic": topic, "partition": partition, "offset": offset })
-        }
-    }
-}
-
-/// A whole letter as JSON: what `show` and `export` print.
-fn whole(letters: &str, held: &Held, writer: dead::found::Writer, owner: &str) -> Value {
-    let rfc3339 = crate::host::directory::rfc3339;
-    let headers: Vec<Value> =
-        held.headers.iter().map(|(name, value)| json!([name, bytes(value.as_deref())])).collect();
-    json!({
-        "topic": letters,
-        "partition": held.partition,
-        "offset": held.offset,
-        "written_by": writer,
-        "owner": owner,
-        "failed_at": rfc3339(held.failed_at),
-        "stage": held.stage,
-        "error": held.class,
-        "reason": held.message,
-        "replays": held.replays,
-        "source": json_place(held.source.as_ref()),
-        "timestamp": rfc3339(held.timestamp),
-        "key": bytes(held.key.as_deref()),
-        "value": bytes(held.value.as_deref()),
-        "headers": headers,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_a_moment_or_how_long_ago() {
-        assert_eq!("2h".parse(), Ok(When::Ago(7_200_000)));
-        assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(When::At(1_000)));
-        assert!("1970-01-02 00:00:00".parse::<When>().is_ok());
-        assert!("yesterday".parse::<When>().is_err());
-        assert_eq!(When::Ago(10).ms(100), 90);
-    }
-
-    #[test]
-    fn bytes_are_kept_whatever_they_are() {
-        assert_eq!(bytes(None), Value::Null);
-        assert_eq!(bytes(Some(b"")), json!(""));
-        assert_eq!(bytes(Some("é\u{0}".as_bytes())), json!("é\u{0}"));
-        assert_eq!(bytes(Some(b"\xff\x00")), json!({ "base64": "/wA=" }));
-    }
 }

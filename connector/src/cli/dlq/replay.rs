@@ -9,14 +9,15 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Edge, Which, Whose, bytes, failed, json_place, shown_key, shown_place};
+use super::{Answer, Edge, Which, Whose, failed, shown_key, shown_place};
 use crate::cli::edge::print;
 use crate::cli::progress::Work;
 use crate::cli::table::Output;
 use crate::dead::fix::{Fix, Program};
-use crate::dead::held::{Held, Place};
+use crate::dead::held::Held;
 use crate::dead::outcome::{Outcome, Told, Totals};
 use crate::dead::replay::{self, Asked, Options};
+use crate::dead::text;
 use crate::{Error, ErrorKind, Result, failpoint};
 
 /// Sends dead letters back to the partitions that they came from, once each
@@ -83,7 +84,7 @@ impl Replay {
                 "{}",
                 match self.output {
                     Output::Table => self.totals(&totals),
-                    Output::Json => json_totals(&totals, self.dry_run),
+                    Output::Json => json!({ "totals": text::totals(&totals, self.dry_run) }).to_string(),
                 }
             )
         })?;
@@ -119,7 +120,7 @@ impl Replay {
         let running = tokio::task::spawn_blocking(move || {
             let mut work: Option<Work> = None;
             let mut looking = Some(screen.work("looking at the source", "records", None));
-            let (mut text, mut done) = (String::new(), 0);
+            let (mut lines_out, mut done) = (String::new(), 0);
             replay::run(&given, &asked, &stopped, |told| match told {
                 Told::Selected(total) => {
                     work = Some(screen.work(&format!("replaying {}", given.letters), "letters", Some(total)));
@@ -133,8 +134,11 @@ impl Replay {
                     done += 1;
                     if !quiet {
                         match output {
-                            Output::Table => line(&mut text, &given.letters, held, outcome, dry_run),
-                            Output::Json => object(&mut text, &given.letters, held, outcome, dry_run),
+                            Output::Table => line(&mut lines_out, &given.letters, held, outcome, dry_run),
+                            Output::Json => {
+                                let done = text::outcome(&given.letters, held, outcome, dry_run);
+                                let _ = writeln!(lines_out, "{done}");
+                            }
                         }
                     }
                 }
@@ -143,7 +147,7 @@ impl Replay {
                     if let Some(work) = &work {
                         work.set(done);
                     }
-                    if !text.is_empty() && lines.blocking_send(std::mem::take(&mut text)).is_err() {
+                    if !lines_out.is_empty() && lines.blocking_send(std::mem::take(&mut lines_out)).is_err() {
                         // Nobody reads what it says: it ends with this chunk.
                         stopped.cancel();
                     }
@@ -202,29 +206,13 @@ impl Replay {
     }
 }
 
-fn json_totals(totals: &Totals, dry_run: bool) -> String {
-    let left: serde_json::Map<String, serde_json::Value> =
-        totals.left.iter().map(|(why, count)| (why.label().to_owned(), json!(count))).collect();
-    let object = json!({ "totals": {
-        "selected": totals.selected,
-        "replayed": totals.replayed,
-        "stale": totals.stale,
-        "replayed_before": totals.known,
-        "left": totals.unhandled(),
-        "left_by": left,
-        "not_now": totals.not_now,
-        "dry_run": dry_run,
-    }});
-    object.to_string()
-}
-
 /// One line for people: what was done, which letter, which record, and where to or why not.
 fn line(out: &mut String, letters: &str, held: &Held, outcome: &Outcome, dry_run: bool) {
     let (partition, offset) = (held.partition, held.offset);
     let key = shown_key(held.key.as_deref());
     let source = shown_place(held.source.as_ref());
     let _ =
-        write!(out, "{:<12} {letters}[{partition}]@{offset} key {key} of {source}", word(outcome, dry_run));
+        write!(out, "{:<12} {letters}[{partition}]@{offset} key {key} of {source}", outcome.word(dry_run));
     let _ = match outcome {
         Outcome::Replayed(Some((partition, at))) => writeln!(out, " to [{partition}]@{at}"),
         Outcome::Replayed(None) => writeln!(out),
@@ -235,47 +223,10 @@ fn line(out: &mut String, letters: &str, held: &Held, outcome: &Outcome, dry_run
     };
 }
 
-fn word(outcome: &Outcome, dry_run: bool) -> &'static str {
-    match outcome {
-        Outcome::Replayed(_) if dry_run => "would-replay",
-        Outcome::Replayed(_) => "replayed",
-        Outcome::Stale(_) => "stale",
-        Outcome::Known(_) => "known",
-        Outcome::Left(..) => "left",
-    }
-}
-
-fn object(out: &mut String, letters: &str, held: &Held, outcome: &Outcome, dry_run: bool) {
-    let mut object = json!({
-        "done": word(outcome, dry_run),
-        "letter": { "topic": letters, "partition": held.partition, "offset": held.offset },
-        "source": json_place(held.source.as_ref()),
-        "key": bytes(held.key.as_deref()),
-    });
-    if let Some(fields) = object.as_object_mut() {
-        let topic = held.source.as_ref().map(|source| &source.topic);
-        match outcome {
-            Outcome::Replayed(Some((partition, offset))) => {
-                let to =
-                    topic.map(|topic| Place { topic: topic.clone(), partition: *partition, offset: *offset });
-                fields.insert("to".to_owned(), json_place(to.as_ref()));
-            }
-            Outcome::Stale(at) | Outcome::Known(Some(at)) => {
-                fields.insert("later_offset".to_owned(), json!(at));
-            }
-            Outcome::Left(why, said) => {
-                fields.insert("why".to_owned(), json!(why.label()));
-                fields.insert("reason".to_owned(), json!(said));
-            }
-            Outcome::Replayed(None) | Outcome::Known(None) => {}
-        }
-    }
-    let _ = writeln!(out, "{object}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dead::held::Place;
     use crate::dead::outcome::Why;
 
     fn held() -> Held {
@@ -305,9 +256,7 @@ mod tests {
             said(Outcome::Left(Why::Unmended, "no such unit".to_owned()), false)
                 .ends_with(": no such unit\n")
         );
-        let mut text = String::new();
-        object(&mut text, "products.dlq", &held(), &Outcome::Replayed(Some((1, 57))), false);
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let value = text::outcome("products.dlq", &held(), &Outcome::Replayed(Some((1, 57))), false);
         assert_eq!(value["to"], json!({ "topic": "orders", "partition": 1, "offset": 57 }));
     }
 }

@@ -6,11 +6,12 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::{Answer, Edge, Whose, failed, read, shown_key, shown_place, whole};
+use super::{Answer, Edge, Whose, failed, read, shown_key, shown_place};
 use crate::cli::edge::print;
 use crate::cli::table::{self, Output};
 use crate::dead::found::Writer;
 use crate::dead::held::Held;
+use crate::dead::text;
 use crate::host::directory::rfc3339;
 use crate::{Error, ErrorKind, Result};
 
@@ -74,7 +75,7 @@ impl Show {
             tracing::warn!("{why}; what of the letter lies there is missing below");
         }
         print(|out| match self.output {
-            Output::Json => table::json(out, &whole(&options.letters, &held, writer, &owner)),
+            Output::Json => table::json(out, &text::whole(&options.letters, &held, writer, &owner)),
             Output::Table => lines(out, &held, writer, &owner),
         })?;
         Ok(Answer::Yes)

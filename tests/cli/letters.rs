@@ -1,0 +1,84 @@
+//! Dead letters over HTTP: listed and replayed, for who has the token.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stillwell_tests::{Record, Running, Topic, bootstrap, scratch, stillwell, unique, wait_until};
+
+use crate::serving::{Answer, configure, free_port, request, until_ready};
+
+const LONG: Duration = Duration::from_secs(90);
+const TOKEN: &str = "s3cr3t-0f-the-letters";
+
+fn send(port: u16, method: &str, path: &str, body: &str) -> Answer {
+    let headers = format!("authorization: Bearer {TOKEN}\r\n");
+    request(port, method, path, &headers, body.as_bytes()).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+#[test]
+fn letters_are_listed_and_replayed_over_http() {
+    let dir = scratch();
+    let (topic, name, port) = (Topic::create("products", 1), unique("shop"), free_port());
+    let config = configure(dir.path(), &name, topic.name(), bootstrap(), port);
+    let mut process =
+        Running::start(stillwell(["run", "-c", &config]).env("STILLWELL_HTTP__ADMIN_TOKEN", TOKEN));
+    until_ready(&mut process, port);
+    let (letters, replay) =
+        (format!("/admin/datasets/{name}/letters"), format!("/admin/datasets/{name}/replay"));
+    topic.produce((0..3).map(|n| Record::upsert(format!("bad-{n}"), r#"{"id": 7}"#)));
+    let listed = |query: &str| -> Vec<Value> {
+        let answer = send(port, "GET", &format!("{letters}{query}"), "");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()["letters"].as_array().unwrap().clone()
+    };
+    wait_until("each has a letter", LONG, || match listed("?stage=validate").len() {
+        3 => Ok(()),
+        other => Err(format!("{other}")),
+    });
+    assert_eq!(listed("?key=bad-1").len(), 1);
+    assert_eq!(listed("?max=2").len(), 2);
+    assert_eq!(listed("?stage=key").len(), 0);
+    assert_eq!(send(port, "GET", &replay, "").json(), json!({ "replay": null }));
+
+    let ended = |what: &str| {
+        wait_until(what, LONG, || {
+            let report = send(port, "GET", &replay, "").json()["replay"].clone();
+            if report["running"] == false { Ok(report) } else { Err(report.to_string()) }
+        })
+    };
+    let begun = send(port, "POST", &replay, r#"{"dry_run": true}"#);
+    assert_eq!((begun.status, &begun.json()["replay"]["running"]), (202, &json!(true)), "{}", begun.body);
+    let report = ended("the dry run ends");
+    assert_eq!((&report["totals"]["replayed"], &report["error"]), (&json!(3), &Value::Null), "{report}");
+    assert_eq!(topic.read().len(), 3, "nothing was sent");
+
+    // One at a time; it can be ended, and the next one goes on.
+    assert_eq!(send(port, "POST", &replay, r#"{"rate": 1}"#).status, 202);
+    assert_eq!(send(port, "POST", &replay, "").status, 400);
+    assert_eq!(send(port, "DELETE", &replay, "").status, 202);
+    let first = ended("it ends when told to");
+    let second = send(port, "POST", &replay, "");
+    assert_eq!(second.status, 202, "{}", second.body);
+    let second = ended("the next one ends");
+    let count = |report: &Value| report["totals"]["replayed"].as_u64().unwrap();
+    assert_eq!(count(&first) + count(&second), 3, "{first} {second}");
+    wait_until("they have failed again", LONG, || {
+        let listed = listed("");
+        let again = listed.iter().filter(|letter| letter["replays"] == 1 && letter["failures"] == 2).count();
+        if again == 3 && listed.len() == 3 { Ok(()) } else { Err(format!("{listed:?}")) }
+    });
+
+    for (method, path, body) in [
+        ("POST", replay.as_str(), "[]"),
+        ("POST", replay.as_str(), r#"{"fix": "rm -rf /"}"#),
+        ("POST", replay.as_str(), r#"{"since": "yesterday"}"#),
+        ("GET", &format!("{letters}?max=1000000"), ""),
+        ("GET", &format!("{letters}?stages=key"), ""),
+    ] {
+        assert_eq!(send(port, method, path, body).status, 400, "{method} {path} {body}");
+    }
+    for (method, path) in [("GET", &letters), ("GET", &replay), ("POST", &replay), ("DELETE", &replay)] {
+        assert_eq!(request(port, method, path, "", b"").unwrap().status, 401, "{method} {path}");
+    }
+    process.stop(LONG).expect_code(0);
+}
