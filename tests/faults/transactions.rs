@@ -381,8 +381,15 @@ fn the_coordinator_is_asked_by_hand() {
     let end = ends.lock().expect("no hook panics").pop().expect("the tap saw the commit");
     assert!(end.commits());
     assert_eq!(describe_transaction(Broker::shared().bootstrap(), &id), code::NONE);
-    // At rest a duplicate of the commit is harmless, and an abort is refused.
-    assert_eq!(end.send(Broker::shared().bootstrap()), code::NONE);
-    assert_eq!(end.aborting().send(Broker::shared().bootstrap()), code::INVALID_TXN_STATE);
+    // At rest a duplicate of the commit is harmless, and an abort is refused. The commit is confirmed before its markers
+    // are written.
+    let at_rest = |end: &End| {
+        wait_until("the commit is at rest", DEADLINE, || match end.send(Broker::shared().bootstrap()) {
+            code::CONCURRENT_TRANSACTIONS => Err("its markers are being written"),
+            answer => Ok(answer),
+        })
+    };
+    assert_eq!(at_rest(&end), code::NONE);
+    assert_eq!(at_rest(&end.aborting()), code::INVALID_TXN_STATE);
     assert_eq!(topic.read().len(), 1);
 }
