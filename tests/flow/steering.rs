@@ -57,6 +57,28 @@ async fn operators_pin_by_command_and_route_and_see_it_everywhere() {
     let newest = instance.newest();
     instance.run(&["get"], &["P-1", "--version", &newest.to_string()]).expect_code(1);
 
+    // What lies between the two, and what comes.
+    let (from, to) = (first.to_string(), newest.to_string());
+    let same = instance.run(&["versions", "diff"], &[&from, &from]).expect_code(0);
+    assert_eq!(same.stdout, "");
+    let differ = instance.run(&["versions", "diff"], &[&from, &to, "--output", "json"]).expect_code(1);
+    let changes: Vec<Value> =
+        differ.stdout.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+    let of = |word: &str| changes.iter().filter(|change| change["change"] == word).count();
+    // 0..20 were there; 10..30 were written anew, and P-1 went.
+    assert_eq!((of("added"), of("changed"), of("removed")), (10, 10, 1), "{}", differ.stdout);
+    let gone = changes.iter().find(|change| change["key"] == "P-1").expect("it is gone");
+    assert_eq!((&gone["before"]["id"], &gone["after"]), (&json!("P-1"), &Value::Null));
+    assert!(differ.stderr.contains("10 added, 1 removed, 10 changed"), "{}", differ.stderr);
+    let tail = ["--from", &from, "--max", "2", "--output", "json"];
+    let tail = instance.run(&["versions", "tail"], &tail).expect_code(0);
+    let told: Vec<Value> =
+        tail.stdout.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+    let told: Vec<_> = told.iter().map(|version| version["version"].as_u64()).collect();
+    assert_eq!(told, [Some(first), Some(first + 1)]);
+    let tail = instance.run(&["versions", "tail"], &["--max", "1"]).expect_code(0);
+    assert!(tail.stdout.lines().count() == 1 && tail.stdout.contains("  version "), "{}", tail.stdout);
+
     let refused = instance.run(&["pin"], &["999"]).expect_code(65);
     assert!(refused.stderr.contains("can be pinned"), "{}", refused.stderr);
     let pin = format!("/admin/datasets/{}/pin", setting.dataset());

@@ -8,8 +8,7 @@
 //! A run refers to entries that lie in deltas; nothing is copied. A new delta is a run; while the newest run has at
 //! least half as many entries as the one before it, or both together are tiny, the two become one. So each run is more
 //! than twice as large as the one before it, the newest two hold more than 1024, and so of n entries there are at most
-//! 2 + log2(n / 683) runs: 5 for 10,000 entries, 12 for a million; where deltas are alike, half of that. An entry is
-//! merged about as often as there are runs.
+//! 2 + log2(n / 683) runs: 5 for 10,000 entries, 12 for a million. An entry is merged about as often as there are runs.
 //!
 //! Owns: deltas in memory, runs. Does not own: the base, the order of versions (`mod`).
 

@@ -26,6 +26,8 @@ use crate::telemetry::ConsumerMetrics;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, Shard, SnapshotRef};
 use crate::view::{About, Cache, DeltaFile, Fetcher, Identity, View};
 
+mod keeping;
+
 const LIFE: Life = Life { epoch: 1, writer: Uuid::nil() };
 /// Longest that anything may take.
 const LONG: Duration = Duration::from_secs(60);
@@ -518,98 +520,4 @@ async fn a_new_one_may_begin_at_the_newest() {
     world.advance(&[("a", Some("2"))]).await;
     assert_eq!(scribe.heard(1).await, ["1->2: a=1>2"]);
     ends(&world, task).await;
-}
-
-#[tokio::test]
-async fn a_checkpoint_comes_back_and_has_one_owner() {
-    let mut world = World::new();
-    for _ in 0..3 {
-        world.write(&[("a", Some("1"))]).await;
-    }
-    let announced = |version: usize| Box::new(world.versions[version - 1].1.clone());
-    let dir = world.dir.path();
-    let (file, state) = Checkpoint::open(dir, "products", "audit").unwrap();
-    assert_eq!(state, None);
-    let mut state = State {
-        stamp: [3; 16],
-        topic_id: TopicId([7; 16]),
-        steps: 1 << 40,
-        handled: Some(announced(2)),
-        doing: Some(Doing { announcement: announced(3), reset: true, key: b"\0k".to_vec(), batch: 7 }),
-    };
-    file.save(&state).unwrap();
-    assert!(matches!(Checkpoint::open(dir, "products", "audit"), Err(checkpoint::Error::Locked(_))));
-    drop(file);
-    let (file, read) = Checkpoint::open(dir, "products", "audit").unwrap();
-    assert_eq!(read.as_ref(), Some(&state));
-    state.doing = None;
-    state.handled = None;
-    file.save(&state).unwrap();
-    drop(file);
-    assert_eq!(Checkpoint::open(dir, "products", "audit").unwrap().1, Some(state));
-    for name in ["", ".", "a/b", "..", "ä"] {
-        assert!(matches!(Checkpoint::open(dir, "products", name), Err(checkpoint::Error::Name(_))), "{name}");
-    }
-
-    // Cut off or damaged anywhere: put aside, and begun anew.
-    let path = dir.join("products/audit.checkpoint");
-    let whole = std::fs::read(&path).unwrap();
-    let flipped = |at: usize| {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 1;
-        bytes
-    };
-    for bytes in (0..whole.len()).flat_map(|at| [whole[..at].to_vec(), flipped(at)]) {
-        std::fs::write(&path, bytes).unwrap();
-        assert_eq!(Checkpoint::open(dir, "products", "audit").unwrap().1, None);
-        assert!(dir.join("products/audit.damaged").exists() && !path.exists());
-    }
-}
-
-#[tokio::test]
-async fn an_earlier_version_of_a_chain_is_announced_as_its_own() {
-    let mut world = World::new();
-    for _ in 0..4 {
-        world.write(&[("a", Some("1"))]).await;
-    }
-    let newest = &world.versions[3].1;
-    for version in 1..=4u64 {
-        let earlier = newest.earlier(Version(version)).unwrap();
-        earlier.check().unwrap();
-        assert_eq!(earlier.chain, world.versions[version as usize - 1].1.chain);
-    }
-    assert_eq!(newest.earlier(Version(5)), None);
-    assert_eq!(newest.earlier(Version(0)), None);
-}
-
-#[tokio::test]
-async fn a_snapshot_loses_nobody_who_is_a_little_behind() {
-    let mut world = World::new();
-    for value in ["1", "2", "3", "4"] {
-        world.write(&[("a", Some(value))]).await;
-    }
-    for version in 1..=3 {
-        world.show(version);
-    }
-    // The next announcement's chain begins with a snapshot of version 3, which cannot be had here.
-    let (view, announcement) = &world.versions[3];
-    let blob = announcement.delta.blob.clone();
-    let snapshot = SnapshotRef { version: Version(3), epoch: 1, blob: blob.clone(), index: blob, records: 1 };
-    let cut = Announcement {
-        snapshot: Some(snapshot),
-        chain: vec![announcement.delta.clone()],
-        ..announcement.clone()
-    };
-    cut.check().unwrap();
-    world.recent.publish(view.clone(), &cut);
-    let second = world.recent.open(Version(2)).await.expect("the chain before reaches back to it");
-    let mut cursor = world.recent.cursor().unwrap().from(second);
-    for version in [3, 4] {
-        let step = cursor.waiting().await.unwrap();
-        assert_eq!(step.view.version(), Version(version));
-        step.announcement.earlier(Version(version)).unwrap().check().unwrap();
-        cursor.pass(step);
-    }
-    assert!(cursor.waiting().await.is_none());
-    assert!(world.recent.open(Version(9)).await.is_none(), "it was never announced");
 }
