@@ -82,7 +82,7 @@ fn watch(process: &mut Running, port: u16, done: impl Fn(&BTreeMap<String, f64>)
 }
 
 #[test]
-#[ignore = "takes minutes: run by `make faults`, or with --ignored; STILLWELL_BACKLOG says how many records"]
+#[ignore = "takes minutes: run with --ignored; STILLWELL_BACKLOG says how many records"]
 fn memory_stays_within_its_limit_whatever_the_backlog() {
     let records: u64 =
         std::env::var("STILLWELL_BACKLOG").map_or(10_000_000, |text| text.parse().expect("it is a number"));
