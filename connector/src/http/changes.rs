@@ -21,8 +21,8 @@
 //! says why this process ends the stream.
 //!
 //! A client costs the view that it is at, and one piece of text: the next is made when it has taken the one before. One that
-//! is slower than the dataset is given several versions as one. One that takes nothing for [`STALL`] is told so, if it ever
-//! reads on, and its connection is closed by the system ([`super::serve`]).
+//! is slower than the dataset is given several versions as one. One that takes nothing for 30 seconds is told so, if it ever
+//! reads on, and its connection is closed by the system (`serve`).
 //!
 //! Owns: the events and their order. Does not own: what changed (`view`), which versions there are (`consumer/recent`).
 

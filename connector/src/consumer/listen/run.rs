@@ -73,7 +73,7 @@ impl Runner {
     /// Opens the listener's checkpoint.
     ///
     /// # Errors
-    /// [`checkpoint::Error`]: another process runs it, or the disk refuses.
+    /// `checkpoint::Error`: another process runs it, or the disk refuses.
     pub fn new(
         listening: Listening,
         options: &Options,
