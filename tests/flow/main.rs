@@ -15,6 +15,7 @@ mod kafka;
 mod late;
 mod letters;
 mod line;
+mod listening;
 mod pins;
 mod pressure;
 mod rebalance;
