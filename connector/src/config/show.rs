@@ -32,10 +32,18 @@ pub struct Shown {
 }
 
 impl Config {
-    /// All values, in the order of the documentation; each dataset's together, at the end.
+    /// All values, in the order of the documentation; each dataset's together, at the end. Not of a webhook that has no
+    /// receiver: its keys do nothing, and given so they are a mistake.
     pub fn shown(&self) -> Vec<Shown> {
+        let effective = &self.effective().0;
+        let is_idle = |path: &[String]| {
+            let [section @ .., _] = path else { return false };
+            let has_url = || effective.contains_key(&[section, &["url".to_owned()]].concat());
+            section.ends_with(&["consumer".to_owned(), "webhook".to_owned()]) && !has_url()
+        };
+        let idle_left_out = effective.iter().filter(|(path, _)| !is_idle(path));
         let mut all: Vec<Shown> =
-            self.effective().0.iter().map(|(path, (value, origin))| show(path, value, origin)).collect();
+            idle_left_out.map(|(path, (value, origin))| show(path, value, origin)).collect();
         all.sort_by_cached_key(|shown| rank(&shown.section, &shown.name));
         all
     }

@@ -103,12 +103,10 @@ async fn begun(app: &App, request: Request) -> Result<Response, Problem> {
     let body = writes::read(request.into_body()).await?;
     let wanted: Wanted = match body.is_empty() {
         true => Wanted::default(),
-        false => serde_json::from_slice(&body).map_err(|error| {
-            Problem::rejected(format!(
-                "the body is an object of key, stage, error, since, until, max, rate, dry_run, max_replays and force: \
-                 {error}"
-            ))
-        })?,
+        false => writes::object(
+            &body,
+            "key, stage, error, since, until, max, rate, dry_run, max_replays and force",
+        )?,
     };
     let selection = Selection {
         dataset: letters.options().dataset.clone(),

@@ -50,11 +50,8 @@ async fn change(app: &App, request: Request) -> Result<Response, Problem> {
     app.authorize(request.headers())?;
     let pace = pace(app, request.uri())?;
     let body = writes::read(request.into_body()).await?;
-    let change: Change = serde_json::from_slice(&body).map_err(|error| {
-        Problem::rejected(format!(
-            "the body is an object of max_records_per_second, max_bytes_per_second and pressure_high: {error}"
-        ))
-    })?;
+    let change: Change =
+        writes::object(&body, "max_records_per_second, max_bytes_per_second and pressure_high")?;
     let now = pace.pacing();
     let bytes = match change.max_bytes_per_second {
         None => now.max_bytes_per_second,

@@ -40,11 +40,10 @@ pub(super) async fn pin(State(app): State<App>, request: Request) -> Response {
         app.authorize(request.headers())?;
         let steering = steering(&app, request.uri(), "/pin")?;
         let body = writes::read(request.into_body()).await?;
-        let wish: Wish = serde_json::from_slice(&body).map_err(|error| {
-            Problem::rejected(format!(
-                "the body is an object of version (or versions, one of each shard), and by and reason where there are: {error}"
-            ))
-        })?;
+        let wish: Wish = writes::object(
+            &body,
+            "version (or versions, one of each shard), and by and reason where there are",
+        )?;
         let Wish { version, versions, by, reason } = wish;
         let versions = match (version, versions) {
             (Some(version), None) => ShardVersions(vec![version]),

@@ -12,6 +12,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -115,6 +116,16 @@ pub(super) async fn read(body: axum::body::Body) -> Result<Bytes, Problem> {
         Ok(Err(error)) => Err(Problem::rejected(format!("the body cannot be read: {error}"))),
         Err(_) => Err(Problem::timeout(format!("the body did not come within {BODY_TIMEOUT:?}"))),
     }
+}
+
+/// A body that is a JSON object of these keys. Said here, since an array would be taken for one, field by field.
+pub(super) fn object<T: DeserializeOwned>(body: &[u8], keys: &str) -> Result<T, Problem> {
+    let wrong =
+        |why: &dyn std::fmt::Display| Problem::rejected(format!("the body is an object of {keys}: {why}"));
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(wrong(&"this is something else"));
+    }
+    serde_json::from_slice(body).map_err(|error| wrong(&error))
 }
 
 fn refused(refused: Refused) -> Problem {
