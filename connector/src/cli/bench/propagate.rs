@@ -58,10 +58,7 @@ async fn propagate(topic: &Filled, settings: &Settings, clock: &Clock) -> Result
     consumer.ready().await?;
     let count = WARM + FOR.as_secs() * A_SECOND;
     let (sent, mut received) = tokio::sync::mpsc::unbounded_channel::<Instant>();
-    // What is measured begins where the record is sent, and not where its client has waited for others.
-    let mut sending = topic.kafka.clone();
-    sending.properties.insert("linger.ms".into(), "0".into());
-    let sender = Sender::new(&sending).map_err(failed)?;
+    let sender = Sender::new(&topic.kafka).map_err(failed)?;
     let send = async {
         let mut tick = tokio::time::interval(Duration::from_secs(1) / A_SECOND as u32);
         let mut last = None;
