@@ -94,7 +94,8 @@ async fn within_the_transaction_letters_come_first_and_announcements_last() {
 
 /// A duplicate of an earlier commit arrives between two writes of the next transaction and commits its first half. Since
 /// announcements come last, that half holds letters and offsets of a version that is not announced, and the next life
-/// makes it again. The other way round the version would be there and its letters gone for ever.
+/// makes it again. That nothing is lost is what this shows; that the order is the right one shows the test above, since
+/// the duplicate seldom falls between just those two writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_commit_in_the_midst_of_the_next_transaction_loses_nothing() {
     let mut setting = Setting::new("late-commit", 1, SCHEMA);

@@ -231,8 +231,8 @@ async fn holds_pinned(consumer: &Consumer, version: Version) {
     .await;
 }
 
-/// Empties store and cache of deltas; announcements carry small ones, so those have to go too: they cannot, and are
-/// found by their snapshot's absence only. Hence the folder itself is made unreadable by a file in its place.
+/// Takes the dataset's blobs out of store and cache. A file in the place of its folder: announcements carry small deltas,
+/// which could be put into the cache again.
 fn lose(setting: &Setting, cache: &std::path::Path) {
     for folder in [setting.dir.path().join("blobs"), cache.to_owned()] {
         let dataset = folder.join(setting.dataset());

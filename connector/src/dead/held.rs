@@ -26,6 +26,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// A copy.
+    pub fn of(source: Source<'_>) -> Place {
+        Place { topic: source.topic.to_owned(), partition: source.partition, offset: source.offset }
+    }
+
     /// Borrowed.
     pub fn as_source(&self) -> Source<'_> {
         Source { topic: &self.topic, partition: self.partition, offset: self.offset }
@@ -70,11 +75,7 @@ impl Held {
         Held {
             partition: found.raw.partition,
             offset: found.raw.offset,
-            source: found.source.map(|source| Place {
-                topic: source.topic.to_owned(),
-                partition: source.partition,
-                offset: source.offset,
-            }),
+            source: found.source.map(Place::of),
             timestamp: found.timestamp,
             failed_at: found.failed_at,
             replays: found.replays,

@@ -56,11 +56,7 @@ impl Line {
             offset: found.raw.offset,
             writer: found.writer,
             owner: found.owner.to_owned(),
-            source: found.source.map(|source| Place {
-                topic: source.topic.to_owned(),
-                partition: source.partition,
-                offset: source.offset,
-            }),
+            source: found.source.map(Place::of),
             timestamp: found.timestamp,
             failed_at: found.failed_at,
             stage: found.stage.to_owned(),

@@ -187,12 +187,6 @@ impl Schema {
         skip::datum::<false>(&self.nodes, bytes)
     }
 
-    /// As [`Schema::skip`], for who does not ask why: the answer comes in registers.
-    #[inline]
-    pub fn length(&self, bytes: &[u8]) -> Option<usize> {
-        skip::length(&self.nodes, bytes)
-    }
-
     /// As [`Schema::skip`], and checks that all text is UTF-8: meant for bytes that come from outside.
     ///
     /// # Errors

@@ -15,52 +15,6 @@ pub(super) fn datum<const UTF8: bool>(nodes: &Nodes, bytes: &[u8]) -> Result<usi
     }
 }
 
-/// As [`datum`], without a reason where there is no length. Records of plain fields, which most are, in a loop of few
-/// instructions: a reader waits for memory while they run, and can only run ahead so far.
-#[inline]
-pub(super) fn length(nodes: &Nodes, bytes: &[u8]) -> Option<usize> {
-    if let Step::Record(id) = nodes.step(nodes.root)
-        && let Some(steps) = nodes.record_steps.get(id as usize)
-        && let Some(length) = plain(steps, bytes)
-    {
-        return Some(length);
-    }
-    datum::<false>(nodes, bytes).ok()
-}
-
-/// The length of plain fields, `None` where one is not plain, or nothing can be said as quickly.
-#[inline]
-fn plain(steps: &[Step], bytes: &[u8]) -> Option<usize> {
-    let mut rest = bytes;
-    for step in steps {
-        let length = match *step {
-            Step::Const(length) => length as usize,
-            Step::Bytes | Step::Text => {
-                // Of one byte, and not negative: its lowest bit is the sign.
-                let (&length, after) = rest.split_first()?;
-                if length & 0x81 == 0 {
-                    rest = after;
-                    usize::from(length) / 2
-                } else {
-                    rest = split_bytes(rest)?.1;
-                    0
-                }
-            }
-            Step::Int | Step::Long => {
-                let word = u64::from_le_bytes(*rest.first_chunk()?);
-                let length = (!word & 0x8080_8080_8080_8080).trailing_zeros() as usize / 8 + 1;
-                if length > 4 {
-                    return None;
-                }
-                length
-            }
-            _ => return None,
-        };
-        rest = rest.get(length..)?;
-    }
-    Some(bytes.len() - rest.len())
-}
-
 /// Takes a value of node `id` off `rest`, which an error leaves where it was seen. `depth` levels may follow; items
 /// that take no bytes are added to `empty_items`.
 pub(crate) fn value<const UTF8: bool>(

@@ -114,7 +114,7 @@ pub fn entry_rest<'a>(key: &'a [u8], window: &mut Window<'a>, schema: &Schema) -
         0 => None,
         1 => {
             // Whether the datum is malformed or only goes on beyond the window, its schema does not tell.
-            let length = schema.length(window.rest()).ok_or(Fault::Short)?;
+            let length = schema.skip(window.rest()).map_err(|_| Fault::Short)?;
             Some(window.take(length)?)
         }
         _ => return Err(Fault::Bad("a value that is neither null nor a datum")),
