@@ -107,8 +107,8 @@ pub fn misfits_of(chunk: &Chunk, cursor: &Cursor) -> (Chunk, u64) {
     rest_of(chunk, cursor, |_| false)
 }
 
-/// One in ten of the chunk's records and all misfits, and how many are gone. `salt` decides which: another salt keeps
-/// others, so that a sample of a sample is smaller.
+/// One in ten of the chunk's records from `cursor` on and all misfits, and how many are gone. `salt` decides which:
+/// another salt keeps others, so that a sample of a sample is smaller.
 pub fn sample_of(chunk: &Chunk, cursor: &Cursor, salt: u64) -> (Chunk, u64) {
     rest_of(chunk, cursor, |record| {
         // By offset and partition, not by key: each key's values grow older, and no key is lost for good.
@@ -129,10 +129,11 @@ fn rest_of(chunk: &Chunk, cursor: &Cursor, keep: impl Fn(&ChunkRecord<'_>) -> bo
     let mut gone = 0;
     for (_, record) in chunk.iter() {
         let Some((slot, next)) = slots.get(usize::from(record.slot)) else { continue };
-        if matches!(record.body, Body::Misfit { .. }) || keep(&record) {
+        let ahead = record.offset >= *next;
+        if matches!(record.body, Body::Misfit { .. }) || ahead && keep(&record) {
             builder.push(*slot, record.offset, record.timestamp, record.body);
-        } else if record.offset >= *next {
-            gone += 1;
+        } else {
+            gone += u64::from(ahead);
         }
     }
     for (range, (slot, _)) in chunk.ranges().iter().zip(slots) {
@@ -287,6 +288,8 @@ mod tests {
 
     #[test]
     fn what_was_handed_on_before_is_not_lost_with_its_chunk() {
+        let (rest, gone) = sample_of(&chunk(), &at(2_000), 1);
+        assert_eq!((rest.records(), gone), (200, 0), "only misfits stay of it, and nothing is lost");
         assert_eq!(misfits_of(&chunk(), &at(10)).1, 1_800);
         assert_eq!(misfits_of(&chunk(), &at(510)).1, 900);
         assert_eq!(misfits_of(&chunk(), &at(2_000)).1, 0);

@@ -195,7 +195,8 @@ fn sample(
         }
         let (rest, gone) = sample_of(&database.chunk(spilled.seq)?, cursor, salt);
         work.sampled = spilled.seq + 1;
-        if gone > 0 {
+        // What was announced before is nobody's loss, but room that can be had.
+        if rest.records() < spilled.records as usize {
             freed += u64::from(spilled.bytes).saturating_sub(rest.len() as u64);
             work.ranges.extend_from_slice(rest.ranges());
             work.replace(spilled.seq, rest);
