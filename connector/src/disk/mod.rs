@@ -22,6 +22,7 @@
 //! takes what the memtable still holds out of the next flush, so that in the usual case (announced before the memtable
 //! is full) a record is written to disk once and never again.
 
+mod held;
 pub mod keys;
 pub mod raw;
 pub mod rocksdb;

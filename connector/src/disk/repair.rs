@@ -25,6 +25,7 @@ use ::rocksdb::{DB, ReadOptions};
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::held::Held;
 use super::keys::{Kind, key, seq};
 use super::look::{family, holder, listed, lying, opened};
 use super::raw::{self, FileKind, wal};
@@ -115,7 +116,7 @@ pub fn repair(dir: &Path, options: &Options, done: &mut dyn FnMut(u64)) -> Resul
 /// Copies what is whole, then puts all of it aside. Holds the lock until that is done.
 fn aside(
     dir: &Path,
-    held: File,
+    held: Held,
     options: &Options,
     found: Checked,
     mut copy: Copy,

@@ -12,6 +12,7 @@ use ::rocksdb::{
 };
 use bytes::Bytes;
 
+use super::held::Held;
 use super::keys::{Kind, key, seq};
 use super::pages::Pages;
 use super::raw::{self, Broken};
@@ -80,7 +81,7 @@ pub struct Database {
     db: DB,
     dir: PathBuf,
     /// Held as long as the database is open; released by the system if the process dies.
-    _lock: File,
+    _lock: Held,
 }
 
 impl std::fmt::Debug for Database {
@@ -101,7 +102,7 @@ impl Database {
     }
 
     /// As [`Database::open`], by who holds the directory's lock already.
-    pub(super) fn open_locked(dir: &Path, lock: File, options: &Options) -> Result<Opened, Error> {
+    pub(super) fn open_locked(dir: &Path, lock: Held, options: &Options) -> Result<Opened, Error> {
         let mut aside = None;
         if let Some(why) = suspect(dir) {
             aside = Some(put_aside(dir, why, options)?);
@@ -510,7 +511,7 @@ pub(super) fn prepare(dir: &Path) -> Result<(), Error> {
 
 /// Takes `DIR.lock`. RocksDB has a lock of its own inside; this one survives the directory's being put aside, is
 /// taken before anything is touched, and says who holds it.
-pub(super) fn lock(dir: &Path) -> Result<File, Error> {
+pub(super) fn lock(dir: &Path) -> Result<Held, Error> {
     let path = beside(dir, "lock");
     let unusable = |why: std::io::Error| match Error::refused("opening", dir, why.to_string()) {
         full @ Error::Full { .. } => full,
@@ -530,8 +531,9 @@ pub(super) fn lock(dir: &Path) -> Result<File, Error> {
         }
         Err(TryLockError::Error(why)) => return Err(unusable(why)),
     }
-    file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(unusable)?;
-    Ok(file)
+    let mut held = Held(file);
+    held.0.set_len(0).and_then(|()| write!(held.0, "{}", std::process::id())).map_err(unusable)?;
+    Ok(held)
 }
 
 /// Why the files in `dir` must not be opened, though RocksDB might.

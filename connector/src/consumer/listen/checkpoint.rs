@@ -80,7 +80,15 @@ pub struct Doing {
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Checkpoint {
+    /// In so many words: a child that this process starts at that moment has the file too, until its exec, and closing ours
+    /// would leave the lock to it.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Checkpoint {
@@ -121,7 +129,7 @@ impl Checkpoint {
             );
             Ok(None)
         })?;
-        Ok((Checkpoint { path, _lock: lock }, state))
+        Ok((Checkpoint { path, lock }, state))
     }
 
     /// Writes it down, for good: after a power cut too.
