@@ -239,6 +239,7 @@ impl Engine {
                 "chunks are gone that were there when the log was closed; what they held is read from Kafka again"
             );
         }
+        shared.queue().opened(opened.survey.chunks.first().map_or(opened.survey.next, |(first, _)| *first));
         let database = Arc::new(opened.database);
         let no_thread = |error: std::io::Error| disk::Error::Failed {
             doing: "starting a thread for",

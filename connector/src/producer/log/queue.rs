@@ -112,6 +112,14 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// Before its first life nothing is known but the first chunk that is there. A log that is closed without one, since
+    /// Kafka was never reached, would else say that all chunks from number 0 on were still needed.
+    pub fn opened(&mut self, first: u64) {
+        if self.durable == 0 {
+            (self.durable, self.forgotten) = (first, first);
+        }
+    }
+
     /// The queue of the next life, with these chunks on disk and nothing in memory.
     pub fn next_life(&self, cursor: Cursor, durable: u64, spilled: VecDeque<Spilled>) -> Queue {
         let records = spilled.iter().map(|chunk| u64::from(chunk.records)).sum();
