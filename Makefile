@@ -11,6 +11,8 @@ MAKEFLAGS += --no-print-directory
 cargo := bash .ci/cargo
 release = $$(cargo metadata --offline --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/release
 binary = $(release)/stillwell
+# Tests at a time: those with a broker wait for most of their time, for groups, time limits and batches.
+threads = $$((3 * $$(getconf _NPROCESSORS_ONLN)))
 # Narrows what `make test` runs, in cargo's words; what `make demo` gives to the demo; what `make bench` measures and prints.
 TESTS ?=
 ARGS ?=
@@ -36,7 +38,8 @@ demo: build ## the whole system on an embedded broker; ARGS="--for 30s" …
 test: ## all tests, on a real broker; TESTS="--test flow" for some
 	@bash .ci/setup test
 	@$(cargo) build --release --locked --workspace --bins
-	@STILLWELL_BIN="$(binary)" $(cargo) test --release --locked --workspace $(TESTS)
+	@STILLWELL_BIN="$(binary)" RUST_TEST_THREADS="$${RUST_TEST_THREADS:-$(threads)}" \
+		$(cargo) test --release --locked --workspace $(TESTS)
 
 bench: ## ours against the bare minimum of the same work; BENCH="read open" for some, RECORDS=N, OUTPUT=json
 	@bash .ci/setup test

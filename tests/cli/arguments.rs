@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
-use stillwell_tests::{Finished, run, scratch, stillwell, workspace};
+use stillwell_tests::{Finished, free_port, run, scratch, stillwell, workspace};
 
 const SHORT: Duration = Duration::from_secs(30);
 
@@ -200,8 +200,8 @@ fn a_damaged_blob_is_told_from_a_missing_one() {
 
 #[test]
 fn health_is_asked_for_where_the_configuration_says() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let port = free_port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let (_dir, file) = configured(&format!("{LEAST}[http]\nlisten = \"0.0.0.0:{port}\"\n"));
     let server = std::thread::spawn(move || {
         for status in ["200 OK", "503 Service Unavailable"] {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use apache_avro::types::Value as Avro;
 use apache_avro::{Codec, Schema, Writer};
 use serde_json::{Value, json};
-use stillwell_tests::{Finished, Running, Topic, bootstrap, run, scratch, stillwell, unique};
+use stillwell_tests::{Finished, Running, Topic, bootstrap, free_port, run, scratch, stillwell, unique};
 
-use crate::serving::{configure, free_port, until_ready};
+use crate::serving::{configure, until_ready};
 
 const LONG: Duration = Duration::from_secs(60);
 

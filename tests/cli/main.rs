@@ -7,6 +7,7 @@
 )]
 
 mod arguments;
+mod away;
 mod basics;
 mod container;
 mod demo;

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use stillwell_tests::{Broker, Record, Running, Topic, run, scratch, stillwell, wait_until, workspace};
+use stillwell_tests::{
+    Broker, Record, Running, Topic, free_port, run, scratch, stillwell, wait_until, workspace,
+};
 
-use crate::serving::{LONG, ask, free_port, get, until_ready};
+use crate::serving::{LONG, ask, get, until_ready};
 
 fn readme() -> String {
     std::fs::read_to_string(workspace().join("README.md")).unwrap()

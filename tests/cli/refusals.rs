@@ -6,10 +6,11 @@ use std::path::Path;
 
 use serde_json::json;
 use stillwell_tests::{
-    Broker, Finished, Record, Running, Topic, bootstrap, run, scratch, stillwell, unique, unprivileged,
+    Broker, Finished, Record, Running, Topic, bootstrap, free_port, run, scratch, stillwell, unique,
+    unprivileged,
 };
 
-use crate::serving::{LONG, configure, free_port, get, until_ready, until_record};
+use crate::serving::{LONG, configure, get, until_ready, until_record};
 
 fn refused(config: &str, more: &[&str]) -> Finished {
     run(stillwell(["run", "-c", config]).args(more), LONG).expect_code(78)

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stillwell_tests::{Record, Running, Topic, bootstrap, run, scratch, stillwell, unique, wait_until};
+use stillwell_tests::{
+    Record, Running, Topic, bootstrap, free_port, run, scratch, stillwell, unique, wait_until,
+};
 
-use crate::serving::{Answer, ask, configure, free_port, get, request, until_ready, until_record};
+use crate::serving::{Answer, ask, configure, get, request, until_ready, until_record};
 
 const LONG: Duration = Duration::from_secs(60);
 const TOKEN: &str = "s3cr3t-0f-the-test";

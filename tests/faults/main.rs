@@ -1,10 +1,11 @@
 //! What goes wrong around Stillwell, put there by hand: on the wire, in the topics, in the blob store. Each rule of
 //! "nothing lost, nothing twice" has a test here.
 //!
-//! `world`, `scenes` and `campaign` do it at random, to the scenes of tests/crash: `make faults`.
+//! `around`, `scenes` and `campaign` do it at random, to the scenes of tests/crash: `make faults`.
 
 #![expect(clippy::indexing_slicing, reason = "what a test cannot find fails it")]
 
+mod around;
 mod branch;
 mod campaign;
 mod ground;
@@ -16,7 +17,6 @@ mod scenes;
 mod shed;
 mod takeover;
 mod transactions;
-mod world;
 
 /// The dataset of these tests.
 const SCHEMA: &str = r#"{"type": "record", "name": "Product", "fields": [

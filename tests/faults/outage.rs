@@ -107,7 +107,8 @@ async fn a_stop_while_the_store_is_away_waits_for_nobody_and_loses_nothing() {
     let records: Vec<_> = (0..10).map(|n| good(&mut setting, &format!("left {n}"), f64::from(n))).collect();
     setting.topic.produce(records);
     until(&first, Circuit::Open).await;
-    let farewell = tokio::time::timeout(Duration::from_secs(10), first.shutdown()).await;
+    // Who waits for the store waits for as long as a stop may take, half a minute.
+    let farewell = tokio::time::timeout(Duration::from_secs(20), first.shutdown()).await;
     let farewell = farewell.expect("it stops at once").expect("it stops well");
     assert!(farewell.left_in_log > 0, "{farewell}");
 

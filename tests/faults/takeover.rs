@@ -34,7 +34,8 @@ async fn stopped_while(name: &str, loses: fn(i16, bool) -> bool) {
     wait_until("the takeover stands still", DEADLINE, || {
         if lost.load(Ordering::Acquire) { Ok(()) } else { Err("nothing is lost yet") }
     });
-    let stopped = tokio::time::timeout(Duration::from_secs(5), producer.shutdown()).await;
+    // Who does not look waits for an answer, half a minute.
+    let stopped = tokio::time::timeout(Duration::from_secs(20), producer.shutdown()).await;
     stopped.expect("it looks at its token").expect("it stops well");
     drop(tap);
 

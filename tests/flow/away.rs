@@ -44,7 +44,7 @@ async fn a_cached_version_is_readable_at_once_marked_stale_and_ready_as_configur
     assert!(served.status().readable.stale, "it says that it may be old");
 
     let strict = away(false).spawn().expect("it starts");
-    wait_until_async("the cached version is readable", Duration::from_secs(10), || {
+    wait_until_async("the cached version is readable", Duration::from_secs(60), || {
         std::future::ready(match strict.view().records() {
             100 => Ok(()),
             records => Err(format!("{records} records")),

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use stillwell_tests::{Record, Running, Topic, bootstrap, scratch, stillwell, unique, wait_until};
+use stillwell_tests::{Record, Running, Topic, bootstrap, free_port, scratch, stillwell, unique, wait_until};
 
 /// Long: without optimisation, on a machine that does other things as well.
 const DEADLINE: Duration = Duration::from_secs(3_600);
@@ -92,8 +92,7 @@ fn memory_stays_within_its_limit_whatever_the_backlog() {
     topic.produce((0..records).map(|i| Record::upsert(format!("key {}", i % KEYS), value)));
 
     let dir = scratch();
-    let port =
-        TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    let port = free_port();
     let start = |records_per_second| {
         let config = configure(dir.path(), &dataset, port, records_per_second);
         Running::start(&mut stillwell(["run", "-c", &config, "--role", "producer"]))

@@ -1,12 +1,12 @@
 //! A dataset as its operator has it: a configuration file for each instance, processes that run it, commands beside them.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use stillwell_tests::{Finished, Running, bootstrap, run, stillwell, wait_until};
+use stillwell_tests::{Finished, Running, bootstrap, free_port, run, stillwell, wait_until};
 
 use crate::setting::Setting;
 
@@ -22,7 +22,7 @@ pub struct Instance {
 
 impl Instance {
     pub fn new(setting: &Setting, name: &str) -> Instance {
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+        let port = free_port();
         let dir = setting.dir.path();
         let (schema, config) = (dir.join("dataset.avsc"), dir.join(format!("{name}.toml")));
         std::fs::write(&schema, &setting.schema).expect("the schema is written");

@@ -13,6 +13,7 @@
 pub mod broker;
 pub mod campaign;
 pub mod guard;
+pub mod port;
 pub mod process;
 pub mod protocol;
 pub mod proxy;
@@ -25,6 +26,7 @@ pub mod volume;
 pub mod wait;
 
 pub use broker::Broker;
+pub use port::free_port;
 pub use process::{Finished, Running, run, stillwell, unprivileged};
 pub use proxy::{Proxy, TOXICS, Toxic};
 pub use reference::read_by_avro_tools;

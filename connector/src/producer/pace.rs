@@ -364,7 +364,7 @@ mod tests {
         let pace = Pace::new(pacing(1, 0), Clock::system());
         let waiting = pace.clone();
         let (admitted, ()) =
-            tokio::join!(tokio::time::timeout(Duration::from_secs(20), admit(&waiting, 1_000, 0)), async {
+            tokio::join!(tokio::time::timeout(Duration::from_secs(60), admit(&waiting, 1_000, 0)), async {
                 // A thousand records at one a second; then a limit that still is one; then none.
                 tokio::task::yield_now().await;
                 pace.set(pacing(2, 0)).unwrap();

@@ -282,7 +282,7 @@ fn an_arrival_ends_a_long_wait_at_once() {
     poller.assign(&[(topic.name(), 0, 0)]).expect("assigned");
     assert_eq!(read_to_ends(&mut poller).ends, BTreeMap::from([(0, 0)]));
     let mut send = transaction(&unique("wake"));
-    let mut worst = Duration::ZERO;
+    let mut waits = Vec::new();
     for round in 0..10 {
         let waiter = std::thread::spawn(move || {
             loop {
@@ -309,21 +309,23 @@ fn an_arrival_ends_a_long_wait_at_once() {
         let committed = now();
         let (back, seen) = waiter.join().expect("the waiter lives");
         poller = back;
-        worst = worst.max(seen.saturating_duration_since(committed));
+        waits.push(seen.saturating_duration_since(committed));
     }
-    println!("an announcement is seen at most {worst:?} after its commit returned");
-    assert!(worst < Duration::from_millis(500), "{worst:?}");
+    // Who sleeps on would do so each time, for nearly five seconds; a busy machine is slow now and then.
+    waits.sort();
+    println!("an announcement is seen {waits:?} after its commit returned");
+    assert!(waits[waits.len() / 2] < Duration::from_millis(500), "{waits:?}");
 
     let waker = poller.waker();
     let woken = std::thread::spawn(move || {
         let started = now();
-        while let Some(Polled::End { .. } | Polled::Record { .. }) = poller.poll(Duration::from_secs(20)) {}
+        while let Some(Polled::End { .. } | Polled::Record { .. }) = poller.poll(LONG * 2) {}
         (started.elapsed(), poller)
     });
     std::thread::yield_now();
     waker.wake();
     let (took, poller) = woken.join().expect("the waiter lives");
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < LONG, "{took:?}");
     drop(poller);
     waker.wake();
 }

@@ -62,21 +62,24 @@ fn a_transaction_shows_letters_offsets_and_announcement_at_once() {
 /// With librdkafka's default backoff each would take 100 ms and more.
 #[test]
 fn transactions_follow_each_other_without_a_pause() {
-    const COUNT: u32 = 100;
+    const COUNT: usize = 100;
     let (letters, announcements) = (Topic::create("pace-letters", 1), Topic::create("pace", 1));
     let mut send = transaction(&unique("pace"));
-    let started = super::now();
+    let mut took = Vec::with_capacity(COUNT);
     for _ in 0..COUNT {
+        let started = super::now();
         send.begin().expect("begin");
         for topic in [&letters, &announcements] {
             send.send(&Outgoing { topic: topic.name(), value: Some(b"x"), ..Outgoing::default() }, LONG)
                 .expect("sent");
         }
         assert!(matches!(send.commit(LONG), Outcome::Committed));
+        took.push(started.elapsed());
     }
-    let each = started.elapsed() / COUNT;
-    println!("a transaction on two topics takes {each:?}");
-    assert!(each < Duration::from_millis(60), "{each:?}");
+    // A pause would be in all of them; a busy machine is slow now and then.
+    took.sort();
+    println!("a transaction on two topics takes {:?} at best, {:?} as a rule", took[0], took[COUNT / 2]);
+    assert!(took[COUNT / 4] < Duration::from_millis(60), "{took:?}");
 }
 
 /// A second client with the same id fences the first: whatever it does next says so.
@@ -169,7 +172,7 @@ fn a_client_without_kafka_waits_no_longer_than_it_is_told() {
     let started = super::now();
     let error = send.init(Duration::from_millis(700)).expect_err("nobody there");
     assert!(error.is_transient(), "{error:?}");
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < LONG, "{:?}", started.elapsed());
 }
 
 /// A group's committed offsets, by librdkafka alone.

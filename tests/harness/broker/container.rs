@@ -12,7 +12,7 @@ use testcontainers::{ContainerAsync, ImageExt};
 use testcontainers_modules::kafka::apache::{KAFKA_PORT, Kafka};
 use tokio::runtime::Runtime;
 
-use super::free_ports;
+use crate::free_port;
 use crate::guard::{self, Guard};
 use crate::settings::Settings;
 
@@ -65,7 +65,7 @@ pub(super) fn usable(settings: &Settings) -> Result<(), String> {
 impl Container {
     pub(super) fn start(settings: &Settings) -> Result<Container, String> {
         // Chosen here, not by the engine: a port that the engine picks changes when the container is started again.
-        let [port] = free_ports()?;
+        let port = free_port();
         let internal = KAFKA_PORT.as_u16();
         let mut image = Kafka::default()
             .with_jvm_image()

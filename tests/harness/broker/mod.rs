@@ -16,7 +16,6 @@ mod container;
 mod native;
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -203,18 +202,4 @@ fn choice(settings: &Settings) -> Result<Choice, String> {
 /// Past the test runner's capture, so that the choice is seen in every run.
 fn say(what: &str) {
     let _ = writeln!(std::io::stderr(), "test broker: {what}");
-}
-
-/// Ports of 127.0.0.1 that nobody listens on. Another process may take one before it is used; the caller tries again.
-fn free_ports<const N: usize>() -> Result<[u16; N], String> {
-    let held: Vec<TcpListener> = (0..N)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)))
-        .collect::<Result<_, _>>()
-        .map_err(|e| format!("no free port on 127.0.0.1: {e}"))?;
-    let ports: Vec<u16> = held
-        .iter()
-        .map(|listener| listener.local_addr().map(|address| address.port()))
-        .collect::<Result<_, _>>()
-        .map_err(|e| format!("a listener without an address: {e}"))?;
-    Ok(ports.try_into().expect("one port for each listener"))
 }

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use stillwell::clock::Entropy;
 
-use super::free_ports;
 use crate::guard::{self, Guard};
 use crate::settings::Settings;
-use crate::{wait_until, workspace};
+use crate::{free_port, wait_until, workspace};
 
 #[derive(Debug)]
 pub(super) struct Native {
@@ -49,7 +48,7 @@ impl Native {
             .map_err(|e| format!("no folder for the broker's data: {e}"))?
             .keep();
         let folder_goes = guard::at_end(format!("rm -rf {}", guard::quoted(&folder.to_string_lossy())));
-        let [port, controller, proxied] = free_ports()?;
+        let [port, controller, proxied] = [free_port(), free_port(), free_port()];
         let proxy = proxy.map(|proxy| (proxied, proxy));
         let properties = properties(settings, &folder, port, controller, proxy);
         std::fs::write(folder.join("server.properties"), properties)

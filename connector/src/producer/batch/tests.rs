@@ -9,7 +9,7 @@ use crate::producer::{Pacing, log};
 
 pub(in crate::producer) mod rules;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn position(offset: i64) -> Position {
     let source = SourcePartition { topic: "orders".into(), topic_id: Default::default(), partition: 0 };

@@ -25,7 +25,7 @@ mod model;
 const LIFE: Life = Life { epoch: 2, writer: Uuid::from_u128(5) };
 /// Two misfits of this size are too many to wait.
 const MAX_LETTER_BYTES: u64 = 2 * 1024;
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 /// The dataset's source partitions: two topics.
 fn sources() -> Vec<SourcePartition> {

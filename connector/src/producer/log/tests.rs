@@ -85,7 +85,7 @@ fn roomy(log: &Log) -> Reader {
 async fn take(reader: &mut Reader, count: usize) -> Vec<(i32, i64)> {
     let mut taken = Vec::new();
     while taken.len() < count {
-        let next = tokio::time::timeout(Duration::from_secs(20), reader.next()).await;
+        let next = tokio::time::timeout(Duration::from_secs(60), reader.next()).await;
         let logged = next.unwrap_or_else(|_| panic!("{count} records awaited, {} came", taken.len()));
         taken.extend(records(&logged.unwrap().expect("the log is open")));
     }
@@ -111,7 +111,7 @@ fn offsets(partition: i32, from: i64, to: i64) -> Vec<(i32, i64)> {
 async fn persisted(appender: &Appender, number: u64) {
     let mut persisted = appender.persisted();
     let wait = persisted.wait_for(|end| *end >= number);
-    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it becomes durable").unwrap();
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("it becomes durable").unwrap();
 }
 
 /// Everything in the log from here on cannot be read.
@@ -430,7 +430,7 @@ async fn trimming_gives_the_disk_back() {
     let (appender, mut reader) = (log.appender(), log.reader(PLENTY, Budget::new(4 << 20)));
     let total = 400;
     for n in 0..total {
-        appender.append_within(chunk_of(&[(0, n, n + 1)], 1 << 20), Duration::from_secs(20)).unwrap();
+        appender.append_within(chunk_of(&[(0, n, n + 1)], 1 << 20), Duration::from_secs(60)).unwrap();
     }
     persisted(&appender, total as u64).await;
     assert!(log.disk_bytes() > 400 << 20);
@@ -440,7 +440,7 @@ async fn trimming_gives_the_disk_back() {
         log.trim(&[at(0, n + 1)]).await.unwrap();
     }
     assert_eq!(log.stats(), Stats::default());
-    let deadline = std::time::Duration::from_secs(20);
+    let deadline = std::time::Duration::from_secs(60);
     let small = async {
         while log.disk_bytes() > 200 << 20 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -474,7 +474,7 @@ async fn a_full_disk_ends_the_life_and_the_next_one_opens_the_log_anew() {
     // Nobody knows what of the failed commit is on the disk: nothing more goes there in this life.
     assert!(matches!(appender.try_append(chunk(0, 9, 10)), Err(AppendError::Failed(Error::Disk(_)))));
     assert!(matches!(
-        appender.append_within(chunk(0, 9, 10), Duration::from_secs(20)),
+        appender.append_within(chunk(0, 9, 10), Duration::from_secs(60)),
         Err(AppendError::Failed(Error::Disk(_)))
     ));
 

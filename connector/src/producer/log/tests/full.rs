@@ -59,7 +59,7 @@ async fn an_append_that_finds_no_room_loses_nothing_and_the_log_mends_itself_whe
     let mut next = 0;
     let mut append = |appender: &Appender| {
         let outcome =
-            appender.append_within(chunk_of(&[(0, next, next + 10)], 20_000), Duration::from_secs(20));
+            appender.append_within(chunk_of(&[(0, next, next + 10)], 20_000), Duration::from_secs(60));
         if outcome.is_ok() {
             next += 10;
         }
@@ -113,7 +113,7 @@ async fn a_log_that_fills_its_own_volume_opens_and_empties_there() {
     // Up to where the source would have paused: 1.25 times the reserve.
     while log.fill().disk() < 0.8 {
         assert!(next < 10_000, "the volume never fills: {:?}", log.fill());
-        match appender.append_within(chunk_of(&[(0, next, next + 10)], 100_000), Duration::from_secs(20)) {
+        match appender.append_within(chunk_of(&[(0, next, next + 10)], 100_000), Duration::from_secs(60)) {
             // One by one: what waits for the fsync is not on the disk yet, and would not be seen.
             Ok(()) => {
                 next += 10;
@@ -135,7 +135,7 @@ async fn a_log_that_fills_its_own_volume_opens_and_empties_there() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), empty).await.unwrap_or_else(|_| panic!("{:?}", log.fill()));
+    tokio::time::timeout(Duration::from_secs(60), empty).await.unwrap_or_else(|_| panic!("{:?}", log.fill()));
     log.close().await.unwrap();
 }
 

@@ -114,7 +114,7 @@ impl Model {
                     if self.taken == self.next {
                         return;
                     }
-                    let logged = tokio::time::timeout(Duration::from_secs(20), self.reader.next()).await;
+                    let logged = tokio::time::timeout(Duration::from_secs(60), self.reader.next()).await;
                     let logged = logged.expect("there is more").unwrap().unwrap();
                     for (partition, offset) in records(&logged) {
                         let next = self.taken.get_mut(&partition).unwrap();

@@ -64,7 +64,7 @@ impl Limited {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), done).await.expect("it is done in time");
+        tokio::time::timeout(Duration::from_secs(60), done).await.expect("it is done in time");
     }
 
     async fn reopen(&mut self, from: i64) {
@@ -90,7 +90,7 @@ impl Limited {
 async fn read(reader: &mut Reader, position: &mut i64, end: i64) -> Vec<i64> {
     let mut offsets = Vec::new();
     while *position < end {
-        let next = tokio::time::timeout(Duration::from_secs(20), reader.next()).await;
+        let next = tokio::time::timeout(Duration::from_secs(60), reader.next()).await;
         let logged = next.unwrap_or_else(|_| panic!("at {position} of {end}")).unwrap().expect("it is open");
         let range = &logged.chunk.ranges()[0];
         assert_eq!(logged.from[0].max(range.from), *position, "positions move on without a gap");
@@ -197,7 +197,7 @@ async fn misfits_never_give_way_and_what_was_announced_is_not_counted() {
                 limited.make_room().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), done).await.expect("only misfits are left");
+        tokio::time::timeout(Duration::from_secs(60), done).await.expect("only misfits are left");
         assert_eq!(counted(), 38, "{strategy}: 50..100 without its misfits");
         let logged = reader.next().await.unwrap().unwrap();
         assert_eq!((logged.chunk.misfits(), logged.chunk.records(), logged.from[0]), (25, 25, 50));

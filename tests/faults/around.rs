@@ -1,4 +1,5 @@
-//! Broker, network and store fail once each. `make faults` goes on with that for as long as it is told to.
+//! Broker, network and store fail once each; `make faults` goes on with that for as long as it is told to.
+//! That takes longest here: by its name it starts first.
 
 use stillwell_tests::campaign::seeded;
 
