@@ -50,7 +50,7 @@ bench: ## ours against the bare minimum of the same work; BENCH="read open" for 
 faults: ## the campaign of faults: FAULTS_FOR=30m (5m); STILLWELL_SEED=… FAULTS_SCENE=… to repeat
 	@bash .ci/setup test
 	@$(cargo) build --release --locked --workspace --bins
-	@[ -n "$${FAULTS_SCENE:-}" ] || STILLWELL_TORTURE=all $(cargo) test --release --locked --workspace --lib log::tests::torture
+	@[ -n "$${FAULTS_SCENE:-}" ] || STILLWELL_TORTURE=$${STILLWELL_TORTURE:-2m} $(cargo) test --release --locked --workspace --lib log::tests::torture
 	@STILLWELL_BIN="$(binary)" $(cargo) test --release --locked --workspace --test faults -- --ignored --nocapture campaign
 
 check: setup ## format, lints and documentation, as CI wants them

@@ -174,6 +174,9 @@ fn campaign() {
     for (at, check) in CHECKS.iter().enumerate() {
         println!("  {:2}. {check}: {} times", at + 1, totals.tally.checks.get(at + 1).copied().unwrap_or(0));
     }
+    if totals.tally.stretched > 0 {
+        println!("  {} of 9 took longer by the clock: others had the machine", totals.tally.stretched);
+    }
     match totals.failed.first() {
         None => println!("nothing failed"),
         Some(first) => {

@@ -19,6 +19,8 @@ pub const TRANSACTION: Duration = Duration::from_secs(15);
 const ENOUGH_TO_FORGET: u64 = 5_000;
 /// Records that wait for a writer which was away: several times what it may hold in memory.
 const BACKLOG: u64 = 12_000;
+/// Records that come while no version can be stored: several times what the log may hold.
+const FLOOD: u64 = 30_000;
 /// A stop in order takes no longer.
 const STOP: Duration = Duration::from_secs(40);
 /// An hour.
@@ -38,8 +40,7 @@ impl Scene {
             self.workload.burst(BACKLOG);
             self.after_records(BACKLOG);
         }
-        let now = self.clock().now();
-        self.start(0, None)?;
+        let now = self.start(0, None)?;
         self.settle(now)
     }
 
@@ -68,8 +69,7 @@ impl Scene {
         self.kill()?;
         let lost = *self.chance.pick(&["", "log", "cache"]);
         let _ = std::fs::remove_dir_all(self.writer().data().join(lost));
-        let now = self.clock().now();
-        self.start(0, None)?;
+        let now = self.start(0, None)?;
         self.settle(now)
     }
 
@@ -104,8 +104,7 @@ impl Scene {
                 Err(_) => return broken(0, format!("{point} is never reached\n{}", self.logs())),
             }
         }
-        let now = self.clock().now();
-        self.start(0, None)?;
+        let now = self.start(0, None)?;
         self.settle(now)
     }
 
@@ -117,8 +116,7 @@ impl Scene {
         self.after_records(self.chance.between(1, 200));
         self.kill()?;
         let passed = self.chance.below(8);
-        let now = self.clock().now();
-        self.start(0, Some(&format!("{point}={passed}*off->1*return(error)->off")))?;
+        let now = self.start(0, Some(&format!("{point}={passed}*off->1*return(error)->off")))?;
         self.settle(now)
     }
 
@@ -150,9 +148,9 @@ impl Scene {
         if stopped.is_err() {
             return broken(0, format!("{point} is never reached\n{}", self.logs()));
         }
-        let now = self.clock().now();
+        let mut now = self.clock().now();
         for other in others {
-            self.start(other, None)?;
+            now = self.start(other, None)?;
         }
         self.settle(now + SESSION)?;
         if long {
@@ -181,14 +179,13 @@ impl Scene {
             self.after_records(self.chance.between(50, 400));
             self.fault();
             self.writers.get_mut(gone).expect("one of them").kill();
-            let now = self.clock().now();
+            let mut now = self.clock().now();
             if !self.writers.get_mut(next).expect("one of them").is_up() {
-                self.start(next, None)?;
+                now = self.start(next, None)?;
             }
             self.settle(now + SESSION)?;
         }
-        let now = self.clock().now();
-        self.start(other, None)?;
+        let now = self.start(other, None)?;
         self.settle(now)
     }
 
@@ -246,8 +243,7 @@ impl Scene {
             }
             std::fs::write(path, bytes).expect("nobody has it open");
         }
-        let now = self.clock().now();
-        self.start(0, None)?;
+        let now = self.start(0, None)?;
         self.settle(now)
     }
 
@@ -265,8 +261,7 @@ impl Scene {
             return Ok(false);
         };
         // It begins without a log, as on a new disk.
-        let now = self.clock().now();
-        self.start(0, None)?;
+        let now = self.start(0, None)?;
         self.settle(now)?;
         self.fault();
         volume.fill();
@@ -285,8 +280,7 @@ impl Scene {
         // The old disk comes back, and on it the log of long ago.
         self.kill()?;
         drop(volume);
-        let now = self.clock().now();
-        self.start(0, None)?;
+        let now = self.start(0, None)?;
         self.settle(now)?;
         Ok(true)
     }
@@ -307,15 +301,14 @@ impl Scene {
             self.settle(now)?;
             // A life that begins under this clock.
             self.kill()?;
-            let now = self.clock().now();
-            self.start(0, None)?;
+            let now = self.start(0, None)?;
             self.settle(now)?;
         }
         self.reader.skew(0);
         Ok(())
     }
 
-    /// The blob store is away for a while: a file stands where its folder was.
+    /// The blob store is away for a while: a file stands where its folder was. What comes meanwhile fills queue and log.
     ///
     /// # Errors
     /// The first promise that is broken.
@@ -325,7 +318,8 @@ impl Scene {
         self.fault();
         std::fs::rename(&blobs, &aside).expect("the store's folder can be moved");
         std::fs::write(&blobs, "no folder").expect("a file can be written");
-        self.after_records(self.chance.between(200, 1_500));
+        self.workload.burst(FLOOD);
+        self.after_records(FLOOD + self.chance.between(200, 1_500));
         // What was stored into the folder by whoever had it open is there; what was refused is not.
         std::fs::remove_file(&blobs).expect("the file can be removed");
         std::fs::rename(&aside, &blobs).expect("the store's folder can be moved back");

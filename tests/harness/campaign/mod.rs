@@ -14,6 +14,7 @@
 pub mod announced;
 pub mod blobs;
 pub mod chance;
+pub mod fair;
 pub mod faults;
 pub mod fold;
 pub mod instance;

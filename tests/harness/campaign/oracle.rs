@@ -82,6 +82,8 @@ pub struct Tally {
     pub branches: u64,
     /// Lives that began.
     pub lives: u64,
+    /// Fresh records that took more than their time by the clock, since others had the machine ([`super::fair`]).
+    pub stretched: u64,
 }
 
 impl Tally {
@@ -104,6 +106,7 @@ impl Tally {
         self.snapshots += other.snapshots;
         self.branches += other.branches;
         self.lives += other.lives;
+        self.stretched += other.stretched;
     }
 }
 

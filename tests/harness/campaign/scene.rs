@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use super::blobs::Blobs;
 use super::chance::Chance;
+use super::fair::Fair;
 use super::instance::{Instance, Size};
 use super::oracle::{CHECKS, Oracle, Tally, Violation, broken};
 use super::row::{Row, SCHEMA};
@@ -26,8 +27,10 @@ use crate::topic::{Record, Topic};
 use crate::{Broker, held_within, scratch, unique};
 
 /// A fresh record is readable within this after a fault: the promise. Debug builds are given more, being several times
-/// slower, so that the check means the same.
+/// slower, so that the check means the same. What others take of the machine meanwhile does not count ([`Fair`]).
 const FRESH: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 10 });
+/// By the clock it is waited no longer than so many times that.
+const STRETCH: u32 = 8;
 /// First start of a dataset: topics are made, the group forms.
 const START: Duration = Duration::from_secs(60);
 /// Partitions of the source.
@@ -202,11 +205,11 @@ impl Scene {
         self.at_rest()
     }
 
-    /// Starts the writer at `at` with what it has on disk.
+    /// Starts the writer at `at` with what it has on disk; when that was.
     ///
     /// # Errors
     /// The first promise that is broken, as it was left.
-    pub fn start(&mut self, at: usize, failpoints: Option<&str>) -> Result<(), Violation> {
+    pub fn start(&mut self, at: usize, failpoints: Option<&str>) -> Result<Instant, Violation> {
         self.oracle.look()?;
         let dataset = self.dataset.clone();
         let writer = self.writers.get_mut(at).expect("one of them");
@@ -215,8 +218,10 @@ impl Scene {
             Ok(logged) => self.oracle.left(writer.name(), logged),
             Err(what) => return broken(6, what),
         }
+        // From now on: what it has left was looked at before, and took its time.
+        let now = self.clock.now();
         writer.start(failpoints);
-        Ok(())
+        Ok(now)
     }
 
     /// What the dead have left is looked at before the next life tidies up: what they announced and committed is all
@@ -279,25 +284,36 @@ impl Scene {
         // All that was acknowledged by now lies before them.
         self.oracle.acknowledged(self.workload.acknowledged());
         self.source.produce(records);
-        let left = most.saturating_sub(self.clock.now().saturating_duration_since(began));
-        let seen = held_within(left, || {
-            for partition in 0..PARTITIONS {
-                let path = format!("/v1/datasets/{}/records/fresh-{partition}", self.dataset);
-                let answer = self.reader.ask(&path)?;
-                let shown = serde_json::from_str::<Row>(&answer.body).ok();
-                if shown.as_ref().is_none_or(|row| row.n != n) {
-                    return Err(format!("{path}: {} {}", answer.status, answer.body));
-                }
-            }
-            Ok(())
+        let mut fair = Fair::since(&self.clock, began);
+        let seen = held_within(most * STRETCH, || match self.shows(n) {
+            Ok(()) => Ok(Ok(())),
+            Err(state) if fair.counted() > most => Ok(Err(state)),
+            Err(state) => Err(state),
         });
+        let late = fair.counted() > most;
         match seen {
-            Ok(()) => Ok(()),
-            Err(state) => {
-                let logs = self.logs();
-                broken(9, format!("no fresh record {n} after {most:?}: {state}\n{logs}"))
+            Ok(Ok(())) if !late => {
+                self.oracle.tally.stretched += u64::from(fair.wall() > most);
+                Ok(())
+            }
+            Ok(Ok(())) => broken(9, format!("fresh record {n} after {fair}, not {most:?}\n{}", self.logs())),
+            Ok(Err(state)) | Err(state) => {
+                broken(9, format!("no fresh record {n} after {fair}: {state}\n{}", self.logs()))
             }
         }
+    }
+
+    /// Whether the reader shows the fresh records numbered `n`.
+    fn shows(&mut self, n: i64) -> Result<(), String> {
+        for partition in 0..PARTITIONS {
+            let path = format!("/v1/datasets/{}/records/fresh-{partition}", self.dataset);
+            let answer = self.reader.ask(&path)?;
+            let shown = serde_json::from_str::<Row>(&answer.body).ok();
+            if shown.as_ref().is_none_or(|row| row.n != n) {
+                return Err(format!("{path}: {} {}", answer.status, answer.body));
+            }
+        }
+        Ok(())
     }
 
     /// The end: the workload rests, everything is announced, a reader that starts from nothing holds the same, every

@@ -2,9 +2,9 @@
 //! rest is fetched from the right place.
 //!
 //! `STILLWELL_TORTURE=every` takes every byte of every file: a bit flipped there, and cut off there where files grow at
-//! their end. `all`, some minutes, does so to the one log that has files of all kinds, and to the others at one byte of
-//! four. A number is the seed of a sample; without it the sample's seed is a new one in each run, and printed when
-//! something fails. `STILLWELL_TORTURE_ONLY="MANIFEST-000005 CutAt(17)"` leaves those whose name holds the text.
+//! their end. `all` does so to the one log that has files of all kinds, and to the others at one byte of four. `90s` or `3m`
+//! takes of these as many, by chance, as go in that time for each log. A number is the seed of a sample; without it the
+//! sample's seed is a new one in each run, and printed when something fails. `STILLWELL_TORTURE_ONLY="MANIFEST-000005 CutAt(17)"` leaves those whose name holds the text.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -420,13 +420,15 @@ impl Scene {
     /// All its cases. A failure names the case, and how to see it again.
     fn run(self, runtime: tokio::runtime::Runtime) {
         let given = std::env::var("STILLWELL_TORTURE");
+        let bound = given.as_deref().ok().and_then(bound);
         let seed = match given.as_deref() {
             Ok("all" | "every") => None,
-            Ok(seed) => Some(seed.parse().expect("STILLWELL_TORTURE is `every`, `all` or a number")),
+            Ok(_) if bound.is_some() => None,
+            Ok(seed) => Some(seed.parse().expect("STILLWELL_TORTURE is `every`, `all`, a time or a number")),
             Err(_) => Some(Entropy::system().next_u64()),
         };
         let mut cases = self.cases(seed);
-        if given.as_deref() == Ok("all") && self.name != ALL_KINDS {
+        if given.as_deref() != Ok("every") && seed.is_none() && self.name != ALL_KINDS {
             cases.retain(|(_, harm)| match harm {
                 Harm::Gone => true,
                 // Cuts of some files are made at every 16th byte.
@@ -438,6 +440,12 @@ impl Scene {
         if let Ok(only) = std::env::var("STILLWELL_TORTURE_ONLY") {
             cases.retain(|(file, harm)| format!("{file} {harm:?}").contains(&only));
         }
+        if bound.is_some() {
+            let entropy = Entropy::system();
+            for at in (1..cases.len()).rev() {
+                cases.swap(at, (entropy.next_u64() % (at as u64 + 1)) as usize);
+            }
+        }
         let (count, name) = (cases.len(), self.name);
         println!(
             "{name}: {count} cases, now in {}/case, of {:?}",
@@ -446,8 +454,12 @@ impl Scene {
         );
         let mut harmed = BTreeSet::new();
         let (clock, thrice) = (Clock::system(), if count > 1_000 { 8 } else { 1 });
-        let began = clock.now();
+        let (began, mut done) = (clock.now(), 0);
         for (at, (file, harm)) in cases.into_iter().enumerate() {
+            if bound.is_some_and(|bound| clock.now() - began > bound) {
+                break;
+            }
+            done += 1;
             let mode = seed.map_or("every".to_owned(), |seed| seed.to_string());
             let context = format!("{name}: {file} {harm:?} (STILLWELL_TORTURE={mode})");
             // What kills the process leaves this behind.
@@ -468,8 +480,15 @@ impl Scene {
             };
         }
         assert!(harmed.len() > 3 || std::env::var_os("STILLWELL_TORTURE_ONLY").is_some(), "{harmed:?}");
-        println!("{name}: {count} cases survived in {:.0?}", clock.now() - began);
+        println!("{name}: {done} of {count} cases survived in {:.0?}", clock.now() - began);
     }
+}
+
+/// Like 90s or 3m.
+fn bound(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = [("s", 1), ("m", 60)].into_iter().find(|(name, _)| *name == unit)?.1;
+    Some(Duration::from_secs(number.parse::<u64>().ok()? * seconds))
 }
 
 fn runtime() -> tokio::runtime::Runtime {
