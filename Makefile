@@ -51,6 +51,7 @@ faults: ## the campaign of faults: FAULTS_FOR=30m (5m); STILLWELL_SEED=… FAULT
 	@bash .ci/setup test
 	@$(cargo) build --release --locked --workspace --bins
 	@[ -n "$${FAULTS_SCENE:-}" ] || STILLWELL_TORTURE=$${STILLWELL_TORTURE:-2m} $(cargo) test --release --locked --workspace --lib log::tests::torture
+	@[ -n "$${FAULTS_SCENE:-}" ] || STILLWELL_BIN="$(binary)" $(cargo) test --release --locked --workspace --test faults -- --ignored --nocapture backlog
 	@STILLWELL_BIN="$(binary)" $(cargo) test --release --locked --workspace --test faults -- --ignored --nocapture campaign
 
 check: setup ## format, lints and documentation, as CI wants them

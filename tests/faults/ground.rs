@@ -6,10 +6,10 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use stillwell_tests::campaign::instance::Instance;
-use stillwell_tests::{Setting, Topic, scratch, wait_until, wait_until_async};
+use stillwell_tests::{Broker, Setting, Topic, scratch, wait_until, wait_until_async};
 
 use crate::SCHEMA;
-use crate::history::{DEADLINE, History, announced, announcements, good};
+use crate::history::{DEADLINE, History, announced, announcements, good, set};
 
 /// All that a topic of one partition has goes, as retention takes it.
 fn empty(topic: &Topic) {
@@ -242,4 +242,59 @@ async fn reaches(setting: &Setting, offset: i64) {
         std::future::ready(if at == Some(offset) { Ok(()) } else { Err(format!("{at:?}")) })
     })
     .await;
+}
+
+/// All announcements of a shard have one key, so that compaction leaves the last. That one is enough for whoever reads or
+/// writes on; a new process says that its topic forgets, since rollback and who is slow need what lies before.
+#[tokio::test(flavor = "multi_thread")]
+async fn announcements_that_are_compacted_under_it_lose_nothing_and_the_next_start_says_so() {
+    let broker = Broker::own_with(&[("log.cleaner.backoff.ms", "100")]);
+    let mut setting = Setting::on(&broker, "forgetful", 1, SCHEMA);
+    let (cache, late) = (scratch(), scratch());
+    let producer = setting.producer().await;
+    let consumer = setting.consumer(cache.path()).await;
+    let versions = announcements(&setting);
+    set(
+        &setting,
+        &versions,
+        &[("cleanup.policy", "compact"), ("segment.ms", "100"), ("min.cleanable.dirty.ratio", "0.01")],
+    )
+    .await;
+    let mut written = 0;
+    wait_until_async("the broker has compacted", DEADLINE, || {
+        // A segment that is written to is never compacted: each version closes the one before.
+        written += 1;
+        let record = good(&mut setting, &format!("P-{written}"), 1.0);
+        setting.topic.produce([record]);
+        let left = versions.read().len();
+        let (_, end) = versions.watermarks()[0];
+        // Half of what was written are the ends of transactions.
+        std::future::ready(if written > 10 && (left as i64) < end / 4 {
+            Ok(())
+        } else {
+            Err(format!("{left} of {end}"))
+        })
+    })
+    .await;
+    setting.settled(&consumer).await;
+    let newcomer = setting.consumer(late.path()).await;
+    setting.settled(&newcomer).await;
+    producer.shutdown().await.expect("it stops");
+
+    let mut next = setting.producer().await;
+    let ended = tokio::time::timeout(DEADLINE, next.ended()).await.expect("it ends");
+    let said = ended.expect_err("over a topic that forgets nothing begins").chain();
+    let _ = next.shutdown().await;
+    assert!(said.contains("cleanup.policy=compact") && said.contains("set cleanup.policy=delete"), "{said}");
+
+    let kept = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
+    set(&setting, &versions, &kept).await;
+    let producer = setting.producer().await;
+    let last = good(&mut setting, "after", 2.0);
+    setting.topic.produce([last]);
+    for consumer in [consumer, newcomer] {
+        setting.settled(&consumer).await;
+        consumer.shutdown().await.expect("it stops");
+    }
+    producer.shutdown().await.expect("it stops");
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::indexing_slicing, reason = "what a test cannot find fails it")]
 
 mod around;
+mod backlog;
 mod branch;
 mod campaign;
 mod ground;

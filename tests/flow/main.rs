@@ -3,7 +3,6 @@
 #![expect(clippy::indexing_slicing, reason = "what a test cannot find fails it")]
 
 mod away;
-mod backlog;
 mod bad_input;
 mod damage;
 mod debian;

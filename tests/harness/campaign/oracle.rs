@@ -78,10 +78,10 @@ pub struct Tally {
     pub letters: u64,
     /// Snapshots announced.
     pub snapshots: u64,
-    /// Announcements of a life that another had replaced, which nobody may act on.
-    pub branches: u64,
     /// Lives that began.
     pub lives: u64,
+    /// Most resident bytes of any process.
+    pub resident: u64,
     /// Fresh records that took more than their time by the clock, since others had the machine ([`super::fair`]).
     pub stretched: u64,
 }
@@ -104,9 +104,9 @@ impl Tally {
         self.records += other.records;
         self.letters += other.letters;
         self.snapshots += other.snapshots;
-        self.branches += other.branches;
         self.lives += other.lives;
         self.stretched += other.stretched;
+        self.resident = self.resident.max(other.resident);
     }
 }
 
@@ -114,7 +114,7 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} faults, {} kills, {} lives, {} versions of {} records with {} letters, {} snapshots, {} branches that nobody took; checks",
+            "{} faults, {} kills, {} lives, {} versions of {} records with {} letters, {} snapshots, {} MB at most; checks",
             self.faults,
             self.kills,
             self.lives,
@@ -122,7 +122,7 @@ impl fmt::Display for Tally {
             self.records,
             self.letters,
             self.snapshots,
-            self.branches
+            self.resident / 1_000_000
         )?;
         let mut numbered = self.checks.iter().enumerate().skip(1);
         numbered.try_for_each(|(check, count)| write!(f, " {check}:{count}"))
@@ -399,6 +399,7 @@ impl Oracle {
     /// What is too much.
     pub fn size(&mut self, name: &str, size: Size) -> Result<(), Violation> {
         let most = self.bounds;
+        self.tally.resident = self.tally.resident.max(size.rss);
         if size.rss > most.rss || size.log > most.log || size.pending > most.pending {
             return broken(8, format!("{name} takes {size:?}, allowed are {most:?}"));
         }

@@ -8,15 +8,12 @@ use super::{Known, Oracle, Violation, broken};
 impl Oracle {
     pub(super) fn announced(&mut self, it: &Announcement, offset: i64) -> Result<(), Violation> {
         if it.life != self.life {
-            // Of a life that had been replaced: nobody may act on it, and whoever follows the rule does not.
-            if it.life.epoch >= self.life.epoch {
-                return broken(
-                    2,
-                    format!("offset {offset}: life {:?} announces without having begun", it.life),
-                );
-            }
-            self.tally.branches += 1;
-            return Ok(());
+            // Readers would refuse it. Yet whoever writes next has fenced it before, so that it is not even there.
+            let why = if it.life.epoch < self.life.epoch { "was replaced" } else { "has not begun" };
+            return broken(
+                2,
+                format!("offset {offset}: version {} of life {:?}, which {why}", it.version, it.life),
+            );
         }
         let version = it.version;
         if version != self.versions.len() as i64 + 1 || version <= self.of_this_life {
