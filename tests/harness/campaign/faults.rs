@@ -21,8 +21,8 @@ const ENOUGH_TO_FORGET: u64 = 5_000;
 const BACKLOG: u64 = 12_000;
 /// Records that come while no version can be stored: several times what the log may hold.
 const FLOOD: u64 = 30_000;
-/// A stop in order takes no longer.
-const STOP: Duration = Duration::from_secs(40);
+/// A stop in order takes no longer: after `graceful_shutdown_timeout` (30 s) it ends by itself, and says that it failed.
+pub const STOP: Duration = Duration::from_secs(60);
 /// An hour.
 const HOUR_MS: i64 = 3_600_000;
 /// What a process that aborts ends with.
@@ -308,23 +308,34 @@ impl Scene {
         Ok(())
     }
 
-    /// The blob store is away for a while: a file stands where its folder was. What comes meanwhile fills queue and log.
+    /// The blob store is away for a while: a file stands where its folder was. Once more then, while more comes than queue and
+    /// log hold.
     ///
     /// # Errors
     /// The first promise that is broken.
     pub fn store_away(&mut self) -> Result<(), Violation> {
-        self.after_records(self.chance.between(1, 300));
+        for flood in [0, FLOOD] {
+            self.after_records(self.chance.between(1, 300));
+            self.store_away_for(flood + self.chance.between(200, 1_500), flood);
+            if flood > 0 {
+                self.worked_off()?;
+            }
+            let now = self.clock().now();
+            self.settle(now)?;
+        }
+        Ok(())
+    }
+
+    fn store_away_for(&mut self, records: u64, flood: u64) {
         let (blobs, aside) = (self.dir().join("blobs"), self.dir().join("aside"));
         self.fault();
         std::fs::rename(&blobs, &aside).expect("the store's folder can be moved");
         std::fs::write(&blobs, "no folder").expect("a file can be written");
-        self.workload.burst(FLOOD);
-        self.after_records(FLOOD + self.chance.between(200, 1_500));
+        self.workload.burst(flood);
+        self.after_records(records);
         // What was stored into the folder by whoever had it open is there; what was refused is not.
         std::fs::remove_file(&blobs).expect("the file can be removed");
         std::fs::rename(&aside, &blobs).expect("the store's folder can be moved back");
-        let now = self.clock().now();
-        self.settle(now)
     }
 
     /// Which writer owns the shard.

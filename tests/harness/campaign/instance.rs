@@ -15,6 +15,8 @@ use crate::wait_until;
 
 /// Longest answer to one HTTP request.
 const ANSWER: Duration = Duration::from_secs(5);
+/// For what promises no time, on a machine that does other things as well.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where an instance listens at the moment; `None` while it is down. Shared with who watches it.
 pub type Address = Arc<Mutex<Option<SocketAddr>>>;
@@ -101,7 +103,7 @@ impl Instance {
             return Ok(Vec::new());
         }
         let dir = dir.display().to_string();
-        let done = run(&mut stillwell(["log", "inspect", "--output", "json", "--dir", &dir]), ANSWER * 4);
+        let done = run(&mut stillwell(["log", "inspect", "--output", "json", "--dir", &dir]), PATIENCE);
         let seen: Value = serde_json::from_str(&done.stdout)
             .map_err(|error| format!("log inspect: {error}\n{}{}", done.stdout, done.stderr))?;
         let ranges = seen.get("ranges").and_then(Value::as_array).ok_or("log inspect names no ranges")?;
@@ -161,7 +163,7 @@ impl Instance {
         if self.is_up() {
             self.signal("KILL");
         }
-        self.wait(Duration::from_secs(10));
+        self.wait(PATIENCE);
     }
 
     /// Processes of it that died: by SIGKILL, or by their own hand at a failpoint.

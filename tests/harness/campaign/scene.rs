@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use super::blobs::Blobs;
 use super::chance::Chance;
 use super::fair::Fair;
+use super::faults::STOP;
 use super::instance::{Instance, Size};
 use super::oracle::{CHECKS, Oracle, Tally, Violation, broken};
 use super::row::{Row, SCHEMA};
@@ -247,6 +248,15 @@ impl Scene {
         self.check()
     }
 
+    /// A backlog larger than queue and log hold is worked off: that takes as long as it takes.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn worked_off(&mut self) -> Result<(), Violation> {
+        let now = self.clock.now();
+        self.fresh_within(now, START)
+    }
+
     /// All that can be checked while everything runs.
     ///
     /// # Errors
@@ -333,7 +343,7 @@ impl Scene {
         );
         cold.start(None);
         let path = format!("/v1/datasets/{}/records?limit=10000", self.dataset);
-        let found = held_within(START, || {
+        let found = held_within(START * 3, || {
             let address = cold.listens().ok_or("it does not listen yet")?;
             scan(address, &path, -1).ok_or("it shows nothing yet")
         });
@@ -346,7 +356,7 @@ impl Scene {
         self.oracle.readers(&[super::watcher::Scan { reader: "COLD".into(), version, rows }])?;
         for writer in &mut self.writers {
             if writer.is_up() {
-                let status = writer.stop(Duration::from_secs(40));
+                let status = writer.stop(STOP);
                 if !status.success() {
                     return broken(
                         0,
