@@ -40,6 +40,7 @@ fn once() -> Vec<Scene> {
         scene("broker", scenes::broker),
         scene("network", scenes::network),
         scene("store", scenes::store),
+        scene("flood", scenes::flood),
         scene("damaged", scenes::damaged),
         scene("full", scenes::full),
         scene("clocks", scenes::clocks),

@@ -155,6 +155,13 @@ pub fn store(seed: u64) -> Outcome {
     scene.finish()
 }
 
+/// The store is away while more comes than queue and log hold.
+pub fn flood(seed: u64) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
+    scene.flooded()?;
+    scene.finish()
+}
+
 /// What lies on the writer's disk is damaged while it is down.
 pub fn damaged(seed: u64) -> Outcome {
     let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;

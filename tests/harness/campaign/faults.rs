@@ -308,30 +308,35 @@ impl Scene {
         Ok(())
     }
 
-    /// The blob store is away for a while: a file stands where its folder was. Once more then, while more comes than queue and
-    /// log hold.
+    /// The blob store is away for a while: a file stands where its folder was.
     ///
     /// # Errors
     /// The first promise that is broken.
     pub fn store_away(&mut self) -> Result<(), Violation> {
-        for flood in [0, FLOOD] {
-            self.after_records(self.chance.between(1, 300));
-            self.store_away_for(flood + self.chance.between(200, 1_500), flood);
-            if flood > 0 {
-                self.worked_off()?;
-            }
-            let now = self.clock().now();
-            self.settle(now)?;
-        }
-        Ok(())
+        self.after_records(self.chance.between(1, 300));
+        self.store_away_for(self.chance.between(200, 1_500));
+        let now = self.clock().now();
+        self.settle(now)
     }
 
-    fn store_away_for(&mut self, records: u64, flood: u64) {
+    /// The same, while more comes than queue and log hold.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn flooded(&mut self) -> Result<(), Violation> {
+        self.after_records(self.chance.between(1, 300));
+        self.workload.burst(FLOOD);
+        self.store_away_for(FLOOD);
+        self.worked_off()?;
+        let now = self.clock().now();
+        self.settle(now)
+    }
+
+    fn store_away_for(&mut self, records: u64) {
         let (blobs, aside) = (self.dir().join("blobs"), self.dir().join("aside"));
         self.fault();
         std::fs::rename(&blobs, &aside).expect("the store's folder can be moved");
         std::fs::write(&blobs, "no folder").expect("a file can be written");
-        self.workload.burst(flood);
         self.after_records(records);
         // What was stored into the folder by whoever had it open is there; what was refused is not.
         std::fs::remove_file(&blobs).expect("the file can be removed");

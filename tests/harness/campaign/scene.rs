@@ -48,6 +48,8 @@ const RSS: u64 = 384 << 20;
 
 /// What a process may take at rest.
 const BOUNDS: Size = Size { rss: RSS, log: LOG, pending: PENDING * 2 };
+/// Batches that are filled, wait for the builder or are being built, and versions of one transaction.
+const UNDER_WAY: u64 = 4 + 5;
 
 /// How a scene is set up; all of it follows from the seed.
 #[derive(Clone, Debug)]
@@ -93,6 +95,8 @@ pub struct Scene {
     watcher: Watcher,
     samplers: Vec<Sampler>,
     fresh: i64,
+    /// The most that a writer may take while it works.
+    most: Size,
     clock: Clock,
     text: String,
     dir: TempDir,
@@ -111,7 +115,12 @@ impl Scene {
         let source = Topic::create_on(broker, &format!("{dataset}.source"), PARTITIONS, &[]);
         let dir = scratch();
         std::fs::write(dir.path().join("row.avsc"), SCHEMA).expect("a schema can be written");
-        let text = configuration(dir.path(), &dataset, source.name(), &chance);
+        let (batch, uploads) = (chance.between(20, 400), chance.between(1, 5));
+        let text = configuration(dir.path(), &dataset, source.name(), [batch, uploads], &chance);
+        // Records of versions under way come on top of those that lie ready: as many versions are stored at a time as wait
+        // to be announced.
+        let under_way = batch * (UNDER_WAY + 2 * uploads);
+        let most = Size { log: MAX_LOG + ON_ITS_WAY, pending: BOUNDS.pending + under_way, ..BOUNDS };
         let of_writers = plan.writers_servers.as_deref().unwrap_or(&bootstrap);
         let mut writers: Vec<Instance> = (0..plan.writers)
             .map(|n| {
@@ -149,6 +158,7 @@ impl Scene {
             bootstrap,
             watcher,
             samplers,
+            most,
             clock,
             text,
             dir,
@@ -274,7 +284,7 @@ impl Scene {
         }
         for (writer, sampler) in self.writers.iter().zip(&self.samplers) {
             self.oracle.recovery(writer.name(), &writer.log())?;
-            self.oracle.peak(writer.name(), sampler.most(), Size { log: MAX_LOG + ON_ITS_WAY, ..BOUNDS })?;
+            self.oracle.peak(writer.name(), sampler.most(), self.most)?;
         }
         Ok(())
     }
@@ -392,7 +402,13 @@ fn tail(log: &str) -> String {
 }
 
 /// Small batches and frequent snapshots, so that a few seconds see many of each; how small is chance.
-fn configuration(dir: &Path, dataset: &str, source: &str, chance: &Chance) -> String {
+fn configuration(
+    dir: &Path,
+    dataset: &str,
+    source: &str,
+    [size, uploads]: [u64; 2],
+    chance: &Chance,
+) -> String {
     format!(
         r#"
 [kafka]
@@ -420,9 +436,7 @@ schema = "{schema}"
 "#,
         blobs = dir.join("blobs").display(),
         schema = dir.join("row.avsc").display(),
-        size = chance.between(20, 400),
         timeout = chance.between(10, 150),
         frequency = chance.between(3, 12),
-        uploads = chance.between(1, 5),
     )
 }
