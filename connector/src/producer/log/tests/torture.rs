@@ -440,13 +440,10 @@ impl Scene {
         if let Ok(only) = std::env::var("STILLWELL_TORTURE_ONLY") {
             cases.retain(|(file, harm)| format!("{file} {harm:?}").contains(&only));
         }
+        let (count, name, chance) = (cases.len(), self.name, Entropy::system());
         if bound.is_some() {
-            let entropy = Entropy::system();
-            for at in (1..cases.len()).rev() {
-                cases.swap(at, (entropy.next_u64() % (at as u64 + 1)) as usize);
-            }
+            cases.sort_by_cached_key(|_| chance.next_u64());
         }
-        let (count, name) = (cases.len(), self.name);
         println!(
             "{name}: {count} cases, now in {}/case, of {:?}",
             self.root.path().display(),
@@ -459,7 +456,7 @@ impl Scene {
             if bound.is_some_and(|bound| clock.now() - began > bound) {
                 break;
             }
-            done += 1;
+            done = at + 1;
             let mode = seed.map_or("every".to_owned(), |seed| seed.to_string());
             let context = format!("{name}: {file} {harm:?} (STILLWELL_TORTURE={mode})");
             // What kills the process leaves this behind.
