@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use stillwell::failpoint::ALL;
+use stillwell_tests::campaign::faults::FLOODED;
 use stillwell_tests::campaign::{Plan, Scene, Tally, Violation};
 use stillwell_tests::{Broker, TOXICS, Toxic};
 
@@ -157,7 +158,8 @@ pub fn store(seed: u64) -> Outcome {
 
 /// The store is away while more comes than queue and log hold.
 pub fn flood(seed: u64) -> Outcome {
-    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
+    let plan = Plan { batch: [100, 400], max_log: FLOODED, ..Plan::new(seed) };
+    let mut scene = Scene::set(Broker::shared(), &plan)?;
     scene.flooded()?;
     scene.finish()
 }

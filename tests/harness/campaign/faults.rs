@@ -19,8 +19,10 @@ pub const TRANSACTION: Duration = Duration::from_secs(15);
 const ENOUGH_TO_FORGET: u64 = 5_000;
 /// Records that wait for a writer which was away: several times what it may hold in memory.
 const BACKLOG: u64 = 12_000;
-/// Records that come while no version can be stored: several times what the log may hold.
-const FLOOD: u64 = 30_000;
+/// Records that come while no version can be stored: 26 MB, more than the log may hold and what is on its way to it.
+const FLOOD: u64 = 60_000;
+/// Bytes of log then: more than lies in memory of what is under way.
+pub const FLOODED: u64 = 16 << 20;
 /// A stop in order takes no longer: after `graceful_shutdown_timeout` (30 s) it ends by itself, and says that it failed.
 pub const STOP: Duration = Duration::from_secs(60);
 /// An hour.

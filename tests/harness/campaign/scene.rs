@@ -48,8 +48,14 @@ const RSS: u64 = 384 << 20;
 
 /// What a process may take at rest.
 const BOUNDS: Size = Size { rss: RSS, log: LOG, pending: PENDING * 2 };
-/// Batches that are filled, wait for the builder or are being built, and versions of one transaction.
-const UNDER_WAY: u64 = 4 + 5;
+/// Records of versions under way come on top of those that lie ready. Batches: one is filled, two wait for the builder, one
+/// version is held back by the announcer, four are in its transaction; as many as there are uploads each are being built, wait for
+/// an upload, are uploaded, and wait to be announced. Chunks: that which is opened, and that which is announced in part.
+const UNDER_WAY: u64 = 8;
+const UNDER_WAY_OF_EACH_UPLOAD: u64 = 4;
+const CHUNKS: u64 = 2;
+/// Records of a chunk, which has up to a megabyte.
+const CHUNK: u64 = 2_500;
 
 /// How a scene is set up; all of it follows from the seed.
 #[derive(Clone, Debug)]
@@ -60,6 +66,10 @@ pub struct Plan {
     pub rate: u64,
     /// Writers, one of which owns the shard.
     pub writers: usize,
+    /// Records of a batch, by chance.
+    pub batch: [u64; 2],
+    /// Bytes of log, as configured.
+    pub max_log: u64,
     /// Servers that the writers are told of, where they are others than the reader's (a proxy).
     pub writers_servers: Option<String>,
 }
@@ -67,7 +77,7 @@ pub struct Plan {
 impl Plan {
     /// One writer, a few hundred records a second.
     pub fn new(seed: u64) -> Plan {
-        Plan { seed, rate: 400, writers: 1, writers_servers: None }
+        Plan { seed, rate: 400, writers: 1, batch: [20, 400], max_log: MAX_LOG, writers_servers: None }
     }
 
     /// With so many writers.
@@ -115,12 +125,12 @@ impl Scene {
         let source = Topic::create_on(broker, &format!("{dataset}.source"), PARTITIONS, &[]);
         let dir = scratch();
         std::fs::write(dir.path().join("row.avsc"), SCHEMA).expect("a schema can be written");
-        let (batch, uploads) = (chance.between(20, 400), chance.between(1, 5));
-        let text = configuration(dir.path(), &dataset, source.name(), [batch, uploads], &chance);
-        // Records of versions under way come on top of those that lie ready: as many versions are stored at a time as wait
-        // to be announced.
-        let under_way = batch * (UNDER_WAY + 2 * uploads);
-        let most = Size { log: MAX_LOG + ON_ITS_WAY, pending: BOUNDS.pending + under_way, ..BOUNDS };
+        let [least, most] = plan.batch;
+        let (batch, uploads) = (chance.between(least, most), chance.between(1, 5));
+        let sizes = [batch, uploads, plan.max_log];
+        let text = configuration(dir.path(), &dataset, source.name(), sizes, &chance);
+        let under_way = batch * (UNDER_WAY + UNDER_WAY_OF_EACH_UPLOAD * uploads) + CHUNKS * CHUNK;
+        let most = Size { log: plan.max_log + ON_ITS_WAY, pending: BOUNDS.pending + under_way, ..BOUNDS };
         let of_writers = plan.writers_servers.as_deref().unwrap_or(&bootstrap);
         let mut writers: Vec<Instance> = (0..plan.writers)
             .map(|n| {
@@ -264,7 +274,7 @@ impl Scene {
     /// The first promise that is broken.
     pub fn worked_off(&mut self) -> Result<(), Violation> {
         let now = self.clock.now();
-        self.fresh_within(now, START)
+        self.fresh_within(now, START * 3)
     }
 
     /// All that can be checked while everything runs.
@@ -412,7 +422,7 @@ fn configuration(
     dir: &Path,
     dataset: &str,
     source: &str,
-    [size, uploads]: [u64; 2],
+    [size, uploads, max_log]: [u64; 3],
     chance: &Chance,
 ) -> String {
     format!(
@@ -432,7 +442,7 @@ snapshot_frequency = {frequency}
 snapshot_min_change = "5%"
 worker_pool_size = {uploads}
 [producer.spill]
-max_log_size = "{MAX_LOG}B"
+max_log_size = "{max_log}B"
 [producer.reliability]
 retry_backoff = "100ms"
 circuit_breaker_reset = "1s"
