@@ -39,7 +39,7 @@ pub use self::pages::Pages;
 pub use self::raw::{Broken, FileKind};
 pub use self::repair::{Outcome, Repaired, repair};
 pub use self::rocksdb::{Database, Opened, Options, Survey, bytes_in};
-pub use self::thread::{Keeper, Persist, PushError, Waiting, Writer};
+pub use self::thread::{Keeper, Pace, Persist, PushError, Waiting, Writer};
 
 /// What is wrong with the disk.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

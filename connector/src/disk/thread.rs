@@ -16,12 +16,25 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{Database, Error};
+use crate::clock::Clock;
 use crate::failpoint::{self, Injected};
 use crate::format::chunk::Chunk;
 
 /// Most bytes in one commit. More would not make the disk faster, only the first of them wait longer; RocksDB's batch
 /// is that large too.
 const GROUP_BYTES: u64 = 8 << 20;
+
+/// Bytes that are committed at once, however short the time since the last commit.
+const SOON_BYTES: u64 = 256 << 10;
+
+/// How close commits may follow one another.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// From the beginning of one to that of the next, unless [`SOON_BYTES`] wait or somebody waits for them.
+    pub apart: Duration,
+    /// Time.
+    pub clock: Clock,
+}
 
 /// A chunk on its way to the disk.
 #[derive(Clone, Debug)]
@@ -95,6 +108,8 @@ struct State {
     next: u64,
     failed: Option<Error>,
     closing: bool,
+    /// Somebody waits until nothing waits.
+    hurry: bool,
 }
 
 impl Shared {
@@ -114,10 +129,19 @@ impl Writer {
     pub fn start(
         next: u64,
         (most_bytes, most_chunks): (u64, usize),
+        pace: Pace,
         persist: impl Persist + 'static,
         told: impl FnMut(Result<Vec<Waiting>, Error>) + Send + 'static,
     ) -> std::io::Result<Writer> {
-        let state = State { queue: VecDeque::new(), chunks: 0, bytes: 0, next, failed: None, closing: false };
+        let state = State {
+            queue: VecDeque::new(),
+            chunks: 0,
+            bytes: 0,
+            next,
+            failed: None,
+            closing: false,
+            hurry: false,
+        };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -127,7 +151,7 @@ impl Writer {
         });
         let thread = std::thread::Builder::new().name("log-writer".into()).spawn({
             let shared = shared.clone();
-            move || write(&shared, persist, told)
+            move || write(&shared, &pace, persist, told)
         })?;
         Ok(Writer { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -172,6 +196,8 @@ impl Writer {
     /// The failure.
     pub fn drain(&self) -> Result<(), Error> {
         let mut state = self.shared.lock();
+        state.hurry = state.chunks > 0;
+        self.shared.work.notify_one();
         while state.chunks > 0 && state.failed.is_none() {
             state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -223,17 +249,36 @@ impl Drop for Writer {
 
 fn write(
     shared: &Shared,
+    pace: &Pace,
     mut persist: impl Persist,
     mut told: impl FnMut(Result<Vec<Waiting>, Error>) + Send,
 ) {
+    let mut last: Option<Instant> = None;
     loop {
         let group = {
             let mut state = shared.lock();
             while state.queue.is_empty() && !state.closing {
                 state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
+            while !state.closing
+                && !state.hurry
+                && state.bytes < SOON_BYTES
+                && let Some(last) = last
+            {
+                let left = pace.apart.saturating_sub(pace.clock.now().saturating_duration_since(last));
+                if left.is_zero() {
+                    break;
+                }
+                let waited = shared.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+                state = waited.0;
+                if waited.1.timed_out() {
+                    break;
+                }
+            }
+            state.hurry = false;
             take_group(&mut state.queue)
         };
+        last = Some(pace.clock.now());
         if group.is_empty() {
             return;
         }

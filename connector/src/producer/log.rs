@@ -6,13 +6,15 @@
 //!                    |  not announced    |  in memory,      |  on disk    |              |  waits for
 //!                    |  yet              |  to be handed on |  only       |              |  the fsync
 //!
-//!   source ==Chunk==> Appender => disk::Writer =fsync=> memory, or nothing (spilled) => Reader ==Logged==> batch
-//!                                                            ^--- disk::Keeper pages back, in order ---'
+//!   source ==Chunk==> Appender =======================> memory, or nothing (spilled) => Reader ==Logged==> batch
+//!                        '===> disk::Writer =fsync====>      ^--- disk::Keeper pages back, in order ---'
 //! ```
 //!
-//! A chunk is handed on only after it is durable, strictly in the order of appending. Up to the reader's room it stays
-//! in memory; beyond that it is on disk only (spilled) and is paged back when its turn comes. No byte is written for
-//! that. Who hands a chunk back does so by dropping its lease.
+//! Chunks are handed on strictly in the order of appending. Up to the reader's room a chunk stays in memory, and is handed
+//! on while it becomes durable: a version that is announced before its records are in the log needs them there no more,
+//! and of one that is not, the next life reads from Kafka what the log lacks. Beyond that room it is on disk only
+//! (spilled) and is paged back when its turn comes. No byte is written for that. Who hands a chunk back does so by
+//! dropping its lease.
 //!
 //! **Lives.** [`Log::resume`] begins a life at the announced positions, for one history, schema and way of reading
 //! (its [`Origin`]; a log of another is discarded): what joins them is handed on first, what does not
@@ -66,6 +68,9 @@ pub use self::shed::OnShed;
 
 /// Most chunks that wait for the fsync, whatever their size.
 const MOST_WAITING: usize = 4096;
+/// From one fsync to the next, while little comes: nobody waits for one, and each holds up those of the blob store, which is
+/// on the same disk more often than not.
+const APART: Duration = Duration::from_millis(5);
 /// Trimmed bytes at which they are deleted: few enough to keep the log from growing, and so many that there are only a
 /// few range deletions in a memtable, since each costs every later read a little.
 const FORGET_SHARE: usize = 8;
@@ -249,6 +254,7 @@ impl Engine {
         let writer = Writer::start(
             opened.survey.next.max(next),
             (options.max_waiting_bytes, MOST_WAITING),
+            disk::Pace { apart: APART, clock: options.clock.clone() },
             persist(&database, options),
             committed(shared.clone(), options.clone()),
         )

@@ -7,7 +7,8 @@
 //!
 //! The client assigns itself its partitions at the positions that recovery found and commits nothing: positions are
 //! announced (`announce`). A chunk ends at a megabyte, or as soon as nothing more is there: waiting for more would
-//! add latency, and the log's group commit makes small chunks cheap.
+//! add latency, and the log's group commit makes small chunks cheap. Only where so much comes that a thousandth of a
+//! second does not count, or while what comes is not handed on anyway, a chunk waits for more.
 //!
 //! Owns: the source client, which part of which partition has been appended. Does not own: membership
 //! (`kafka::Member`), durability (`log`), what was announced (`announce`).
@@ -28,10 +29,14 @@ use crate::telemetry::ProducerMetrics;
 
 /// Bytes at which a chunk is handed to the log: RocksDB takes 1 MB chunks, each fsynced, at its best rate.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Longest that a chunk which has begun waits for more.
+/// Bytes from which on a chunk waits for more: records come at a rate at which they wait elsewhere for longer.
+const BULK_BYTES: usize = 8 << 10;
+/// Longest that such a chunk waits for the next record; in all, [`LINGERS`] times as long.
 const LINGER: Duration = Duration::from_millis(1);
 /// The same while records spill: nobody waits for them, and a backlog in few large chunks takes less of everything.
 const SPILL_LINGER: Duration = Duration::from_millis(50);
+/// See [`LINGER`].
+const LINGERS: u32 = 20;
 /// How often intake and cancellation are looked at while nothing arrives.
 const IDLE_POLL: Duration = Duration::from_millis(50);
 
@@ -117,7 +122,8 @@ impl Source {
         let mut began: Option<Instant> = None;
         while !stop.is_cancelled() {
             self.obey_intake()?;
-            let linger = if self.intake.spills() { SPILL_LINGER } else { LINGER };
+            let spills = self.intake.spills();
+            let linger = if spills { SPILL_LINGER } else { LINGER };
             let wait = match began {
                 Some(began) => linger.saturating_sub(self.clock.now() - began),
                 None => IDLE_POLL,
@@ -127,7 +133,10 @@ impl Source {
                 continue;
             }
             let began_at = *began.get_or_insert_with(|| self.clock.now());
-            if idle || self.chunk.bytes() >= CHUNK_BYTES || self.clock.now() - began_at >= linger * 20 {
+            let bytes = self.chunk.bytes();
+            let at_once = !spills && bytes < BULK_BYTES;
+            let full = bytes >= CHUNK_BYTES || self.clock.now() - began_at >= linger * LINGERS;
+            if at_once || idle || full {
                 began = None;
                 if !self.append(stop)? {
                     break;

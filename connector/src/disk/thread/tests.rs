@@ -51,12 +51,18 @@ struct Fixture {
 }
 
 fn fixture(most: (u64, usize)) -> Fixture {
+    paced(most, Duration::ZERO)
+}
+
+fn paced(most: (u64, usize), apart: Duration) -> Fixture {
     let (orders, ordered) = mpsc::channel();
     let (commit, commits) = mpsc::channel();
     let (tell, told) = mpsc::channel();
-    let writer = Writer::start(10, most, Ordered { orders: ordered, commits: commit }, move |outcome| {
-        let _ = tell.send(outcome.map(|group| group.iter().map(|waiting| waiting.seq).collect()));
-    });
+    let pace = Pace { apart, clock: Clock::system() };
+    let writer =
+        Writer::start(10, most, pace, Ordered { orders: ordered, commits: commit }, move |outcome| {
+            let _ = tell.send(outcome.map(|group| group.iter().map(|waiting| waiting.seq).collect()));
+        });
     Fixture { writer: writer.unwrap(), orders, commits, told }
 }
 
@@ -81,6 +87,32 @@ fn one_commit_takes_all_that_waits() {
     it.writer.drain().unwrap();
     assert_eq!(it.told.recv_timeout(LONG).unwrap().unwrap().len(), 99);
     assert_eq!(it.writer.next(), 110);
+}
+
+#[test]
+fn commits_keep_apart_unless_much_waits_or_somebody_waits_for_them() {
+    let it = paced((1 << 30, 1_000), Duration::from_secs(3_600));
+    let committed = |seqs: &[u64]| {
+        assert_eq!(it.commits.recv_timeout(LONG).unwrap(), seqs);
+        it.orders.send(Order::Succeed).unwrap();
+        it.told.recv_timeout(LONG).unwrap().unwrap();
+    };
+    push(&it.writer, 1).unwrap();
+    committed(&[10]);
+    push(&it.writer, 1).unwrap();
+    push(&it.writer, SOON_BYTES as usize).unwrap();
+    committed(&[11, 12]);
+    push(&it.writer, 1).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| it.writer.drain().unwrap());
+        assert_eq!(it.commits.recv_timeout(LONG).unwrap(), [13], "who waits for it need not wait an hour");
+        it.orders.send(Order::Succeed).unwrap();
+    });
+    it.told.recv_timeout(LONG).unwrap().unwrap();
+    push(&it.writer, 1).unwrap();
+    it.orders.send(Order::Succeed).unwrap();
+    it.writer.close().unwrap();
+    assert_eq!(it.commits.try_recv().unwrap(), [14], "nor does the end");
 }
 
 #[test]

@@ -94,13 +94,20 @@ impl Appender {
         let writer = inner.writer().ok_or(AppendError::Failed(Error::Closed))?;
         let mut ends = lock(&inner.appending);
         ends.check(self.life, chunk.ranges()).map_err(AppendError::Failed)?;
-        if let Some(failed) = inner.shared.queue().failed.clone() {
+        // Held while it is pushed, so that it is here before the word that it is durable.
+        let mut queue = inner.shared.queue();
+        if let Some(failed) = queue.failed.clone() {
             return Err(AppendError::Failed(failed));
         }
-        let ranges = chunk.ranges().to_vec();
-        match writer.push(chunk, self.life, inner.options.clock.now()) {
-            Ok(_) => {
-                ends.advance(&ranges);
+        let (now, appended) = (inner.options.clock.now(), chunk.clone());
+        match writer.push(chunk, self.life, now) {
+            Ok(seq) => {
+                let ready = queue.appended(seq, &appended, now);
+                drop(queue);
+                if ready {
+                    inner.shared.changed.notify_waiters();
+                }
+                ends.advance(appended.ranges());
                 Ok(())
             }
             Err(PushError::Full(chunk)) => Err(AppendError::Full(chunk)),

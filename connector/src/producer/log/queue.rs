@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!            taken                    memory              spilled
-//!   [ handed on, not announced ] [ ready to hand on ] [ on disk only ]   <- committed
-//!   ^ trimmed up to here                                                ^ durable up to here
+//!   [ handed on, not announced ] [ ready to hand on ] [ on disk only ]   <- appended
+//!   ^ trimmed up to here                                                ^ durable up to here, or further back
 //! ```
 //!
-//! The three follow one another in the order of the log. A chunk that was committed goes to memory if nothing is
-//! spilled and there is room, else its bytes are dropped and only its number is kept: that is all that spilling does.
+//! The three follow one another in the order of the log. A chunk that was appended goes to memory if nothing is
+//! spilled or waits before it and there is room; else once it is durable, or then its bytes are dropped and only its
+//! number is kept: that is all that spilling does.
 //!
 //! Owns: that order and its counts. Does not own: reading back (`read`), deleting (`Log::trim`), locks.
 
@@ -103,6 +104,10 @@ pub struct Queue {
     taken_bytes: u64,
     /// The number after the last durable chunk.
     durable: u64,
+    /// The number after the last chunk that went to memory before it was durable.
+    ahead: u64,
+    /// Bytes of those that are not durable yet.
+    ahead_bytes: u64,
     /// All numbers below have been deleted, or are about to be.
     forgotten: u64,
     /// Bytes trimmed that are still there.
@@ -138,10 +143,36 @@ impl Queue {
         }
     }
 
-    /// Takes in a chunk that has become durable.
+    /// Takes in a chunk that was appended, and is on its way to the disk. False: it has to wait until it is there, since
+    /// something before it waits, or there is no room.
+    pub fn appended(&mut self, seq: u64, chunk: &Chunk, received_at: Instant) -> bool {
+        let (bytes, records) = (chunk.len() as u64, chunk.records());
+        if !self.spilled.is_empty() || seq != self.ahead.max(self.durable) || !self.has_room(records) {
+            return false;
+        }
+        let lease = self.room.as_ref().and_then(|room| room.memory.try_lease(bytes));
+        let Some(lease) = lease else { return false };
+        self.ahead = seq + 1;
+        self.ahead_bytes += bytes;
+        self.bytes += bytes;
+        self.records += records as u64;
+        self.ready(Ready { seq, chunk: chunk.clone(), lease, received_at });
+        true
+    }
+
+    /// Bytes that were taken in and are not durable.
+    pub fn ahead_bytes(&self) -> u64 {
+        self.ahead_bytes
+    }
+
+    /// Takes in a chunk that has become durable, unless it was before.
     pub fn committed(&mut self, Waiting { seq, chunk, received_at, .. }: Waiting) {
         let (bytes, records, misfits) = (chunk.len() as u64, chunk.records(), chunk.misfits());
         self.durable = seq + 1;
+        if seq < self.ahead {
+            self.ahead_bytes -= bytes;
+            return;
+        }
         self.bytes += bytes;
         self.records += records as u64;
         if self.spilled.is_empty()
@@ -307,14 +338,15 @@ impl Queue {
         }
     }
 
-    /// The first number that is still needed.
+    /// The first number that is still needed. None that is not on the disk yet: deleted before it is written, it would
+    /// stay there.
     fn needed(&self) -> u64 {
         let first = [
             self.taken.front().map(|taken| taken.seq),
             self.memory.front().map(|ready| ready.seq),
             self.spilled.front().map(|spilled| spilled.seq),
         ];
-        first.into_iter().flatten().next().unwrap_or(self.durable)
+        first.into_iter().flatten().next().unwrap_or(self.durable).min(self.durable)
     }
 
     /// The numbers that are to be deleted now, `[from, to)`.

@@ -467,7 +467,7 @@ async fn a_full_disk_ends_the_life_and_the_next_one_opens_the_log_anew() {
     persisted(&appender, 1).await;
     options.full_disk.store(true, Ordering::SeqCst);
     appender.try_append(chunk(0, 5, 9)).unwrap();
-    assert_eq!(take(&mut reader, 5).await, offsets(0, 0, 5), "what was durable is handed on");
+    assert_eq!(take(&mut reader, 9).await, offsets(0, 0, 9), "what is on its way to the disk is handed on");
     let failed = reader.next().await.unwrap_err();
     assert!(matches!(failed, Error::Disk(disk::Error::Failed { .. })) && failed.is_transient(), "{failed:?}");
     options.full_disk.store(false, Ordering::SeqCst);
@@ -486,6 +486,7 @@ async fn a_full_disk_ends_the_life_and_the_next_one_opens_the_log_anew() {
     // and a disk that is still full when the life after tries
     options.full_disk.store(true, Ordering::SeqCst);
     log.appender().try_append(chunk(0, 9, 12)).unwrap();
+    assert_eq!(take(&mut reader, 3).await, offsets(0, 9, 12));
     assert!(reader.next().await.is_err());
     assert_eq!(log.resume(&origin(1), &[at(0, 9)]).await.unwrap(), [at(0, 9)]);
     log.appender().try_append(chunk(0, 9, 12)).unwrap();
@@ -534,4 +535,51 @@ async fn take_error(log: &Log) -> Error {
             return error;
         }
     }
+}
+
+/// A disk that takes nothing until it is told to.
+struct Held {
+    database: Arc<Database>,
+    go: std::sync::mpsc::Receiver<()>,
+}
+
+impl disk::Persist for Held {
+    fn persist(&mut self, group: &[Waiting]) -> Result<(), disk::Error> {
+        let _ = self.go.recv();
+        self.database.persist(group)
+    }
+}
+
+#[tokio::test]
+async fn what_is_announced_before_it_is_durable_is_deleted_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).await;
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
+    // Another writer in the place of its own: the disk waits for us.
+    let (tell, go) = std::sync::mpsc::channel();
+    {
+        let mut engine = lock(&log.0.engine);
+        let engine = engine.as_mut().unwrap();
+        let (shared, database) = (log.0.shared.clone(), engine.database.clone());
+        let next = engine.writer.next();
+        let told = committed(shared, log.0.options.clone());
+        let pace = disk::Pace { apart: Duration::ZERO, clock: Clock::system() };
+        engine.writer =
+            Arc::new(Writer::start(next, (1 << 20, 16), pace, Held { database, go }, told).unwrap());
+    }
+    let (appender, mut reader) = (log.appender(), roomy(&log));
+    let before = *appender.persisted().borrow();
+    for n in 0..3 {
+        appender.try_append(chunk(0, n * 5, n * 5 + 5)).unwrap();
+        assert_eq!(take(&mut reader, 5).await, offsets(0, n * 5, n * 5 + 5), "nothing is on the disk");
+    }
+    log.trim(&[at(0, 10)]).await.unwrap();
+    assert_eq!(log.stats().pending_records, 5);
+    assert_eq!(log.fill().bytes, log.stats().log_bytes, "nothing counts twice");
+    assert_eq!(log.0.shared.queue().take_forget(), (before, before), "what is not there cannot be deleted");
+    drop(tell);
+    persisted(&appender, before + 3).await;
+    assert_eq!(log.0.shared.queue().take_forget(), (before, before + 2));
+    assert_eq!(log.fill().bytes, log.stats().log_bytes);
+    log.close().await.unwrap();
 }
