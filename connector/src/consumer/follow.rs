@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::Options;
 use super::earlier::Earlier;
 use super::guard::Gate;
+use super::noted::Noted;
 use super::open::{Error, Opener, is_same};
 use super::recent::Recent;
 use super::tail::{Announced, Seen};
@@ -119,6 +120,7 @@ pub struct Follower {
     remembered: Option<Pin>,
     gate: Gate,
     earlier: Earlier,
+    noted: Noted,
     /// When a damaged file is fetched again, after attempts that failed.
     mend_at: Option<tokio::time::Instant>,
     mend_backoff: Backoff,
@@ -136,6 +138,7 @@ impl Follower {
         (remembered, gate): (Option<Pin>, Gate),
     ) -> Follower {
         let opener = Opener::new(options.clone(), shard, cache.clone(), recent.clone());
+        let noted = Noted::new(cache.clone(), &options.dataset, options.clock.clone());
         let mend_backoff = Backoff::new(LOOK_EVERY, options.max_backoff.max(LONGEST_MEND));
         Follower {
             mend_at: None,
@@ -153,6 +156,7 @@ impl Follower {
             remembered,
             gate,
             earlier,
+            noted,
         }
     }
 
@@ -235,6 +239,7 @@ impl Follower {
                     None => {}
                 }
             }
+            self.noted.if_due().await;
             if tail_at_end && pending.is_none() {
                 self.readable.send_if_modified(|readable| !std::mem::replace(&mut readable.newest, true));
             }
@@ -339,12 +344,11 @@ impl Follower {
             self.refused(topic_id, announcement, held.filter(|_| follows), objection);
             return Ok(false);
         }
-        if let Err(error) = self.cache.save_current(view.identity(), encoded) {
-            // Costs the next start some time, nothing else.
-            tracing::warn!(dataset = self.options.dataset, %error, "the cache cannot note its newest version");
-        }
+        let identity = view.identity().clone();
         self.recent.pass(std::mem::take(&mut self.opener.passed), announcement);
         self.publish(view, announcement, false, pinned);
+        // Back to an older version: a start without Kafka must not show the one that was left.
+        self.noted.newest(&identity, encoded, pinned);
         self.gate.taken();
         let metrics = &self.options.metrics;
         metrics.processed_versions_total.inc();

@@ -23,6 +23,7 @@ pub mod tail;
 pub mod control;
 pub mod pin;
 pub mod open;
+pub mod noted;
 pub mod follow;
 pub mod guard;
 pub mod recent;

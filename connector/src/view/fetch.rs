@@ -181,15 +181,51 @@ impl Fetcher {
     ) -> Result<View, Error> {
         let mut mended = Mended::default();
         loop {
-            let held = self.delta(view.identity(), delta, inline.clone()).await?;
-            let (view, delta, about) = (view.clone(), delta.clone(), about.clone());
-            let applied = blocking(move || {
-                let file = DeltaFile::open(&held, view.identity(), &delta, view.schema())?;
-                view.apply(Arc::new(file), about)
+            let (fetcher, over, of, facts) = (self.clone(), view.clone(), delta.clone(), about.clone());
+            let carried = inline.clone();
+            // Most deltas are in the cache or come with their announcement: one trip to a blocking thread, as each costs
+            // what it takes to wake one.
+            let at_hand = blocking(move || {
+                let held = fetcher.at_hand(over.identity(), &of, carried)?;
+                held.map(|held| apply(&over, &held, &of, facts)).transpose()
             });
-            if let Some(done) = mended.after(&self.cache, applied.await).await? {
+            let applied = match at_hand.await {
+                Ok(None) => {
+                    let held = self.delta(view.identity(), delta, inline.clone()).await?;
+                    let (view, delta, about) = (view.clone(), delta.clone(), about.clone());
+                    blocking(move || apply(&view, &held, &delta, about)).await
+                }
+                Ok(Some(applied)) => Ok(applied),
+                Err(error) => Err(error),
+            };
+            if let Some(done) = mended.after(&self.cache, applied).await? {
                 return Ok(done);
             }
+        }
+    }
+
+    /// A delta that is in the cache, or is there now since it came with its announcement. `None`: it is to be fetched.
+    /// Blocks.
+    fn at_hand(
+        &self,
+        identity: &Identity,
+        delta: &DeltaRef,
+        inline: Option<Bytes>,
+    ) -> Result<Option<Held>, Error> {
+        let name = FileName::delta(delta);
+        if let Some(held) = self.cache.find(identity, &name)? {
+            return Ok(Some(held));
+        }
+        let Some(inline) = inline else { return Ok(None) };
+        let url = || self.store.absolute_url(&delta.blob.name);
+        let damaged = |detail: String| Error::CorruptBlob { url: url(), detail };
+        let mut sink = Sink::new(self.cache.temporary(identity)?, name.kind, &delta.blob)?;
+        let whole = sink.push(&inline, &damaged).and_then(|()| sink.finish(&delta.blob, &damaged));
+        match whole {
+            Ok(temporary) => self.cache.keep(identity, &name, temporary).map(Some),
+            // Said where it is fetched.
+            Err(Error::CorruptBlob { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -370,6 +406,12 @@ impl Mended {
             made => made.map(Some),
         }
     }
+}
+
+/// `view` with a delta that is in the cache. Blocks.
+fn apply(view: &View, held: &Held, delta: &DeltaRef, about: About) -> Result<View, Error> {
+    let file = DeltaFile::open(held, view.identity(), delta, view.schema())?;
+    view.apply(Arc::new(file), about)
 }
 
 fn store(error: blob::Error) -> Error {
