@@ -178,8 +178,8 @@ section! {
         max_batch_size: usize = Whole(1, 10_000_000), Is("1000"), [_ "100000" "500"];
         /// Most key and value bytes in a version.
         max_batch_bytes: Size = Kind::Size(1_000), Is("8MB"), ["1MB" "64MB" "1MB"];
-        /// Longest time that a record waits for its version to fill.
-        batch_timeout: Span = Kind::Span(1), Is("1s"), ["5ms" _ _];
+        /// Longest time that a record waits for its version to fill. `0ms`: it does not; a version holds what came while the one before was announced.
+        batch_timeout: Span = Kind::Span(0), Is("1s"), ["0ms" _ _];
         /// Records in memory; beyond it they are on disk only.
         max_pending_records: usize = Whole(1, 100_000_000), Is("10000"), [_ "1000000" "2000"];
         /// Pending records that make a version whatever its size.

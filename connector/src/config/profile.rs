@@ -1,8 +1,7 @@
 //! The profiles: sets of values to start from. Each value stands beside its key in `model.rs`; why, stands here.
 //!
-//! **low-latency**: from the source to the reader in tens of milliseconds. A transaction takes 9 to 12 ms, so a batch
-//! that waits 5 ms fills while the one before is announced, and one that waited less would only make more versions
-//! for the same latency. Many small versions: the next snapshot after 200 of them, since its cost does not depend on
+//! **low-latency**: from the source to the reader in tens of milliseconds. No batch waits for a timer: it fills while the
+//! version before it is announced. Many small versions: the next snapshot after 200 of them, since its cost does not depend on
 //! theirs; retries, breakers and polls at a tenth of the usual times, since a second is already an outage.
 //!
 //! **high-throughput**: as many records a second as the machine takes. What a version costs whatever its size (a

@@ -15,7 +15,7 @@
 //! log's trimming (told through the watch), deciding to live again (`producer`).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -26,6 +26,7 @@ use super::read_back::{self, ReadBack};
 use super::shed::Ledger;
 use super::snapshot::Snapshotted;
 use super::store::Stored;
+use super::turns::{Turn, breath};
 use super::write::watch::Watchers;
 use crate::clock::Clock;
 use crate::error::chain;
@@ -143,6 +144,8 @@ pub struct Constants {
     pub max_letter_bytes: u64,
     /// Takes note of what was shed among the letters.
     pub ledger: Ledger,
+    /// Batches do not wait to fill, so that versions come as fast as they can be announced.
+    pub at_once: bool,
 }
 
 /// The state that announcements carry on from one to the next.
@@ -166,6 +169,9 @@ pub struct Carried {
 pub struct Announcer {
     constants: Constants,
     carried: Carried,
+    /// Turns that are given back when the chain has had its breath, and when that is.
+    kept: Vec<Turn>,
+    kept_until: Instant,
     transaction: Transaction,
     member: Membership,
     read_back: ReadBack,
@@ -197,6 +203,8 @@ impl Announcer {
         Announcer {
             constants,
             carried,
+            kept: Vec::new(),
+            kept_until: clock.now(),
             transaction,
             member,
             read_back,
@@ -222,17 +230,23 @@ impl Announcer {
             let first = match held.take() {
                 Some(first) => first,
                 None => {
+                    let kept = (!self.kept.is_empty()).then_some(self.kept_until);
                     let next = runtime.block_on(async {
                         tokio::select! {
-                            () = kill.cancelled() => Some(None),
-                            next = stored.recv() => Some(next),
-                            () = tokio::time::sleep(RECOMMIT_EVERY) => None,
+                            () = kill.cancelled() => Next::End,
+                            next = stored.recv() => next.map_or(Next::End, |next| Next::Version(Box::new(next))),
+                            () = until(kept) => Next::Breath,
+                            () = tokio::time::sleep(RECOMMIT_EVERY) => Next::Idle,
                         }
                     });
                     match next {
-                        Some(Some(first)) => first,
-                        Some(None) => return Ok(()),
-                        None => {
+                        Next::Version(first) => *first,
+                        Next::End => return Ok(()),
+                        Next::Breath => {
+                            self.kept.clear();
+                            continue;
+                        }
+                        Next::Idle => {
                             let recommitted = self.recommit();
                             if self.judge(recommitted, kill)? {
                                 continue;
@@ -285,15 +299,25 @@ impl Announcer {
     }
 
     fn announce(&mut self, mut run: Vec<Stored>) -> Result<(), Error> {
-        run.iter_mut().for_each(Stored::taken_up);
         let Some(last_version) = run.last().map(|stored| stored.delta.version) else { return Ok(()) };
         let mut carried = self.carried.clone();
         let mut announcements = Vec::with_capacity(run.len());
         for stored in &run {
             announcements.push(self.next(&mut carried, stored));
         }
-        let sent = self.send(&run, &announcements, &carried);
+        self.passed(&mut run, "wait");
+        if !self.constants.at_once {
+            run.iter_mut().for_each(|stored| drop(stored.take_turn()));
+        }
+        let sent = self.send(&mut run, &announcements, &carried);
+        // What is built and stored meanwhile is there when this one is told.
+        self.kept = run.iter_mut().filter_map(Stored::take_turn).collect();
+        match breath(carried.chain.deltas.len()) {
+            Duration::ZERO => self.kept.clear(),
+            breath => self.kept_until = self.clock.now() + breath,
+        }
         self.end(last_version, sent)?;
+        self.passed(&mut run, "commit");
         reach("announce.committed").map_err(|source| Error::Kafka {
             what: format!("version {last_version} of {}", self.constants.dataset),
             source,
@@ -303,6 +327,7 @@ impl Announcer {
         self.read_back
             .until_version(self.constants.life, last_version, written_at, self.clock.now() + READ_BACK)
             .map_err(|source| Error::ReadBack { version: last_version, source })?;
+        self.passed(&mut run, "read_back");
         failpoint::pass("announce.read-back");
         self.carried = carried;
         self.tell(run);
@@ -365,7 +390,7 @@ impl Announcer {
 
     fn send(
         &mut self,
-        run: &[Stored],
+        run: &mut [Stored],
         announcements: &[Announcement],
         carried: &Carried,
     ) -> Result<(), kafka::Error> {
@@ -396,6 +421,7 @@ impl Announcer {
         }
         reach("announce.letters")?;
         self.send_offsets(carried)?;
+        self.passed(run, "offsets");
         reach("announce.offsets")?;
         for outcome in run.iter().filter_map(|stored| stored.outcome.as_deref()) {
             let request = &outcome.request;
@@ -462,6 +488,12 @@ impl Announcer {
         }
     }
 
+    /// `stage` has ended for these.
+    fn passed(&self, run: &mut [Stored], stage: &str) {
+        let now = self.clock.now();
+        run.iter_mut().for_each(|stored| stored.pass(stage, now, &self.metrics));
+    }
+
     /// Tells metrics, log and waiters, after the read-back only.
     fn tell(&mut self, run: Vec<Stored>) {
         let now = self.clock.now();
@@ -490,6 +522,24 @@ impl Announcer {
                 chain: ChainSize::of(&self.carried.chain),
             }));
         }
+    }
+}
+
+/// What the announcer does next.
+enum Next {
+    Version(Box<Stored>),
+    /// Nothing more comes, or nothing more may.
+    End,
+    /// Nothing has come for long.
+    Idle,
+    /// The chain has had its breath.
+    Breath,
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(tokio::time::Instant::from_std(at)).await,
+        None => std::future::pending().await,
     }
 }
 

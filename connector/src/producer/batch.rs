@@ -5,8 +5,9 @@
 //! ```
 //!
 //! A batch may end inside a chunk: its positions are exact to the record. While the builder is busy a batch that is
-//! due goes on growing to its limits, so that load makes versions larger rather than later. Where the memory is nearly
-//! all in use behind the log, a batch is due whatever it holds: nothing more could come to fill it.
+//! due goes on growing to its limits, so that load makes versions larger rather than later; so does one that finds no
+//! place in the line to the announcer (`turns`). Without a `batch_timeout` a batch is due as soon as it holds anything,
+//! and that line alone decides how large it becomes. Where the memory is nearly all in use behind the log, a batch is due whatever it holds: nothing more could come to fill it.
 //!
 //! Owns: when a batch ends, and its positions. Does not own: what becomes of its records (`build`), the chunks'
 //! durability (`log`), the rate (`pace`).
@@ -18,8 +19,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Batching;
+use super::lap::Lap;
 use super::log::{self, Logged, Reader};
 use super::pace::{Debt, Pace};
+use super::turns::{Turn, Turns};
 use crate::clock::Clock;
 use crate::format::chunk::{Body, Chunk};
 use crate::gauge::Lease;
@@ -57,6 +60,10 @@ pub struct Batch {
     pub received_at: Option<Instant>,
     /// The bytes that it keeps in memory.
     pub leases: Vec<Lease>,
+    /// Its place in the line to the announcer.
+    pub turn: Option<Turn>,
+    /// How long it has taken so far.
+    pub lap: Lap,
 }
 
 impl Batch {
@@ -92,6 +99,7 @@ pub struct Batcher {
     rules: Batching,
     clock: Clock,
     metrics: Arc<ProducerMetrics>,
+    turns: Turns,
     out: mpsc::Sender<Batch>,
     open: Option<Open>,
     /// What was taken from the open chunk last, while the pace holds it against us.
@@ -108,10 +116,11 @@ impl Batcher {
         rules: Batching,
         clock: Clock,
         metrics: Arc<ProducerMetrics>,
+        turns: Turns,
         out: mpsc::Sender<Batch>,
     ) -> Batcher {
         let (open, owed, batch, began) = (None, None, Batch::default(), None);
-        Batcher { reader, pace, rules, clock, metrics, out, open, owed, batch, began }
+        Batcher { reader, pace, rules, clock, metrics, turns, out, open, owed, batch, began }
     }
 
     /// Runs until `drain` is cancelled (the batch that has begun is still handed on; what is in the log stays there)
@@ -140,16 +149,18 @@ impl Batcher {
                     }
                     return Ok(());
                 }
-                permit = self.out.reserve(), if due => {
-                    let Ok(permit) = permit else { return Ok(()) };
+                room = room(&self.turns, &self.out), if due => {
+                    let Some((turn, permit)) = room else { return Ok(()) };
                     if pressed && !late {
                         self.metrics.memory_pressure_events_total.inc();
                     }
+                    let now = self.clock.now();
                     if let Some(began) = self.began.take() {
-                        let took = self.clock.now().saturating_duration_since(began);
+                        let took = now.saturating_duration_since(began);
                         self.metrics.batch_flush_seconds.observe(took.as_secs_f64());
                     }
-                    permit.send(std::mem::take(&mut self.batch));
+                    self.batch.lap.pass("batch", now, &self.metrics);
+                    permit.send(Batch { turn: Some(turn), ..std::mem::take(&mut self.batch) });
                 }
                 () = pay(&self.pace, &mut self.owed), if self.owed.is_some() => self.owed = None,
                 next = self.reader.next(), if !full && self.open.is_none() && self.owed.is_none() => {
@@ -193,7 +204,10 @@ impl Batcher {
         let most = records.min(limit.saturating_sub(self.batch.records())).max(1);
         let room = bytes.min(self.rules.max_batch_bytes.saturating_sub(self.batch.bytes)).max(1);
         if self.began.is_none() {
-            self.began = Some(self.clock.now());
+            let now = self.clock.now();
+            self.began = Some(now);
+            self.batch.lap.begin(open.logged.received_at);
+            self.batch.lap.pass("log", now, &self.metrics);
         }
         if open.cursor.is_none() || self.batch.chunks.is_empty() {
             self.batch.chunks.push(open.logged.chunk.clone());
@@ -250,6 +264,14 @@ impl Batcher {
             }
         }
         if shed { (0, 0) } else { (taken, bytes) }
+    }
+}
+
+/// A place in the line to the announcer, and one before the builder; `None`: the builder is gone.
+async fn room<'a>(turns: &Turns, out: &'a mpsc::Sender<Batch>) -> Option<(Turn, mpsc::Permit<'a, Batch>)> {
+    tokio::select! {
+        turn = turns.take() => Some((turn?, out.reserve().await.ok()?)),
+        () = out.closed() => None,
     }
 }
 

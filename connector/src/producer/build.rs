@@ -20,8 +20,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Item};
+use super::lap::Lap;
 use super::snapshot::{Merged, Rebase};
-use super::turns::{Turn, Turns};
+use super::turns::Turn;
 use crate::blob::name::{self, Folder, Name};
 use crate::clock::Clock;
 use crate::codec::Format;
@@ -121,8 +122,10 @@ pub struct Built {
     pub outcome: Option<Box<Rebuilt>>,
     /// The version as a snapshot, where no delta leads to it: the one before is lost.
     pub whole: Option<Box<Merged>>,
-    /// Its place among the versions that may wait for the announcer, until that takes it up.
+    /// Its place among the versions on their way to the announcer, until its transaction is at the commit.
     pub turn: Option<Turn>,
+    /// How long it has taken so far.
+    pub lap: Lap,
 }
 
 /// What does not change from version to version.
@@ -179,7 +182,6 @@ pub struct Builder {
     still: Option<Duration>,
     /// When the last version was minted, or the life began.
     minted_at: Instant,
-    turns: Turns,
     clock: Clock,
     metrics: Arc<ProducerMetrics>,
 }
@@ -201,7 +203,6 @@ impl Builder {
         constants: Constants,
         view: View,
         must_say: bool,
-        turns: Turns,
         clock: Clock,
         metrics: Arc<ProducerMetrics>,
     ) -> Builder {
@@ -213,7 +214,7 @@ impl Builder {
         let base = Version(view.version().0.saturating_sub(constants.chain as u64));
         let minted_at = clock.now();
         let state = State { constants, view, unsaid, conflicts: 0, read, base };
-        Builder { state, still: None, minted_at, turns, clock, metrics }
+        Builder { state, still: None, minted_at, clock, metrics }
     }
 
     /// Mints an empty version when there was none for half as long as the sources remember deletes: an announcement's
@@ -253,7 +254,7 @@ impl Builder {
                 idle.map(|idle| self.minted_at + idle),
             ];
             let say_at = say_at.into_iter().flatten().min();
-            let mut turn = None;
+            let (mut turn, mut lap) = (None, Lap::default());
             let input = tokio::select! {
                 biased;
                 () = kill.cancelled() => return Ok(()),
@@ -264,10 +265,10 @@ impl Builder {
                     None if self.state.unsaid.since.is_some() => Input::Say,
                     None => return Ok(()),
                 },
-                (taken, batch) = self.turns.next(&mut batches),
-                    if !draining && self.state.chain() < LONGEST_CHAIN => match batch {
-                    Some(batch) => {
-                        turn = taken;
+                batch = batches.recv(), if !draining && self.state.chain() < LONGEST_CHAIN => match batch {
+                    Some(mut batch) => {
+                        (turn, lap) = (batch.turn.take(), batch.lap);
+                        lap.pass("turn", self.clock.now(), &self.metrics);
                         Input::Batch(batch)
                     }
                     None => {
@@ -287,7 +288,8 @@ impl Builder {
             self.state = state;
             let Some(built) = built? else { continue };
             self.minted_at = now;
-            if out.send(Built { turn, ..built }).await.is_err() {
+            lap.pass("build", self.clock.now(), &self.metrics);
+            if out.send(Built { turn, lap, ..built }).await.is_err() {
                 return Ok(());
             }
         }
@@ -560,6 +562,7 @@ impl State {
             outcome: None,
             whole: None,
             turn: None,
+            lap: Lap::default(),
         })
     }
 }

@@ -37,6 +37,7 @@ use super::snapshot::{Snapshotted, Snapshotter};
 use super::source::{self, Source};
 use super::store::{Storer, Uploader};
 use super::survey::Survey;
+use super::turns::Turns;
 use super::validate::Validator;
 use super::write::watch::Watchers;
 use crate::blob;
@@ -356,19 +357,21 @@ fn spawn(
     // log -> batch
     let memory = Budget::new(divided.batches);
     let reader = log.reader(options.batching.max_pending_records, memory.clone());
+    let at_once = options.batching.batch_timeout.is_zero();
+    let turns = Turns::new(options.performance.worker_pool_size, at_once);
     let batcher = Batcher::new(
         reader,
         ground.pace.clone(),
         options.batching.clone(),
         clock.clone(),
         metrics.clone(),
+        turns,
         batches,
     );
     let stop = batch_stop.clone();
     stages.spawn(async move { Ok(batcher.run(stop).await.map(|()| Done::Other)?) });
 
     // batch -> build
-    let turns = super::turns::Turns::new(options.performance.worker_pool_size);
     let constants = build::Constants {
         identity: identity.clone(),
         life,
@@ -380,8 +383,8 @@ fn spawn(
         format: options.format.clone(),
         chain: carried.chain.deltas.len(),
     };
-    let builder = Builder::new(constants, view, must_say, turns, clock.clone(), metrics.clone())
-        .saying_still(remembers);
+    let builder =
+        Builder::new(constants, view, must_say, clock.clone(), metrics.clone()).saying_still(remembers);
     let kill = end.kill.clone();
     stages.spawn(async move {
         Ok(builder.run(batches_in, rebases_in, built, settled, kill).await.map(|()| Done::Other)?)
@@ -488,6 +491,7 @@ fn publish(
         schema: options.schema.clone(),
         max_letter_bytes: options.batching.max_batch_bytes,
         ledger: ground.ledger.clone(),
+        at_once: options.batching.batch_timeout.is_zero(),
     };
     let announcer = Announcer::new(
         constants,

@@ -36,6 +36,7 @@ pub mod storm;
 pub mod shed;
 pub mod batch;
 pub mod turns;
+pub mod lap;
 pub mod build;
 pub mod snapshot;
 pub mod store;

@@ -27,6 +27,7 @@ pub use plan::{Plan, Planned, Standing, plan};
 
 use super::Options;
 use super::build::{Built, COMPRESSION_LEVEL, INLINE_BYTES, blob_name};
+use super::lap::Lap;
 use super::log::{self, Log};
 use super::snapshot;
 use crate::blob::name;
@@ -481,6 +482,7 @@ impl Rebuilder {
             received_at: None,
             leases: Vec::new(),
             turn: None,
+            lap: Lap::default(),
             outcome: Some(Box::new(outcome)),
             whole,
         })

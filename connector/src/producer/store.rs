@@ -14,13 +14,14 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
 use super::build::Built;
 use super::circuit::Gate;
+use super::turns::Turn;
 use super::{Performance, Reliability};
 use crate::blob::name::{self, Folder};
 use crate::blob::{self, Body, Store};
@@ -69,9 +70,14 @@ impl Deref for Stored {
 }
 
 impl Stored {
-    /// The announcer takes it up: another version may be built.
-    pub fn taken_up(&mut self) {
-        self.built.turn = None;
+    /// Its place in the line.
+    pub fn take_turn(&mut self) -> Option<Turn> {
+        self.built.turn.take()
+    }
+
+    /// `stage` has ended for it.
+    pub fn pass(&mut self, stage: &str, now: Instant, metrics: &ProducerMetrics) {
+        self.built.lap.pass(stage, now, metrics);
     }
 
     /// The version as built, with its view.
@@ -281,6 +287,7 @@ impl Storer {
         for (name, body) in built.whole.iter().flat_map(|whole| whole.blobs()) {
             self.uploader.put(name, body).await?;
         }
+        built.lap.pass("store", self.uploader.clock.now(), &self.uploader.metrics);
         Ok(Stored { built, letters, letter_bytes })
     }
 

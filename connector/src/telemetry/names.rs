@@ -30,6 +30,8 @@ families! {
         persist_latency_seconds: Histogram,
         /// Received to announced.
         publish_latency_seconds: Histogram,
+        /// What each stage took of that, for the oldest record of each version.
+        publish_stage_seconds: By<Histogram>["stage"],
         /// Building one snapshot and its index.
         snapshot_seconds: Histogram,
         /// Uploads and announcements that failed, retries included.

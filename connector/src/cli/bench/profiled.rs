@@ -54,7 +54,7 @@ mod tests {
         let config = |profile| configuration(profile, "t", "d", &scratch).unwrap();
         let low = config("low-latency");
         let producer = &low.model().datasets["d"].producer;
-        assert_eq!(producer.batching.batch_timeout.0, Duration::from_millis(5));
+        assert_eq!(producer.batching.batch_timeout.0, Duration::ZERO);
         assert_eq!(producer.performance.snapshot_frequency, 200);
         assert_eq!(low.model().consumer.max_backoff.0, Duration::from_secs(1));
         let high = config("high-throughput");

@@ -60,7 +60,7 @@ impl Line {
         let (out, batches) = mpsc::channel(1);
         let pace = Pace::new(pacing, clock.clone());
         let reader = log.reader(1_000_000, memory.clone());
-        let batcher = Batcher::new(reader, pace, rules, clock, metrics.clone(), out);
+        let batcher = Batcher::new(reader, pace, rules, clock, metrics.clone(), Turns::new(4, false), out);
         let (drain, mut task) = (CancellationToken::new(), tokio::task::JoinSet::new());
         task.spawn(batcher.run(drain.clone()));
         Line { log, memory, metrics, batches, drain, task, _dir: dir }

@@ -8,7 +8,6 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::super::turns::Turns;
 use super::*;
 use crate::format::chunk::ChunkBuilder;
 use crate::gauge::Budget;
@@ -96,7 +95,7 @@ impl Ground {
             format: Format::Raw,
             chain: 0,
         };
-        Builder::new(constants, view, must_say, Turns::new(8), self.clock.clone(), self.metrics.clone())
+        Builder::new(constants, view, must_say, self.clock.clone(), self.metrics.clone())
     }
 }
 

@@ -35,7 +35,8 @@ pub(in crate::producer) type Limits = (usize, u64);
 pub(in crate::producer) fn cut(reader: Reader, chunks: Vec<Logged>, limits: &[Limits]) -> Vec<Batch> {
     let (out, _batches) = mpsc::channel(1);
     let (pace, metrics) = (Pace::new(Pacing::default(), Clock::manual(0)), ProducerMetrics::detached());
-    let mut batcher = Batcher::new(reader, pace, unlimited(), Clock::manual(0), metrics, out);
+    let mut batcher =
+        Batcher::new(reader, pace, unlimited(), Clock::manual(0), metrics, Turns::new(4, false), out);
     let mut limits = limits.iter().cycle();
     let mut limit = |batcher: &mut Batcher| {
         let (records, bytes) = limits.next().expect("some limits are given");
@@ -107,10 +108,18 @@ impl Bench {
         &self,
         rules: Batching,
     ) -> (impl Future<Output = Result<(), log::Error>> + use<>, mpsc::Receiver<Batch>) {
+        self.batcher_in(rules, Turns::new(4, false))
+    }
+
+    fn batcher_in(
+        &self,
+        rules: Batching,
+        turns: Turns,
+    ) -> (impl Future<Output = Result<(), log::Error>> + use<>, mpsc::Receiver<Batch>) {
         let (out, batches) = mpsc::channel(1);
         let reader = self.log.reader(rules.max_pending_records, self.memory.clone());
         let (pace, metrics) = (Pace::new(Pacing::default(), self.clock.clone()), ProducerMetrics::detached());
-        let batcher = Batcher::new(reader, pace, rules, self.clock.clone(), metrics, out);
+        let batcher = Batcher::new(reader, pace, rules, self.clock.clone(), metrics, turns, out);
         (batcher.run(self.drain.clone()), batches)
     }
 
@@ -159,6 +168,27 @@ async fn a_batch_is_full_by_records_misfits_among_them_and_ends_inside_a_chunk()
     assert!(used > bench.memory.used() && bench.memory.used() > 0);
     drop(rest);
     assert_eq!(bench.memory.used(), 0, "memory comes back with the batches");
+}
+
+#[tokio::test]
+async fn without_a_timeout_a_batch_waits_for_nothing_but_its_turn() {
+    let mut bench = Bench::new(&[at(0, 0)]).await;
+    let rules = Batching { batch_timeout: Duration::ZERO, ..unlimited() };
+    let (run, mut batches) = bench.batcher_in(rules, Turns::new(4, true));
+    let mut run = std::pin::pin!(run);
+    bench.append(&[(0, 0, 1)]).await;
+    assert!(poll!(&mut run).is_pending());
+    let first = batches.try_recv().expect("one record is a batch, and no time has passed");
+    assert_eq!(offsets(&first), [0]);
+    for from in [1, 2, 3] {
+        bench.append(&[(0, from, from + 1)]).await;
+        assert!(poll!(&mut run).is_pending());
+        assert!(batches.try_recv().is_err(), "the one before is on its way");
+    }
+    drop(first);
+    assert!(poll!(&mut run).is_pending());
+    let second = batches.try_recv().expect("what came meanwhile");
+    assert_eq!(offsets(&second), [1, 2, 3]);
 }
 
 #[tokio::test]
