@@ -11,7 +11,7 @@ use std::time::Duration;
 use stillwell::blob::name::Kind as Blob;
 use stillwell::clock::{Clock, Entropy};
 use stillwell::codec::Filter;
-use stillwell::format::container::{Decompressor, Header, Kind, LEVEL, Writer, compress};
+use stillwell::format::container::{Header, Kind, LEVEL, Writer, compress, unpack};
 use stillwell::record::{Entry, Stamp, TopicId};
 use stillwell::schema::Schema;
 use stillwell::schema::wire::{put_bytes, put_long};
@@ -176,10 +176,7 @@ fn main() {
     });
     let (_, unpacked) = bench.time(|| {
         let mut out = Vec::with_capacity(plain.len());
-        let mut decompressor =
-            Decompressor::new(stored.len() as u64, plain.len() as u64).expect("zstd has memory");
-        stored.chunks(64 << 10).for_each(|piece| decompressor.push(piece, &mut out).expect("it is one"));
-        decompressor.finish().expect("it is whole")
+        unpack(stored.chunks(64 << 10), stored.len() as u64, plain.len() as u64, &mut out).expect("it is one")
     });
     bench.line("compress it", ms(packed), "ms", "copy and checksum its bytes, ms", ms(copied));
     bench.line("unpack and check it", ms(unpacked), "ms", "copy and checksum its bytes, ms", ms(copied));

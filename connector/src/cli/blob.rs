@@ -11,7 +11,7 @@ use super::edge::{Answer, Edge, print};
 use super::table::{self, Output};
 use crate::blob::name::Name;
 use crate::clock::Entropy;
-use crate::format::container::{Decompressor, Header, Reader, Unpacked};
+use crate::format::container::{self, Header, Reader, Unpacked};
 use crate::format::index::Layout;
 use crate::record::SourcePartition;
 use crate::version::Checksum;
@@ -235,20 +235,24 @@ fn is_index(url: &str) -> bool {
     url.ends_with(".index")
 }
 
-/// Streams a container through the decompressor, which checks its frames and sums both forms.
-fn unpack(url: &str, path: &Path, out: &mut impl Write) -> Result<Unpacked> {
+/// Reads a container, checks its frames and sums both forms.
+fn unpack(url: &str, path: &Path, out: &mut (impl Write + Send)) -> Result<Unpacked> {
     let mut file = File::open(path).map_err(|error| unreadable(url, error))?;
     let length = file.metadata().map_err(|error| unreadable(url, error))?.len();
     // zstd packs up to some 1:1000; what claims more is not a blob of ours.
     let most = length.saturating_mul(2_000).saturating_add(HEADER as u64);
-    let mut decompressor = Decompressor::new(length, most).map_err(|error| corrupt(url, error))?;
-    let mut piece = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut piece).map_err(|error| unreadable(url, error))?;
-        let Some(piece) = piece.get(..read).filter(|piece| !piece.is_empty()) else { break };
-        decompressor.push(piece, out).map_err(|error| corrupt(url, error))?;
+    let mut failed = None;
+    let pieces = std::iter::from_fn(|| {
+        let mut piece = vec![0; 1 << 18];
+        let read = file.read(&mut piece).map_err(|error| failed = Some(error)).ok()?;
+        piece.truncate(read);
+        (read > 0).then_some(piece)
+    });
+    let unpacked = container::unpack(pieces, length, most, out);
+    match failed {
+        Some(error) => Err(unreadable(url, error)),
+        None => unpacked.map_err(|error| corrupt(url, error)),
     }
-    decompressor.finish().map_err(|error| corrupt(url, error))
 }
 
 /// The path that a URL names.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use super::container::{Decompressor, Header, Kind, LEVEL, Reader, Writer, compress, entry};
+use super::container::{Header, Kind, LEVEL, Reader, Writer, compress, entry};
 use super::index::{FORMAT, Layout, hash, home, u64_at};
 use crate::record::{Entry, SourcePartition, Stamp, TopicId};
 use crate::schema::Schema;
@@ -130,9 +130,9 @@ fn containers_of_format_1_read_as_they_were_written() {
         assert_eq!(rows(&plain, &schema).into_bytes(), read(name, "rows.txt"));
         assert_eq!(format!("{}\n", Checksum::of(&plain)).into_bytes(), read(name, "checksum.txt"));
         let mut unpacked = Vec::new();
-        let mut decompressor = Decompressor::new(stored.len() as u64, plain.len() as u64).unwrap();
-        decompressor.push(&stored, &mut unpacked).unwrap();
-        assert_eq!(decompressor.finish().unwrap().plain_checksum, Checksum::of(&plain));
+        let (stored_bytes, plain_bytes) = (stored.len() as u64, plain.len() as u64);
+        let sums = super::container::unpack([&stored], stored_bytes, plain_bytes, &mut unpacked).unwrap();
+        assert_eq!(sums.plain_checksum, Checksum::of(&plain));
         assert_eq!(unpacked, plain);
         assert!(header(kind).schema().unwrap().encodes_like(&schema));
     }

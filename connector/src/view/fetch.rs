@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Store --pieces--> [checksum, decompress, checksum] --> temporary file --rename--> Cache --map--> View
-//!                    on a blocking thread, a few pieces behind
+//!                    on threads of their own, a few pieces behind
 //! ```
 //!
 //! Owns: when a blob is whole (both checksums, both lengths), the one repetition after damage, how many come at a time.
@@ -25,7 +25,7 @@ use super::{About, Base, BaseFiles, Cache, DeltaFile, Error, FileName, Files, He
 use crate::blob::name::Kind;
 use crate::blob::{self, Store};
 use crate::clock::Clock;
-use crate::format::container::{self, Decompressor, Unpacked};
+use crate::format::container::{self, Unpacked};
 use crate::version::{BlobRef, Chain, Checksum, DeltaRef, SnapshotRef, Version};
 
 /// Blobs that are fetched at a time: deltas are small, and a store far away answers late rather than slowly.
@@ -217,11 +217,9 @@ impl Fetcher {
             return Ok(Some(held));
         }
         let Some(inline) = inline else { return Ok(None) };
-        let url = || self.store.absolute_url(&delta.blob.name);
-        let damaged = |detail: String| Error::CorruptBlob { url: url(), detail };
-        let mut sink = Sink::new(self.cache.temporary(identity)?, name.kind, &delta.blob)?;
-        let whole = sink.push(&inline, &damaged).and_then(|()| sink.finish(&delta.blob, &damaged));
-        match whole {
+        let url = self.store.absolute_url(&delta.blob.name);
+        let out = self.cache.temporary(identity)?;
+        match write(out, name.kind, &delta.blob, &url, std::iter::once(inline)) {
             Ok(temporary) => self.cache.keep(identity, &name, temporary).map(Some),
             // Said where it is fetched.
             Err(Error::CorruptBlob { .. }) => Ok(None),
@@ -317,12 +315,8 @@ impl Fetcher {
             let (cache, identity, blob) = (self.cache.clone(), identity.clone(), blob.clone());
             let url = self.store.absolute_url(&blob.name);
             blocking(move || {
-                let mut sink = Sink::new(cache.temporary(&identity)?, name.kind, &blob)?;
-                let damaged = |detail: String| Error::CorruptBlob { url: url.clone(), detail };
-                while let Some(piece) = take.blocking_recv() {
-                    sink.push(&piece, &damaged)?;
-                }
-                let temporary = sink.finish(&blob, &damaged)?;
+                let pieces = std::iter::from_fn(|| take.blocking_recv());
+                let temporary = write(cache.temporary(&identity)?, name.kind, &blob, &url, pieces)?;
                 cache.keep(&identity, &name, temporary)
             })
         };
@@ -434,85 +428,59 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Where the pieces of one blob go.
-struct Sink {
-    out: BufWriter<Temporary>,
-    form: Form,
+/// Writes the plain form of what comes in `pieces`, and sees that it is what was announced.
+fn write(
+    out: Temporary,
+    kind: Kind,
+    blob: &BlobRef,
+    url: &str,
+    pieces: impl Iterator<Item = Bytes>,
+) -> Result<Temporary, Error> {
+    let mut out = BufWriter::with_capacity(256 << 10, out);
+    let have = match kind {
+        Kind::Index => copy(pieces, &mut out).map_err(container::Error::Io),
+        Kind::Delta | Kind::Snapshot => container::unpack(pieces, blob.bytes, blob.plain_bytes, &mut out),
+    };
+    let have = have.map_err(|error| match error {
+        container::Error::Io(source) => Error::io("writing", out.get_ref().path(), source),
+        error => Error::CorruptBlob { url: url.to_owned(), detail: error.to_string() },
+    })?;
+    let want = Unpacked {
+        bytes: blob.bytes,
+        checksum: blob.checksum,
+        plain_bytes: blob.plain_bytes,
+        plain_checksum: blob.plain_checksum,
+    };
+    if have != want {
+        let detail = format!(
+            "{} bytes ({}), plain {} ({}), were announced; {} ({}), plain {} ({}), came",
+            want.bytes,
+            want.checksum,
+            want.plain_bytes,
+            want.plain_checksum,
+            have.bytes,
+            have.checksum,
+            have.plain_bytes,
+            have.plain_checksum,
+        );
+        return Err(Error::CorruptBlob { url: url.to_owned(), detail });
+    }
+    if let Err(source) = out.flush() {
+        return Err(Error::io("writing", out.get_ref().path(), source));
+    }
+    out.into_inner().map_err(|_| Error::Internal("a flushed buffer could not be taken apart"))
 }
 
-enum Form {
-    Container(Box<Decompressor>),
-    /// Indexes are stored as they are: hashes and offsets do not compress.
-    Plain {
-        bytes: u64,
-        checksum: Box<Xxh3>,
-    },
-}
-
-impl Sink {
-    fn new(out: Temporary, kind: Kind, blob: &BlobRef) -> Result<Sink, Error> {
-        let form = match kind {
-            Kind::Index => Form::Plain { bytes: 0, checksum: Box::new(Xxh3::new()) },
-            Kind::Delta | Kind::Snapshot => {
-                let decompressor = Decompressor::new(blob.bytes, blob.plain_bytes);
-                Form::Container(Box::new(decompressor.map_err(|error| Error::writing(out.path(), error))?))
-            }
-        };
-        Ok(Sink { out: BufWriter::with_capacity(256 << 10, out), form })
+/// Indexes are stored as they are: hashes and offsets do not compress.
+fn copy(pieces: impl Iterator<Item = Bytes>, out: &mut impl Write) -> std::io::Result<Unpacked> {
+    let (mut bytes, mut checksum) = (0, Xxh3::new());
+    for piece in pieces {
+        bytes += piece.len() as u64;
+        checksum.update(&piece);
+        out.write_all(&piece)?;
     }
-
-    fn push(&mut self, piece: &[u8], damaged: &impl Fn(String) -> Error) -> Result<(), Error> {
-        match &mut self.form {
-            Form::Container(decompressor) => match decompressor.push(piece, &mut self.out) {
-                Err(container::Error::Io(source)) => {
-                    Err(Error::io("writing", self.out.get_ref().path(), source))
-                }
-                Err(error) => Err(damaged(error.to_string())),
-                Ok(()) => Ok(()),
-            },
-            Form::Plain { bytes, checksum } => {
-                *bytes += piece.len() as u64;
-                checksum.update(piece);
-                let written = self.out.write_all(piece);
-                written.map_err(|source| Error::io("writing", self.out.get_ref().path(), source))
-            }
-        }
-    }
-
-    fn finish(mut self, blob: &BlobRef, damaged: &impl Fn(String) -> Error) -> Result<Temporary, Error> {
-        let have = match self.form {
-            Form::Container(decompressor) => {
-                decompressor.finish().map_err(|error| damaged(error.to_string()))?
-            }
-            Form::Plain { bytes, checksum } => {
-                let checksum = Checksum(checksum.digest());
-                Unpacked { bytes, checksum, plain_bytes: bytes, plain_checksum: checksum }
-            }
-        };
-        let want = Unpacked {
-            bytes: blob.bytes,
-            checksum: blob.checksum,
-            plain_bytes: blob.plain_bytes,
-            plain_checksum: blob.plain_checksum,
-        };
-        if have != want {
-            return Err(damaged(format!(
-                "{} bytes ({}), plain {} ({}), were announced; {} ({}), plain {} ({}), came",
-                want.bytes,
-                want.checksum,
-                want.plain_bytes,
-                want.plain_checksum,
-                have.bytes,
-                have.checksum,
-                have.plain_bytes,
-                have.plain_checksum,
-            )));
-        }
-        if let Err(source) = self.out.flush() {
-            return Err(Error::io("writing", self.out.get_ref().path(), source));
-        }
-        self.out.into_inner().map_err(|_| Error::Internal("a flushed buffer could not be taken apart"))
-    }
+    let checksum = Checksum(checksum.digest());
+    Ok(Unpacked { bytes, checksum, plain_bytes: bytes, plain_checksum: checksum })
 }
 
 #[cfg(test)]

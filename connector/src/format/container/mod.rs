@@ -25,11 +25,13 @@ mod header;
 mod write;
 mod read;
 mod stored;
+mod unpack;
 
 pub use any::AnyReader;
 pub use header::{Counts, Header, Kind};
 pub use read::{BlockHead, Entries, Located, Reader};
-pub use stored::{Decompressor, LEVEL, Stored, Unpacked, compress};
+pub use stored::{LEVEL, Stored, compress};
+pub use unpack::{Unpacked, unpack};
 pub use write::{Summary, Writer};
 
 use crate::format::window::{Fault, Window};

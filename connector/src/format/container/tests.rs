@@ -101,12 +101,19 @@ fn read(bytes: &[u8], schema: &Schema) -> Result<(Header, Rows), Error> {
 }
 
 fn unpack(stored: &[u8], piece: usize) -> Result<(Unpacked, Vec<u8>), Error> {
-    let mut plain = Vec::new();
-    let mut decompressor = Decompressor::new(stored.len() as u64, 1 << 20)?;
-    for piece in stored.chunks(piece) {
-        decompressor.push(piece, &mut plain)?;
+    let by = |workers| {
+        let mut plain = Vec::new();
+        let pieces = stored.chunks(piece);
+        super::unpack::unpack_by(workers, pieces, stored.len() as u64, 1 << 20, &mut plain)
+            .map(|done| (done, plain))
+    };
+    let (here, spread) = (by(1), by(3));
+    match (&here, &spread) {
+        (Ok(here), Ok(spread)) => assert_eq!(here, spread),
+        (Err(here), Err(spread)) => assert_eq!(here.to_string(), spread.to_string()),
+        other => panic!("one thread and several see different things: {other:?}"),
     }
-    Ok((decompressor.finish()?, plain))
+    spread
 }
 
 proptest! {
@@ -274,8 +281,12 @@ fn a_length_beyond_what_was_announced_takes_no_memory() {
     );
     let mut stored = Vec::new();
     compress(&plain, LEVEL, &mut stored).unwrap();
-    let mut decompressor = Decompressor::new(stored.len() as u64, 50_000).unwrap();
-    assert!(matches!(decompressor.push(&stored, &mut Vec::new()), Err(Error::Malformed { .. })));
+    for workers in [1, 2] {
+        let mut out = Vec::new();
+        let done = super::unpack::unpack_by(workers, [&stored], stored.len() as u64, 50_000, &mut out);
+        assert!(matches!(done, Err(Error::Malformed { .. })));
+        assert!(out.len() <= 50_000);
+    }
 }
 
 /// Another implementation reads both forms, values included.
