@@ -1,7 +1,8 @@
 //! The log, measured: `cargo bench --bench log [MEGABYTES]`, 1000 by default, in STILLWELL_BENCH_DIR or the system's
 //! temporary folder.
 //!
-//! - append: how fast chunks become durable, beside the same bytes into one file, each synced
+//! - append: how fast chunks become durable, beside the same bytes into one file, each synced; of JSON, as services send it,
+//!   and of noise, which nothing compresses
 //! - write amplification: bytes that this process caused to be written (`/proc/self/io`), for each byte appended
 //! - recovery: from opening to the first chunk, and to the last, of a million records that no version holds
 //!
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stillwell::clock::Clock;
+use stillwell::clock::{Clock, Entropy};
 use stillwell::disk;
 use stillwell::format::chunk::{Body, Chunk, ChunkBuilder};
 use stillwell::format::origin::Origin;
@@ -37,13 +38,44 @@ fn at(offset: i64) -> Position {
     Position { source: source(), offset }
 }
 
+/// What the records hold.
+#[derive(Clone, Copy, Debug)]
+enum Values {
+    Json,
+    Noise,
+}
+
+/// Each `#` is a digit that cannot be foreseen.
+const JSON: &[u8] = br##"{"id":"P-##########","name":"Watering can, ### litres","category":"GARDEN","price_cents":#####,"size":{"width_mm":###,"height_mm":###,"depth_mm":###},"supplier":"S-####","in_stock":true,"rank":#######}"##;
+
+impl Values {
+    fn put(self, random: &Entropy, out: &mut Vec<u8>) {
+        out.clear();
+        match self {
+            Values::Json => {
+                let (mut digits, mut left) = (0, 0);
+                out.extend_from_slice(JSON);
+                for byte in out.iter_mut().filter(|byte| **byte == b'#') {
+                    if left == 0 {
+                        (digits, left) = (random.next_u64(), 18);
+                    }
+                    *byte = b'0' + (digits % 10) as u8;
+                    (digits, left) = (digits / 10, left - 1);
+                }
+            }
+            Values::Noise => {
+                (0..VALUE / 8).for_each(|_| out.extend_from_slice(&random.next_u64().to_le_bytes()))
+            }
+        }
+    }
+}
+
 /// A chunk of the records `[from, to)`.
-fn chunk(builder: &mut ChunkBuilder, from: i64, to: i64) -> Chunk {
+fn chunk(builder: &mut ChunkBuilder, values: Values, from: i64, to: i64) -> Chunk {
     let slot = builder.slot(&source(), from);
+    let (random, mut value) = (Entropy::seeded(from as u64), Vec::new());
     for offset in from..to {
-        let value: [u8; VALUE] = std::array::from_fn(|n| {
-            (offset as u64).wrapping_mul(0x9e37_79b9).wrapping_add(n as u64 * 7) as u8
-        });
+        values.put(&random, &mut value);
         builder.push(slot, offset, offset, Body::Upsert { key: &offset.to_be_bytes(), value: &value });
     }
     builder.finish()
@@ -94,7 +126,7 @@ impl Bench {
     }
 
     /// Appends; either all is announced and trimmed within [`BEHIND`] chunks, or all of it stays.
-    async fn amplification(&self, name: &str, announced: bool) {
+    async fn amplification(&self, name: &str, values: Values, announced: bool) {
         let baseline = self.baseline();
         let dir = self.root.path().join(name.replace(' ', "-"));
         let log = self.open(&dir).await;
@@ -111,7 +143,7 @@ impl Bench {
             let mut payload = 0;
             for n in 0..chunks {
                 futures::executor::block_on(ahead.acquire()).expect("it stays open").forget();
-                let chunk = chunk(&mut builder, n * per_chunk, (n + 1) * per_chunk);
+                let chunk = chunk(&mut builder, values, n * per_chunk, (n + 1) * per_chunk);
                 payload += chunk.len() as u64;
                 append(&appender, chunk);
             }
@@ -132,7 +164,7 @@ impl Bench {
         let disk = log.disk_bytes();
         log.close().await.expect("closed");
         println!(
-            "append, {name}: {rate:.0} MB/s ({:.2} of the synced file's {baseline:.0}), {:.2} bytes written for each, \
+            "append {values:?}, {name}: {rate:.0} MB/s ({:.2} of the synced file's {baseline:.0}), {:.2} bytes written for each, \
              {} MB on disk",
             rate / baseline,
             (written() - before) as f64 / payload as f64,
@@ -148,7 +180,7 @@ impl Bench {
         log.resume(&Origin::any(), &[at(0)]).await.expect("a life");
         let (appender, mut builder) = (log.appender(), ChunkBuilder::new());
         for from in (0..RECORDS).step_by(per_chunk as usize) {
-            append(&appender, chunk(&mut builder, from, (from + per_chunk).min(RECORDS)));
+            append(&appender, chunk(&mut builder, Values::Json, from, (from + per_chunk).min(RECORDS)));
         }
         let chunks = (RECORDS + per_chunk - 1) / per_chunk;
         let mut persisted = appender.persisted();
@@ -201,8 +233,10 @@ fn main() {
     let bench = Bench { clock: Clock::system(), megabytes, root: root.expect("a temporary folder") };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("threads").block_on(async {
-        bench.amplification("all announced at once", true).await;
-        bench.amplification("all of it stays", false).await;
+        for values in [Values::Json, Values::Noise] {
+            bench.amplification("all announced at once", values, true).await;
+            bench.amplification("all of it stays", values, false).await;
+        }
         for per_chunk in [5_000, 500, 10] {
             bench.recovery(per_chunk).await;
         }

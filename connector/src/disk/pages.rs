@@ -5,7 +5,6 @@
 use std::fmt;
 
 use ::rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions};
-use bytes::Bytes;
 
 use super::keys::{Kind, key};
 use super::rocksdb::passes;
@@ -54,8 +53,7 @@ impl<'a> Pages<'a> {
             }
             (_, Err(error)) => Err(corrupt(error.to_string())),
             (Some((at, bytes)), Ok(())) if at == wanted => {
-                let chunk =
-                    Chunk::parse(Bytes::copy_from_slice(bytes)).map_err(|error| corrupt(chain(&error)))?;
+                let chunk = Chunk::parse_copy(bytes).map_err(|error| corrupt(chain(&error)))?;
                 match chunk.sum() == sum {
                     true => Ok(chunk),
                     false => Err(corrupt("it is another chunk than its summary says".into())),

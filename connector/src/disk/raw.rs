@@ -19,8 +19,6 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
-use bytes::Bytes;
-
 use super::keys::{Kind, seq};
 use crate::format::chunk::{Carved, Chunk, carve};
 
@@ -200,7 +198,7 @@ pub fn salvage(dir: &Path, each: &mut dyn FnMut(Found) -> io::Result<()>) -> io:
             FileKind::WriteAheadLog => {
                 wal::walk(&path, &mut |record| {
                     for (number, value) in chunks(&record) {
-                        if let Ok(chunk) = Chunk::parse(Bytes::copy_from_slice(value)) {
+                        if let Ok(chunk) = Chunk::parse_copy(value) {
                             give(&name, record.at, Some(number), chunk);
                         }
                     }
@@ -208,7 +206,7 @@ pub fn salvage(dir: &Path, each: &mut dyn FnMut(Found) -> io::Result<()>) -> io:
             }
             FileKind::Blob => {
                 blob::walk(&path, &mut |blob| {
-                    if let Ok(chunk) = Chunk::parse(Bytes::copy_from_slice(blob.value)) {
+                    if let Ok(chunk) = Chunk::parse_copy(blob.value) {
                         give(&name, blob.at, seq(Kind::Chunk, blob.key), chunk);
                     }
                 })?;

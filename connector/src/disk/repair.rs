@@ -22,7 +22,6 @@ use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use ::rocksdb::{DB, ReadOptions};
-use bytes::Bytes;
 use serde::Serialize;
 
 use super::held::Held;
@@ -269,7 +268,7 @@ impl Copy {
         file: Option<(&str, u64)>,
         why: &str,
     ) -> Result<(), Error> {
-        let parsed = Chunk::parse(Bytes::copy_from_slice(bytes)).ok();
+        let parsed = Chunk::parse_copy(bytes).ok();
         let whole = parsed.as_ref().is_some_and(|chunk| summary.is_none_or(|summary| summary.is_of(chunk)));
         // Of what is damaged the summary says what it was.
         let said = summary.cloned().or_else(|| parsed.as_ref().map(Chunk::summary));

@@ -5,6 +5,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind as IoKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use ::rocksdb::{
     BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, ErrorKind, FlushOptions,
@@ -20,7 +21,7 @@ use super::{Error, beside};
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::failpoint;
-use crate::format::chunk::{Chunk, Summary};
+use crate::format::chunk::{Chunk, Packer, Summary};
 
 /// The column family with everything in it.
 pub(super) const FAMILY: &str = "log";
@@ -80,6 +81,7 @@ impl Survey {
 pub struct Database {
     db: DB,
     dir: PathBuf,
+    packer: Mutex<Packer>,
     /// Held as long as the database is open; released by the system if the process dies.
     _lock: Held,
 }
@@ -122,7 +124,7 @@ impl Database {
                     .map_err(|error| Error::refused("making anew", dir, error.to_string()))?
             }
         };
-        let database = Database { db, dir: dir.to_owned(), _lock: lock };
+        let database = Database { db, dir: dir.to_owned(), packer: Mutex::default(), _lock: lock };
         let mut survey = database.survey()?;
         survey.broken = broken;
         if let (Some(clean), None) = (clean, &aside) {
@@ -209,14 +211,17 @@ impl Database {
     /// [`Error::Failed`]: none, some or all of them may be there after the next opening.
     pub fn append<'a>(&self, chunks: impl Iterator<Item = (u64, &'a Chunk)> + Clone) -> Result<(), Error> {
         // RocksDB copies a value once into the batch and once into its memtable; the room for the first is made at
-        // once, as growing would copy again and again.
+        // once, as growing would copy again and again. What packing leaves of it unused is never touched.
         let bytes: usize =
             chunks.clone().map(|(_, chunk)| chunk.len() + chunk.ranges().len() * 80 + 128).sum();
         let mut batch = WriteBatch::with_capacity_bytes(bytes);
+        // A panic in there leaves a buffer whose content is of no use, which is what it is between two chunks.
+        let mut packer = self.packer.lock().unwrap_or_else(PoisonError::into_inner);
         for (seq, chunk) in chunks {
             batch.put_cf(self.family(), key(Kind::Summary, seq), chunk.summary().encode());
-            batch.put_cf(self.family(), key(Kind::Chunk, seq), chunk.encoded());
+            batch.put_cf(self.family(), key(Kind::Chunk, seq), packer.pack(chunk));
         }
+        drop(packer);
         self.write(batch, true, "appending to")
     }
 
@@ -225,14 +230,14 @@ impl Database {
     /// # Errors
     /// [`Error::Failed`]: the old or the new ones are there after the next opening.
     pub fn replace<'a>(&self, chunks: impl Iterator<Item = (u64, u64, &'a Chunk)>) -> Result<(), Error> {
-        let mut batch = WriteBatch::default();
+        let (mut batch, mut packer) = (WriteBatch::default(), Packer::default());
         for (first, last, chunk) in chunks {
             for kind in [Kind::Summary, Kind::Chunk] {
                 // What comes later in a batch is newer: the new one is not deleted with the old ones.
                 batch.delete_range_cf(self.family(), key(kind, first), key(kind, last + 1));
             }
             batch.put_cf(self.family(), key(Kind::Summary, first), chunk.summary().encode());
-            batch.put_cf(self.family(), key(Kind::Chunk, first), chunk.encoded());
+            batch.put_cf(self.family(), key(Kind::Chunk, first), packer.pack(chunk));
         }
         self.write(batch, true, "making room in")?;
         failpoint::pass("log.shed");

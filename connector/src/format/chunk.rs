@@ -23,12 +23,14 @@
 //! person, who knows nothing of the one that wrote it.
 //!
 //! The ranges come last so that a chunk is built in one buffer, in one pass, and never moved; the checksum covers the
-//! header too, save for the first eight bytes, which have only one valid value.
+//! header too, save for the first eight bytes, which have only one valid value. On the disk a chunk may lie packed
+//! ([`Packer`]), which is format 2.
 //!
 //! Owns: the bytes of a chunk and of its [`Summary`]. Does not own: where they are kept (`disk/`), or when a chunk is
 //! full enough (`producer/source`).
 
 mod carve;
+mod pack;
 
 use std::sync::Arc;
 
@@ -39,6 +41,7 @@ use super::wire::{Malformed, Take, put_varint};
 use crate::record::{SourcePartition, TopicId};
 
 pub use self::carve::{Carved, carve};
+pub use self::pack::Packer;
 
 const MAGIC: &[u8; 8] = b"SWCH\x01\x00\x00\x00";
 const SUMMARY_MAGIC: &[u8; 8] = b"SWCS\x01\x00\x00\x00";
@@ -322,8 +325,14 @@ struct Inner {
 }
 
 impl Chunk {
-    /// Reads a chunk, and all of it: checksum, then every record's bounds. Copies nothing but the ranges.
+    /// Reads a chunk, and all of it: checksum, then every record's bounds. Copies nothing but the ranges; one that is
+    /// packed it unpacks.
     pub fn parse(bytes: Bytes) -> Result<Chunk, Error> {
+        Chunk::plain(pack::unpack(&bytes).unwrap_or(Ok(bytes))?)
+    }
+
+    /// Reads a chunk of format 1.
+    fn plain(bytes: Bytes) -> Result<Chunk, Error> {
         let (sum, mut take) = unseal(&bytes, MAGIC)?;
         let ranges_at = take_u32(&mut take)? as usize;
         let records = take_u32(&mut take)?;

@@ -8,7 +8,8 @@
 //! The client assigns itself its partitions at the positions that recovery found and commits nothing: positions are
 //! announced (`announce`). A chunk ends at a megabyte, or as soon as nothing more is there: waiting for more would
 //! add latency, and the log's group commit makes small chunks cheap. Only where so much comes that a thousandth of a
-//! second does not count, or while what comes is not handed on anyway, a chunk waits for more.
+//! second does not count, or while what comes is not handed on anyway, a chunk waits for more; not where every partition
+//! has said that it was read to its end.
 //!
 //! Owns: the source client, which part of which partition has been appended. Does not own: membership
 //! (`kafka::Member`), durability (`log`), what was announced (`announce`).
@@ -31,6 +32,8 @@ use crate::telemetry::ProducerMetrics;
 const CHUNK_BYTES: usize = 1 << 20;
 /// Bytes from which on a chunk waits for more: records come at a rate at which they wait elsewhere for longer.
 const BULK_BYTES: usize = 8 << 10;
+/// Bytes from which on it waits no more once all partitions are at their ends.
+const ENDED_BYTES: usize = 64 << 10;
 /// Longest that such a chunk waits for the next record; in all, [`LINGERS`] times as long.
 const LINGER: Duration = Duration::from_millis(1);
 /// The same while records spill: nobody waits for them, and a backlog in few large chunks takes less of everything.
@@ -65,6 +68,8 @@ pub enum Error {
 struct Partition {
     source: SourcePartition,
     next: i64,
+    /// The last that was heard of it is that there is no more at the moment.
+    ended: bool,
 }
 
 /// The stage; runs on a thread of its own.
@@ -100,7 +105,11 @@ impl Source {
         poller.assign(&assignment).map_err(Error::Kafka)?;
         let partitions = positions
             .iter()
-            .map(|position| Partition { source: position.source.clone(), next: position.offset })
+            .map(|position| Partition {
+                source: position.source.clone(),
+                next: position.offset,
+                ended: false,
+            })
             .collect();
         Ok(Source {
             poller,
@@ -134,7 +143,7 @@ impl Source {
             }
             let began_at = *began.get_or_insert_with(|| self.clock.now());
             let bytes = self.chunk.bytes();
-            let at_once = !spills && bytes < BULK_BYTES;
+            let at_once = !spills && bytes < BULK_BYTES || bytes >= ENDED_BYTES && self.all_ended();
             let full = bytes >= CHUNK_BYTES || self.clock.now() - began_at >= linger * LINGERS;
             if at_once || idle || full {
                 began = None;
@@ -147,6 +156,11 @@ impl Source {
             self.append(stop)?;
         }
         Ok(())
+    }
+
+    /// Whether every partition has been read to where it ended when last heard of.
+    fn all_ended(&self) -> bool {
+        self.partitions.iter().all(|partition| partition.ended)
     }
 
     /// Takes what the poller has, up to a chunk's worth. False: nothing was there.
@@ -167,6 +181,7 @@ impl Source {
                     let slot = chunk.slot(&partition.source, partition.next);
                     let taken = validator.take(&message, &partition.source, slot, chunk);
                     partition.next = message.offset() + 1;
+                    partition.ended = false;
                     any = true;
                     records += 1;
                     bytes += (message.key().map_or(0, <[u8]>::len) + message.value().map_or(0, <[u8]>::len))
@@ -177,6 +192,7 @@ impl Source {
                 }
                 Polled::End { slot, offset } => {
                     let Some(partition) = partitions.get_mut(slot) else { continue };
+                    partition.ended = true;
                     // Markers and aborted records at the end are passed, or `caught_up` would wait for ever.
                     if offset > partition.next {
                         let slot = chunk.slot(&partition.source, partition.next);

@@ -54,7 +54,7 @@ families! {
         pending_records: IntGauge,
         /// Pending records that are on disk only.
         spilled_records: IntGauge,
-        /// Bytes of the log on disk.
+        /// Bytes of the chunks in the log, before they are packed.
         log_bytes: IntGauge,
         /// Uploads under way.
         active_writes: IntGauge,

@@ -1,11 +1,12 @@
-//! `bench publish`: JSON records of a topic to announced versions, with the high-throughput profile.
+//! `bench publish`: JSON records of a topic to announced versions, with the high-throughput profile; the same with one in a
+//! hundred that becomes a dead letter, and with a backlog that is paged back from the disk.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::profiled::configured;
 use super::topic::{Bare, Compared, Filled};
-use super::{Measured, Scratch, Settings};
+use super::{Measured, Scratch, Settings, measured, quantile};
 use crate::clock::Clock;
 use crate::producer::Producer;
 use crate::version::Version;
@@ -14,32 +15,62 @@ use crate::{Error, ErrorKind, Result};
 const ROUNDS: usize = 3;
 const DEADLINE: Duration = Duration::from_secs(600);
 
+/// How records go through.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    /// In memory, all of them fit.
+    Plain,
+    /// As above, one in a hundred a misfit.
+    Poisoned,
+    /// Hardly any room in memory: what comes goes to the disk, and is read back from there.
+    Spilled,
+}
+
 pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
     let clock = Clock::system();
     let mut topic = Filled::new(settings, settings.records).await?;
-    let datasets: Vec<String> = (0..ROUNDS).map(|round| format!("{}-{round}", topic.name)).collect();
-    for dataset in &datasets {
-        for suffix in ["announcements", "control", "dlq"] {
-            topic.and(format!("{dataset}.{suffix}"));
-        }
-    }
-    let topic = Arc::new(topic);
+    let mut poisoned = Filled::poisoned(settings, settings.records).await?;
     let mut compared = Compared::default();
-    for dataset in &datasets {
-        compared.poll.push(topic.bare(Bare::Poll, settings.records, &clock).await?);
-        compared.batches.push(topic.bare(Bare::Batches, settings.records, &clock).await?);
-        compared.ours.push(settings.records as f64 / round(&topic, dataset, settings.records, &clock).await?);
+    let (mut misfits, mut spilled) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        for way in [Way::Plain, Way::Poisoned, Way::Spilled] {
+            let of = if way == Way::Poisoned { &mut poisoned } else { &mut topic };
+            let dataset = format!("{}-{round}-{way:?}", of.name);
+            for suffix in ["announcements", "control", "dlq"] {
+                of.and(format!("{dataset}.{suffix}"));
+            }
+            let took = publish(of, &dataset, way, settings.records, &clock).await?;
+            let into = match way {
+                Way::Plain => &mut compared.ours,
+                Way::Poisoned => &mut misfits,
+                Way::Spilled => &mut spilled,
+            };
+            into.push(settings.records as f64 / took);
+        }
+        let whole = Arc::new(topic);
+        compared.poll.push(whole.bare(Bare::Poll, settings.records, &clock).await?);
+        compared.batches.push(whole.bare(Bare::Batches, settings.records, &clock).await?);
+        topic = Arc::into_inner(whole).expect("nobody else has it any more");
     }
-    if let Some(topic) = Arc::into_inner(topic) {
+    for topic in [topic, poisoned] {
         topic.delete().await;
     }
-    Ok(compared.lines("publish"))
+    let plain = ("the same without", quantile(&mut compared.ours, 0.5));
+    let rate = |rates: &mut Vec<f64>| (quantile(rates, 0.5), "records/s");
+    let with_poison = measured("publish", "records_per_second_1%_poison", rate(&mut misfits), plain);
+    let with_spill = measured("publish", "records_per_second_spilled", rate(&mut spilled), plain);
+    let mut lines = compared.lines("publish");
+    lines.extend([with_poison, with_spill]);
+    Ok(lines)
 }
 
 /// Seconds from version 1, which the first life announces before it reads, until all records are announced.
-async fn round(topic: &Filled, dataset: &str, records: u64, clock: &Clock) -> Result<f64> {
+async fn publish(topic: &Filled, dataset: &str, way: Way, records: u64, clock: &Clock) -> Result<f64> {
     let scratch = Scratch::new("publish")?;
-    let (writes, _) = configured("high-throughput", topic, dataset, &scratch)?;
+    let (mut writes, _) = configured("high-throughput", topic, dataset, &scratch)?;
+    if way == Way::Spilled {
+        writes.batching.max_pending_records = 1;
+    }
     let producer = Producer::start(writes).await?;
     let mut announced = producer.announced();
     let wait = async {

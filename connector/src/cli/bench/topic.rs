@@ -59,6 +59,15 @@ pub(super) fn failed(error: kafka::Error) -> Error {
 impl Filled {
     /// A topic with one partition that holds `records` records: one partition is what one shard reads at its fastest.
     pub(super) async fn new(settings: &Settings, records: u64) -> Result<Filled> {
+        Filled::with(settings, records, |_| false).await
+    }
+
+    /// The same, with one record in a hundred that is no JSON.
+    pub(super) async fn poisoned(settings: &Settings, records: u64) -> Result<Filled> {
+        Filled::with(settings, records, |number| number % 100 == 50).await
+    }
+
+    async fn with(settings: &Settings, records: u64, poison: impl Fn(u64) -> bool) -> Result<Filled> {
         let kafka = kafka::Options {
             bootstrap_servers: settings.bootstrap()?.to_owned(),
             client_id: "stillwell-bench".into(),
@@ -70,15 +79,18 @@ impl Filled {
             TopicSpec { name: name.clone(), partitions: 1, replication: None, config: Default::default() };
         admin.create(&spec).await.map_err(failed)?;
         let filled = Filled { name, kafka, admin, others: Vec::new() };
-        filled.fill(settings, records).await?;
+        filled.fill(settings, records, poison).await?;
         Ok(filled)
     }
 
-    async fn fill(&self, settings: &Settings, records: u64) -> Result<()> {
+    async fn fill(&self, settings: &Settings, records: u64, poison: impl Fn(u64) -> bool) -> Result<()> {
         let sender = Sender::new(&self.kafka).map_err(failed)?;
         let mut line = std::collections::VecDeque::new();
         for number in 0..records {
-            let (key, value) = (key(number), json(number, settings.value_bytes));
+            let (key, mut value) = (key(number), json(number, settings.value_bytes));
+            if poison(number) {
+                value.replace_range(..1, "[");
+            }
             let record = Outgoing {
                 topic: &self.name,
                 key: Some(key.as_bytes()),

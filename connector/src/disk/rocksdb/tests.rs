@@ -14,7 +14,12 @@ pub(in crate::disk) fn chunk(seq: u64, bytes: usize) -> Chunk {
     let source = SourcePartition { topic: "t".into(), topic_id: Default::default(), partition: 0 };
     let mut builder = ChunkBuilder::new();
     let slot = builder.slot(&source, seq as i64);
-    let value: Vec<u8> = (0..bytes).map(|n| (n as u64 * 31 + seq) as u8).collect();
+    // Large ones are noise, so that they lie on the disk as long as they are.
+    let noise = crate::clock::Entropy::seeded(seq);
+    let value: Vec<u8> = match bytes {
+        0..32_000 => (0..bytes).map(|n| (n as u64 * 31 + seq) as u8).collect(),
+        _ => (0..bytes).map(|_| noise.next_u64() as u8).collect(),
+    };
     builder.push(slot, seq as i64, 0, Body::Upsert { key: b"k", value: &value });
     builder.finish()
 }

@@ -2,8 +2,7 @@
 //!
 //! Both begin with a magic, say how long they are, and carry a checksum of all of it: what is found is what was written.
 
-use bytes::Bytes;
-
+use super::pack::{self, PACKED};
 use super::{Chunk, HEADER, MAGIC, SUMMARY_MAGIC, Summary, take_range, take_u32};
 use crate::format::wire::Take;
 
@@ -22,7 +21,7 @@ pub fn carve(bytes: &[u8]) -> impl Iterator<Item = (usize, Carved)> {
     std::iter::from_fn(move || {
         loop {
             let rest = bytes.get(at..)?;
-            at += rest.windows(MAGIC.len()).position(|w| w == MAGIC || w == SUMMARY_MAGIC)?;
+            at += rest.windows(MAGIC.len()).position(|w| w == MAGIC || w == PACKED || w == SUMMARY_MAGIC)?;
             match bytes.get(at..).and_then(whole) {
                 Some((carved, length)) => {
                     let found = at;
@@ -40,6 +39,11 @@ fn whole(bytes: &[u8]) -> Option<(Carved, usize)> {
     let is_chunk = bytes.starts_with(MAGIC);
     let mut take = Take::new(bytes);
     take.raw(16).ok()?;
+    if bytes.starts_with(PACKED) {
+        let length = pack::HEADER + take_u32(&mut take).ok()? as usize;
+        let chunk = Chunk::parse_copy(bytes.get(..length)?).ok()?;
+        return Some((Carved::Chunk(chunk), length));
+    }
     let ranges_at = take_u32(&mut take).ok()? as usize;
     take.raw(8).ok()?;
     let ranges = take_u32(&mut take).ok()?;
@@ -51,7 +55,7 @@ fn whole(bytes: &[u8]) -> Option<(Carved, usize)> {
     let length = ranges_at + take.at();
     let bytes = bytes.get(..length)?;
     let carved = if is_chunk {
-        Carved::Chunk(Chunk::parse(Bytes::copy_from_slice(bytes)).ok()?)
+        Carved::Chunk(Chunk::parse_copy(bytes).ok()?)
     } else {
         Carved::Summary(Summary::parse(bytes).ok()?)
     };

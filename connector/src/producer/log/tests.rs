@@ -46,9 +46,15 @@ fn at(partition: i32, offset: i64) -> Position {
     Position { source: source(partition), offset }
 }
 
+/// Beyond its beginning noise: what is written takes as much of the disk as it has bytes.
 fn value(partition: i32, offset: i64, bytes: usize) -> Vec<u8> {
     let mut value = format!("value {partition}/{offset} ").into_bytes();
-    value.resize(value.len().max(bytes), b'.');
+    let head = value.len();
+    let noise = crate::clock::Entropy::seeded(offset as u64);
+    while value.len() < bytes {
+        value.extend_from_slice(&noise.next_u64().to_le_bytes());
+    }
+    value.truncate(bytes.max(head));
     value
 }
 
