@@ -59,9 +59,28 @@ fn every_mistake_has_its_line_and_the_way_out() {
     assert_eq!(finished.stderr, expected);
 }
 
+/// By the check, and by a start: a reader that could never connect is not left trying.
+#[test]
+fn a_property_that_librdkafka_does_not_take_has_its_line_too() {
+    let properties = "[kafka.properties]\n\"securty.protocol\" = \"hush\"\n\"check.crcs\" = \"hush\"\n";
+    let (_dir, file) = configured(&format!("{LEAST}{properties}"));
+    for command in [&["check"][..], &["run", "--role", "consumer"], &["run"], &["get", "products", "P-1"]] {
+        let finished = told(&[command, &["-c", &file]].concat()).expect_code(78);
+        let expected = format!(
+            "error: {file}:8: kafka.properties.\"securty.protocol\": is none of librdkafka's; did you mean \
+             \"security.protocol\"?\n\
+             error: {file}:9: kafka.properties.\"check.crcs\": is neither true nor false\n\
+             2 mistakes in the configuration\n"
+        );
+        assert_eq!(finished.stderr, expected);
+    }
+}
+
 #[test]
 fn without_a_file_it_says_how_to_name_one() {
     let dir = scratch();
+    let slip = run(stillwell(["check"]).current_dir(dir.path()).env("STILLWELL_CONFG", "x.toml"), SHORT);
+    assert!(slip.expect_code(78).stderr.contains("did you mean that by STILLWELL_CONFG?"));
     let finished = run(stillwell(["check"]).current_dir(dir.path()), SHORT).expect_code(78);
     assert!(
         finished.stderr.contains("stillwell.toml: no such file; name one with -c FILE"),
@@ -83,6 +102,14 @@ fn a_wrong_command_line_is_64_and_help_is_data() {
         let finished = told(wrong).expect_code(64);
         assert_eq!(finished.stdout, "", "{wrong:?}");
         assert!(!finished.stderr.is_empty(), "{wrong:?}");
+    }
+    for (slip, meant) in [(&["rnu"][..], "'run'"), (&["versions", "lsit"], "'list'")] {
+        let finished = told(slip).expect_code(64);
+        assert!(finished.stderr.contains(meant), "{}", finished.stderr);
+    }
+    let (_dir, file) = configured("x = 1\n");
+    for role in ["both", "producer", "consumer"] {
+        told(&["run", "--role", role, "-c", &file]).expect_code(78);
     }
     assert!(told(&["--help"]).expect_code(0).stdout.contains("check"));
     assert!(told(&["--version"]).expect_code(0).stdout.starts_with("stillwell "));
@@ -194,7 +221,12 @@ fn a_damaged_blob_is_told_from_a_missing_one() {
         std::fs::write(&copy, &flipped).unwrap();
         told(&["blob", "verify", &copy.display().to_string()]).expect_code(74);
     }
-    told(&["blob", "verify", "/nowhere/x.delta.avro"]).expect_code(65);
+    for command in ["inspect", "verify"] {
+        for name in ["x.delta.avro", "x.snapshot.avro", "x.index"] {
+            let missing = told(&["blob", command, &format!("/nowhere/{name}")]).expect_code(66);
+            assert!(missing.stderr.contains(&format!("cannot read /nowhere/{name}")), "{}", missing.stderr);
+        }
+    }
     told(&["blob", "inspect", "s3://bucket/x.delta.avro"]).expect_code(65);
 }
 

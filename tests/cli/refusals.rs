@@ -85,9 +85,21 @@ fn a_second_process_on_the_same_data_directory_is_refused_until_the_first_has_go
     // Another name and another port: only the directory is the same.
     let listen = format!("http.listen=127.0.0.1:{second_port}");
     let other = ["--set", listen.as_str(), "--set", "instance_id=other"];
-    let log = dir.path().join("data/log").join(&name);
+    let data = dir.path().join("data");
     let pid = first.pid().to_string();
-    says(&refused(&config, &other), &[&*log.to_string_lossy(), "is in use by process", &pid]);
+    says(&refused(&config, &other), &[&*data.to_string_lossy(), "is in use by process", &pid]);
+    // Another dataset is none of an excuse: the directory is taken as a whole.
+    let elsewhere = scratch();
+    let second = configure(elsewhere.path(), &unique("shop"), topic.name(), bootstrap(), second_port);
+    let there = format!("storage.data_dir={}", data.display());
+    for role in [&[][..], &["--role", "producer"]] {
+        let refused = refused(&second, &[&["--set", &there], role].concat());
+        says(&refused, &["storage.data_dir", &*data.to_string_lossy(), "is in use by process", &pid]);
+    }
+    // A reader shares it.
+    let mut reader = Running::start(stillwell(["run", "--role", "consumer", "-c", &config]).args(other));
+    until_ready(&mut reader, second_port);
+    reader.stop(LONG).expect_code(0);
     let record = format!("/v1/datasets/{name}/records/P-1");
     until_record(first_port, &record, Some(&json!({ "id": "one", "price": null })));
     assert_eq!(get(first_port, "/health").json()["status"], "healthy", "the first one is not disturbed");

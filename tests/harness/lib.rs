@@ -12,6 +12,7 @@
 
 pub mod broker;
 pub mod campaign;
+pub mod debian;
 pub mod guard;
 pub mod port;
 pub mod process;

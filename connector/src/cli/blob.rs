@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::edge::{Answer, Edge, print};
+use super::edge::{Answer, Edge, NoInput, print};
 use super::table::{self, Output};
 use crate::blob::name::Name;
 use crate::clock::Entropy;
@@ -115,7 +115,7 @@ impl Said {
     fn of(url: &str) -> Result<Said> {
         let path = path(url)?;
         if is_index(url) {
-            let bytes = fs::read(&path).map_err(|error| unreadable(url, error))?;
+            let bytes = fs::read(&path).map_err(|error| no_input(url, error))?;
             let layout = Layout::parse(&bytes).map_err(|error| corrupt(url, error))?;
             return Ok(Said {
                 url: url.to_owned(),
@@ -183,7 +183,7 @@ fn container(url: &str, header: Header, unpacked: &Unpacked) -> Result<What> {
 fn verify(url: &str) -> Result<String> {
     let path = path(url)?;
     let (checksum, seen) = if is_index(url) {
-        let bytes = fs::metadata(&path).map_err(|error| unreadable(url, error))?.len();
+        let bytes = fs::metadata(&path).map_err(|error| no_input(url, error))?.len();
         let map = Map::open(&path, bytes).map_err(|error| corrupt(url, error))?;
         let layout = Layout::parse(map.bytes()).map_err(|error| corrupt(url, error))?;
         let checksum = Checksum::of(map.bytes());
@@ -237,7 +237,7 @@ fn is_index(url: &str) -> bool {
 
 /// Reads a container, checks its frames and sums both forms.
 fn unpack(url: &str, path: &Path, out: &mut (impl Write + Send)) -> Result<Unpacked> {
-    let mut file = File::open(path).map_err(|error| unreadable(url, error))?;
+    let mut file = File::open(path).map_err(|error| no_input(url, error))?;
     let length = file.metadata().map_err(|error| unreadable(url, error))?.len();
     // zstd packs up to some 1:1000; what claims more is not a blob of ours.
     let most = length.saturating_mul(2_000).saturating_add(HEADER as u64);
@@ -267,10 +267,14 @@ fn path(url: &str) -> Result<PathBuf> {
     }
 }
 
+/// The command line names a file that cannot be opened.
+fn no_input(url: &str, error: io::Error) -> Error {
+    NoInput::error("cannot read", Path::new(url), error)
+}
+
+/// The disk refuses.
 fn unreadable(url: &str, error: io::Error) -> Error {
-    let kind =
-        if error.kind() == io::ErrorKind::NotFound { ErrorKind::Rejected } else { ErrorKind::Unavailable };
-    Error::because(kind, format!("cannot read {url}"), error)
+    Error::because(ErrorKind::Unavailable, format!("cannot read {url}"), error)
 }
 
 fn corrupt(url: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

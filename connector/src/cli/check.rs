@@ -6,7 +6,7 @@ use super::connect::{self, Looked};
 use super::edge::{Answer, Edge, print};
 use super::given::Given;
 use crate::config::Config;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Validates the configuration: exits with 78 and one line for each mistake, with its file, line and key
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ impl Check {
     }
 }
 
-/// Says of everything how it is; fails with the first thing that is not as it must be.
+/// Says of everything how it is; fails with all that is not as it must be.
 fn connect(config: &Config, edge: &Edge) -> Result<()> {
     let runtime = edge.runtime()?;
     let looked = runtime.block_on(connect::look(config));
@@ -44,11 +44,18 @@ fn connect(config: &Config, edge: &Edge) -> Result<()> {
         }
         Ok(())
     })?;
-    let wrong = looked.into_iter().find_map(|Looked { what, found }| Some((what, found.err()?)));
-    match wrong {
-        Some((what, error)) => Err(Error::because(error.kind(), what, error)),
-        None => Ok(()),
-    }
+    faults(looked).map_or(Ok(()), Err)
+}
+
+/// All that is wrong, as one error. Of its kinds what has to be changed comes before what has to be waited for: `run`
+/// would end with it as well.
+fn faults(looked: Vec<Looked>) -> Option<Error> {
+    let wrong: Vec<(String, Error)> =
+        looked.into_iter().filter_map(|Looked { what, found }| Some((what, found.err()?))).collect();
+    let kinds = || wrong.iter().map(|(_, error)| error.kind());
+    let kind = kinds().find(|kind| *kind == ErrorKind::Config).or_else(|| kinds().next())?;
+    let said: Vec<String> = wrong.iter().map(|(what, error)| format!("{what}: {}", error.chain())).collect();
+    Some(Error::new(kind, said.join("; ")))
 }
 
 fn summary(config: &Config) -> String {
@@ -56,5 +63,26 @@ fn summary(config: &Config) -> String {
     match names.as_slice() {
         [one] => format!("1 dataset: {one}"),
         all => format!("{} datasets: {}", all.len(), all.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_is_said_and_what_has_to_be_changed_decides_the_code() {
+        let looked = |what: &str, found: Result<String>| Looked { what: what.to_owned(), found };
+        let away = || Err(Error::new(ErrorKind::Unavailable, "it is away"));
+        let error = faults(vec![
+            looked("Kafka", away()),
+            looked("cache", Ok("it can be written".to_owned())),
+            looked("log", Err(Error::new(ErrorKind::Config, "it cannot be written"))),
+        ]);
+        let error = error.unwrap();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert_eq!(error.chain(), "Kafka: it is away; log: it cannot be written");
+        assert_eq!(faults(vec![looked("Kafka", away())]).unwrap().kind(), ErrorKind::Unavailable);
+        assert!(faults(vec![looked("cache", Ok(String::new()))]).is_none());
     }
 }

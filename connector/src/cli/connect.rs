@@ -1,15 +1,16 @@
 //! `stillwell check --connect`: whether what the configuration points at is there, and lets us in.
 //!
-//! Nothing is created but probes, which are removed again; the log is looked at without its lock, since it may be in use.
+//! Nothing is created but probes, which are removed again with the folders that they made; the log is looked at without its lock, since it may be in use.
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::blob::{self, Store};
+use crate::clock::{Clock, Entropy};
 use crate::config::{Config, Shared};
 use crate::disk::{self, Look};
 use crate::kafka::Admin;
@@ -19,6 +20,9 @@ use crate::{Error, ErrorKind, Result};
 
 /// Longest that a store may take for a probe of a few bytes.
 const STORE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Folder of probes in a store.
+const PROBES: &str = "stillwell-probe";
 
 /// One thing that was looked at.
 #[derive(Debug)]
@@ -32,9 +36,23 @@ pub struct Looked {
 /// Looks at everything, whatever is found on the way.
 ///
 /// # Errors
-/// Where the blob store cannot even be opened.
+/// [`ErrorKind::Internal`] where what stands in for the store cannot be had.
 pub async fn look(config: &Config) -> Result<Vec<Looked>> {
-    let shared = Shared::system(config, Metrics::new())?;
+    let url = config.model().storage.blobs.clone();
+    // Opening a store makes its folder.
+    let _made = Made::below(url.strip_prefix("file://").map(|folder| Path::new(folder).join(PROBES)));
+    let opened = config.store();
+    // All else can be looked at without the store.
+    let stand_in = || {
+        Store::open("memory://")
+            .map_err(|error| Error::because(ErrorKind::Internal, "making a store in memory", error))
+    };
+    let shared = Shared {
+        store: opened.as_ref().map_or_else(|_| stand_in(), |store| Ok(store.clone()))?,
+        metrics: Metrics::new(),
+        clock: Clock::system(),
+        entropy: Entropy::system(),
+    };
     let mut looked = Vec::new();
     let servers = &config.model().kafka.bootstrap_servers;
     let admin = kafka(config).await;
@@ -50,15 +68,17 @@ pub async fn look(config: &Config) -> Result<Vec<Looked>> {
         // Without Kafka nothing is known of topics.
         Err(error) => looked.push(Looked { what, found: Err(error) }),
     }
-    let what = format!("blob store {}", shared.store.url());
-    let probe = format!("stillwell-probe/{:016x}", shared.entropy.next_u64());
-    let found = match tokio::time::timeout(STORE_TIMEOUT, store(&shared.store, &probe)).await {
-        Ok(found) => found.map_err(|error| Error::because(error.kind(), "trying the store", error)),
-        Err(_) => {
-            Err(Error::new(ErrorKind::Unavailable, format!("it did not answer within {STORE_TIMEOUT:?}")))
-        }
+    let probe = format!("{PROBES}/{:016x}", shared.entropy.next_u64());
+    let found = match opened {
+        Ok(opened) => match tokio::time::timeout(STORE_TIMEOUT, store(&opened, &probe)).await {
+            Ok(found) => found.map_err(|error| Error::because(error.kind(), "trying the store", error)),
+            Err(_) => {
+                Err(Error::new(ErrorKind::Unavailable, format!("it did not answer within {STORE_TIMEOUT:?}")))
+            }
+        },
+        Err(error) => Err(error),
     };
-    looked.push(Looked { what, found });
+    looked.push(Looked { what: format!("blob store {url}"), found });
     for part in ["log", "cache"] {
         let dir = config.data_dir().join(part);
         let found = directory(&dir, shared.entropy.next_u64());
@@ -72,6 +92,33 @@ pub async fn look(config: &Config) -> Result<Vec<Looked>> {
         looked.push(Looked { what: format!("log of {name}"), found: found.and_then(|found| found) });
     }
     Ok(looked)
+}
+
+/// Folders that a probe makes on its way: removed again when this is dropped, unless something else is in them by then.
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// Those of a folder and all above it that are not there yet, and the folder itself, which is the probes' own.
+    fn below(folder: Option<PathBuf>) -> Made {
+        let Some(folder) = folder else { return Made(Vec::new()) };
+        let missing = folder.ancestors().take_while(|above| !above.exists()).map(Path::to_owned);
+        let mut made: Vec<PathBuf> = missing.collect();
+        if made.is_empty() {
+            made.push(folder);
+        }
+        Made(made)
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // Innermost first; of one that is not empty, or was not made after all, none above is.
+            if fs::remove_dir(folder).is_err() && folder.exists() {
+                return;
+            }
+        }
+    }
 }
 
 /// What lies in the log, beside whoever has it open. Blocks.
@@ -126,7 +173,7 @@ async fn store(store: &Store, probe: &str) -> Result<String, blob::Error> {
     let content = Bytes::from_static(b"stillwell check --connect");
     store.put(probe, content.clone()).await?;
     let seen = async {
-        let listed = store.list("stillwell-probe").await?.iter().any(|blob| blob.name == probe);
+        let listed = store.list(PROBES).await?.iter().any(|blob| blob.name == probe);
         let same = store.get_bytes(probe).await? == content;
         Ok::<_, blob::Error>(listed && same)
     }
@@ -163,7 +210,6 @@ fn directory(dir: &Path, number: u64) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
     use crate::producer::log::{Log, Options as LogOptions};
 
     #[tokio::test]
@@ -175,6 +221,27 @@ mod tests {
         assert!(directory(dir.path(), 1).unwrap().contains("written"));
         assert!(directory(&dir.path().join("log/products"), 1).unwrap().contains("made"));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn folders_that_a_probe_makes_go_and_those_that_were_there_stay() {
+        let root = tempfile::tempdir().unwrap();
+        for (there, left) in [
+            ("", ""),
+            ("data", "data"),
+            ("data/blobs", "data/blobs"),
+            ("data/blobs/stillwell-probe", "data/blobs"),
+        ] {
+            let dir = root.path().join(there.len().to_string());
+            fs::create_dir_all(dir.join(there)).unwrap();
+            let folder = dir.join("data/blobs");
+            let made = Made::below(Some(folder.join(PROBES)));
+            let files = Store::open(&format!("file://{}", folder.display())).unwrap();
+            store(&files, &format!("{PROBES}/1")).await.unwrap();
+            drop(made);
+            assert!(dir.join(left).is_dir(), "{there}");
+            assert_eq!(fs::read_dir(dir.join(left)).unwrap().count(), 0, "{there}");
+        }
     }
 
     #[tokio::test]

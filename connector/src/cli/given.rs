@@ -46,9 +46,12 @@ impl Given {
     }
 }
 
-/// One side of the flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// Sides of the flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Side {
+    /// Writes versions and reads them
+    #[default]
+    Both,
     /// Writes versions
     Producer,
     /// Reads them
@@ -58,6 +61,7 @@ pub enum Side {
 impl From<Side> for Role {
     fn from(side: Side) -> Role {
         match side {
+            Side::Both => Role::Both,
             Side::Producer => Role::Producer,
             Side::Consumer => Role::Consumer,
         }

@@ -13,7 +13,6 @@ use tokio::net::TcpStream;
 
 use super::edge::{Answer, Edge, print};
 use super::given::{Given, Side};
-use crate::config::Role;
 use crate::{Error, ErrorKind, Result};
 
 /// More than any health report; what answers with more is something else.
@@ -28,8 +27,8 @@ pub struct Healthcheck {
     #[arg(long)]
     url: Option<String>,
     /// The --role that the process runs with: it decides on the default port
-    #[arg(long, value_enum, env = "STILLWELL_ROLE")]
-    role: Option<Side>,
+    #[arg(long, value_enum, default_value_t, env = "STILLWELL_ROLE")]
+    role: Side,
     /// How long to wait for the answer
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -56,7 +55,7 @@ impl Healthcheck {
 
     fn configured(&self, edge: &Edge) -> Result<String> {
         let listen = if self.given.is_there() {
-            self.given.load(edge)?.listen(self.role.map_or(Role::Both, Role::from))
+            self.given.load(edge)?.listen(self.role.into())
         } else {
             Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)))
         };

@@ -12,10 +12,11 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind as Usage;
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind as Usage};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::Result;
+use crate::config::mistakes::nearest;
 use crate::telemetry::log as logging;
 
 mod given;
@@ -118,7 +119,8 @@ impl Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
+            suggest(&mut error);
             // Help and version that were asked for are data; all else is a wrong command line.
             let asked = matches!(error.kind(), Usage::DisplayHelp | Usage::DisplayVersion);
             let _ = error.print();
@@ -139,10 +141,26 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Names the command that was probably meant where clap knows none: its measure is blind to letters that have changed
+/// places in a short word, as in `rnu`.
+fn suggest(error: &mut clap::Error) {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return };
+    if error.get(ContextKind::SuggestedSubcommand).is_some() {
+        return;
+    }
+    let tree = Cli::command();
+    let mut command = &tree;
+    for argument in std::env::args().skip(1).take_while(|argument| argument != word) {
+        command = command.find_subcommand(&argument).unwrap_or(command);
+    }
+    if let Some(near) = nearest(word, command.get_subcommands().map(clap::Command::get_name)) {
+        let near = ContextValue::Strings(vec![near.to_owned()]);
+        error.insert(ContextKind::SuggestedSubcommand, near);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

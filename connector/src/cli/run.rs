@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::edge::{Answer, Edge};
 use super::given::{Given, Side};
 use crate::config::{Config, Role, Shared};
+use crate::disk::DataDir;
 use crate::failpoint;
 use crate::host::{self, Goodbye, Host, Meaning, Part};
 use crate::http::{App, Listener};
@@ -24,16 +25,16 @@ const LEFT_BEHIND: Duration = Duration::from_millis(200);
 pub struct Run {
     #[command(flatten)]
     given: Given,
-    /// Run one side only [default: both]
-    #[arg(long, value_enum, env = "STILLWELL_ROLE")]
-    role: Option<Side>,
+    /// Which sides to run
+    #[arg(long, value_enum, default_value_t, env = "STILLWELL_ROLE")]
+    role: Side,
 }
 
 impl Run {
     pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
         let config = self.given.load(edge)?;
         let _armed = failpoint::arm().map_err(|mistake| Error::new(ErrorKind::Config, mistake))?;
-        let role = self.role.map_or(Role::Both, Role::from);
+        let role = Role::from(self.role);
         let runtime = edge.runtime()?;
         let outcome = runtime.block_on(serve(&config, role));
         runtime.shutdown_timeout(LEFT_BEHIND);
@@ -44,6 +45,9 @@ impl Run {
 async fn serve(config: &Config, role: Role) -> Result<()> {
     // First of all, so that a signal during the start is not the default's sudden end.
     let mut signals = Signals::new()?;
+    // Who writes has the data directory to itself, whichever datasets it writes. Readers share it, with each other and
+    // with who writes: what they have in common is the cache, which is made for that.
+    let _held = (role != Role::Consumer).then(|| hold(config)).transpose()?;
     let metrics = Metrics::new();
     let shared = Shared::system(config, metrics.clone())?;
     // Before the datasets: an address that is taken is known at once, and what connects meanwhile waits.
@@ -90,6 +94,15 @@ async fn serve(config: &Config, role: Role) -> Result<()> {
         Some(error) => Err(error),
         None => goodbye.into_result(),
     }
+}
+
+fn hold(config: &Config) -> Result<DataDir> {
+    let dir = config.data_dir();
+    DataDir::take(&dir).map_err(|error| {
+        let place = config.place_of("storage.data_dir");
+        let doing = format!("taking the data directory {} (storage.data_dir, {place})", dir.display());
+        Error::because(error.kind(), doing, error)
+    })
 }
 
 /// Runs until a signal, or until what has ended by itself takes the process with it: then its mistake.

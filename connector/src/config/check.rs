@@ -25,34 +25,6 @@ pub struct Reading {
     pub key: KeyRule,
 }
 
-/// librdkafka properties that a key of ours sets.
-const TYPED: &[(&str, &str)] = &[
-    ("bootstrap.servers", "kafka.bootstrap_servers"),
-    ("metadata.broker.list", "kafka.bootstrap_servers"),
-    ("client.id", "kafka.client_id"),
-    ("group.instance.id", "instance_id"),
-    ("statistics.interval.ms", "producer.monitoring.metrics_interval"),
-];
-
-/// librdkafka properties on whose values the design depends.
-const FIXED: &[(&str, &str)] = &[
-    ("group.id", "the group is stillwell.DATASET"),
-    ("group.protocol", "ownership of a shard depends on the classic protocol"),
-    ("partition.assignment.strategy", "a joining standby must take nothing away: cooperative-sticky"),
-    ("transactional.id", "it is DATASET/SHARD: takeover depends on it"),
-    ("transaction.timeout.ms", "takeover depends on it"),
-    ("enable.idempotence", "nothing may count twice"),
-    ("acks", "an announcement must be on all replicas in sync"),
-    ("request.required.acks", "an announcement must be on all replicas in sync"),
-    ("enable.auto.commit", "positions are committed with what they announce"),
-    ("auto.commit.enable", "positions are committed with what they announce"),
-    ("enable.auto.offset.store", "positions are committed with what they announce"),
-    ("auto.offset.reset", "a lost position must be an error, not a jump"),
-    ("isolation.level", "aborted records must not be seen"),
-    ("enable.partition.eof", "positions at the end of a partition depend on it"),
-    ("partitioner", "keys must lie where Java's clients put them"),
-];
-
 /// Keys that are taken, and change nothing in this release.
 const IDLE: &[(&[&str], &str)] = &[
     (
@@ -69,7 +41,7 @@ const IDLE: &[(&[&str], &str)] = &[
 
 /// Everything that is checked, with what was found.
 pub struct Check<'a> {
-    model: &'a Model,
+    pub(super) model: &'a Model,
     effective: &'a Effective,
     wrong: &'a BTreeSet<Vec<String>>,
     datasets: &'a BTreeMap<String, Place>,
@@ -93,6 +65,9 @@ impl<'a> Check<'a> {
             warnings: Mistakes::default(),
             reading: BTreeMap::new(),
         };
+        if loaded.torn {
+            return check;
+        }
         check.process();
         check.kafka();
         check.storage();
@@ -114,7 +89,7 @@ impl<'a> Check<'a> {
     }
 
     /// Adds a mistake about the value at a path. Says nothing where the value is a stand-in.
-    fn wrong(&mut self, parts: &[&str], what: impl Into<String>) {
+    pub(super) fn wrong(&mut self, parts: &[&str], what: impl Into<String>) {
         let path = path(parts);
         if !self.wrong.contains(&path) {
             self.mistakes.add(self.place(&path), tree::show(&path), what);
@@ -127,7 +102,7 @@ impl<'a> Check<'a> {
     }
 
     /// The place of a value; of its dataset, where it was not given.
-    fn place(&self, path: &[String]) -> Option<Place> {
+    pub(super) fn place(&self, path: &[String]) -> Option<Place> {
         match self.effective.place(path) {
             Some(Place::Default | Place::Derived(_)) | None => match path {
                 [datasets, name, ..] if datasets == "datasets" => self.datasets.get(name).cloned(),
@@ -167,15 +142,7 @@ impl<'a> Check<'a> {
                 self.wrong(&["kafka", "bootstrap_servers"], what);
             }
         }
-        for name in self.model.properties.0.keys() {
-            let at = ["kafka", "properties", name.as_str()];
-            let canonical = name.strip_prefix("topic.").unwrap_or(name);
-            if let Some((_, key)) = TYPED.iter().find(|(property, _)| *property == canonical) {
-                self.wrong(&at, format!("conflicts with {key}: set that instead"));
-            } else if let Some((_, why)) = FIXED.iter().find(|(property, _)| *property == canonical) {
-                self.wrong(&at, format!("cannot be changed: {why}"));
-            }
-        }
+        self.properties();
         if let Some(url) = &self.model.schema_registry.url
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
@@ -249,6 +216,15 @@ impl<'a> Check<'a> {
             self.shed(name, dataset, &reading);
             self.held(name, dataset, &reading);
             self.reading.insert(name.to_owned(), reading);
+        }
+        if !self.is_right(&["datasets", name, "source", "format"]) {
+            // How values are read is not known; that a schema cannot be read is a mistake in any case.
+            if let Some(file) = &own.schema {
+                self.schema(&at("schema"), file, Schema::dataset);
+            }
+            if let Some(file) = &source.schema {
+                self.schema(&["datasets", name, "source", "schema"], file, Schema::parse);
+            }
         }
     }
 

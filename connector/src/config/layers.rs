@@ -21,8 +21,10 @@ use super::values::{Kind, Raw};
 /// Prefix of the environment variables that are configuration.
 pub const PREFIX: &str = "STILLWELL_";
 
-/// Variables with the prefix that are not keys: the file's path, and what the build scripts use.
-const NOT_KEYS: &[&str] = &["CONFIG", "CACHE"];
+/// Variables with the prefix that are flags of the command line, and no keys.
+const FLAGS: &[&str] = &["CONFIG", "ROLE"];
+/// Variables with the prefix that are something else: what the build scripts use.
+const NOT_KEYS: &[&str] = &["CACHE"];
 
 /// One source of values.
 #[derive(Clone)]
@@ -92,6 +94,8 @@ pub struct Reader<'a> {
     pub wrong: BTreeSet<Vec<String>>,
     /// The datasets, and where each was named first.
     pub datasets: BTreeMap<String, Place>,
+    /// The file is no TOML: what it says is not known, so that nothing is missing.
+    pub torn: bool,
     /// Variables that `{ env = }` names: they are not keys, whatever their prefix.
     fetched: BTreeSet<String>,
 }
@@ -111,6 +115,7 @@ impl<'a> Reader<'a> {
             mistakes: Mistakes::default(),
             wrong: BTreeSet::new(),
             datasets: BTreeMap::new(),
+            torn: false,
             fetched: BTreeSet::new(),
         }
     }
@@ -125,6 +130,11 @@ impl<'a> Reader<'a> {
         for error in errors {
             let at = error.span().map_or(0, |span| span.start);
             self.mistakes.add(Some(place(at)), "", format!("not TOML: {}", error.message().trim()));
+            self.torn = true;
+        }
+        if self.torn {
+            // Behind a broken line keys stand in a section that was not meant: what would be said of them is no help.
+            return layer;
         }
         let context = Context { place: &place, base: file.parent() };
         self.table(&mut layer, &TREE, &mut Vec::new(), table.get_ref(), &context);
@@ -138,7 +148,8 @@ impl<'a> Reader<'a> {
         let env = self.env;
         for (variable, value) in env {
             let Some(name) = variable.strip_prefix(PREFIX) else { continue };
-            if NOT_KEYS.contains(&name) || self.fetched.contains(variable) || value.is_empty() {
+            let other = NOT_KEYS.contains(&name) || FLAGS.contains(&name);
+            if other || self.fetched.contains(variable) || value.is_empty() {
                 continue;
             }
             let parts: Vec<String> = name.split("__").map(str::to_ascii_lowercase).collect();
@@ -207,7 +218,12 @@ impl<'a> Reader<'a> {
                 let same = leaves.into_iter().find(|path| squeeze(path) == wanted);
                 let Some(meant) = same.or_else(|| {
                     let Node::Section(top) = &*TREE else { return None };
-                    nearest(single, top.keys().copied().filter(|name| name.contains('_'))).map(str::to_owned)
+                    // Sections of one word stand for nothing by themselves, and are near to many a word.
+                    let keys = top.iter().filter(|(name, node)| {
+                        name.contains('_') || matches!(node, Node::Leaf(_) | Node::Alias(_))
+                    });
+                    let words = keys.map(|(name, _)| *name).chain(FLAGS.iter().copied());
+                    nearest(single, words).map(str::to_ascii_lowercase)
                 }) else {
                     return;
                 };
@@ -449,6 +465,11 @@ impl<'a> Reader<'a> {
             },
         })
     }
+}
+
+/// Whether a variable looks like a slip in `PREFIX` and `name`.
+pub fn is_meant(variable: &str, name: &str) -> bool {
+    variable.strip_prefix(PREFIX).is_some_and(|found| found != name && nearest(found, [name]).is_some())
 }
 
 /// The path that an alias stands for; `*` is the dataset of the alias.

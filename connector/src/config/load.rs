@@ -46,6 +46,8 @@ pub struct Loaded {
     pub datasets: BTreeMap<String, Place>,
     /// What is wrong so far.
     pub mistakes: Mistakes,
+    /// The file is no TOML, so that all else was made without it.
+    pub torn: bool,
 }
 
 /// A path from its parts.
@@ -72,7 +74,8 @@ pub fn load(sources: &Sources) -> Loaded {
     require(&mut effective, &mut reader);
     derive::derive(&mut effective, &reader.datasets, &sources.env);
     let model = model(&effective, &reader.datasets);
-    Loaded { effective, model, wrong: reader.wrong, datasets: reader.datasets, mistakes: reader.mistakes }
+    let Reader { wrong, datasets, mistakes, torn, .. } = reader;
+    Loaded { effective, model, wrong, datasets, mistakes, torn }
 }
 
 /// Paths of a section: one, or one for each dataset.
@@ -183,7 +186,7 @@ fn require(effective: &mut Effective, reader: &mut Reader<'_>) {
                     [datasets, name, ..] if datasets == "datasets" => reader.datasets.get(name).cloned(),
                     _ => None,
                 };
-                if !reader.wrong.contains(&full) && !reader.wrong.contains(&above) {
+                if !reader.torn && !reader.wrong.contains(&full) && !reader.wrong.contains(&above) {
                     let what = format!("is missing: {}", key.kind.wanted());
                     reader.mistakes.add(place, tree::show(&full), what);
                 }

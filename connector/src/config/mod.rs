@@ -33,6 +33,7 @@ mod layers;
 mod load;
 mod derive;
 mod check;
+mod properties;
 mod options;
 mod show;
 #[cfg(test)]
@@ -45,8 +46,9 @@ pub use mistakes::{Mistake, Mistakes, Place};
 pub use options::{Role, Shared};
 pub use show::{Shown, to_toml};
 
+use crate::kafka::Reach;
 use check::{Check, Reading};
-use load::Effective;
+use load::{Effective, Loaded};
 use model::Model;
 
 /// The file that is read where none is named.
@@ -56,10 +58,12 @@ pub const DEFAULT_FILE: &str = "stillwell.toml";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file is not there.
-    #[error("{path}: no such file; name one with -c FILE or STILLWELL_CONFIG")]
+    #[error("{path}: no such file; name one with -c FILE or STILLWELL_CONFIG{hint}")]
     Missing {
         /// The file.
         path: String,
+        /// A variable that may have been meant to name it.
+        hint: String,
     },
     /// The file cannot be read.
     #[error("cannot read {path}")]
@@ -115,6 +119,8 @@ pub struct Config {
     model: Model,
     reading: BTreeMap<String, Reading>,
     warnings: Mistakes,
+    /// What the clients of this process have seen of Kafka.
+    reach: Reach,
 }
 
 impl Config {
@@ -131,7 +137,11 @@ impl Config {
         let file = match text {
             Some(text) => Some((path.to_owned(), text)),
             None if file.is_none() && (is_configured(&env) || !flags.is_empty()) => None,
-            None => return Err(Error::Missing { path: shown() }),
+            None => {
+                let slip = env.keys().find(|name| layers::is_meant(name, "CONFIG"));
+                let hint = slip.map_or(String::new(), |name| format!("; did you mean that by {name}?"));
+                return Err(Error::Missing { path: shown(), hint });
+            }
         };
         Config::read(&Sources { file, env, flags: flags.to_vec() })
     }
@@ -155,7 +165,8 @@ impl Config {
             return Err(Error::Mistakes { mistakes, warnings });
         }
         let file = sources.file.as_ref().map(|(path, _)| path.clone());
-        Ok(Config { file, effective: loaded.effective, model: loaded.model, reading, warnings })
+        let Loaded { effective, model, .. } = loaded;
+        Ok(Config { file, effective, model, reading, warnings, reach: Reach::default() })
     }
 
     /// The file's name, for messages.

@@ -68,6 +68,7 @@ impl Config {
             bootstrap_servers: self.model().kafka.bootstrap_servers.clone(),
             properties,
             client_id: self.model().kafka.client_id.clone(),
+            reach: self.reach.clone(),
             ..kafka::Options::default()
         }
     }

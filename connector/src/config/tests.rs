@@ -203,6 +203,8 @@ bootstrap_servers = "localhost"
 [kafka.properties]
 "isolation.level" = "read_uncommitted"
 client.id = "me"
+"securty.protocol" = "hush"
+"fetch.wait.max.ms" = 900001
 [storage]
 blobs = "/var/lib/blobs"
 [http]
@@ -231,27 +233,30 @@ warp = true
         "stillwell.toml:1: instance_idd: unknown key; did you mean instance_id?",
         "stillwell.toml:5: kafka.properties.\"isolation.level\": cannot be changed: aborted records must not be seen",
         "stillwell.toml:6: kafka.properties.\"client.id\": conflicts with kafka.client_id: set that instead",
-        "stillwell.toml:8: storage.blobs: \"/var/lib/blobs\" is not a URL: write a folder as \"file:///var/lib/blobs\"",
-        "stillwell.toml:10: http.listen: 8080 cannot stand here: write an address and a port, as in \
+        "stillwell.toml:7: kafka.properties.\"securty.protocol\": is none of librdkafka's; did you mean \
+         \"security.protocol\"?",
+        "stillwell.toml:8: kafka.properties.\"fetch.wait.max.ms\": is outside of 0..300000",
+        "stillwell.toml:10: storage.blobs: \"/var/lib/blobs\" is not a URL: write a folder as \"file:///var/lib/blobs\"",
+        "stillwell.toml:12: http.listen: 8080 cannot stand here: write an address and a port, as in \
          \"127.0.0.1:8080\", or \"off\"",
-        "stillwell.toml:12: producer.max_batch_size: unknown key; did you mean producer.batching.max_batch_size?",
-        "stillwell.toml:14: producer.batching.max_batchsize: unknown key; did you mean \
+        "stillwell.toml:14: producer.max_batch_size: unknown key; did you mean producer.batching.max_batch_size?",
+        "stillwell.toml:16: producer.batching.max_batchsize: unknown key; did you mean \
          producer.batching.max_batch_size?",
-        "stillwell.toml:15: producer.batching.batch_timeout: 100 cannot stand here: write a number with its unit, as \
+        "stillwell.toml:17: producer.batching.batch_timeout: 100 cannot stand here: write a number with its unit, as \
          in \"100ms\", \"1s\" or \"10m\"",
-        "stillwell.toml:16: producer.batching.max_batch_bytes: \"8 bananas\" cannot stand here: write a number with \
+        "stillwell.toml:18: producer.batching.max_batch_bytes: \"8 bananas\" cannot stand here: write a number with \
          its unit, as in \"8MB\", \"512MiB\" or \"10GB\"",
-        "stillwell.toml:17: producr: unknown key; did you mean producer?",
-        "stillwell.toml:20: consumer.poll_interval: is longer than max_backoff (5s)",
-        "stillwell.toml:22: datasets.products.source.format: \"jsn\" is not one of avro, json, raw; did you mean \
+        "stillwell.toml:19: producr: unknown key; did you mean producer?",
+        "stillwell.toml:22: consumer.poll_interval: is longer than max_backoff (5s)",
+        "stillwell.toml:24: datasets.products.source.format: \"jsn\" is not one of avro, json, raw; did you mean \
          \"json\"?",
-        "stillwell.toml:22: datasets.products.source.topics: \"products\" cannot stand here: write a list, as in \
+        "stillwell.toml:24: datasets.products.source.topics: \"products\" cannot stand here: write a list, as in \
          [\"products\"]",
-        "stillwell.toml:23: datasets.products.shards: 4 shards are not in this release: 1 is",
-        "stillwell.toml:24: datasets.\"a b\": \"a b\" has ' ' in it: write letters, digits, '.', '_' and '-'",
-        "stillwell.toml:25: datasets.\"a b\".source.topics: names \"x\" twice",
-        "stillwell.toml:26: datasets.\"a b\".schema: cannot read missing.avsc: No such file or directory (os error 2)",
-        "stillwell.toml:28: features.warp: this release has no such flag",
+        "stillwell.toml:25: datasets.products.shards: 4 shards are not in this release: 1 is",
+        "stillwell.toml:26: datasets.\"a b\": \"a b\" has ' ' in it: write letters, digits, '.', '_' and '-'",
+        "stillwell.toml:27: datasets.\"a b\".source.topics: names \"x\" twice",
+        "stillwell.toml:28: datasets.\"a b\".schema: cannot read missing.avsc: No such file or directory (os error 2)",
+        "stillwell.toml:30: features.warp: this release has no such flag",
         "storage.data_dir: is missing: write a folder, as in \"/var/lib/stillwell\"",
     ]);
 }
@@ -262,6 +267,29 @@ fn not_toml_is_said_with_its_lines() {
     assert!(wrong.iter().any(|line| line.starts_with("stillwell.toml:2: not TOML: ")), "{wrong:#?}");
     assert!(wrong.iter().any(|line| line.starts_with("stillwell.toml:3: not TOML: ")), "{wrong:#?}");
     case(&format!("{LEAST}key = \"kafka\"\n")).says(&["stillwell.toml:7: not TOML: duplicate key"]);
+    // Nothing is missing in a file that cannot be read, nor stands where it was not meant; what is beside it is checked.
+    let beside = case("listen = \"off\"\n[storage\n").env("STILLWELL_HTTP__LISTN", "off").wrong();
+    assert_eq!(beside.len(), 2, "{beside:#?}");
+    assert!(
+        beside[0].starts_with("stillwell.toml:2: not TOML: ")
+            && beside[1].contains("STILLWELL_HTTP__LISTEN?")
+    );
+}
+
+#[test]
+fn properties_that_contradict_are_found_without_a_broker_and_secrets_not_said() {
+    let lines = "[kafka.properties]\n\"ssl.key.pem\" = \"s3cret\"\n\"security.protocol\" = \"SSL\"\n";
+    let wrong = case(&format!("{LEAST}{lines}")).wrong();
+    assert!(wrong.len() == 1 && wrong[0].contains("kafka.properties: making a client"), "{wrong:#?}");
+    assert!(!wrong[0].contains("s3cret"), "{wrong:#?}");
+}
+
+#[test]
+fn a_schema_that_cannot_be_read_is_said_whatever_the_format() {
+    let text = LEAST.replace("\"json\"", "\"jsn\"").replace("product.avsc", "missing.avsc");
+    let wrong = case(&text).wrong();
+    assert_eq!(wrong.len(), 2, "{wrong:#?}");
+    assert!(wrong.iter().any(|line| line.contains("datasets.products.schema: cannot read")), "{wrong:#?}");
 }
 
 #[test]
@@ -292,7 +320,12 @@ fn a_wrong_variable_is_named_and_a_strange_one_left_alone() {
         .env("STILLWELL_PORT", "tcp://10.0.0.1:80")
         .env("STILLWELL_SERVICE_HOST", "10.0.0.1")
         .env("STILLWELL_CONFIG", "x.toml")
+        .env("STILLWELL_CONFG", "x.toml")
+        .env("STILLWELL_PROFIL", "low-latency")
+        .env("STILLWELL_ROLE", "consumer")
+        .env("STILLWELL_ROEL", "consumer")
         .says(&[
+            "env STILLWELL_CONFG: confg: unknown key; did you mean STILLWELL_CONFIG?",
             "env STILLWELL_CONSUMER__POLL_INTERVAL: consumer.poll_interval: \"7\" cannot stand here: write a number \
              with its unit, as in \"100ms\", \"1s\" or \"10m\"",
             "env STILLWELL_HTTP: http: is a section: name one of its keys",
@@ -301,6 +334,8 @@ fn a_wrong_variable_is_named_and_a_strange_one_left_alone() {
              mean STILLWELL_PRODUCER__BATCHING__MAX_BATCH_SIZE?",
             "env STILLWELL_PRODUCER__BATCHING__MAX_BATCHSIZE: producer.batching.max_batchsize: unknown key; did you \
              mean STILLWELL_PRODUCER__BATCHING__MAX_BATCH_SIZE?",
+            "env STILLWELL_PROFIL: profil: unknown key; did you mean STILLWELL_PROFILE?",
+            "env STILLWELL_ROEL: roel: unknown key; did you mean STILLWELL_ROLE?",
         ]);
 }
 

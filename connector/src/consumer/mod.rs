@@ -85,8 +85,12 @@ impl Consumer {
     /// Starts the consumer and returns at once; [`Consumer::ready`] waits for the first version.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] where the cache directory cannot be written.
+    /// [`ErrorKind::Config`] where the cache directory cannot be written, or librdkafka refuses a property.
     pub fn spawn(options: Options) -> Result<Consumer> {
+        // Here, since the tail tries all again that it meets: a file of keys that is just being exchanged passes.
+        options.kafka.check().map_err(|error| {
+            Error::because(error.kind(), format!("starting the consumer of {}", options.dataset), error)
+        })?;
         let cache = Cache::open(&options.cache_dir, options.cache_bytes).map_err(|error| {
             let doing = format!("opening the blob cache in {}", options.cache_dir.display());
             Error::because(ErrorKind::Config, doing, error)

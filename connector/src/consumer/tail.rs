@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use crate::clock::Clock;
+use crate::error::chain;
 use crate::format::announcement::{Announcement, Message};
 use crate::format::succession::{Succession, Verdict, window_is_enough};
 use crate::kafka::{self, Admin, Kept, Polled, Poller, TopicInfo, Tuning};
@@ -144,9 +145,13 @@ impl Tail {
                     Err(_) if stop.is_cancelled() => return,
                     Err(error) => error,
                 };
-                let trips = breaker.trips();
-                breaker.failed(self.clock.now());
-                self.options.metrics.circuit_trips_total.with(&[TAIL]).inc_by(breaker.trips() - trips);
+                if let Error::NoTopic(_) = &error {
+                    breaker.abandoned();
+                } else {
+                    let trips = breaker.trips();
+                    breaker.failed(self.clock.now());
+                    self.options.metrics.circuit_trips_total.with(&[TAIL]).inc_by(breaker.trips() - trips);
+                }
                 self.failed(&error, breaker.state(self.clock.now()), &backoff);
             }
             self.show(breaker.state(self.clock.now()));
@@ -166,17 +171,27 @@ impl Tail {
     }
 
     fn failed(&self, error: &Error, circuit: Circuit, backoff: &Backoff) {
-        let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        let text = chain(error);
+        let dataset = &self.options.dataset;
         // Once, then at every doubling: an outage of an hour is a handful of lines.
-        if backoff.failures().is_power_of_two() || backoff.failures() == 0 {
-            tracing::warn!(
-                dataset = self.options.dataset, servers = self.options.kafka.bootstrap_servers, %error, source,
-                failures = backoff.failures() + 1,
-                "announcements cannot be read; the last good version stays readable; trying again"
-            );
+        let said = backoff.failures().is_power_of_two() || backoff.failures() == 0;
+        // A first start, of a writer that is just making its topics or has not come yet: nothing has failed.
+        if let Error::NoTopic(_) = error {
+            if said {
+                tracing::info!(dataset, "{text}; waiting for it");
+            }
+        } else {
+            if said {
+                tracing::warn!(
+                    dataset,
+                    servers = self.options.kafka.bootstrap_servers,
+                    error = text,
+                    failures = backoff.failures() + 1,
+                    "announcements cannot be read; the last good version stays readable; trying again"
+                );
+            }
+            self.options.metrics.errors_total.with(&[UNREACHABLE]).inc();
         }
-        self.options.metrics.errors_total.with(&[UNREACHABLE]).inc();
-        let text = if source.is_empty() { error.to_string() } else { format!("{error}: {source}") };
         self.status.send_replace(TailStatus { reachable: Some(false), circuit, error: Some(text) });
     }
 
@@ -200,7 +215,13 @@ impl Tail {
         });
         let Some((described, ends)) = described else { return Ok(Stopped) };
         let info = self.same_topic(described.map_err(kafka)?)?;
-        let ends = ends.map_err(kafka)?;
+        let ends = match ends {
+            // It is being made at this moment, and its partition not known everywhere.
+            Err(kafka::Error::Missing { .. }) if self.topic_id.is_none() => {
+                return Err(Error::NoTopic(topic));
+            }
+            ends => ends.map_err(kafka)?,
+        };
 
         let group = format!("stillwell.{}", self.options.dataset);
         let mut poller =

@@ -222,6 +222,32 @@ mod tests {
         assert!(!Progress::of(&committed(&holes), 0).is_open(offset));
     }
 
+    fn golden() -> std::path::PathBuf {
+        [env!("CARGO_MANIFEST_DIR"), "..", "tests", "golden", "left", "v1", "note.txt"].iter().collect()
+    }
+
+    fn sample() -> Progress {
+        Progress { next: 5_000, old: [(900, 1_000)].into(), left: vec![(5, 7), (300, 301)], handled: 899 }
+    }
+
+    /// Writes the golden file where it is missing, and never again: what is committed for groups cannot be either.
+    #[test]
+    #[ignore = "wrote the golden file, once"]
+    fn write_it() {
+        assert!(!golden().exists(), "golden files are never written again");
+        std::fs::create_dir_all(golden().parent().unwrap()).unwrap();
+        std::fs::write(golden(), sample().note()).unwrap();
+    }
+
+    #[test]
+    fn a_note_reads_as_it_was_written() {
+        let note = std::fs::read_to_string(golden()).unwrap();
+        assert_eq!(sample().note(), note, "this build writes what that one wrote");
+        let read = Progress::of(&Committed { offset: Some(5_000), note }, 0);
+        assert_eq!(read.old, [(5, 7), (300, 301), (900, 1_000)]);
+        assert_eq!(read.position().0, 5_000);
+    }
+
     #[test]
     fn a_note_of_somebody_else_says_nothing() {
         for note in ["", "left:", "left:!", "left:gA", "left:AQ", "hello", "left:__________8"] {

@@ -24,6 +24,7 @@
 
 mod held;
 pub mod keys;
+pub mod lock;
 pub mod raw;
 pub mod rocksdb;
 pub mod pages;
@@ -34,6 +35,7 @@ pub mod repair;
 use crate::ErrorKind;
 use std::path::{Path, PathBuf};
 
+pub use self::lock::DataDir;
 pub use self::look::{Checked, Damage, Look, check};
 pub use self::pages::Pages;
 pub use self::raw::{Broken, FileKind};

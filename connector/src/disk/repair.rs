@@ -26,9 +26,10 @@ use serde::Serialize;
 
 use super::held::Held;
 use super::keys::{Kind, key, seq};
+use super::lock::lock;
 use super::look::{family, holder, listed, lying, opened};
 use super::raw::{self, FileKind, wal};
-use super::rocksdb::{lock, put_aside};
+use super::rocksdb::put_aside;
 use super::{Checked, Damage, Database, Error, Options, beside, check};
 use crate::format::chunk::{Chunk, Range, Summary};
 

@@ -2,8 +2,8 @@
 //!
 //! Owns: options, opening and what is put aside, the five things that a log needs of a database. All calls block.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind as IoKind, Read as _, Write as _};
+use std::fs::{self, File};
+use std::io::{ErrorKind as IoKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::held::Held;
 use super::keys::{Kind, key, seq};
+use super::lock::lock;
 use super::pages::Pages;
 use super::raw::{self, Broken};
 use super::{Error, beside};
@@ -512,33 +513,6 @@ pub(super) fn prepare(dir: &Path) -> Result<(), Error> {
     let probe = dir.join("WRITABLE");
     File::create(&probe).and_then(|mut file| file.write_all(b"?")).map_err(unusable)?;
     fs::remove_file(&probe).map_err(unusable)
-}
-
-/// Takes `DIR.lock`. RocksDB has a lock of its own inside; this one survives the directory's being put aside, is
-/// taken before anything is touched, and says who holds it.
-pub(super) fn lock(dir: &Path) -> Result<Held, Error> {
-    let path = beside(dir, "lock");
-    let unusable = |why: std::io::Error| match Error::refused("opening", dir, why.to_string()) {
-        full @ Error::Full { .. } => full,
-        _ => Error::Directory { dir: dir.to_owned(), why: format!("{}: {why}", path.display()) },
-    };
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(unusable)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let by = match file.read_to_string(&mut holder) {
-                Ok(_) if !holder.trim().is_empty() => format!(" by process {}", holder.trim()),
-                _ => String::new(),
-            };
-            return Err(Error::Locked { dir: dir.to_owned(), by });
-        }
-        Err(TryLockError::Error(why)) => return Err(unusable(why)),
-    }
-    let mut held = Held(file);
-    held.0.set_len(0).and_then(|()| write!(held.0, "{}", std::process::id())).map_err(unusable)?;
-    Ok(held)
 }
 
 /// Why the files in `dir` must not be opened, though RocksDB might.

@@ -3,10 +3,11 @@
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::Options;
+use super::reach::Reach;
 use super::stats::Gauges;
+use super::{Error, Options};
 
 /// A configuration in three layers, the later wins: `ours` (tuning, which users may change), the user's properties,
 /// and `fixed` (what the design depends on).
@@ -44,40 +45,87 @@ pub(super) fn configuration(
     config
 }
 
+/// Lines whose facility is one of these say again what comes as an error as well, or say of every client that it has no
+/// use for what another kind of client was given.
+const SAID_TWICE: [&str; 3] = ["FAIL", "ERROR", "CONFWARN"];
+
 /// Receives what a client says besides records.
 #[derive(Debug)]
 pub(super) struct Context {
     /// What this client is for, in log lines.
     role: &'static str,
+    servers: String,
+    reach: Reach,
     gauges: Option<Gauges>,
 }
 
 impl Context {
     pub(super) fn new(role: &'static str, options: &Options) -> Context {
-        Context { role, gauges: options.statistics.as_ref().map(|statistics| statistics.of(role)) }
+        Context {
+            role,
+            servers: options.bootstrap_servers.clone(),
+            reach: options.reach.clone(),
+            gauges: options.statistics.as_ref().map(|statistics| statistics.of(role)),
+        }
     }
 
-    /// A log line of librdkafka's.
+    /// A log line of librdkafka's. What it cannot mend itself comes back from the call concerned.
     pub(super) fn line(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         let role = self.role;
-        match level {
-            // Its errors are broken connections, which it mends itself: a warning to us. What it cannot mend comes
-            // back from the call concerned.
+        let warns = matches!(
+            level,
             RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning => tracing::warn!(role, facility, "librdkafka: {line}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-                tracing::info!(role, facility, "librdkafka: {line}")
-            }
-            RDKafkaLogLevel::Debug => tracing::debug!(role, facility, "librdkafka: {line}"),
+                | RDKafkaLogLevel::Alert
+                | RDKafkaLogLevel::Critical
+                | RDKafkaLogLevel::Error
+                | RDKafkaLogLevel::Warning
+        );
+        let said = warns && !SAID_TWICE.contains(&facility);
+        match said.then(|| self.reach.again(&format!("{role} {facility}"))).flatten() {
+            Some(times) => tracing::warn!(role, facility, times, "librdkafka: {line}"),
+            None => tracing::debug!(role, facility, "librdkafka: {line}"),
         }
     }
 
     /// Something that concerns the client as a whole; what concerns a call comes back from that call.
-    pub(super) fn trouble(&self, reason: &str) {
-        tracing::warn!(role = self.role, "kafka: {reason}");
+    pub(super) fn trouble(&self, code: Code, reason: &str) {
+        let role = self.role;
+        tracing::debug!(role, "kafka: {reason}");
+        let kind = match code {
+            Code::AllBrokersDown => return self.reach.lost(&self.servers),
+            Code::BrokerTransportFailure | Code::Resolve => {
+                self.reach.failed(reason);
+                // Of a name that brokers were to be found by, or of no broker in particular, it is no news as long as
+                // others answer.
+                match node(reason) {
+                    Some(node) if !self.reach.is_away() => node,
+                    _ => return,
+                }
+            }
+            Code::Authentication | Code::SSL => {
+                self.reach.failed(reason);
+                format!("{code:?}")
+            }
+            other => format!("{role} {other:?}"),
+        };
+        if let Some(times) = self.reach.again(&kind) {
+            tracing::warn!(role, times, "kafka: {reason}");
+        }
+    }
+
+    /// Kafka has answered this client.
+    pub(super) fn answered(&self) {
+        self.reach.answered(&self.servers);
+    }
+
+    /// What of an outage its error should say besides.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        match (error, self.reach.why()) {
+            (Error::Unavailable { doing, .. }, Some(why)) if !why.is_empty() => {
+                Error::Unavailable { doing, detail: format!("no broker can be reached: {why}") }
+            }
+            (error, _) => error,
+        }
     }
 
     /// librdkafka's statistics, as JSON.
@@ -97,9 +145,34 @@ impl ClientContext for Context {
         self.statistics(std::str::from_utf8(json).unwrap_or(""));
     }
 
-    fn error(&self, _: KafkaError, reason: &str) {
-        self.trouble(reason);
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.trouble(error.rdkafka_error_code().unwrap_or(Code::Fail), reason);
     }
 }
 
 impl ConsumerContext for Context {}
+
+/// The broker that librdkafka's words are about, as in `kafka-1:9092/1: Connect to … failed`.
+fn node(reason: &str) -> Option<String> {
+    let (name, _) = reason.split_once(": ")?;
+    let (_, id) = name.rsplit_once('/')?;
+    id.parse::<i32>().ok().map(|_| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_is_told_from_a_name_to_find_brokers_by() {
+        let failed = "Connect to ipv4#127.0.0.1:9092 failed: Connection refused (after 0ms in state CONNECT)";
+        assert_eq!(node(&format!("kafka:9092/3: {failed}")).as_deref(), Some("kafka:9092/3"));
+        assert_eq!(
+            node(&format!("sasl_ssl://kafka:9092/3: {failed}")).as_deref(),
+            Some("sasl_ssl://kafka:9092/3")
+        );
+        assert_eq!(node(&format!("kafka:9092/bootstrap: {failed}")), None);
+        assert_eq!(node(&format!("GroupCoordinator: {failed}")), None);
+        assert_eq!(node(failed), None);
+    }
+}

@@ -60,7 +60,7 @@ impl Ends {
     pub fn of(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
         let ask = |client: &BaseConsumer<Context>| {
             let ends = client.fetch_watermarks(topic, partition, TIMEOUT);
-            ids::serve_unread(client.client());
+            ids::serve_unread(client.client(), false);
             let doing = || format!("asking where {topic}[{partition}] ends");
             ends.map(|(_, end)| end).map_err(|error| Error::from_kafka(doing(), &error))
         };

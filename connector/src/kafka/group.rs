@@ -70,7 +70,7 @@ impl Group {
         let mut asked = TopicPartitionList::with_capacity(count);
         asked.add_partition_range(topic, 0, partitions - 1);
         let found = self.consumer.committed_offsets(asked, TIMEOUT);
-        ids::serve_unread(self.consumer.client());
+        ids::serve_unread(self.consumer.client(), false);
         let doing = || format!("asking for the offsets of the group {} on {topic}", self.id);
         let found = found.map_err(|error| Error::from_kafka(doing(), &error))?;
         (0..partitions)

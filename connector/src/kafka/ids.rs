@@ -215,7 +215,7 @@ impl Inlet {
 
     fn serve(&mut self) {
         self.unserved = 0;
-        serve(&self.main, self.consumer.client(), |code, words| {
+        serve(&self.main, self.consumer.client(), true, |code, words| {
             // Which brokers are lost one by one is librdkafka's business; that none is left, or that none will have
             // us, is the caller's.
             let told = matches!(
@@ -274,8 +274,8 @@ fn destroy(message: &mut *mut rd::rd_kafka_message_t) {
     }
 }
 
-/// Hands log lines, errors and statistics that wait in a client's main queue to its context.
-fn serve(main: &Queue, client: &Client<Context>, mut trouble: impl FnMut(i32, &str)) {
+/// Hands log lines, statistics and, where they are `news`, errors that wait in a client's main queue to its context.
+fn serve(main: &Queue, client: &Client<Context>, news: bool, mut trouble: impl FnMut(i32, &str)) {
     loop {
         // SAFETY: the queue is live; the event is ours, and destroyed below.
         let Some(event) = NonNull::new(unsafe { rd::rd_kafka_queue_poll(main.as_ptr(), 0) }) else { return };
@@ -292,10 +292,10 @@ fn serve(main: &Queue, client: &Client<Context>, mut trouble: impl FnMut(i32, &s
                     }
                 }
                 rd::RD_KAFKA_EVENT_STATS => context.statistics(text(rd::rd_kafka_event_stats(event))),
-                rd::RD_KAFKA_EVENT_ERROR => {
-                    let words = text(rd::rd_kafka_event_error_string(event));
-                    context.trouble(words);
-                    trouble(event_code(event), words);
+                rd::RD_KAFKA_EVENT_ERROR if news => {
+                    let (code, words) = (event_code(event), text(rd::rd_kafka_event_error_string(event)));
+                    context.trouble(code_of(code), words);
+                    trouble(code, words);
                 }
                 _ => {}
             }
@@ -305,10 +305,11 @@ fn serve(main: &Queue, client: &Client<Context>, mut trouble: impl FnMut(i32, &s
 }
 
 /// Serves the main queue of a client that rdkafka leaves unread: an admin client's log lines would pile up for ever.
-pub(super) fn serve_unread(client: &Client<Context>) {
+/// With `news`, errors count as of now; without, as of some time before, when nobody listened.
+pub(super) fn serve_unread(client: &Client<Context>, news: bool) {
     // SAFETY: the client is live; the handle is a reference of its own.
     if let Some(main) = NonNull::new(unsafe { rd::rd_kafka_queue_get_main(client.native_ptr()) }) {
-        serve(&Queue(main), client, |_, _| {});
+        serve(&Queue(main), client, news, |_, _| {});
     }
 }
 

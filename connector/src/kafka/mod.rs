@@ -11,7 +11,8 @@
 //!            Cluster: librdkafka's embedded broker, for the demo
 //! ```
 //!
-//! Owns: the librdkafka settings that the design depends on, and telling errors apart by what the caller does next.
+//! Owns: the librdkafka settings that the design depends on, telling errors apart by what the caller does next, and what
+//! of librdkafka's many lines is worth one of ours (`reach`).
 //! Does not own: what is read or written, positions, or when to try again.
 //!
 //! A client may block: [`Poller`] and [`Transaction`] are meant for one thread each. [`Admin`], [`Member`] and
@@ -32,6 +33,8 @@ mod error;
 pub mod group;
 pub mod ids;
 pub mod poll;
+pub mod properties;
+pub mod reach;
 pub mod rebalance;
 pub mod sender;
 pub mod stats;
@@ -47,6 +50,7 @@ pub use error::Error;
 pub use group::{Committed, Group};
 pub use ids::Message;
 pub use poll::{Polled, Poller, Tuning, Waker};
+pub use reach::Reach;
 pub use rebalance::{Event, GroupMetadata, HANDOVER, Member, Membership, Revoked};
 pub use sender::{Receipt, Sender};
 pub use stats::Statistics;
@@ -67,9 +71,30 @@ pub struct Options {
     pub embedded: bool,
     /// Where librdkafka's statistics go; `None`: nowhere.
     pub statistics: Option<Statistics>,
+    /// What is known of whether Kafka answers: the same for all clients of a process, so that an outage is said once.
+    pub reach: Reach,
 }
 
 impl Options {
+    /// Whether librdkafka takes the properties, each by itself: to be asked before the first client, so that a mistake
+    /// ends a start and is not tried again for ever.
+    ///
+    /// # Errors
+    /// [`Error::Options`], with all that it does not take; without values, which may be secrets.
+    pub fn check(&self) -> Result<(), Error> {
+        let refused = self.properties.iter().filter_map(|(name, value)| {
+            properties::refused(name, value).map(|refused| format!("property {name:?} {refused}"))
+        });
+        let refused: Vec<String> = refused.collect();
+        match refused.as_slice() {
+            [] => Ok(()),
+            all => Err(Error::Options {
+                doing: "reading the properties of Kafka's clients".to_owned(),
+                detail: all.join("; "),
+            }),
+        }
+    }
+
     /// The same, with the clients' statistics shown in `metrics`, labelled `OWNER/ROLE` (`products/0/source`).
     pub fn measured(mut self, metrics: &Metrics, owner: &str) -> Options {
         self.statistics = Some(Statistics::new(metrics, owner));

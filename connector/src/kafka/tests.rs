@@ -119,6 +119,29 @@ async fn administration_does_what_the_embedded_broker_can() {
     assert!(error.to_string().contains("Cluster"), "{error}");
 }
 
+#[tokio::test]
+async fn an_outage_is_heard_of_while_a_request_waits_and_is_over_with_the_next_answer() {
+    let (cluster, options) = cluster(&[("there", 1)]);
+    let admin = Admin::new(&options).expect("an admin");
+    admin.brokers().await.expect("it answers");
+    assert!(!options.reach.is_away());
+    cluster.set_up(false).expect("down");
+    let heard = async {
+        while !options.reach.is_away() {
+            tokio::task::yield_now().await;
+        }
+        cluster.set_up(true).expect("up");
+    };
+    // Whether that request is still answered depends on when the client tries again.
+    let both = async { tokio::join!(admin.brokers(), heard) };
+    tokio::time::timeout(LONG, both)
+        .await
+        .map(|_| ())
+        .expect("it is heard of within the time of the request");
+    admin.brokers().await.expect("it answers again");
+    assert!(!options.reach.is_away());
+}
+
 #[test]
 fn transactions_commit_and_abort() {
     let (_cluster, options) = cluster(&[("tx", 1)]);

@@ -19,6 +19,10 @@ use super::{Error, Options, ids};
 /// Kafka says so soon.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often what the client says is looked at while it waits for an answer: that no broker is left is to be heard at
+/// once, and not after the time that one request may take.
+const SERVE: Duration = Duration::from_millis(100);
+
 /// What a topic is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicInfo {
@@ -99,9 +103,10 @@ impl Admin {
         }
         let doing = || self.doing("reading the settings of topic", topic);
         let resource = [ResourceSpecifier::Topic(topic)];
-        let answer = self.0.client.describe_configs(&resource, &admin_options()).await;
-        self.serve();
-        let mut answer = answer.map_err(|error| Error::from_kafka(doing(), &error))?;
+        let options = admin_options();
+        let asked = self.0.client.describe_configs(&resource, &options);
+        let mut answer =
+            self.heard(async { asked.await.map_err(|error| Error::from_kafka(doing(), &error)) }).await?;
         match answer.pop() {
             // rdkafka drops the resource's own error, and a topic always has settings: ask what is wrong.
             Some(Ok(resource)) if resource.entries.is_empty() => Err(match self.describe(topic).await? {
@@ -136,9 +141,9 @@ impl Admin {
             topic = topic.set(key, value);
         }
         let options = admin_options().operation_timeout(Some(TIMEOUT));
-        let answer = self.0.client.create_topics([&topic], &options).await;
-        self.serve();
-        match answer.map_err(|error| Error::from_kafka(doing(), &error))?.pop() {
+        let asked = self.0.client.create_topics([&topic], &options);
+        let asked = async { asked.await.map_err(|error| Error::from_kafka(doing(), &error)) };
+        match self.heard(asked).await?.pop() {
             Some(Ok(_)) => Ok(()),
             Some(Err((_, code))) => Err(Error::from_code(doing(), code, "")),
             None => {
@@ -156,9 +161,10 @@ impl Admin {
             return Ok(());
         }
         let doing = || self.doing("deleting topic", topic);
-        let answer = self.0.client.delete_topics(&[topic], &admin_options()).await;
-        self.serve();
-        match answer.map_err(|error| Error::from_kafka(doing(), &error))?.pop() {
+        let (topics, options) = ([topic], admin_options());
+        let asked = self.0.client.delete_topics(&topics, &options);
+        let asked = async { asked.await.map_err(|error| Error::from_kafka(doing(), &error)) };
+        match self.heard(asked).await?.pop() {
             Some(Ok(_)) | None => Ok(()),
             Some(Err((_, Code::UnknownTopicOrPartition | Code::UnknownTopic))) => Ok(()),
             Some(Err((_, code))) => Err(Error::from_code(doing(), code, "")),
@@ -187,9 +193,10 @@ impl Admin {
         if self.0.embedded {
             return Ok(());
         }
-        let answer = self.0.client.delete_records(&list, &admin_options()).await;
-        self.serve();
-        let answer = answer.map_err(|error| Error::from_kafka(doing(), &error))?;
+        let options = admin_options();
+        let asked = self.0.client.delete_records(&list, &options);
+        let answer =
+            self.heard(async { asked.await.map_err(|error| Error::from_kafka(doing(), &error)) }).await?;
         for element in answer.elements() {
             match element.error() {
                 Ok(()) => {}
@@ -227,16 +234,32 @@ impl Admin {
         call: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let inner = Arc::clone(&self.0);
-        let called = tokio::task::spawn_blocking(move || {
-            let answer = call(&inner);
-            ids::serve_unread(inner.client.inner());
-            answer
-        });
-        called.await.expect("a call of librdkafka does not panic")
+        let called = tokio::task::spawn_blocking(move || call(&inner));
+        self.heard(async { called.await.expect("a call of librdkafka does not panic") }).await
     }
 
-    fn serve(&self) {
-        ids::serve_unread(self.0.client.inner());
+    /// Waits for a request, and meanwhile hears what the client says.
+    async fn heard<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let client = self.0.client.inner();
+        // Of what it said since the last request nobody knows when that was.
+        ids::serve_unread(client, false);
+        let mut request = std::pin::pin!(request);
+        let answer = loop {
+            match tokio::time::timeout(SERVE, request.as_mut()).await {
+                Ok(answer) => break answer,
+                Err(_) => ids::serve_unread(client, true),
+            }
+        };
+        ids::serve_unread(client, answer.is_err());
+        match answer {
+            Err(error) if error.is_transient() => Err(client.context().explain(error)),
+            Err(error @ (Error::Options { .. } | Error::Fatal { .. } | Error::Closed { .. })) => Err(error),
+            // A refusal is an answer.
+            answer => {
+                client.context().answered();
+                answer
+            }
+        }
     }
 }
 

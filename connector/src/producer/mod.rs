@@ -131,8 +131,11 @@ impl Producer {
     /// Starts the producer: opens log and cache, then joins the group in the background. Kafka need not be there yet.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] where another process holds the data directory, or it cannot be written.
+    /// [`ErrorKind::Config`] where another process holds the log, it cannot be written, or librdkafka refuses a property.
     pub async fn start(options: Options) -> Result<Producer> {
+        options.kafka.check().map_err(|error| {
+            Error::because(error.kind(), format!("starting the producer of {}", options.dataset), error)
+        })?;
         let watchers = Watchers::default();
         let writer = Writer::new(&options, watchers.clone())?;
         let dir = options.log_dir();

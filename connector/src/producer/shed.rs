@@ -167,6 +167,8 @@ impl Ledger {
     /// An empty ledger.
     pub fn new(dataset: &str, strategy: Shed, clock: Clock, metrics: Arc<ProducerMetrics>) -> Ledger {
         let untold = Mutex::default();
+        // Shown from the start, at zero: a series that appears with the first loss has no rate by which to alert.
+        metrics.shed_records_total.with(&[strategy.label()]);
         Ledger(Arc::new(Inner { dataset: dataset.to_owned(), strategy, clock, metrics, untold }))
     }
 

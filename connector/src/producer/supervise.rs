@@ -299,10 +299,14 @@ impl Supervisor {
                 return Err(error);
             }
             let wait = backoff.next(&options.entropy);
-            tracing::warn!(
-                dataset = options.dataset, servers = options.kafka.bootstrap_servers, error = %error.chain(), ?wait,
-                "Kafka is not ready; trying again"
-            );
+            // As the tail does: once, then at every doubling.
+            if backoff.failures().is_power_of_two() {
+                tracing::warn!(
+                    dataset = options.dataset, servers = options.kafka.bootstrap_servers, error = %error.chain(),
+                    failures = backoff.failures(),
+                    "Kafka is not ready; trying again"
+                );
+            }
             self.status.send_modify(|status| status.error = Some(error.chain()));
             tokio::select! {
                 () = stop.cancelled() => return Ok(None),

@@ -402,12 +402,13 @@ impl Cache {
         load_note(&self.dataset_dir(dataset)?.join(PIN))
     }
 
-    /// Puts `body` at `path` whole, behind its checksum.
+    /// Puts `body` at `path` whole, behind format and checksum.
     fn save_note(&self, dir: &Path, path: &Path, body: &[u8]) -> Result<(), Error> {
         fs::create_dir_all(dir).map_err(|source| Error::io("making", dir, source))?;
         let mut temporary = self.temporary_in(dir)?;
         temporary
-            .write_all(&Checksum::of(body).0.to_le_bytes())
+            .write_all(NOTE)
+            .and_then(|()| temporary.write_all(&Checksum::of(body).0.to_le_bytes()))
             .and_then(|()| temporary.write_all(body))
             .map_err(|source| Error::io("writing", temporary.path(), source))?;
         temporary.rename(path)
@@ -421,7 +422,9 @@ fn load_note(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::io("reading", path, source)),
     };
-    let Some((sum, body)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
+    // Notes of format 1 begin with their checksum, which is that of nothing else.
+    let checked = bytes.strip_prefix(NOTE).unwrap_or(&bytes);
+    let Some((sum, body)) = checked.split_first_chunk::<8>() else { return Ok(None) };
     if Checksum::of(body).0 != u64::from_le_bytes(*sum) {
         tracing::warn!(path = %path.display(), "a note in the cache is torn; Kafka will tell it anew");
         return Ok(None);
@@ -429,6 +432,8 @@ fn load_note(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     Ok(Some(body.to_vec()))
 }
 
+/// What a note begins with: what it is, and the number of its format.
+const NOTE: &[u8; 8] = b"SWNOTE\x02\0";
 /// The note of the pin.
 const PIN: &str = "pin";
 

@@ -228,3 +228,49 @@ fn read(take: &mut Take<'_>) -> Result<State, Unreadable> {
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden(kind: &str, name: &str) -> PathBuf {
+        [env!("CARGO_MANIFEST_DIR"), "..", "tests", "golden", kind, "v1", name].iter().collect()
+    }
+
+    /// Made of announcements that are golden themselves.
+    fn sample() -> State {
+        let announcement = |name| match Message::decode(&fs::read(golden("announcement", name)).unwrap()) {
+            Ok(Message::Announcement(announcement)) => announcement,
+            other => panic!("{other:?}"),
+        };
+        State {
+            stamp: [3; 16],
+            topic_id: TopicId([0xa7; 16]),
+            steps: 1 << 40,
+            handled: Some(announcement("smallest.bin")),
+            doing: Some(Doing {
+                announcement: announcement("largest.bin"),
+                reset: true,
+                key: "żółw\0".as_bytes().to_vec(),
+                batch: 7,
+            }),
+        }
+    }
+
+    /// Writes the golden file where it is missing, and never again: what lies on disks cannot be either.
+    #[test]
+    #[ignore = "wrote the golden file, once"]
+    fn write_it() {
+        let path = golden("listener", "audit.checkpoint");
+        assert!(!path.exists(), "golden files are never written again");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, encode(&sample())).unwrap();
+    }
+
+    #[test]
+    fn a_checkpoint_of_format_1_reads_as_it_was_written() {
+        let bytes = fs::read(golden("listener", "audit.checkpoint")).unwrap();
+        assert_eq!(decode(&bytes), Ok(Some(sample())));
+        assert_eq!(encode(&sample()), bytes, "this build writes what that one wrote");
+    }
+}

@@ -1,0 +1,84 @@
+//! `[kafka.properties]`: what may stand there, by itself and together.
+//!
+//! Owns: which properties are ours to set, and why. Does not own: what librdkafka takes (`kafka/properties`).
+
+use super::check::Check;
+use super::load::path;
+use super::mistakes::nearest;
+use super::secret;
+use crate::kafka;
+use crate::kafka::properties::{self, KNOWN, Refused};
+
+/// librdkafka properties that a key of ours sets.
+const TYPED: &[(&str, &str)] = &[
+    ("bootstrap.servers", "kafka.bootstrap_servers"),
+    ("metadata.broker.list", "kafka.bootstrap_servers"),
+    ("client.id", "kafka.client_id"),
+    ("group.instance.id", "instance_id"),
+    ("statistics.interval.ms", "producer.monitoring.metrics_interval"),
+];
+
+/// librdkafka properties on whose values the design depends.
+const FIXED: &[(&str, &str)] = &[
+    ("group.id", "the group is stillwell.DATASET"),
+    ("group.protocol", "ownership of a shard depends on the classic protocol"),
+    ("partition.assignment.strategy", "a joining standby must take nothing away: cooperative-sticky"),
+    ("transactional.id", "it is DATASET/SHARD: takeover depends on it"),
+    ("transaction.timeout.ms", "takeover depends on it"),
+    ("enable.idempotence", "nothing may count twice"),
+    ("acks", "an announcement must be on all replicas in sync"),
+    ("request.required.acks", "an announcement must be on all replicas in sync"),
+    ("enable.auto.commit", "positions are committed with what they announce"),
+    ("auto.commit.enable", "positions are committed with what they announce"),
+    ("enable.auto.offset.store", "positions are committed with what they announce"),
+    ("auto.offset.reset", "a lost position must be an error, not a jump"),
+    ("isolation.level", "aborted records must not be seen"),
+    ("enable.partition.eof", "positions at the end of a partition depend on it"),
+    ("partitioner", "keys must lie where Java's clients put them"),
+];
+
+impl Check<'_> {
+    /// Properties are librdkafka's, so it is asked: for each, then whether a client can be made with all of them. Values
+    /// are not shown, since secrets are among them.
+    pub(super) fn properties(&mut self) {
+        let properties = &self.model.properties.0;
+        let before = self.mistakes.list().len();
+        for (name, value) in properties {
+            let at = ["kafka", "properties", name.as_str()];
+            let canonical = name.strip_prefix("topic.").unwrap_or(name);
+            if let Some((_, key)) = TYPED.iter().find(|(property, _)| *property == canonical) {
+                self.wrong(&at, format!("conflicts with {key}: set that instead"));
+            } else if let Some((_, why)) = FIXED.iter().find(|(property, _)| *property == canonical) {
+                self.wrong(&at, format!("cannot be changed: {why}"));
+            } else if let Some(refused) = properties::refused(name, value) {
+                let ours = TYPED.iter().chain(FIXED).map(|(property, _)| *property).collect::<Vec<_>>();
+                let near = match refused {
+                    Refused::Unknown => {
+                        nearest(name, KNOWN.iter().copied().filter(|known| !ours.contains(known)))
+                    }
+                    Refused::Value(_) => None,
+                };
+                let hint = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
+                self.wrong(&at, format!("{refused}{hint}"));
+            }
+        }
+        let (Some(first), true) = (properties.keys().next(), self.mistakes.list().len() == before) else {
+            return;
+        };
+        let options = kafka::Options {
+            bootstrap_servers: self.model.kafka.bootstrap_servers.clone(),
+            properties: properties.clone(),
+            ..kafka::Options::default()
+        };
+        if let Err(error) = properties::together(&options) {
+            let mut what = error.to_string();
+            for (name, value) in properties {
+                if secret::is_secret(&path(&["kafka", "properties", name])) && !value.is_empty() {
+                    what = what.replace(value.as_str(), secret::MASK);
+                }
+            }
+            let place = self.place(&path(&["kafka", "properties", first]));
+            self.mistakes.add(place, "kafka.properties", what);
+        }
+    }
+}

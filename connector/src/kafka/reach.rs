@@ -1,0 +1,242 @@
+//! Whether Kafka answers: said at once, then ever more rarely, and once when it does again; for all clients together.
+//!
+//! librdkafka says of each attempt to connect that it failed, some forty times a second and client while nobody
+//! listens, and never that one went well. So what clients say is told to this place, which decides what an operator
+//! hears; all of it is in the log at level debug.
+//!
+//! ```text
+//!  clients: "no broker is left" ---> lost ------> warn: at once, after 10 s, and at each doubling
+//!  Admin:   an answer -------------> answered --> info: once
+//!  clients: other warnings --------> again -----> warn: the first, and at each doubling of their number
+//! ```
+//!
+//! Owns: what of it is worth a line. Does not own: when to try again.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+
+/// When an outage that was said is said again; then at each doubling.
+const AGAIN: Duration = Duration::from_secs(10);
+/// After an answer, what clients had still in their queues of before is no new outage.
+const STALE: Duration = Duration::from_secs(2);
+/// After so much quiet a warning counts from one again.
+const QUIET: Duration = Duration::from_secs(60);
+/// Kinds of warnings that are counted apart; more are counted together.
+const KINDS: usize = 64;
+
+/// What the clients of one process have seen of Kafka. Cheap to clone; clones share it.
+#[derive(Clone)]
+pub struct Reach(Arc<Shared>);
+
+struct Shared {
+    clock: Clock,
+    away: AtomicBool,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    outage: Outage,
+    warnings: Repeats,
+    /// Why the last connection failed, in librdkafka's words.
+    why: String,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Reach::new(Clock::system())
+    }
+}
+
+impl std::fmt::Debug for Reach {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reach").field("away", &self.is_away()).finish()
+    }
+}
+
+impl Reach {
+    /// Of clients that have seen nothing yet.
+    pub fn new(clock: Clock) -> Reach {
+        Reach(Arc::new(Shared { clock, away: AtomicBool::new(false), seen: Mutex::default() }))
+    }
+
+    /// Whether no broker was left when last heard of.
+    pub fn is_away(&self) -> bool {
+        self.0.away.load(Ordering::Acquire)
+    }
+
+    /// Why not, in librdkafka's words; `None` while Kafka is there.
+    pub fn why(&self) -> Option<String> {
+        self.is_away().then(|| self.seen().why.clone())
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        // Counts and words: nothing that a panic could leave half done.
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection failed; whether Kafka is away is told by [`Reach::lost`].
+    pub(super) fn failed(&self, words: &str) {
+        self.seen().why = words.to_owned();
+    }
+
+    /// A client has no broker left.
+    pub(super) fn lost(&self, servers: &str) {
+        let mut seen = self.seen();
+        let said = seen.outage.lost(self.0.clock.now());
+        self.0.away.store(seen.outage.since.is_some(), Ordering::Release);
+        let why = seen.why.clone();
+        drop(seen);
+        match said {
+            None => {}
+            Some(Duration::ZERO) => {
+                tracing::warn!(why, "Kafka at {servers} is not reachable; it is waited for");
+            }
+            Some(time) => {
+                let time = humantime::format_duration(Duration::from_secs(time.as_secs()));
+                tracing::warn!(why, "Kafka at {servers} has not been reachable for {time}; it is waited for");
+            }
+        }
+    }
+
+    /// A broker has answered a request.
+    pub(super) fn answered(&self, servers: &str) {
+        if !self.is_away() {
+            return;
+        }
+        let after = self.seen().outage.answered(self.0.clock.now());
+        self.0.away.store(false, Ordering::Release);
+        if let Some(after) = after {
+            let after = humantime::format_duration(Duration::from_secs(after.as_secs()));
+            tracing::info!("Kafka at {servers} answers again, after {after}");
+        }
+    }
+
+    /// A warning of this kind: how often there has been one, where it is to be said.
+    pub(super) fn again(&self, kind: &str) -> Option<u64> {
+        self.seen().warnings.again(kind, self.0.clock.now())
+    }
+}
+
+/// An outage, as arithmetic.
+#[derive(Debug, Default)]
+struct Outage {
+    since: Option<Instant>,
+    /// How long it has lasted when it is said next.
+    next: Duration,
+    answered: Option<Instant>,
+}
+
+impl Outage {
+    /// No broker is left. How long that has been so, where it is to be said.
+    fn lost(&mut self, now: Instant) -> Option<Duration> {
+        let Some(since) = self.since else {
+            if self.answered.is_some_and(|at| now.saturating_duration_since(at) < STALE) {
+                return None;
+            }
+            (self.since, self.next) = (Some(now), AGAIN);
+            return Some(Duration::ZERO);
+        };
+        let lasts = now.saturating_duration_since(since);
+        if lasts < self.next {
+            return None;
+        }
+        while self.next <= lasts {
+            self.next *= 2;
+        }
+        Some(lasts)
+    }
+
+    /// It is over. How long it was, where there was one.
+    fn answered(&mut self, now: Instant) -> Option<Duration> {
+        let since = self.since.take()?;
+        self.answered = Some(now);
+        Some(now.saturating_duration_since(since))
+    }
+}
+
+/// Warnings that come again and again, counted by kind.
+#[derive(Debug, Default)]
+struct Repeats(BTreeMap<String, (u64, Instant)>);
+
+impl Repeats {
+    fn again(&mut self, kind: &str, now: Instant) -> Option<u64> {
+        if self.0.len() >= KINDS && !self.0.contains_key(kind) {
+            self.0.retain(|_, (_, last)| now.saturating_duration_since(*last) < QUIET);
+        }
+        let kind = if self.0.len() >= KINDS && !self.0.contains_key(kind) { "" } else { kind };
+        let (count, last) = self.0.entry(kind.to_owned()).or_insert((0, now));
+        if now.saturating_duration_since(*last) >= QUIET {
+            *count = 0;
+        }
+        *count += 1;
+        *last = now;
+        count.is_power_of_two().then_some(*count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_said_at_once_then_at_each_doubling_and_its_end_once() {
+        let clock = Clock::manual(0);
+        let mut outage = Outage::default();
+        assert_eq!(outage.answered(clock.now()), None);
+        let mut said = Vec::new();
+        // Forty times a second, for a hundred seconds.
+        for _ in 0..4_000 {
+            said.extend(outage.lost(clock.now()).map(|time| time.as_secs()));
+            clock.advance(Duration::from_millis(25));
+        }
+        assert_eq!(said, [0, 10, 20, 40, 80]);
+        assert_eq!(outage.answered(clock.now()), Some(Duration::from_secs(100)));
+        assert_eq!(outage.answered(clock.now()), None);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(outage.lost(clock.now()), None, "of before the answer");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(outage.lost(clock.now()), Some(Duration::ZERO), "another outage");
+    }
+
+    #[test]
+    fn a_long_silence_in_an_outage_skips_what_was_not_said() {
+        let clock = Clock::manual(0);
+        let mut outage = Outage::default();
+        outage.lost(clock.now());
+        clock.advance(Duration::from_secs(70));
+        assert_eq!(outage.lost(clock.now()), Some(Duration::from_secs(70)));
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(outage.lost(clock.now()), None);
+    }
+
+    #[test]
+    fn a_warning_is_said_at_doublings_of_its_number_and_anew_after_quiet() {
+        let clock = Clock::manual(0);
+        let mut repeats = Repeats::default();
+        let said: Vec<u64> = (0..100).filter_map(|_| repeats.again("tail MAXPOLL", clock.now())).collect();
+        assert_eq!(said, [1, 2, 4, 8, 16, 32, 64]);
+        assert_eq!(repeats.again("source MAXPOLL", clock.now()), Some(1), "another kind");
+        clock.advance(QUIET);
+        assert_eq!(repeats.again("tail MAXPOLL", clock.now()), Some(1));
+        for kind in 0..1_000 {
+            repeats.again(&kind.to_string(), clock.now());
+        }
+        assert!(repeats.0.len() <= KINDS + 1, "{}", repeats.0.len());
+    }
+
+    #[test]
+    fn clones_share_what_was_seen() {
+        let reach = Reach::new(Clock::manual(0));
+        reach.failed("connection refused");
+        assert_eq!(reach.why(), None, "one connection is not all");
+        reach.clone().lost("kafka:9092");
+        assert_eq!(reach.why().as_deref(), Some("connection refused"));
+        reach.answered("kafka:9092");
+        assert!(!reach.is_away());
+    }
+}

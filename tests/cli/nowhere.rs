@@ -1,0 +1,60 @@
+//! Nobody listens where Kafka should be: said at once in a line, not flooded, and not for ever.
+
+use stillwell_tests::{Running, free_port, scratch, stillwell};
+
+use crate::serving::{LONG, configure};
+
+/// Port 1 of this machine, where nobody listens.
+const NOWHERE: &str = "127.0.0.1:1";
+const SAID: &str = "Kafka at 127.0.0.1:1 is not reachable; it is waited for";
+
+#[test]
+fn an_outage_is_one_line_at_once_and_one_error_at_the_end() {
+    let dir = scratch();
+    let config = configure(dir.path(), "shop", "products", NOWHERE, free_port());
+    let commands: [&[&str]; 4] = [
+        &["check", "--connect", "-c", &config],
+        &["versions", "list", "shop", "-c", &config],
+        &["dlq", "list", "shop", "-c", &config],
+        &["bench", "ingest", "--bootstrap-servers", NOWHERE],
+    ];
+    let running: Vec<Running> =
+        commands.iter().map(|arguments| Running::start(&mut stillwell(*arguments))).collect();
+    for (arguments, mut process) in commands.iter().zip(running) {
+        process.wait_for_text(SAID, LONG);
+        let before = process.stderr();
+        assert!(!before.contains("error: "), "{arguments:?} said it at its end only:\n{before}");
+        let ended = process.wait(LONG).expect_code(69);
+        assert_eq!(ended.stderr.matches(SAID).count(), 1, "{arguments:?}:\n{}", ended.stderr);
+        assert_eq!(ended.stderr.matches("error: ").count(), 1, "{arguments:?}:\n{}", ended.stderr);
+        assert!(ended.stderr.contains("no broker can be reached: "), "{arguments:?}:\n{}", ended.stderr);
+        assert!(!ended.stderr.contains("librdkafka: "), "{arguments:?}:\n{}", ended.stderr);
+        assert!(ended.stderr.lines().count() <= 5, "{arguments:?}:\n{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_process_that_waits_says_so_and_is_not_flooded() {
+    let dir = scratch();
+    let config = configure(dir.path(), "shop", "products", NOWHERE, free_port());
+    let mut process = Running::start(&mut stillwell(["run", "-c", &config]));
+    process.wait_for_text(SAID, LONG);
+    // By then every client has tried for ten seconds, some forty times in each.
+    process.wait_for_text("announcements cannot be read", LONG);
+    let said = process.stop(LONG).expect_code(0).stderr;
+    assert_eq!(said.matches(SAID).count(), 1, "{said}");
+    assert!(!said.contains("librdkafka: ") && said.lines().count() < 25, "{said}");
+}
+
+#[test]
+fn a_check_leaves_nothing_behind() {
+    let dir = scratch();
+    let config = configure(dir.path(), "shop", "products", NOWHERE, free_port());
+    let ended =
+        Running::start(&mut stillwell(["check", "--connect", "-c", &config])).wait(LONG).expect_code(69);
+    assert!(ended.stdout.contains("a blob can be put, listed, read and deleted"), "{}", ended.stdout);
+    let mut left: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["product.avsc", "stillwell.toml"]);
+}
