@@ -222,21 +222,13 @@ mod tests {
         assert!(!Progress::of(&committed(&holes), 0).is_open(offset));
     }
 
+    /// Made once, by other code, of what is said above.
     fn golden() -> std::path::PathBuf {
         [env!("CARGO_MANIFEST_DIR"), "..", "tests", "golden", "left", "v1", "note.txt"].iter().collect()
     }
 
     fn sample() -> Progress {
         Progress { next: 5_000, old: [(900, 1_000)].into(), left: vec![(5, 7), (300, 301)], handled: 899 }
-    }
-
-    /// Writes the golden file where it is missing, and never again: what is committed for groups cannot be either.
-    #[test]
-    #[ignore = "wrote the golden file, once"]
-    fn write_it() {
-        assert!(!golden().exists(), "golden files are never written again");
-        std::fs::create_dir_all(golden().parent().unwrap()).unwrap();
-        std::fs::write(golden(), sample().note()).unwrap();
     }
 
     #[test]

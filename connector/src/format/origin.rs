@@ -146,6 +146,7 @@ mod tests {
         assert_eq!(Origin::parse(&[0; LEN]), None);
     }
 
+    /// Made once, by other code, of the layout as it is drawn above.
     fn golden() -> std::path::PathBuf {
         [env!("CARGO_MANIFEST_DIR"), "..", "tests", "golden", "origin", "v1", "origin.bin"].iter().collect()
     }
@@ -154,15 +155,6 @@ mod tests {
         let schema = r#"{"type": "record", "name": "A", "fields": [{"name": "id", "type": "string"}]}"#;
         let fields = KeyRule::Fields(vec!["id".into()]);
         Origin::of((TopicId([7; 16]), "a.announcements"), &Schema::parse(schema).unwrap(), &json(), &fields)
-    }
-
-    /// Writes the golden file where it is missing, and never again: what lies in logs cannot be either.
-    #[test]
-    #[ignore = "wrote the golden file, once"]
-    fn write_it() {
-        assert!(!golden().exists(), "golden files are never written again");
-        std::fs::create_dir_all(golden().parent().unwrap()).unwrap();
-        std::fs::write(golden(), sample().encode()).unwrap();
     }
 
     #[test]

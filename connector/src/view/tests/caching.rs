@@ -172,26 +172,10 @@ fn the_last_announcement_is_remembered_whole_or_not_at_all() {
     }
 }
 
+/// Made once, by other code, of the layout as docs/formats.md has it.
 fn golden(version: u32) -> std::path::PathBuf {
     let version = format!("v{version}");
     [env!("CARGO_MANIFEST_DIR"), "..", "tests", "golden", "note", &version, "current"].iter().collect()
-}
-
-/// Writes the golden notes where they are missing, and never again: what lies in caches cannot be either.
-#[test]
-#[ignore = "wrote the golden files, once"]
-fn write_them() {
-    let world = World::new();
-    let identity = Identity { topic_id: TopicId([0xa7; 16]), ..world.identity.clone() };
-    world.cache.save_current(&identity, b"an announcement").unwrap();
-    let second = fs::read(world.dir.path().join("products/current-0")).unwrap();
-    // All that the first format had not was what it began with.
-    let first = second[8..].to_vec();
-    for (version, bytes) in [(1, first), (2, second)] {
-        assert!(!golden(version).exists(), "golden files are never written again");
-        fs::create_dir_all(golden(version).parent().unwrap()).unwrap();
-        fs::write(golden(version), bytes).unwrap();
-    }
 }
 
 #[test]
