@@ -77,6 +77,9 @@ instance_id = "shop-1"
 bootstrap_servers = "localhost:9092"
 [kafka.properties]
 "security.protocol" = "SASL_SSL"
+"sasl.mechanisms" = "PLAIN"
+"sasl.username" = "shop"
+"sasl.password" = "hush"
 [schema_registry]
 url = "http://localhost:8081"
 [storage]

@@ -92,7 +92,7 @@ impl Context {
         let role = self.role;
         tracing::debug!(role, "kafka: {reason}");
         let kind = match code {
-            Code::AllBrokersDown => return self.reach.lost(&self.servers),
+            Code::AllBrokersDown => return self.lost(),
             Code::BrokerTransportFailure | Code::Resolve => {
                 self.reach.failed(reason);
                 // Of a name that brokers were to be found by, or of no broker in particular, it is no news as long as
@@ -111,6 +111,11 @@ impl Context {
         if let Some(times) = self.reach.again(&kind) {
             tracing::warn!(role, times, "kafka: {reason}");
         }
+    }
+
+    /// This client has no broker left.
+    pub(super) fn lost(&self) {
+        self.reach.lost(&self.servers);
     }
 
     /// Kafka has answered this client.

@@ -292,9 +292,11 @@ fn serve(main: &Queue, client: &Client<Context>, news: bool, mut trouble: impl F
                     }
                 }
                 rd::RD_KAFKA_EVENT_STATS => context.statistics(text(rd::rd_kafka_event_stats(event))),
-                rd::RD_KAFKA_EVENT_ERROR if news => {
+                rd::RD_KAFKA_EVENT_ERROR => {
                     let (code, words) = (event_code(event), text(rd::rd_kafka_event_error_string(event)));
-                    context.trouble(code_of(code), words);
+                    if news {
+                        context.trouble(code_of(code), words);
+                    }
                     trouble(code, words);
                 }
                 _ => {}
@@ -305,12 +307,15 @@ fn serve(main: &Queue, client: &Client<Context>, news: bool, mut trouble: impl F
 }
 
 /// Serves the main queue of a client that rdkafka leaves unread: an admin client's log lines would pile up for ever.
-/// With `news`, errors count as of now; without, as of some time before, when nobody listened.
-pub(super) fn serve_unread(client: &Client<Context>, news: bool) {
+/// With `news`, errors count as of now; without, as of some time before, when nobody listened. Whether one of them was
+/// that no broker is left.
+pub(super) fn serve_unread(client: &Client<Context>, news: bool) -> bool {
+    let mut lost = false;
     // SAFETY: the client is live; the handle is a reference of its own.
     if let Some(main) = NonNull::new(unsafe { rd::rd_kafka_queue_get_main(client.native_ptr()) }) {
-        serve(&Queue(main), client, news, |_, _| {});
+        serve(&Queue(main), client, news, |code, _| lost |= code_of(code) == Code::AllBrokersDown);
     }
+    lost
 }
 
 fn level_of(level: c_int) -> RDKafkaLogLevel {

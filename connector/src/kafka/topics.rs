@@ -23,6 +23,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// once, and not after the time that one request may take.
 const SERVE: Duration = Duration::from_millis(100);
 
+/// After so many of those a broker that is there would have been found again (`reconnect.backoff.max.ms`).
+const FOUND_AGAIN: u32 = 11;
+
 /// What a topic is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicInfo {
@@ -241,13 +244,19 @@ impl Admin {
     /// Waits for a request, and meanwhile hears what the client says.
     async fn heard<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let client = self.0.client.inner();
-        // Of what it said since the last request nobody knows when that was.
-        ids::serve_unread(client, false);
+        // Of what it said since the last request nobody knows when that was. That no broker is left it says once: it
+        // counts if there is no answer either by the time that finding the broker again may take.
+        let before = ids::serve_unread(client, false);
         let mut request = std::pin::pin!(request);
+        let mut waits = 0;
         let answer = loop {
             match tokio::time::timeout(SERVE, request.as_mut()).await {
                 Ok(answer) => break answer,
                 Err(_) => ids::serve_unread(client, true),
+            };
+            waits += 1;
+            if before && waits == FOUND_AGAIN {
+                client.context().lost();
             }
         };
         ids::serve_unread(client, answer.is_err());
