@@ -146,7 +146,6 @@ fn builder(
         constants,
         view.restate(about).expect("the same version"),
         false,
-        Turns::new(1 << 20),
         clock.clone(),
         metrics.clone(),
     )
@@ -166,7 +165,7 @@ async fn batch(dir: &std::path::Path, chunks: Vec<Chunk>, records: u64) -> (Vec<
     };
     let pace = Pace::new(Pacing::default(), clock.clone());
     let (out, mut batches_in) = mpsc::channel(1);
-    let batcher = Batcher::new(reader, pace, rules, clock, metrics, out);
+    let batcher = Batcher::new(reader, pace, rules, clock, metrics, Turns::new(1 << 20, false), out);
     let before = allocations();
     let appender = log.appender();
     let appending = tokio::task::spawn_blocking(move || {
