@@ -33,6 +33,7 @@ use stillwell::telemetry::ProducerMetrics;
 use stillwell::version::{Life, Shard};
 use stillwell::view::{About, Cache, Identity, View};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// A stage may take one allocation for so many records.
@@ -177,7 +178,8 @@ async fn batch(dir: &std::path::Path, chunks: Vec<Chunk>, records: u64) -> (Vec<
         }
     });
     let stop = CancellationToken::new();
-    let batching = tokio::spawn(batcher.run(stop.clone()));
+    let mut batching = JoinSet::new();
+    batching.spawn(batcher.run(stop.clone()));
     let mut batches = Vec::new();
     let mut seen = 0;
     while seen < records {
@@ -188,7 +190,7 @@ async fn batch(dir: &std::path::Path, chunks: Vec<Chunk>, records: u64) -> (Vec<
     let counted = allocations() - before;
     stop.cancel();
     appending.await.expect("appended");
-    batching.await.expect("no panic").expect("it reads");
+    batching.join_next().await.expect("it runs").expect("no panic").expect("it reads");
     log.close().await.expect("it closes");
     (batches, counted)
 }
@@ -199,7 +201,8 @@ async fn build(builder: Builder, batches: Vec<Batch>) -> (u64, u64) {
     let (rebases, rebases_in) = mpsc::channel(1);
     let (out, mut built) = mpsc::channel::<Built>(1);
     let (settled, _) = oneshot::channel();
-    let building = tokio::spawn(builder.run(batches_in, rebases_in, out, settled, CancellationToken::new()));
+    let mut building = JoinSet::new();
+    building.spawn(builder.run(batches_in, rebases_in, out, settled, CancellationToken::new()));
     let half = batches.len() / 2;
     let (mut before, mut records) = (0, 0);
     for (number, batch) in batches.into_iter().enumerate() {
@@ -214,7 +217,7 @@ async fn build(builder: Builder, batches: Vec<Batch>) -> (u64, u64) {
     }
     let counted = allocations() - before;
     drop((send, rebases));
-    building.await.expect("no panic").expect("it builds");
+    building.join_next().await.expect("it runs").expect("no panic").expect("it builds");
     (counted, records)
 }
 
