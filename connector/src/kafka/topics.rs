@@ -66,7 +66,9 @@ impl Admin {
     pub fn new(options: &Options) -> Result<Admin, Error> {
         let doing = || format!("making the administrative client for {}", options.bootstrap_servers);
         // Nothing serves this client between calls, so its statistics would only pile up.
-        let config = configuration(options, &[], &[("statistics.interval.ms", "0")]);
+        // rdkafka asks for errors as events for its other clients only; without, they are log lines (8: errors, 4: lines).
+        let config =
+            configuration(options, &[], &[("statistics.interval.ms", "0"), ("enabled_events", "12")]);
         let client = config
             .create_with_context(Context::new("admin", options))
             .map_err(|error| Error::from_kafka(doing(), &error))?;
