@@ -155,12 +155,14 @@ impl Frames {
         }
         let mut at = start;
         let mut pending = std::mem::take(&mut self.pending);
-        while !pending.is_empty() && !piece.is_empty() {
-            let (now, later) = piece.split_at(self.lacking(&pending).min(piece.len()));
-            pending.extend_from_slice(now);
-            piece = later;
+        while !pending.is_empty() {
             match self.take(at, &pending, parts)? {
-                0 => {}
+                0 if piece.is_empty() => break,
+                0 => {
+                    let (now, later) = piece.split_at(self.lacking(&pending).min(piece.len()));
+                    pending.extend_from_slice(now);
+                    piece = later;
+                }
                 taken => {
                     at += taken as u64;
                     pending.drain(..taken);
