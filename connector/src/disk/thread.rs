@@ -30,7 +30,7 @@ const SOON_BYTES: u64 = 256 << 10;
 /// How close commits may follow one another.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// From the beginning of one to that of the next, unless [`SOON_BYTES`] wait or somebody waits for them.
+    /// From the beginning of one to that of the next, unless `SOON_BYTES` wait or somebody waits for them.
     pub apart: Duration,
     /// Time.
     pub clock: Clock,

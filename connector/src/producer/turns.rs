@@ -41,7 +41,7 @@ impl Turns {
     }
 }
 
-/// How long after a version the next one may be begun, for the sake of the chain: from [`CALM`] deltas on 5 ms, twice as
+/// How long after a version the next one may be begun, for the sake of the chain: from `CALM` deltas on 5 ms, twice as
 /// long for each 64 more. Else a dataset of small, quick versions would stand still whenever a snapshot of it takes longer
 /// than the chain can grow; so versions become fewer and larger for as long as that takes.
 pub fn breath(deltas: usize) -> Duration {

@@ -289,6 +289,62 @@ fn a_length_beyond_what_was_announced_takes_no_memory() {
     }
 }
 
+/// Output that takes so many bytes, and then fails.
+struct Small(usize);
+
+impl std::io::Write for Small {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn several_threads_unpack_many_batches_in_order_and_end_with_what_went_wrong() {
+    let schema = Schema::raw();
+    let entropy = crate::clock::Entropy::seeded(3);
+    let rows: Rows = (0..3_000u32)
+        .map(|number| {
+            let mut value = Vec::new();
+            // Blocks of many sizes, so that buffers go round between larger and smaller ones.
+            put_bytes(&mut value, &vec![number as u8; (entropy.next_u64() % 4_000) as usize]);
+            (number.to_be_bytes().to_vec(), (Stamp::default(), Some(value)))
+        })
+        .collect();
+    let plain = write(&header(Kind::Snapshot, &schema), &rows).1;
+    assert!(plain.len() > 5_000_000, "ten batches: {}", plain.len());
+    let mut stored = Vec::new();
+    compress(&plain, LEVEL, &mut stored).unwrap();
+    let most = (stored.len() as u64, plain.len() as u64);
+    for (workers, piece) in [(1, 1 << 16), (2, 1 << 16), (4, 1_000), (4, stored.len())] {
+        let pieces = || stored.chunks(piece);
+        let mut out = Vec::new();
+        let done = super::unpack::unpack_by(workers, pieces(), most.0, most.1, &mut out).unwrap();
+        assert!(out == plain, "{workers} workers, pieces of {piece}");
+        assert_eq!(
+            (done.checksum, done.plain_checksum),
+            (Checksum::of(&stored), Checksum::of(&plain)),
+            "{workers} workers"
+        );
+        let full = super::unpack::unpack_by(workers, pieces(), most.0, most.1, &mut Small(2_000_000));
+        let Err(Error::Io(full)) = full else { panic!("{full:?}") };
+        assert_eq!(
+            full.kind(),
+            std::io::ErrorKind::StorageFull,
+            "the reason, not that nobody writes any more"
+        );
+        let mut bad = stored.clone();
+        let at = bad.len() / 2;
+        bad[at..at + 200].fill(0xa5);
+        let bad = super::unpack::unpack_by(workers, bad.chunks(piece), most.0, most.1, &mut Vec::new());
+        assert!(bad.is_err_and(|error| matches!(error, Error::Malformed { .. } | Error::Short { .. })));
+    }
+}
+
 /// Another implementation reads both forms, values included.
 #[test]
 fn apache_avro_reads_both_forms() {

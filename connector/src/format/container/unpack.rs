@@ -352,8 +352,8 @@ struct Batch {
 }
 
 impl Batch {
-    fn unpack(&self, zstd: &mut bulk::Decompressor<'_>) -> Result<Vec<u8>, Error> {
-        let mut buffer = Vec::with_capacity(self.plain);
+    fn unpack(&self, zstd: &mut bulk::Decompressor<'_>, mut buffer: Vec<u8>) -> Result<Unpacking, Error> {
+        buffer.reserve(self.plain.saturating_sub(buffer.len()));
         let (mut from, mut to) = (0, 0);
         for &(at, frame, packed, size) in &self.blocks {
             let whole = self.bytes.get(from..from + frame + packed).unwrap_or_default();
@@ -362,18 +362,21 @@ impl Batch {
             to = decompress(zstd, &packed, &mut buffer, to)?;
             from += whole.len();
         }
-        Ok(buffer)
+        Ok((buffer, to))
     }
 }
+
+/// A buffer, and how much of it is of the batch: the rest is of one before it, and is neither written nor made zero again.
+type Unpacking = (Vec<u8>, usize);
 
 /// What is written next.
 enum Next {
     Ready(Vec<u8>),
     /// A worker has it in hand.
-    Coming(Receiver<Result<Vec<u8>, Error>>),
+    Coming(Receiver<Result<Unpacking, Error>>),
 }
 
-type Job = (Batch, SyncSender<Result<Vec<u8>, Error>>);
+type Job = (Batch, SyncSender<Result<Unpacking, Error>>);
 
 /// Hands blocks to workers, and to the writer the promise of what comes of them.
 struct Spread {
@@ -425,25 +428,33 @@ fn spread<P: AsRef<[u8]>, W: Write + Send>(
     let (jobs, work) = sync_channel::<Job>(workers);
     let (order, coming) = sync_channel(2 * workers);
     let work = Mutex::new(work);
+    // Buffers go round: a new one costs the zeroing of its pages.
+    let spare = Mutex::new(Vec::<Vec<u8>>::new());
     thread::scope(|scope| {
         for _ in 0..workers {
             let mut zstd = bulk::Decompressor::new()?;
-            let work = &work;
+            let (work, spare) = (&work, &spare);
             let next = move || work.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let buffer =
+                move || spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
             scope.spawn(move || {
                 while let Ok((batch, give)) = next() {
                     // Nobody there: the writer has ended.
-                    let _ = give.send(batch.unpack(&mut zstd));
+                    let _ = give.send(batch.unpack(&mut zstd, buffer()));
                 }
             });
         }
+        let spare = &spare;
         let writer = scope.spawn(move || {
             for next in coming {
-                let bytes = match next {
-                    Next::Ready(bytes) => bytes,
-                    Next::Coming(take) => take.recv().map_err(ended)??,
-                };
-                out.emit(&bytes)?;
+                match next {
+                    Next::Ready(bytes) => out.emit(&bytes)?,
+                    Next::Coming(take) => {
+                        let (buffer, length) = take.recv().map_err(ended)??;
+                        out.emit(buffer.get(..length).unwrap_or_default())?;
+                        spare.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+                    }
+                }
             }
             Ok(out.checksum)
         });
