@@ -1,6 +1,7 @@
 //! `stillwell check --connect`: whether what the configuration points at is there, and lets us in.
 //!
-//! Nothing is created but probes, which are removed again with the folders that they made; the log is looked at without its lock, since it may be in use.
+//! Nothing is created but probes, which are removed again with the folders that they made; the log is looked at without
+//! its lock, since it may be in use.
 
 use std::fs::{self, File};
 use std::io::Write as _;

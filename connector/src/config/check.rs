@@ -42,7 +42,7 @@ const IDLE: &[(&[&str], &str)] = &[
 /// Everything that is checked, with what was found.
 pub struct Check<'a> {
     pub(super) model: &'a Model,
-    effective: &'a Effective,
+    pub(super) effective: &'a Effective,
     wrong: &'a BTreeSet<Vec<String>>,
     datasets: &'a BTreeMap<String, Place>,
     /// What is wrong.

@@ -73,7 +73,9 @@ impl Check<'_> {
         if let Err(error) = properties::together(&options) {
             let mut what = error.to_string();
             for (name, value) in properties {
-                if secret::is_secret(&path(&["kafka", "properties", name])) && !value.is_empty() {
+                let at = path(&["kafka", "properties", name]);
+                let fetched = self.effective.0.get(&at).is_some_and(|(_, origin)| origin.via.is_some());
+                if (fetched || secret::is_secret(&at)) && !value.is_empty() {
                     what = what.replace(value.as_str(), secret::MASK);
                 }
             }

@@ -346,9 +346,14 @@ impl Follower {
         }
         let identity = view.identity().clone();
         self.recent.pass(std::mem::take(&mut self.opener.passed), announcement);
+        // Back to an older version: a start without Kafka must not show the one that was left. Where versions are judged,
+        // the one that is held is what the next are judged by, and what is gone back to: also after a kill.
+        let urgent = pinned || self.gate.judges();
+        self.noted.newest(&identity, encoded, urgent);
+        if urgent {
+            self.noted.if_due().await;
+        }
         self.publish(view, announcement, false, pinned);
-        // Back to an older version: a start without Kafka must not show the one that was left.
-        self.noted.newest(&identity, encoded, pinned);
         self.gate.taken();
         let metrics = &self.options.metrics;
         metrics.processed_versions_total.inc();

@@ -189,6 +189,11 @@ impl Gate {
         said
     }
 
+    /// Whether versions are judged at all.
+    pub fn judges(&self) -> bool {
+        !self.guards.is_empty()
+    }
+
     /// Tells that a version was taken, whoever decided it.
     pub fn taken(&self) {
         if !self.guards.is_empty() {

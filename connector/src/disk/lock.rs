@@ -29,14 +29,20 @@ impl DataDir {
     /// written; [`Error::Full`].
     pub fn take(dir: &Path) -> Result<DataDir, Error> {
         fs::create_dir_all(dir).map_err(|why| unusable(dir, why.to_string()))?;
-        take(&dir.join("lock"), dir).map(DataDir)
+        let mut held = take(&dir.join("lock"), dir)?;
+        // Whose it is, is for people to read: a full disk, which passes, must not keep a process from starting.
+        let _ = sign(&mut held);
+        Ok(DataDir(held))
     }
 }
 
 /// Takes `DIR.lock` of a log. RocksDB has a lock of its own inside; this one survives the directory's being put aside, is
 /// taken before anything is touched, and says who holds it.
 pub(super) fn lock(dir: &Path) -> Result<Held, Error> {
-    take(&beside(dir, "lock"), dir)
+    let path = beside(dir, "lock");
+    let mut held = take(&path, dir)?;
+    sign(&mut held).map_err(|why| unusable(dir, format!("{}: {why}", path.display())))?;
+    Ok(held)
 }
 
 /// A full disk is no mistake of the configuration: it passes.
@@ -64,9 +70,13 @@ fn take(path: &Path, dir: &Path) -> Result<Held, Error> {
         }
         Err(TryLockError::Error(why)) => return Err(unusable(why)),
     }
-    let mut held = Held(file);
-    held.0.set_len(0).and_then(|()| write!(held.0, "{}", std::process::id())).map_err(unusable)?;
-    Ok(held)
+    Ok(Held(file))
+}
+
+/// Writes who holds it.
+fn sign(held: &mut Held) -> std::io::Result<()> {
+    held.0.set_len(0)?;
+    write!(held.0, "{}", std::process::id())
 }
 
 #[cfg(test)]

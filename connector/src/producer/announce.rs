@@ -311,10 +311,12 @@ impl Announcer {
         }
         let sent = self.send(&mut run, &announcements, &carried);
         // What is built and stored meanwhile is there when this one is told.
-        self.kept = run.iter_mut().filter_map(Stored::take_turn).collect();
+        let before = self.kept.len();
+        self.kept.extend(run.iter_mut().filter_map(Stored::take_turn));
         match breath(carried.chain.deltas.len()) {
             Duration::ZERO => self.kept.clear(),
-            breath => self.kept_until = self.clock.now() + breath,
+            breath if self.kept.len() > before => self.kept_until = self.clock.now() + breath,
+            _ => {}
         }
         self.end(last_version, sent)?;
         self.passed(&mut run, "commit");

@@ -7,7 +7,8 @@
 //! A batch may end inside a chunk: its positions are exact to the record. While the builder is busy a batch that is
 //! due goes on growing to its limits, so that load makes versions larger rather than later; so does one that finds no
 //! place in the line to the announcer (`turns`). Without a `batch_timeout` a batch is due as soon as it holds anything,
-//! and that line alone decides how large it becomes. Where the memory is nearly all in use behind the log, a batch is due whatever it holds: nothing more could come to fill it.
+//! and that line alone decides how large it becomes. Where the memory is nearly all in use behind the log, a batch is due
+//! whatever it holds: nothing more could come to fill it.
 //!
 //! Owns: when a batch ends, and its positions. Does not own: what becomes of its records (`build`), the chunks'
 //! durability (`log`), the rate (`pace`).

@@ -1,4 +1,4 @@
-//! The log: what was received from Kafka, durable before anything is made of it.
+//! The log: what was received from Kafka, made durable while more is made of it, and kept until it is announced.
 //!
 //! ```text
 //!                 trimmed            handed on           ready        spilled         durable     appended
@@ -138,7 +138,7 @@ impl fmt::Debug for Options {
 /// What the log holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Bytes of chunks that are durable and not trimmed.
+    /// Bytes of chunks that are not trimmed: durable, or handed on while they become so.
     pub log_bytes: u64,
     /// Records in them.
     pub pending_records: u64,

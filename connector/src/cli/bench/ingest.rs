@@ -75,7 +75,7 @@ async fn round(topic: &Filled, records: u64, clock: &Clock) -> Result<f64> {
         if first.is_none() && metrics.records_total.get() > 0 {
             first = Some(clock.now());
         }
-        // Durable and not yet announced: all of them, since nothing is announced here.
+        // Durable: nothing is announced here, and without a reader nothing is handed on before it is.
         let durable = log.stats().pending_records;
         if durable >= records {
             break clock.now() - first.unwrap_or(begun);

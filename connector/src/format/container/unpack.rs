@@ -437,15 +437,15 @@ fn spread<P: AsRef<[u8]>, W: Write + Send>(
             let next = move || work.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let buffer =
                 move || spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-            scope.spawn(move || {
+            thread::Builder::new().spawn_scoped(scope, move || {
                 while let Ok((batch, give)) = next() {
                     // Nobody there: the writer has ended.
                     let _ = give.send(batch.unpack(&mut zstd, buffer()));
                 }
-            });
+            })?;
         }
         let spare = &spare;
-        let writer = scope.spawn(move || {
+        let writer = thread::Builder::new().spawn_scoped(scope, move || {
             for next in coming {
                 match next {
                     Next::Ready(bytes) => out.emit(&bytes)?,
@@ -457,7 +457,7 @@ fn spread<P: AsRef<[u8]>, W: Write + Send>(
                 }
             }
             Ok(out.checksum)
-        });
+        })?;
         let mut spread = Spread { batch: Batch::default(), jobs, order };
         let fed = pieces
             .into_iter()

@@ -1,4 +1,4 @@
-//! Reading: durable chunks in the order of appending, from memory or paged back.
+//! Reading: chunks in the order of appending, from memory (where they may not be durable yet) or paged back.
 
 use std::time::Instant;
 
