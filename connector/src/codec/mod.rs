@@ -159,10 +159,10 @@ impl Codec {
         value: Option<&'a [u8]>,
     ) -> Result<Decoded<'a>, Misfit> {
         let Some(value) = value else {
-            return Ok(Decoded { key: key.ok_or_else(|| no_key("a delete"))?, value: None });
+            return Ok(Decoded { key: key.ok_or_else(|| no_key("a delete", ""))?, value: None });
         };
         if self.fields.is_none() && key.is_none() {
-            return Err(no_key("the record"));
+            return Err(no_key("the record", r#"; `key = ["FIELD"]` makes it of fields"#));
         }
         let datum = match &mut self.reader {
             Reader::Json(json) => json.decode(value)?,
@@ -181,11 +181,11 @@ impl Codec {
 }
 
 #[cold]
-fn no_key(what: &str) -> Misfit {
+fn no_key(what: &str, hint: &str) -> Misfit {
     Misfit {
         stage: Stage::Key,
         class: "stillwell.codec.MissingKey",
-        message: format!("{what} has no Kafka key"),
+        message: format!("{what} has no Kafka key{hint}"),
     }
 }
 

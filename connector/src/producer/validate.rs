@@ -18,6 +18,8 @@ pub struct Validator {
     codec: Codec,
     letter: Vec<u8>,
     metrics: Arc<ProducerMetrics>,
+    /// Misfits so far.
+    misfits: u64,
 }
 
 impl Validator {
@@ -31,7 +33,7 @@ impl Validator {
         schema: Arc<Schema>,
         metrics: Arc<ProducerMetrics>,
     ) -> Result<Validator, codec::Error> {
-        Ok(Validator { codec: Codec::new(format, key, schema)?, letter: Vec::new(), metrics })
+        Ok(Validator { codec: Codec::new(format, key, schema)?, letter: Vec::new(), metrics, misfits: 0 })
     }
 
     /// Appends `message` to `chunk` under `slot`. What does not fit is told, too.
@@ -54,6 +56,14 @@ impl Validator {
             }
             Err(misfit) => {
                 self.metrics.dead_letters_total.with(&[&misfit.stage.to_string()]).inc();
+                self.misfits += 1;
+                // The first is news, and so is each doubling: a schema or key rule that is wrong has no other voice.
+                if self.misfits.is_power_of_two() {
+                    tracing::warn!(
+                        source = %source, offset, stage = %misfit.stage, class = misfit.class, so_far = self.misfits,
+                        "a record does not fit and becomes a dead letter; `stillwell dlq list` shows why"
+                    );
+                }
                 tracing::debug!(
                     source = %source, offset, stage = %misfit.stage, class = misfit.class, reason = %misfit.message,
                     "a record does not fit; it becomes a dead letter"
