@@ -1,7 +1,7 @@
 //! Properties of librdkafka's, asked of librdkafka itself: whether it knows them, and takes their values.
 //!
 //! Owns: asking, the names for a did-you-mean, words without the value, which may be a secret. Does not own: which
-//! properties are ours to set (`config/check`).
+//! properties are ours to set (`config/properties`).
 
 use std::fmt;
 
@@ -64,7 +64,7 @@ fn words(said: &str, value: &str) -> String {
 }
 
 /// Whether a producer and a consumer can be made with all properties together: what contradicts, files that are not
-/// there, mechanisms that this build does not have. Connects to nothing.
+/// there, mechanisms that this build does not have. Waits for no connection.
 ///
 /// # Errors
 /// [`Error::Options`] with librdkafka's words, which may quote values.

@@ -117,7 +117,7 @@ impl Reach {
     }
 
     /// A warning of this kind: how often there has been one, where it is to be said.
-    pub(super) fn again(&self, kind: &str) -> Option<u64> {
+    pub fn again(&self, kind: &str) -> Option<u64> {
         self.seen().warnings.again(kind, self.0.clock.now())
     }
 }

@@ -138,7 +138,6 @@ impl Supervisor {
         let mut ownership = Ownership::default();
         let mut backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
         let mut lives = JoinSet::new();
-        let mut troubles = 0u64;
         let mut running: Option<Running> = None;
         let mut release = None;
         let mut stopping = false;
@@ -160,7 +159,6 @@ impl Supervisor {
                         tracing::info!(dataset = options.dataset, "the shard is ours; taking over");
                         // Who is given a shard was answered by Kafka just now.
                         self.circuits.kafka.look_now();
-                        troubles = 0;
                         Event::Assigned
                     }
                     Some(kafka::Event::Revoked(revoked)) => {
@@ -177,10 +175,9 @@ impl Supervisor {
                     // it cannot, nothing follows and the arm above joins again.
                     Some(kafka::Event::Failed(error)) => {
                         // Each broker that is away is an event each time it is tried: said at doublings.
-                        troubles += 1;
-                        if troubles.is_power_of_two() {
-                            let dataset = &options.dataset;
-                            tracing::warn!(dataset, %error, times = troubles, "the group has trouble; going on");
+                        let dataset = &options.dataset;
+                        if let Some(times) = options.kafka.reach.again(&format!("group of {dataset}")) {
+                            tracing::warn!(dataset, %error, times, "the group has trouble; going on");
                         }
                         continue;
                     }
