@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -53,7 +54,12 @@ impl Edge {
 
     /// A runtime for commands that wait for the network.
     pub fn runtime(&self) -> Result<Runtime> {
-        let runtime = Builder::new_multi_thread().enable_all().thread_name("stillwell").build();
+        let runtime = Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("stillwell")
+            // A thread that has made a large thing keeps what others have freed of it until it is asked for more, or ends.
+            .thread_keep_alive(Duration::from_secs(1))
+            .build();
         runtime.map_err(|error| Error::because(ErrorKind::Unavailable, "cannot start threads", error))
     }
 }

@@ -24,7 +24,7 @@ use crate::schema::Schema;
 use crate::telemetry::ProducerMetrics;
 use crate::{Error, ErrorKind, Result};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 7;
 const DEADLINE: Duration = Duration::from_secs(600);
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {

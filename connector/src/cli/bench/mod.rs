@@ -108,8 +108,8 @@ impl Bench {
                 Some((output, lines)) => (output, lines),
                 None => return Ok(Answer::Yes),
             },
-            What::Read(settings) => (settings.output, read::run(&settings)?),
-            What::Refresh(settings) => (settings.output, refresh::run(&settings)?),
+            What::Read(settings) => (settings.output, read::run(&settings, &edge.runtime()?)?),
+            What::Refresh(settings) => (settings.output, refresh::run(&settings, &edge.runtime()?)?),
             What::Http(settings) => (settings.output, edge.runtime()?.block_on(http::run(&settings))?),
         };
         show(output, &lines)?;

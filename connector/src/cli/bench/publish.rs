@@ -12,7 +12,7 @@ use crate::producer::Producer;
 use crate::version::Version;
 use crate::{Error, ErrorKind, Result};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 const DEADLINE: Duration = Duration::from_secs(600);
 
 /// How records go through.

@@ -3,19 +3,23 @@
 use std::collections::HashMap;
 use std::hint::black_box;
 
-use super::made::{Made, failed, key};
+use tokio::runtime::Runtime;
+
+use super::made::{Made, key};
 use super::{Measured, Scratch, Settings, measured, quantile, timed};
 use crate::Result;
 use crate::clock::{Clock, Entropy};
-use crate::view::View;
+use crate::view::{Fetcher, View};
 
 type Map = HashMap<Vec<u8>, Vec<u8>>;
 
 const RUNS: usize = 7;
 const GETS: usize = 1_000_000;
+/// Deltas over the snapshot in `get_ns_25_deltas`, each of one record in a hundred: as many as lie between two snapshots of
+/// the default profile.
+const DELTAS: u64 = 25;
 
-pub(super) fn run(settings: &Settings) -> Result<Vec<Measured>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
+pub(super) fn run(settings: &Settings, runtime: &Runtime) -> Result<Vec<Measured>> {
     let clock = Clock::system();
     let entropy = Entropy::seeded(1);
     let scratch = Scratch::new("read")?;
@@ -24,6 +28,7 @@ pub(super) fn run(settings: &Settings) -> Result<Vec<Measured>> {
     let view = runtime.block_on(made.open(&made.cache))?;
     let wanted: Vec<Vec<u8>> =
         (0..GETS).map(|_| key(entropy.next_u64() % settings.records).into_bytes()).collect();
+    let overlaid = runtime.block_on(overlaid(&made, &view, settings.records / 100))?;
     let keys = anonymous_bytes();
     ours(&clock, &view, &wanted)?;
     // Without what the list of keys takes, which is the bench's own.
@@ -37,8 +42,10 @@ pub(super) fn run(settings: &Settings) -> Result<Vec<Measured>> {
     let map_bytes = anonymous_bytes().saturating_sub(filled) as f64;
 
     let (mut one, mut two, mut map_one, mut map_two) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut with_deltas = Vec::new();
     for _ in 0..RUNS {
         one.push(ours(&clock, &view, &wanted)?);
+        with_deltas.push(ours(&clock, &overlaid, &wanted)?);
         map_one.push(theirs(&clock, &map, &wanted));
         two.push(both(|| ours(&clock, &view, &wanted))?);
         map_two.push(both(|| Ok(theirs(&clock, &map, &wanted)))?);
@@ -49,6 +56,12 @@ pub(super) fn run(settings: &Settings) -> Result<Vec<Measured>> {
             "read",
             "get_ns",
             (quantile(&mut one, 0.5), "ns"),
+            ("std HashMap, ns", quantile(&mut map_one, 0.5)),
+        ),
+        measured(
+            "read",
+            "get_ns_25_deltas",
+            (quantile(&mut with_deltas, 0.5), "ns"),
             ("std HashMap, ns", quantile(&mut map_one, 0.5)),
         ),
         measured(
@@ -64,6 +77,17 @@ pub(super) fn run(settings: &Settings) -> Result<Vec<Measured>> {
             ("std HashMap, bytes", map_bytes / records),
         ),
     ])
+}
+
+/// `view` with [`DELTAS`] deltas of `changes` records over it, applied as a reader applies them.
+async fn overlaid(made: &Made, view: &View, changes: u64) -> Result<View> {
+    let fetcher = Fetcher::new(made.store.clone(), made.cache.clone());
+    let mut view = view.clone();
+    for version in 2..2 + DELTAS {
+        let (delta, bytes) = made.delta(version, changes.max(1))?;
+        view = fetcher.apply(&view, &delta, Some(bytes), made.about(version)).await?;
+    }
+    Ok(view)
 }
 
 fn ours(clock: &Clock, view: &View, keys: &[Vec<u8>]) -> Result<f64> {
