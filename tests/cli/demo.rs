@@ -104,6 +104,29 @@ fn it_ends_when_told_to_and_compares_all_the_same() {
     nothing_left(folder.path());
 }
 
+/// The thread that reads standard input waits for a line that never comes, and is not waited for.
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let (folder, clock) = (scratch(), stillwell::clock::Clock::system());
+    let schema = workspace().join("schemas/product.avsc").display().to_string();
+    let arguments = ["--input", "-", "--schema", &schema, "--key", "id"];
+    let mut seen = Vec::new();
+    // Of several: a busy machine may hold up any one, and without a record to wait for it may be faster than the signal.
+    while !seen.iter().any(|(code, took)| *code == 130 && *took < Duration::from_secs(4)) {
+        assert!(seen.len() < 5, "it used to take 5 s: {seen:?}");
+        let mut command = demo(folder.path(), &arguments);
+        let mut running = Running::start_with_stdin(command.stdin(Stdio::piped()));
+        running.wait_for_text("sending as fast as it is taken", DEADLINE);
+        running.signal("INT");
+        running.wait_for_text("once more to end at once", DEADLINE);
+        let told = clock.now();
+        running.signal("TERM");
+        let finished = running.wait(DEADLINE);
+        seen.push((finished.code(), clock.now() - told));
+        nothing_left(folder.path());
+    }
+}
+
 #[test]
 fn it_serves_what_it_shows() {
     let folder = scratch();

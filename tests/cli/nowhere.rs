@@ -1,6 +1,9 @@
 //! Nobody listens where Kafka should be: said at once in a line, not flooded, and not for ever.
 
-use stillwell_tests::{Running, free_port, scratch, stillwell};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+
+use stillwell_tests::{Running, free_port, scratch, stillwell, wait_until};
 
 use crate::serving::{LONG, configure};
 
@@ -56,4 +59,28 @@ fn a_check_leaves_nothing_behind() {
         std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["product.avsc", "stillwell.toml"]);
+}
+
+/// A request of which the rest never comes holds up a graceful end.
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let (dir, port) = (scratch(), free_port());
+    let config = configure(dir.path(), "shop", "products", NOWHERE, port);
+    let mut process =
+        Running::start(stillwell(["run", "-c", &config]).env("STILLWELL_HTTP__ADMIN_TOKEN", "s3cr3t"));
+    let mut stream = wait_until("it listens", LONG, || {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map_err(|error| error.to_string())
+    });
+    let head = "POST /admin/datasets/shop/replay HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer s3cr3t\r\n\
+                expect: 100-continue\r\ncontent-length: 2\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100", "it waits for the body");
+    process.signal("TERM");
+    process.wait_for_text("a second signal ends it at once", LONG);
+    process.signal("INT");
+    let ended = process.wait(LONG).expect_code(130);
+    assert!(ended.stderr.contains("stopped at once by a second signal"), "{}", ended.stderr);
 }

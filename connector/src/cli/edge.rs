@@ -21,7 +21,7 @@ pub enum Answer {
     Yes,
     /// Exit code 1: it worked, and the answer is no (a key is absent, a service is not healthy).
     No,
-    /// Exit code 130: told twice to end, it did, with nothing to say.
+    /// Exit code 130: told to end at once (Ctrl-C, or twice where the first is graceful), it did.
     Interrupted,
 }
 

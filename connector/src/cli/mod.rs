@@ -21,6 +21,7 @@ use crate::telemetry::log as logging;
 
 mod given;
 mod edge;
+mod signals;
 pub mod progress;
 pub mod table;
 pub mod run;
@@ -47,7 +48,7 @@ pub use given::Given;
 
 /// Exit code of a wrong command line (`EX_USAGE`).
 const USAGE: u8 = 64;
-/// Exit code of what Ctrl-C has ended, as shells have it: 128 and the signal.
+/// Exit code of what a signal has ended at once, as shells have it for Ctrl-C: 128 and the signal.
 const INTERRUPTED: u8 = 130;
 
 #[derive(Debug, Parser)]

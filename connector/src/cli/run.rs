@@ -1,12 +1,11 @@
 //! `stillwell run`: every configured dataset, until it is told to stop.
 
-use std::time::Duration;
-
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind};
 
 use super::edge::{Answer, Edge};
 use super::given::{Given, Side};
+use super::signals::{LEFT_BEHIND, Signals, listen};
 use crate::config::{Config, Role, Shared};
 use crate::disk::DataDir;
 use crate::failpoint;
@@ -15,12 +14,10 @@ use crate::http::{App, Listener};
 use crate::telemetry::Metrics;
 use crate::{Error, ErrorKind, Result};
 
-/// How long threads may still take that wait for a broker which does not answer: nothing depends on them any more.
-const LEFT_BEHIND: Duration = Duration::from_millis(200);
-
 /// Runs every configured dataset, writing and reading, and serves them over HTTP
 ///
-/// SIGTERM or SIGINT stops it gracefully, within consumer.graceful_shutdown_timeout; a second one at once.
+/// SIGTERM or SIGINT stops it gracefully, within consumer.graceful_shutdown_timeout; a second one at once, with exit code
+/// 130.
 #[derive(Debug, Args)]
 pub struct Run {
     #[command(flatten)]
@@ -38,13 +35,14 @@ impl Run {
         let runtime = edge.runtime()?;
         let outcome = runtime.block_on(serve(&config, role));
         runtime.shutdown_timeout(LEFT_BEHIND);
-        outcome.map(|()| Answer::Yes)
+        outcome
     }
 }
 
-async fn serve(config: &Config, role: Role) -> Result<()> {
+async fn serve(config: &Config, role: Role) -> Result<Answer> {
     // First of all, so that a signal during the start is not the default's sudden end.
     let mut signals = Signals::new()?;
+    let mut reload = listen(SignalKind::hangup())?;
     // Who writes has the data directory to itself, whichever datasets it writes. Readers share it, with each other and
     // with who writes: what they have in common is the cache, which is made for that.
     let _held = (role != Role::Consumer).then(|| hold(config)).transpose()?;
@@ -72,7 +70,7 @@ async fn serve(config: &Config, role: Role) -> Result<()> {
     );
     let mut host = tokio::select! {
         host = Host::start(parts, options) => host?,
-        () = signals.stop() => return Ok(()),
+        () = signals.stop() => return Ok(Answer::Yes),
     };
     if let Some(listener) = listener {
         let token = config.model().http.admin_token.as_ref();
@@ -80,19 +78,21 @@ async fn serve(config: &Config, role: Role) -> Result<()> {
         tracing::info!(address = %listener.address(), "listening for HTTP");
         host.front("HTTP", |stop| listener.serve(app.router(), stop));
     }
-    let ended = until_told(&mut host, &mut signals).await;
+    let ended = until_told(&mut host, &mut signals, &mut reload).await;
     let goodbye = tokio::select! {
         goodbye = host.shutdown() => goodbye,
         () = signals.stop() => {
             // What is durable stays so: records in the log, versions announced. Nothing else is promised.
-            let doing = "stopped at once by a second signal; what was logged and not announced waits in the log";
-            return Err(ended.unwrap_or_else(|| Error::new(ErrorKind::Closed, doing)));
+            tracing::warn!(
+                "stopped at once by a second signal; what was logged and not announced waits in the log"
+            );
+            return ended.map_or(Ok(Answer::Interrupted), Err);
         }
     };
     tell(&goodbye);
     match ended {
         Some(error) => Err(error),
-        None => goodbye.into_result(),
+        None => goodbye.into_result().map(|()| Answer::Yes),
     }
 }
 
@@ -106,18 +106,16 @@ fn hold(config: &Config) -> Result<DataDir> {
 }
 
 /// Runs until a signal, or until what has ended by itself takes the process with it: then its mistake.
-async fn until_told(host: &mut Host, signals: &mut Signals) -> Option<Error> {
+async fn until_told(host: &mut Host, signals: &mut Signals, reload: &mut Signal) -> Option<Error> {
     loop {
         tokio::select! {
-            told = signals.next() => match told {
-                Told::Stop => {
-                    tracing::info!("stopping; a second signal ends it at once");
-                    return None;
-                }
-                Told::Reload => tracing::warn!(
-                    "SIGHUP: reading the configuration again comes with a later release; restart to apply a change"
-                ),
-            },
+            () = signals.stop() => {
+                tracing::info!("stopping; a second signal ends it at once");
+                return None;
+            }
+            _ = reload.recv() => tracing::warn!(
+                "SIGHUP: reading the configuration again comes with a later release; restart to apply a change"
+            ),
             end = host.next_end() => {
                 if end.meaning == Meaning::ProcessEnds {
                     return Some(end.error);
@@ -147,46 +145,4 @@ fn tell(goodbye: &Goodbye) {
         }
     }
     tracing::info!("stopped");
-}
-
-/// What a signal says.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Stop,
-    Reload,
-}
-
-/// The signals that are listened to.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    reload: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Signals> {
-        let listen = |kind| {
-            signal(kind)
-                .map_err(|error| Error::because(ErrorKind::Internal, "cannot listen to signals", error))
-        };
-        Ok(Signals {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            reload: listen(SignalKind::hangup())?,
-        })
-    }
-
-    /// The next one. Cancel safe.
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.reload.recv() => Told::Reload,
-        }
-    }
-
-    /// The next one that says to stop, while there is nothing to reload. Cancel safe.
-    async fn stop(&mut self) {
-        while self.next().await != Told::Stop {}
-    }
 }

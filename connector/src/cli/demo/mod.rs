@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::edge::{Answer, Edge, NoInput, print};
+use super::signals::{LEFT_BEHIND, Signals};
 use crate::clock::{Clock, Entropy};
 use crate::demo::{self, Options, Progress, Report, Source};
 use crate::schema::Schema;
@@ -103,8 +103,8 @@ impl Demo {
         let rate = options.rate;
         let runtime = edge.runtime()?;
         let ended = runtime.block_on(watched(edge, source, options));
-        // Threads that wait for Kafka notice within a fraction of this; the input's may wait for ever.
-        runtime.shutdown_timeout(Duration::from_secs(5));
+        // By here all has been joined, unless it was ended at once; the input's thread may wait for ever.
+        runtime.shutdown_timeout(LEFT_BEHIND);
         let Some(report) = ended? else { return Ok(Answer::Interrupted) };
         let nothing_fits =
             lines && report.counts.records() > 0 && report.counts.misfits == report.counts.records();
@@ -156,35 +156,29 @@ fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Runs the demo, shows where it stands, and hands it the first Ctrl-C. `None`: there was a second one.
+/// Runs the demo, shows where it stands, and hands it the first signal. `None`: there was a second one.
 async fn watched(edge: &Edge, source: Source, options: Options) -> Result<Option<Report>> {
-    let no_signals = |error| Error::because(ErrorKind::Unavailable, "cannot listen for signals", error);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut signals = Signals::new()?;
     let mut show = show::Show::new(&edge.screen, &options);
     let (progress, mut seen) = watch::channel(Progress::default());
     let stop = CancellationToken::new();
     let running = demo::run(source, options, &progress, &stop);
     tokio::pin!(running);
     loop {
-        let told = tokio::select! {
+        tokio::select! {
             ended = &mut running => {
                 let failed = |error: demo::Error| Error::because(error.kind(), "the demo has failed", error);
                 return ended.map(Some).map_err(failed);
             }
-            Ok(()) = seen.changed() => {
-                show.draw(&seen.borrow_and_update());
-                false
+            Ok(()) = seen.changed() => show.draw(&seen.borrow_and_update()),
+            () = signals.stop() => {
+                if stop.is_cancelled() {
+                    show.say("ended at once: nothing was compared");
+                    return Ok(None);
+                }
+                show.say("ending: what was sent is awaited and compared; once more to end at once");
+                stop.cancel();
             }
-            _ = interrupt.recv() => true,
-            _ = terminate.recv() => true,
-        };
-        if told && stop.is_cancelled() {
-            return Ok(None);
-        }
-        if told {
-            show.say("ending: what was sent is awaited and compared; once more to end at once");
-            stop.cancel();
         }
     }
 }
