@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stillwell_tests::{Record, Running, Topic, bootstrap, free_port, scratch, stillwell, unique, wait_until};
 
-use crate::serving::{Answer, configure, request, until_ready};
+use crate::serving::{Answer, configure, get, request, until_ready};
 
 const LONG: Duration = Duration::from_secs(90);
 /// So many that one a second is under way for as long as some requests may take on a busy machine.
@@ -37,6 +37,7 @@ fn letters_are_listed_and_replayed_over_http() {
         COUNT => Ok(()),
         other => Err(format!("{other}")),
     });
+    assert_eq!(get(port, "/health").json()["datasets"][0]["dead_letters"], COUNT);
     assert_eq!(listed("?key=bad-1").len(), 1);
     assert_eq!(listed("?max=2").len(), 2);
     assert_eq!(listed("?stage=key").len(), 0);
@@ -69,6 +70,7 @@ fn letters_are_listed_and_replayed_over_http() {
         let again = listed.iter().filter(|letter| letter["replays"] == 1 && letter["failures"] == 2).count();
         if again == COUNT && listed.len() == COUNT { Ok(()) } else { Err(format!("{listed:?}")) }
     });
+    assert_eq!(get(port, "/health").json()["datasets"][0]["dead_letters"], 2 * COUNT);
 
     for (method, path, body) in [
         ("POST", replay.as_str(), "[]"),

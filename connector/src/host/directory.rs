@@ -159,6 +159,8 @@ pub struct Health {
     pub errors_last_minute: u64,
     /// Versions made readable; where nothing is read here, versions announced.
     pub processed_count: u64,
+    /// What became a dead letter since the start; see [`Dataset::dead_letters`].
+    pub dead_letters: u64,
     /// Bytes of memory that its versions take, apart from mapped files.
     pub memory_usage: u64,
     /// Bytes of files that its versions have mapped; the system may drop them from memory.
@@ -433,6 +435,7 @@ impl Dataset {
             error_count,
             errors_last_minute,
             processed_count: self.processed_count(),
+            dead_letters: self.dead_letters(),
             memory_usage,
             mapped_bytes,
             circuit,
@@ -472,6 +475,18 @@ impl Dataset {
             (None, Some(writer)) => writer.metrics.versions_total.get(),
             (None, None) => 0,
         }
+    }
+
+    /// What became a dead letter here since the start of the process, whatever the stage: records that do not fit, records
+    /// that were shed into letters, changes that a listener did not handle.
+    fn dead_letters(&self) -> u64 {
+        // Both sides count into one family: either one knows all.
+        let letters = match (&self.writer, &self.readable) {
+            (Some(writer), _) => writer.metrics.dead_letters_total.all(),
+            (None, Some(readable)) => readable.metrics.dead_letters_total.all(),
+            (None, None) => Vec::new(),
+        };
+        letters.iter().map(|letters| letters.get()).sum()
     }
 
     fn max_errors_per_minute(&self) -> u32 {

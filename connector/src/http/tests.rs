@@ -284,6 +284,7 @@ async fn health_says_what_it_is_asked_for() {
         ("status", json!("healthy")),
         ("version", json!(3)),
         ("error_count", json!(0)),
+        ("dead_letters", json!(0)),
         ("circuit", json!({"kafka_tail": "closed"})),
         ("lag", json!(0)),
         ("last_activity", Value::Null),
@@ -322,6 +323,18 @@ async fn too_many_errors_a_minute_are_unhealthy_until_the_minute_has_passed() {
     }
     let (status, health) = get_json(&app, "/health").await;
     assert_eq!((status.as_u16(), &health["datasets"][0]["error_count"]), (200, &json!(103)));
+}
+
+#[tokio::test]
+async fn dead_letters_are_counted_whatever_the_stage() {
+    let metrics = ConsumerMetrics::detached();
+    let side = ReadingSide::new(Reader::of(view(3, &[b"P-1"])), metrics.clone(), 2);
+    let directory = Directory::new([Dataset::new("products", Some(side), None)], Clock::manual(0));
+    let app = App::new(directory, Metrics::new(), Clock::manual(0));
+    metrics.dead_letters_total.with(&["listener"]).inc_by(3);
+    metrics.dead_letters_total.with(&["decode"]).inc();
+    let (_, health) = get_json(&app, "/health").await;
+    assert_eq!(health["datasets"][0]["dead_letters"], 4);
 }
 
 /// Sends `text` over a new connection, and returns it for more.
