@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stillwell_tests::{Record, Running, Topic, bootstrap, free_port, scratch, stillwell, unique, wait_until};
+use stillwell_tests::{
+    Record, Running, Topic, bootstrap, free_port, run, scratch, stillwell, unique, wait_until,
+};
 
 use crate::serving::{Answer, configure, get, request, until_ready};
 
@@ -72,7 +74,29 @@ fn letters_are_listed_and_replayed_over_http() {
     });
     assert_eq!(get(port, "/health").json()["datasets"][0]["dead_letters"], 2 * COUNT);
 
+    // A list shows what a replay of the same letters has made of them; that they have failed again is another letter.
+    let fates = |letters: &[Value]| letters.iter().map(|letter| letter["replay"].clone()).collect::<Vec<_>>();
+    assert_eq!(fates(&listed("")), vec![json!("waiting"); COUNT]);
+    let dlq = |arguments: &[&str]| {
+        let (verb, more) = arguments.split_first().unwrap();
+        run(stillwell(["dlq", verb, &name, "-c", &config]).args(more), LONG)
+    };
+    let one = ["--key", "bad-0"];
+    dlq(&[&["replay", "--fix", "exit 1"], &one[..]].concat()).expect_code(1);
+    assert_eq!(fates(&listed("?key=bad-0")), [json!("left")]);
+    dlq(&[&["replay", "--fix", r#"printf '{"id":"mended"}'"#], &one[..]].concat()).expect_code(0);
+    assert_eq!(fates(&listed("?key=bad-0")), [json!("handled")]);
+    let table = dlq(&[&["list"], &one[..]].concat()).expect_code(0).stdout;
+    assert!(table.lines().last().is_some_and(|line| line.contains("handled")), "{table}");
+
+    for command in ["list", "export", "replay"] {
+        let slip = dlq(&[command, "--stage", "decod"]).expect_code(64);
+        assert!(slip.stderr.contains("did you mean decode?"), "{}", slip.stderr);
+        assert_eq!(slip.stdout, "");
+    }
     for (method, path, body) in [
+        ("GET", format!("{letters}?stage=decod").as_str(), ""),
+        ("POST", replay.as_str(), r#"{"stage": ["decod"]}"#),
         ("POST", replay.as_str(), "[]"),
         ("POST", replay.as_str(), r#"{"fix": "rm -rf /"}"#),
         ("POST", replay.as_str(), r#"{"since": "yesterday"}"#),

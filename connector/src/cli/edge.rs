@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::Logging;
 use super::progress::Screen;
+use super::{Logging, USAGE};
 use crate::config::{Config, Error as Mistaken};
+use crate::host::letters::NoStage;
 use crate::telemetry::log::{self, Form, Handle, Level};
 use crate::{Error, ErrorKind, Result};
 
@@ -100,12 +101,13 @@ pub(super) fn is_broken_pipe(error: &Error) -> bool {
     unwritten_because(error) == Some(io::ErrorKind::BrokenPipe)
 }
 
-/// The exit code: by kind, save that output that cannot be written is an I/O error (`EX_IOERR`), and that a file that
-/// the command line names has a code of its own (`EX_NOINPUT`).
+/// The exit code: by kind, save that output that cannot be written is an I/O error (`EX_IOERR`), that a file that the
+/// command line names has a code of its own (`EX_NOINPUT`), and that a misspelt stage is a wrong command line.
 pub(super) fn exit_code(error: &Error) -> u8 {
     match error.source() {
         _ if unwritten_because(error).is_some() => 74,
         Some(source) if source.is::<NoInput>() => 66,
+        Some(source) if source.is::<NoStage>() => USAGE,
         _ => error.kind().exit_code(),
     }
 }

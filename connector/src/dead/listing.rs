@@ -5,12 +5,15 @@
 //! last of each key by compaction, but a letter's key is its record's, so that many records would share one line, and
 //! letters without key could not be written at all: docs/operations.md.)
 //!
-//! Owns: which letters are of one record. Does not own: reading them (`topic`), how a line looks (`cli/dlq`).
+//! Owns: which letters are of one record. Does not own: reading them (`topic`), what replays made of them (`fate`), how a line
+//! looks (`cli/dlq`).
 
 use std::collections::HashMap;
 
+use super::fate::{Fate, Replays};
 use super::found::{Found, Writer};
 use super::held::Place;
+
 use crate::format::letter::Elsewhere;
 
 /// A letter without its value and headers.
@@ -46,6 +49,8 @@ pub struct Line {
     pub value_bytes: Option<usize>,
     /// What of it lies in a blob.
     pub elsewhere: Elsewhere,
+    /// What replays have made of this letter; `None` where that is not known.
+    pub fate: Option<Fate>,
 }
 
 impl Line {
@@ -67,6 +72,7 @@ impl Line {
             failures: 1,
             value_bytes: found.raw.value.map(<[u8]>::len),
             elsewhere: found.elsewhere.clone(),
+            fate: None,
         }
     }
 }
@@ -80,6 +86,7 @@ pub struct Listing {
     /// Its line where it is meant, replays, failures; in the order of the last letters.
     rows: Vec<Option<Row>>,
     of: HashMap<Record, Vec<usize>>,
+    replays: Option<Replays>,
 }
 
 #[derive(Debug)]
@@ -90,6 +97,11 @@ struct Row {
 }
 
 impl Listing {
+    /// Has the lines say what replays have made of their letters.
+    pub fn knowing(&mut self, replays: Option<Replays>) {
+        self.replays = replays;
+    }
+
     /// Takes a letter, in the order of the topic. One that is not meant counts all the same: it may be the last of a
     /// record whose earlier ones are.
     pub fn take(&mut self, found: &Found<'_>, is_meant: bool) {
@@ -115,9 +127,12 @@ impl Listing {
 
     /// The lines, in the order of the topic.
     pub fn lines(self) -> impl Iterator<Item = Line> {
-        self.rows.into_iter().flatten().filter_map(|row| {
+        let Listing { rows, replays, .. } = self;
+        rows.into_iter().flatten().filter_map(move |row| {
             let failures = row.failures;
-            row.line.map(|line| Line { failures, ..line })
+            let line = row.line?;
+            let fate = replays.as_ref().map(|replays| replays.fate(line.partition, line.offset));
+            Some(Line { failures, fate, ..line })
         })
     }
 }

@@ -19,6 +19,7 @@ pub mod held;
 pub mod fix;
 pub mod stale;
 pub mod progress;
+pub mod fate;
 pub mod outcome;
 pub mod replay;
 pub mod text;

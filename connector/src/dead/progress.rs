@@ -10,13 +10,14 @@
 //! fails for one reason mostly fails in a row. The next run takes them first. A note has little room (Kafka's
 //! `offset.metadata.max.bytes`, 4,096): where it is full a replay ends, which is right then, for something else is wrong.
 //!
-//! Owns: both, and the note's form. Does not own: committing them (`replay`).
+//! Owns: both, and the note's form. Does not own: committing them (`replay`), showing them (`fate`).
 
 use std::collections::VecDeque;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::fate::Fate;
 use crate::kafka::Committed;
 
 /// What a note of ours begins with.
@@ -45,8 +46,17 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// As it was committed, in a partition that reaches from the first of `range` to the second. What was committed beyond
+    /// its end is of another topic of this name, which is no more: then this is a new one, and the answer true.
+    pub fn within(committed: &Committed, (low, end): (i64, i64)) -> (Progress, bool) {
+        match committed.offset.is_some_and(|offset| offset > end) {
+            true => (Progress::of(&Committed::default(), low), true),
+            false => (Progress::of(committed, low), false),
+        }
+    }
+
     /// As it was committed, in a partition that begins at `low`. A note that is not ours says nothing.
-    pub fn of(committed: &Committed, low: i64) -> Progress {
+    fn of(committed: &Committed, low: i64) -> Progress {
         let old = committed.note.strip_prefix(LEFT).and_then(decode).unwrap_or_default();
         let next = committed.offset.unwrap_or(low).max(low);
         let old = old.into_iter().filter(|(start, end)| *end > low && start < end && *end <= next);
@@ -62,6 +72,17 @@ impl Progress {
     /// Whether a letter is still to be decided. To be asked, as all else, in the order of offsets.
     pub fn is_open(&self, offset: i64) -> bool {
         offset >= self.next || self.old.iter().any(|(start, end)| (*start..*end).contains(&offset))
+    }
+
+    /// What became of a letter that is meant, before this run.
+    pub fn fate(&self, offset: i64) -> Fate {
+        if offset >= self.next {
+            Fate::Waiting
+        } else if self.is_open(offset) {
+            Fate::Left
+        } else {
+            Fate::Handled
+        }
     }
 
     /// A letter is replayed or dropped, or was before.
@@ -196,6 +217,15 @@ mod tests {
         // Retention has taken one of them since.
         assert_eq!(Progress::of(&committed(&first), 6).start(), 6);
         assert_eq!(Progress::of(&committed(&first), 20).position(), (20, String::new()));
+    }
+
+    #[test]
+    fn what_was_committed_of_a_topic_that_is_no_more_says_nothing() {
+        let committed = Committed { offset: Some(7), note: String::new() };
+        let (progress, anew) = Progress::within(&committed, (0, 7));
+        assert_eq!((progress.start(), anew), (7, false));
+        let (progress, anew) = Progress::within(&committed, (2, 6));
+        assert_eq!((progress.start(), progress.fate(5), anew), (2, Fate::Waiting, true));
     }
 
     #[test]

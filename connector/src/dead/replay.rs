@@ -198,15 +198,15 @@ impl<'a> Replay<'a> {
         let committed = group
             .committed(&topic.name, topic.partitions())
             .map_err(failed("asking how far replays came"))?;
-        let progress = committed.iter().zip(&topic.ranges).map(|(committed, (low, end))| {
-            if committed.offset.is_some_and(|offset| offset > *end) {
+        let progress = committed.iter().zip(&topic.ranges).map(|(committed, range)| {
+            let (progress, anew) = Progress::within(committed, *range);
+            if anew {
                 tracing::warn!(
                     topic = topic.name,
                     "the topic was made anew since the last replay, which began again"
                 );
-                return Progress::of(&kafka::Committed::default(), *low);
             }
-            Progress::of(committed, *low)
+            progress
         });
         let progress = progress.collect();
         let keys = Keys::new(&options.format, &options.key, &options.schema)?;

@@ -10,6 +10,29 @@ use super::found::{Found, Writer};
 use crate::codec::Stage;
 use crate::version::Checksum;
 
+/// Stages of our letters and of Kafka Connect's (`org.apache.kafka.connect.runtime.errors.Stage`).
+pub const STAGES: [&str; 19] = [
+    "decode",
+    "validate",
+    "key",
+    "shed",
+    "listener",
+    "webhook",
+    "PRODUCE",
+    "CONSUME",
+    "CLOSE",
+    "TRANSFORMATION",
+    "TASK_START",
+    "TASK_POLL",
+    "TASK_PUT",
+    "TASK_CLOSE",
+    "KAFKA_PRODUCE",
+    "KAFKA_CONSUME",
+    "KEY_CONVERTER",
+    "VALUE_CONVERTER",
+    "HEADER_CONVERTER",
+];
+
 /// What is asked for; by default all of a dataset's letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
@@ -61,6 +84,12 @@ impl Selection {
         let early = self.since.is_some_and(|since| found.failed_at < since);
         let late = self.until.is_some_and(|until| found.failed_at > until);
         if early || late { Verdict::NotNow } else { Verdict::Meant }
+    }
+
+    /// Stages that are asked for and that neither we nor Kafka Connect name: a slip, or somebody else's.
+    pub fn strange_stages(&self) -> impl Iterator<Item = &str> {
+        let is_known = |stage: &str| STAGES.iter().any(|known| known.eq_ignore_ascii_case(stage));
+        self.stages.iter().map(String::as_str).filter(move |stage| !is_known(stage))
     }
 
     /// The consumer group that keeps the progress of replaying these: one for all letters of a dataset, and one more for
@@ -125,7 +154,8 @@ impl When {
     }
 }
 
-fn is_stage(wanted: &str, stage: &str) -> bool {
+/// Whether a letter's stage is the one that is wanted, by whichever of its names.
+pub fn is_stage(wanted: &str, stage: &str) -> bool {
     connects(wanted).eq_ignore_ascii_case(stage)
 }
 
@@ -196,6 +226,16 @@ mod tests {
             Other,
             "no key is not the empty one"
         );
+    }
+
+    #[test]
+    fn a_stage_of_nobodys_is_strange() {
+        let stages = ["decode", "Value_Converter", "TASK_PUT", "webhook", "decod", "their-own"];
+        let selection = Selection { stages: stages.map(str::to_owned).to_vec(), ..Selection::default() };
+        assert_eq!(selection.strange_stages().collect::<Vec<_>>(), ["decod", "their-own"]);
+        for stage in Stage::ALL {
+            assert!(STAGES.contains(&stage.label()) && STAGES.contains(&stage.connect()), "{stage}");
+        }
     }
 
     #[test]

@@ -52,6 +52,7 @@ pub fn line(letters: &str, line: &Line) -> Value {
         "source": place(line.source.as_ref()),
         "timestamp": rfc3339(line.timestamp),
         "replays": line.replays,
+        "replay": line.fate,
         "failures": line.failures,
         "value_bytes": line.value_bytes,
         "blob": blob,

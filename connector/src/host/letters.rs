@@ -6,6 +6,7 @@
 //!
 //! Owns: the replay's task, and what it has done so far. Does not own: the replay itself (`dead`), routes (`http`).
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -14,11 +15,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::directory::rfc3339;
+use crate::config::mistakes::nearest;
+use crate::dead::fate::Replays;
 use crate::dead::found::Found;
 use crate::dead::listing::{Line, Listing};
 use crate::dead::outcome::Told;
 use crate::dead::replay::{self, Asked, Options};
-use crate::dead::select::{Selection, Verdict};
+use crate::dead::select::{STAGES, Selection, Verdict, is_stage};
 use crate::dead::topic::Topic;
 use crate::dead::{self, text};
 use crate::kafka::Admin;
@@ -55,6 +58,28 @@ pub fn options(of: &producer::Options) -> Options {
         store: of.store.clone(),
         clock: of.clock.clone(),
     }
+}
+
+/// A stage that was asked for, and that nobody knows.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NoStage(String);
+
+/// Refuses a selection by a stage that is none of ours or Kafka Connect's, and of no letter in the topic either: it would
+/// select nothing, and say nothing. `seen` are the stages in the topic.
+///
+/// # Errors
+/// [`ErrorKind::Rejected`], caused by [`NoStage`].
+pub fn known_stages(selection: &Selection, letters: &str, seen: &BTreeSet<String>) -> Result<()> {
+    let strange = selection.strange_stages().find(|stage| !seen.iter().any(|seen| is_stage(stage, seen)));
+    let Some(stage) = strange else { return Ok(()) };
+    let theirs = seen.iter().map(String::as_str).filter(|seen| !seen.is_empty() && !STAGES.contains(seen));
+    let all: Vec<&str> = STAGES.into_iter().chain(theirs).collect();
+    let said = match nearest(stage, all.iter().copied()) {
+        Some(near) => format!("did you mean {near}? No letter in {letters} has failed at it"),
+        None => format!("no letter in {letters} has failed at it; stages are {}", all.join(", ")),
+    };
+    Err(Error::because(ErrorKind::Rejected, format!("stage {stage:?}"), NoStage(said)))
 }
 
 /// A replay, under way or ended.
@@ -108,8 +133,28 @@ impl Letters {
     /// The last letter of each record that is meant, the first `most` of them.
     ///
     /// # Errors
-    /// Kafka's; [`ErrorKind::Rejected`] where there is no such topic.
+    /// Kafka's; [`ErrorKind::Rejected`] where there is no such topic, or nobody knows such a stage.
     pub async fn list(&self, selection: Selection, most: usize) -> Result<Vec<Line>> {
+        let wanted = selection.clone();
+        let (lines, seen) = self.read(selection, most).await?;
+        known_stages(&wanted, &self.0.options.letters, &seen)?;
+        Ok(lines)
+    }
+
+    /// Refuses a selection that cannot select anything; reads the topic only where a stage is asked for that may be
+    /// somebody else's.
+    ///
+    /// # Errors
+    /// As [`Letters::list`].
+    pub async fn check(&self, selection: &Selection) -> Result<()> {
+        match selection.strange_stages().next() {
+            None => Ok(()),
+            Some(_) => self.list(selection.clone(), 0).await.map(|_| ()),
+        }
+    }
+
+    /// The lines, and all stages in the topic.
+    async fn read(&self, selection: Selection, most: usize) -> Result<(Vec<Line>, BTreeSet<String>)> {
         let stop = self.0.stop.child_token();
         // Whoever asked and went away does not want it read to its end.
         let _stopped_on_drop = stop.clone().drop_guard();
@@ -119,7 +164,8 @@ impl Letters {
             let admin = Admin::new(&options.kafka).map_err(failed)?;
             let topic = Topic::look(&admin, &options.letters)?;
             let group = format!("stillwell.{}", options.dataset);
-            let mut listing = Listing::default();
+            let (mut listing, mut seen) = (Listing::default(), BTreeSet::new());
+            listing.knowing(Replays::look(&options.kafka, &selection, &topic)?);
             dead::topic::each(
                 &options.kafka,
                 &group,
@@ -129,9 +175,12 @@ impl Letters {
                 |found: Found<'_>| {
                     let is_meant = selection.judge(&found) == Verdict::Meant;
                     listing.take(&found, is_meant);
+                    if !seen.contains(found.stage) {
+                        seen.insert(found.stage.to_owned());
+                    }
                 },
             )?;
-            Ok::<_, dead::Error>(listing.lines().take(most).collect())
+            Ok::<_, dead::Error>((listing.lines().take(most).collect(), seen))
         });
         let listed = listed
             .await
@@ -229,4 +278,26 @@ impl Letters {
 
 fn failed(letters: &str, error: dead::Error) -> Error {
     Error::because(error.kind(), format!("dead letters in {letters}"), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_of_which_nobody_knows_is_refused_and_somebody_elses_is_not() {
+        let seen: BTreeSet<String> = ["VALUE_CONVERTER", "", "their-own"].map(str::to_owned).into();
+        let asked = |stage: &str| {
+            let selection = Selection { stages: vec![stage.to_owned()], ..Selection::default() };
+            known_stages(&selection, "products.dlq", &seen).map_err(|error| error.chain())
+        };
+        for known in ["decode", "task_poll", "their-own", "Their-Own"] {
+            assert_eq!(asked(known), Ok(()), "{known}");
+        }
+        let said = asked("decod").unwrap_err();
+        assert_eq!(said, "stage \"decod\": did you mean decode? No letter in products.dlq has failed at it");
+        assert!(asked("theirown").unwrap_err().contains("did you mean their-own?"));
+        let said = asked("xyzzy").unwrap_err();
+        assert!(said.contains("stages are decode, validate") && said.contains("their-own"), "{said}");
+    }
 }

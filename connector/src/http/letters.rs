@@ -125,6 +125,7 @@ async fn begun(app: &App, request: Request) -> Result<Response, Problem> {
         force: wanted.force,
         fix: None,
     };
+    letters.check(&asked.selection).await.map_err(|error| Problem::of(error.kind(), error.chain()))?;
     match letters.begin(asked) {
         Ok(report) => Ok((StatusCode::ACCEPTED, Json(json!({ "replay": report }))).into_response()),
         Err(error) => Err(Problem::of(ErrorKind::Rejected, error.chain())),

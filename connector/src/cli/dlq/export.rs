@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tokio::runtime::Handle;
 
-use super::{Answer, Edge, Which, Whose, go_on, read};
+use super::{Answer, Edge, Which, Whose, at_once, go_on, read};
 use crate::dead::held::Held;
 use crate::dead::select::Verdict;
 use crate::dead::text;
@@ -41,7 +41,7 @@ struct Writing {
 impl Export {
     pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
         let options = self.whose.load(edge)?;
-        let selection = self.which.selection(&options)?;
+        let Some(selection) = self.which.selection(edge, &options)? else { return Ok(Answer::Interrupted) };
         let out: Box<dyn Write + Send> = match &self.to {
             None => Box::new(io::stdout()),
             Some(path) => Box::new(File::create_new(path).map_err(|error| {
@@ -52,7 +52,7 @@ impl Export {
         let writing =
             Writing { out: Box::new(BufWriter::with_capacity(1 << 16, out)), count: 0, failed: None };
         let (most, given) = (self.max.unwrap_or(u64::MAX), options.clone());
-        let written = read(edge, &options, None, writing, move |writing, found| {
+        let written = read(edge, &options, None, writing, at_once, move |writing, found| {
             if selection.judge(&found) != Verdict::Meant {
                 return go_on();
             }

@@ -7,9 +7,11 @@ use super::{Answer, Edge, Which, Whose, go_on, read, shown_key, shown_place};
 use crate::Result;
 use crate::cli::edge::print;
 use crate::cli::table::{self, Column, Output};
+use crate::dead::fate::{Fate, Replays};
 use crate::dead::listing::{Line, Listing};
 use crate::dead::select::Verdict;
 use crate::dead::text;
+use crate::dead::topic::Topic;
 use crate::host::directory::rfc3339;
 
 /// Lists dead letters, the last one of each record, in the order of the topic
@@ -30,8 +32,13 @@ pub(super) struct List {
 impl List {
     pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
         let options = self.whose.load(edge)?;
-        let selection = self.which.selection(&options)?;
-        let listing = read(edge, &options, None, Listing::default(), move |listing, found| {
+        let Some(selection) = self.which.selection(edge, &options)? else { return Ok(Answer::Interrupted) };
+        let (kafka, of) = (options.kafka.clone(), selection.clone());
+        let begin = move |listing: &mut Listing, topic: &Topic| {
+            listing.knowing(Replays::look(&kafka, &of, topic)?);
+            Ok(())
+        };
+        let listing = read(edge, &options, None, Listing::default(), begin, move |listing, found| {
             let is_meant = selection.judge(&found) == Verdict::Meant;
             listing.take(&found, is_meant);
             go_on()
@@ -49,7 +56,7 @@ impl List {
     }
 }
 
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 10] = [
     Column::Number("partition"),
     Column::Number("offset"),
     Column::Text("failed at"),
@@ -58,6 +65,7 @@ const COLUMNS: [Column; 9] = [
     Column::Text("key"),
     Column::Text("source"),
     Column::Number("replays"),
+    Column::Text("replay"),
     Column::Text("reason"),
 ];
 
@@ -72,6 +80,7 @@ fn row(line: &Line) -> Vec<String> {
         shown_key(line.key.as_deref()),
         shown_place(line.source.as_ref()),
         line.replays.to_string(),
+        line.fate.map_or("not known", Fate::name).to_owned(),
         line.message.clone(),
     ]
 }

@@ -2,6 +2,7 @@
 //!
 //! Runs beside the process that makes the versions, and needs neither its log nor its lock.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 
@@ -106,7 +107,11 @@ struct Which {
 }
 
 impl Which {
-    fn selection(&self, options: &Options) -> Result<Selection> {
+    /// What is asked for; `None`: interrupted while it was looked whether the topic has such a stage.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] for a key that is not base64, and for a stage of which nobody knows.
+    fn selection(&self, edge: &Edge, options: &Options) -> Result<Option<Selection>> {
         let key = |key: &String| match self.base64 {
             false => Ok(key.clone().into_bytes()),
             true => STANDARD.decode(key).map_err(|error| {
@@ -114,24 +119,35 @@ impl Which {
             }),
         };
         let now = options.clock.wall_ms();
-        Ok(Selection {
+        let selection = Selection {
             dataset: options.dataset.clone(),
             keys: self.key.iter().map(key).collect::<Result<_>>()?,
             stages: self.stage.clone(),
             errors: self.error.clone(),
             since: self.since.map(|when| when.ms(now)),
             until: self.until.map(|when| when.ms(now)),
-        })
+        };
+        if selection.strange_stages().next().is_none() {
+            return Ok(Some(selection));
+        }
+        let seen = read(edge, options, None, BTreeSet::new(), at_once, |seen, found| {
+            seen.insert(found.stage.to_owned());
+            go_on()
+        })?;
+        let Some(seen) = seen else { return Ok(None) };
+        letters::known_stages(&selection, &options.letters, &seen)?;
+        Ok(Some(selection))
     }
 }
 
 /// Reads the letters that are there now, from the beginning or from one offset of one partition on, on a thread of its
-/// own, until `each` breaks off or an interrupt does. `None`: interrupted.
+/// own, until `each` breaks off or an interrupt does; `begin` looks at their topic before. `None`: interrupted.
 fn read<T: Send + 'static>(
     edge: &Edge,
     options: &Options,
     only: Option<(i32, i64)>,
     mut state: T,
+    begin: impl FnOnce(&mut T, &Topic) -> Result<(), dead::Error> + Send + 'static,
     mut each: impl FnMut(&mut T, Found<'_>) -> Flow<()> + Send + 'static,
 ) -> Result<Option<T>> {
     let runtime = edge.runtime()?;
@@ -143,6 +159,7 @@ fn read<T: Send + 'static>(
         let admin =
             admin.map_err(|source| dead::Error::Kafka { doing: "making a client".to_owned(), source })?;
         let topic = Topic::look(&admin, &given.letters)?;
+        begin(&mut state, &topic)?;
         let group = format!("stillwell.{}", given.dataset);
         let ranges = topic.ranges.clone();
         let mut reader = Reader::new(&given.kafka, &group, topic, given.clock.clone(), stopped)?;
@@ -183,6 +200,11 @@ fn read<T: Send + 'static>(
 
 fn failed(letters: &str, error: dead::Error) -> Error {
     Error::because(error.kind(), format!("dead letters in {letters}"), error)
+}
+
+/// For who has nothing to look at before the letters.
+fn at_once<T>(_: &mut T, _: &Topic) -> Result<(), dead::Error> {
+    Ok(())
 }
 
 /// The answer of a reading: broken off, with its state, by what was found.

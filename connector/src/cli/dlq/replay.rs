@@ -65,8 +65,9 @@ impl Replay {
     pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
         let options = self.whose.load(edge)?;
         let _armed = failpoint::arm().map_err(|mistake| Error::new(ErrorKind::Config, mistake))?;
+        let Some(selection) = self.which.selection(edge, &options)? else { return Ok(Answer::Interrupted) };
         let asked = Asked {
-            selection: self.which.selection(&options)?,
+            selection,
             max: self.max,
             rate: self.rate,
             dry_run: self.dry_run,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::{Answer, Edge, Whose, failed, read, shown_key, shown_place};
+use super::{Answer, Edge, Whose, at_once, failed, read, shown_key, shown_place};
 use crate::cli::edge::print;
 use crate::cli::table::{self, Output};
 use crate::dead::found::Writer;
@@ -57,6 +57,7 @@ impl Show {
             &options,
             Some((partition, offset)),
             None::<(Held, Writer, String)>,
+            at_once,
             move |letter, found| {
                 if found.raw.offset == offset {
                     *letter = Some((Held::of(&found), found.writer, found.owner.to_owned()));
