@@ -19,6 +19,15 @@ impl fmt::Debug for Properties {
     }
 }
 
+/// Properties of SASL that say how somebody is asked, and nothing of who it is: what is looked at first where a login fails.
+const OPEN: [&str; 5] = [
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.kerberos.service.name",
+    "sasl.oauthbearer.method",
+    "sasl.oauthbearer.grant.type",
+];
+
 /// Whether the value at this path must never be shown. A value that came by `{ file = }` or `{ env = }` never is,
 /// whatever its path: who fetches a value from outside the file has a reason.
 pub fn is_secret(path: &[String]) -> bool {
@@ -31,6 +40,9 @@ pub fn is_secret(path: &[String]) -> bool {
         return true;
     }
     let name = name.to_ascii_lowercase();
+    if OPEN.contains(&name.as_str()) {
+        return false;
+    }
     ["password", "secret", "token"].iter().any(|word| name.contains(word))
         || ["sasl.", "ssl.key.", "ssl_key"].iter().any(|prefix| name.starts_with(prefix))
 }
@@ -57,7 +69,9 @@ mod tests {
         {
             assert!(is_secret(&path(secret)), "{secret}");
         }
-        for open in ["security.protocol", "ssl.ca.location", "max_batch_size"] {
+        for open in
+            ["security.protocol", "sasl.mechanism", "sasl.mechanisms", "ssl.ca.location", "max_batch_size"]
+        {
             assert!(!is_secret(&path(open)), "{open}");
         }
     }
