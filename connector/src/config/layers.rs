@@ -316,9 +316,46 @@ impl<'a> Reader<'a> {
                 (_, None) => {
                     let meant = tree::meant(node, path);
                     self.unknown((context.place)(at), path, meant);
+                    if let Some(near) = tree::sibling(node, name.get_ref()) {
+                        path.pop();
+                        path.push(near.to_owned());
+                        let is_given = table.keys().any(|key| key.get_ref() == near);
+                        self.as_meant(layer, node, path, is_given, at, value, context);
+                    }
                 }
             }
             path.pop();
+        }
+    }
+
+    /// What stands in a misspelt section is read as if it were the one that was meant, and of a misspelt key it is not said
+    /// that it is missing: one slip hides no other mistake, and makes none. Where the right one `is_given` as well, its
+    /// values are those that count.
+    #[expect(clippy::too_many_arguments, reason = "as for every value, and whether it is there twice")]
+    fn as_meant(
+        &mut self,
+        layer: &mut Layer,
+        parent: &'static Node,
+        path: &mut Vec<String>,
+        is_given: bool,
+        at: usize,
+        value: &Spanned<DeValue<'_>>,
+        context: &Context<'_>,
+    ) {
+        let Some(node) = path.last().and_then(|name| parent.below(name)) else { return };
+        match (node, value.get_ref()) {
+            (Node::Leaf(_) | Node::Alias(_) | Node::Feature, _) if is_given => {}
+            (Node::Alias(target), _) => {
+                self.wrong.insert(spelled_out(path, target));
+            }
+            (Node::Leaf(_) | Node::Feature, _) => {
+                self.wrong.insert(path.clone());
+            }
+            (_, DeValue::Table(_)) if is_given => {
+                self.value(&mut Layer::new(layer.name), node, path, at, value, context);
+            }
+            (_, DeValue::Table(_)) => self.value(layer, node, path, at, value, context),
+            _ => {}
         }
     }
 

@@ -3,6 +3,8 @@ use std::time::Duration;
 use super::*;
 use crate::codec::KeyRule;
 
+mod slips;
+
 /// A folder with a schema, and a configuration file in it.
 struct Case {
     dir: tempfile::TempDir,
@@ -250,6 +252,7 @@ warp = true
         "stillwell.toml:18: producer.batching.max_batch_bytes: \"8 bananas\" cannot stand here: write a number with \
          its unit, as in \"8MB\", \"512MiB\" or \"10GB\"",
         "stillwell.toml:19: producr: unknown key; did you mean producer?",
+        "stillwell.toml:20: producer.pacing.x: unknown key",
         "stillwell.toml:22: consumer.poll_interval: is longer than max_backoff (5s)",
         "stillwell.toml:24: datasets.products.source.format: \"jsn\" is not one of avro, json, raw; did you mean \
          \"json\"?",

@@ -120,6 +120,12 @@ pub fn find(path: &str) -> Option<&'static Node> {
     path.split('.').try_fold(&*TREE, |node, name| node.below(name))
 }
 
+/// The key of a section that an unknown one in it was probably meant to be.
+pub fn sibling(parent: &Node, name: &str) -> Option<&'static str> {
+    let Node::Section(siblings) = parent else { return None };
+    nearest(name, siblings.keys().copied())
+}
+
 /// The path that an unknown key was probably meant to be: first among its siblings, then anywhere.
 pub fn meant(parent: &Node, path: &[String]) -> Option<String> {
     let (name, above) = path.split_last()?;
@@ -127,9 +133,7 @@ pub fn meant(parent: &Node, path: &[String]) -> Option<String> {
         let above = above.iter().map(String::as_str);
         show(&above.chain(names.iter().copied()).map(str::to_owned).collect::<Vec<_>>())
     };
-    if let Node::Section(siblings) = parent
-        && let Some(near) = nearest(name, siblings.keys().copied())
-    {
+    if let Some(near) = sibling(parent, name) {
         return Some(dotted(&[near]));
     }
     // Right name, wrong section: below here first, then elsewhere.

@@ -1,0 +1,37 @@
+//! What was nearly right.
+
+use super::*;
+
+/// Of what stands in a misspelt section every mistake is said, and of no key of it that it is missing.
+#[test]
+fn a_misspelt_section_hides_nothing() {
+    case(
+        r#"[storge]
+data_dir = 7
+[dataset.products]
+sorce = { topcs = ["products"], format = "jsn" }
+schema = "product.avsc"
+shards = 4
+"#,
+    )
+    .says(&[
+        "stillwell.toml:1: storge: unknown key; did you mean storage?",
+        "stillwell.toml:2: storage.data_dir: 7 cannot stand here: write a folder, as in \"/var/lib/stillwell\"",
+        "stillwell.toml:3: dataset: unknown key; did you mean datasets?",
+        "stillwell.toml:4: datasets.products.sorce: unknown key; did you mean datasets.products.source?",
+        "stillwell.toml:4: datasets.products.source.format: \"jsn\" is not one of avro, json, raw; did you mean \
+         \"json\"?",
+        "stillwell.toml:4: datasets.products.source.topcs: unknown key; did you mean datasets.products.source.topics?",
+        "stillwell.toml:6: datasets.products.shards: 4 shards are not in this release: 1 is",
+    ]);
+    // Where the right one is there as well, nothing is said twice, and mistakes are said all the same.
+    let both = format!("{LEAST}toics = 1\n[storge]\ndata_dir = \"elsewhere\"\ncache_size = \"much\"\n");
+    let wrong = case(&both).wrong();
+    assert_eq!(wrong.len(), 3, "{wrong:#?}");
+    assert!(wrong[0].starts_with("stillwell.toml:7: datasets.products.toics: unknown key"), "{wrong:#?}");
+    assert_eq!(wrong[1], "stillwell.toml:8: storge: unknown key; did you mean storage?");
+    assert!(
+        wrong[2].starts_with("stillwell.toml:10: storage.cache_size: \"much\" cannot stand"),
+        "{wrong:#?}"
+    );
+}
