@@ -95,6 +95,45 @@ fn without_a_file_it_says_how_to_name_one() {
         .expect_code(0);
 }
 
+/// A file that is named as people expect it, without `-c`.
+#[test]
+fn a_file_without_its_option_is_understood() {
+    let (_dir, file) = configured(LEAST);
+    for command in [&["check"][..], &["run"], &["config", "show"], &["get", "products", "P-1"]] {
+        let finished = told(&[command, &[&file]].concat()).expect_code(64);
+        assert!(finished.stderr.contains(&format!("did you mean '-c {file}'?")), "{}", finished.stderr);
+    }
+    for other in [&["check", "colour"][..], &["demo", "x.toml"]] {
+        let finished = told(other).expect_code(64);
+        assert!(!finished.stderr.contains("did you mean"), "{}", finished.stderr);
+    }
+}
+
+/// Nobody is sent to a check by the check, or where there is nothing to check.
+#[test]
+fn an_advice_is_given_where_it_helps() {
+    let dir = scratch();
+    for command in [&["check"][..], &["run"], &["get", "products", "P-1"]] {
+        let missing = run(stillwell(command).current_dir(dir.path()), SHORT).expect_code(78);
+        assert_eq!(missing.stderr.lines().count(), 1, "{}", missing.stderr);
+    }
+    let (_dir, file) = configured(LEAST);
+    let blocked = dir.path().join("blocked");
+    std::fs::write(&blocked, "").unwrap();
+    let settings = [
+        format!("storage.data_dir={}", blocked.join("data").display()),
+        "kafka.bootstrap_servers=127.0.0.1:1".to_owned(),
+    ];
+    let [data, kafka] = settings.each_ref().map(String::as_str);
+    let checked = told(&["check", "--connect", "-c", &file, "--set", data, "--set", kafka]).expect_code(78);
+    let errors: Vec<&str> = checked.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    // One of Kafka, one of the store, and one of both folders, whose reason is the same.
+    assert_eq!(errors.len(), 3, "{}", checked.stderr);
+    assert!(errors.iter().any(|error| error.starts_with("error: log in ") && error.contains(", cache in ")));
+    assert!(!checked.stderr.contains("stillwell check"), "{}", checked.stderr);
+    assert!(!checked.stdout.contains("wrong"), "{}", checked.stdout);
+}
+
 #[test]
 fn a_wrong_command_line_is_64_and_help_is_data() {
     for wrong in [&["chekc"][..], &[], &["check", "--colour"], &["blob", "inspect"], &["check", "--set", "x"]]

@@ -181,6 +181,9 @@ fn a_topic_is_served_over_http_and_to_commands_beside_it() {
     assert_eq!(serde_json::from_str::<Value>(&got.stdout).unwrap(), json!({ "id": "P/009", "price": 9.0 }));
     let absent = command(&["get", &name, "P/008"]).expect_code(1);
     assert_eq!(absent.stdout, "");
+    let (said, version) = absent.stderr.trim_end().rsplit_once(' ').unwrap();
+    assert_eq!(said, format!("dataset {name} has no record \"P/008\" in version"), "one line, and no log");
+    assert!(version.parse::<u64>().is_ok(), "{}", absent.stderr);
     let explained = command(&["get", &name, "P/007", "--explain"]).expect_code(0);
     let explained: Value = serde_json::from_str(&explained.stdout).unwrap();
     assert_eq!((&explained["topic"], &explained["value"]["price"]), (&json!(topic.name()), &Value::Null));

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::connect::{self, Looked};
-use super::edge::{Answer, Edge, print};
+use super::edge::{Answer, Edge, Faults, print};
 use super::given::Given;
 use crate::config::Config;
 use crate::{Error, ErrorKind, Result};
@@ -29,33 +29,38 @@ impl Check {
     }
 }
 
-/// Says of everything how it is; fails with all that is not as it must be.
+/// Says of everything that is right how it is; fails with all that is not.
 fn connect(config: &Config, edge: &Edge) -> Result<()> {
     let runtime = edge.runtime()?;
     let looked = runtime.block_on(connect::look(config));
     runtime.shutdown_background();
     let looked = looked?;
     print(|out| {
-        for Looked { what, found } in &looked {
-            match found {
-                Ok(found) => writeln!(out, "{what}: right; {found}")?,
-                Err(error) => writeln!(out, "{what}: wrong: {}", error.chain())?,
-            }
-        }
-        Ok(())
+        looked.iter().try_for_each(|Looked { what, found }| match found {
+            Ok(found) => writeln!(out, "{what}: right; {found}"),
+            Err(_) => Ok(()),
+        })
     })?;
     faults(looked).map_or(Ok(()), Err)
 }
 
-/// All that is wrong, as one error. Of its kinds what has to be changed comes before what has to be waited for: `run`
-/// would end with it as well.
+/// All that is wrong, as one error; what is wrong for the same reason is one fault. Of its kinds what has to be changed
+/// comes before what has to be waited for: `run` would end with it as well.
 fn faults(looked: Vec<Looked>) -> Option<Error> {
-    let wrong: Vec<(String, Error)> =
-        looked.into_iter().filter_map(|Looked { what, found }| Some((what, found.err()?))).collect();
-    let kinds = || wrong.iter().map(|(_, error)| error.kind());
-    let kind = kinds().find(|kind| *kind == ErrorKind::Config).or_else(|| kinds().next())?;
-    let said: Vec<String> = wrong.iter().map(|(what, error)| format!("{what}: {}", error.chain())).collect();
-    Some(Error::new(kind, said.join("; ")))
+    let mut kinds = Vec::new();
+    let mut faults: Vec<(String, Vec<String>)> = Vec::new();
+    for Looked { what, found } in looked {
+        let Err(error) = found else { continue };
+        kinds.push(error.kind());
+        let why = error.chain();
+        match faults.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, whats)) => whats.push(what),
+            None => faults.push((why, vec![what])),
+        }
+    }
+    let kind = *kinds.iter().find(|kind| **kind == ErrorKind::Config).or_else(|| kinds.first())?;
+    let said = faults.into_iter().map(|(why, whats)| format!("{}: {why}", whats.join(", "))).collect();
+    Some(Error::because(kind, "what the configuration points at is not as it must be", Faults(said)))
 }
 
 fn summary(config: &Config) -> String {
@@ -74,14 +79,17 @@ mod tests {
     fn every_fault_is_said_and_what_has_to_be_changed_decides_the_code() {
         let looked = |what: &str, found: Result<String>| Looked { what: what.to_owned(), found };
         let away = || Err(Error::new(ErrorKind::Unavailable, "it is away"));
+        let unwritable = || Err(Error::new(ErrorKind::Config, "it cannot be written"));
         let error = faults(vec![
             looked("Kafka", away()),
-            looked("cache", Ok("it can be written".to_owned())),
-            looked("log", Err(Error::new(ErrorKind::Config, "it cannot be written"))),
+            looked("store", Ok("it can be written".to_owned())),
+            looked("log", unwritable()),
+            looked("cache", unwritable()),
         ]);
         let error = error.unwrap();
         assert_eq!(error.kind(), ErrorKind::Config);
-        assert_eq!(error.chain(), "Kafka: it is away; log: it cannot be written");
+        let said = error.chain();
+        assert!(said.ends_with(": Kafka: it is away; log, cache: it cannot be written"), "{said}");
         assert_eq!(faults(vec![looked("Kafka", away())]).unwrap().kind(), ErrorKind::Unavailable);
         assert!(faults(vec![looked("cache", Ok(String::new()))]).is_none());
     }

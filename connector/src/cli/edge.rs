@@ -12,6 +12,8 @@ use super::progress::Screen;
 use super::{Logging, USAGE};
 use crate::config::{Config, Error as Mistaken};
 use crate::host::letters::NoStage;
+use crate::kafka;
+use crate::producer::topics;
 use crate::telemetry::log::{self, Form, Handle, Level};
 use crate::{Error, ErrorKind, Result};
 
@@ -76,6 +78,11 @@ pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()>
 #[error("{0}")]
 struct Unwritten(io::Error);
 
+/// Tells a person something that is neither data nor an error.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
 fn unwritten(error: io::Error) -> Error {
     Error::because(ErrorKind::Unavailable, "cannot write to standard output", Unwritten(error))
 }
@@ -112,13 +119,13 @@ pub(super) fn exit_code(error: &Error) -> u8 {
     }
 }
 
-/// An error as a person reads it: what and where in one line, from the outermost to the cause, then what to do.
-/// A configuration's mistakes have a line each.
-pub(super) fn tell(error: &Error) -> String {
+/// An error as a person reads it: what and where in one line, from the outermost to the cause, then what to do where the
+/// line does not say so itself. A configuration's mistakes, and what a check has found, have a line each. `runs`: it is
+/// `run`'s, so that a check would have found what is wrong with Kafka's topics and rights.
+pub(super) fn tell(error: &Error, runs: bool) -> String {
     let mut text = String::new();
-    if let Some(Mistaken::Mistakes { mistakes, warnings }) =
-        error.source().and_then(|source| source.downcast_ref::<Mistaken>())
-    {
+    let configuration = error.source().and_then(|source| source.downcast_ref::<Mistaken>());
+    if let Some(Mistaken::Mistakes { mistakes, warnings }) = configuration {
         for warning in warnings.list() {
             let _ = writeln!(text, "warning: {warning}");
         }
@@ -129,11 +136,23 @@ pub(super) fn tell(error: &Error) -> String {
         let _ = writeln!(text, "{count} mistake{} in the configuration", if count == 1 { "" } else { "s" });
         return text;
     }
-    let _ = writeln!(text, "error: {}", error.chain());
-    let advice = match error.kind() {
-        ErrorKind::Config => {
-            "change the configuration, or what it points at; `stillwell check` says whether it is right"
+    match error.source().and_then(|source| source.downcast_ref::<Faults>()) {
+        Some(Faults(faults)) => {
+            for fault in faults {
+                let _ = writeln!(text, "error: {fault}");
+            }
         }
+        None => {
+            let _ = writeln!(text, "error: {}", error.chain());
+        }
+    }
+    let advice = match error.kind() {
+        // It says which file is missing, and how to name another.
+        ErrorKind::Config if configuration.is_some() => return text,
+        ErrorKind::Config if runs && is_of_kafka(error) => {
+            "change it there or in the configuration; `stillwell check --connect` says all that is wrong between them"
+        }
+        ErrorKind::Config => "change what it names, or what the configuration says of it",
         ErrorKind::Unavailable => "look at what it names; once that answers, run this again",
         ErrorKind::Fenced => "nothing: a newer writer has taken over, and this one has stopped",
         ErrorKind::Corrupt => {
@@ -147,6 +166,23 @@ pub(super) fn tell(error: &Error) -> String {
     text
 }
 
+/// Whether the cause is Kafka's topics or rights, which `check --connect` looks at.
+fn is_of_kafka(error: &Error) -> bool {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if cause.is::<kafka::Error>() || cause.is::<topics::Error>() {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+/// All that a check has found to be wrong: a sentence each, each once.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct Faults(pub Vec<String>);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,11 +194,29 @@ mod tests {
         let error =
             Error::because(ErrorKind::Config, "cannot open /var/lib/x (storage.data_dir, a.toml:3)", cause);
         assert_eq!(
-            tell(&error),
-            "error: cannot open /var/lib/x (storage.data_dir, a.toml:3): permission denied\nwhat to do: change the \
-             configuration, or what it points at; `stillwell check` says whether it is right\n"
+            tell(&error, true),
+            "error: cannot open /var/lib/x (storage.data_dir, a.toml:3): permission denied\nwhat to do: change what it \
+             names, or what the configuration says of it\n"
         );
         assert_eq!(exit_code(&error), 78);
+    }
+
+    #[test]
+    fn a_check_is_advised_where_it_helps() {
+        let missing = topics::Error::Missing { topic: "t".into(), partitions: 1, hint: String::new() };
+        let error = Error::because(ErrorKind::Config, "preparing the topics of dataset d", missing);
+        assert!(tell(&error, true).contains("check --connect"));
+        assert!(!tell(&error, false).contains("check"), "it is the check's own, or of who needs no topic");
+        let missing = Mistaken::Missing { path: "a.toml".to_owned(), hint: String::new() };
+        let told = tell(&missing.into(), true);
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+
+    #[test]
+    fn what_a_check_finds_has_a_line_each() {
+        let faults = Faults(vec!["Kafka: away".to_owned(), "log: full".to_owned()]);
+        let error = Error::because(ErrorKind::Unavailable, "what the configuration points at", faults);
+        assert!(tell(&error, false).starts_with("error: Kafka: away\nerror: log: full\nwhat to do: "));
     }
 
     #[test]
@@ -176,7 +230,7 @@ mod tests {
         mistakes.add(None, "storage.data_dir", "is missing");
         let error: Error = Mistaken::Mistakes { mistakes, warnings: Mistakes::default() }.into();
         assert_eq!(
-            tell(&error),
+            tell(&error, false),
             "error: a.toml:3: http.lisen: unknown key; did you mean http.listen?\nerror: storage.data_dir: is \
              missing\n2 mistakes in the configuration\n"
         );

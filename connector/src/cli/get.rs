@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 
-use super::edge::{Answer, Edge, print};
+use super::edge::{Answer, Edge, print, say};
 use super::reading::Which;
 use crate::codec::text;
 use crate::host::directory::rfc3339;
@@ -40,7 +40,7 @@ impl Get {
         let view = self.which.open(edge, self.version)?;
         let Some(value) = view.get(&key)? else {
             let (key, version) = (&self.key, view.version());
-            tracing::warn!("dataset {} has no record {key:?} in version {version}", self.which.dataset);
+            say(&format!("dataset {} has no record {key:?} in version {version}", self.which.dataset));
             return Ok(Answer::No);
         };
         let mut line = String::new();

@@ -12,6 +12,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind as Usage};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
@@ -122,6 +123,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(mut error) => {
             suggest(&mut error);
+            hint_at_file(&mut error);
             // Help and version that were asked for are data; all else is a wrong command line.
             let asked = matches!(error.kind(), Usage::DisplayHelp | Usage::DisplayVersion);
             let _ = error.print();
@@ -129,6 +131,7 @@ pub fn main() -> ExitCode {
         }
     };
     let edge = edge::Edge::new(cli.logging);
+    let runs = matches!(cli.command, Command::Run(_));
     match cli.command.run(&edge) {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::FAILURE,
@@ -136,9 +139,32 @@ pub fn main() -> ExitCode {
         // `stillwell … | head` has seen what it wanted.
         Err(error) if edge::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = write!(std::io::stderr().lock(), "{}", edge::tell(&error));
+            let _ = write!(std::io::stderr().lock(), "{}", edge::tell(&error, runs));
             ExitCode::from(edge::exit_code(&error))
         }
+    }
+}
+
+/// The command that the arguments before `word` name.
+fn command_before<'t>(tree: &'t clap::Command, word: &str) -> &'t clap::Command {
+    let mut command = tree;
+    for argument in std::env::args().skip(1).take_while(|argument| argument != word) {
+        command = command.find_subcommand(&argument).unwrap_or(command);
+    }
+    command
+}
+
+/// Says how to name a configuration where one stands among the arguments without `-c`.
+fn hint_at_file(error: &mut clap::Error) {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return };
+    let word = word.clone();
+    let tree = Cli::command();
+    let takes_one =
+        command_before(&tree, &word).get_arguments().any(|argument| argument.get_id() == "config");
+    let is_file = word.ends_with(".toml") || std::path::Path::new(&word).is_file();
+    if error.kind() == Usage::UnknownArgument && takes_one && is_file && !word.starts_with('-') {
+        let tip = StyledStr::from(format!("did you mean '-c {word}'?"));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
 }
 
@@ -150,10 +176,7 @@ fn suggest(error: &mut clap::Error) {
         return;
     }
     let tree = Cli::command();
-    let mut command = &tree;
-    for argument in std::env::args().skip(1).take_while(|argument| argument != word) {
-        command = command.find_subcommand(&argument).unwrap_or(command);
-    }
+    let command = command_before(&tree, word);
     if let Some(near) = nearest(word, command.get_subcommands().map(clap::Command::get_name)) {
         let near = ContextValue::Strings(vec![near.to_owned()]);
         error.insert(ContextKind::SuggestedSubcommand, near);
