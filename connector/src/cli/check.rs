@@ -20,7 +20,7 @@ pub struct Check {
 
 impl Check {
     pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
-        let config = self.given.load(edge)?;
+        let config = self.given.load_to_run(edge)?;
         print(|out| writeln!(out, "{}: right; {}", config.file(), summary(&config)))?;
         if self.connect {
             connect(&config, edge)?;

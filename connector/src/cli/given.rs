@@ -32,18 +32,29 @@ impl Given {
     /// # Errors
     /// With all mistakes.
     pub fn load(&self, edge: &Edge) -> Result<Config> {
-        let config = Config::load(self.config.as_deref(), &self.set)?;
-        edge.log(Some(&config));
-        for warning in config.warnings().list() {
-            tracing::warn!("configuration: {warning}");
-        }
-        Ok(config)
+        Ok(logged(Config::load(self.config.as_deref(), &self.set)?, edge))
+    }
+
+    /// The same for who is about to run by it, or to say whether one could; see [`Config::load_to_run`].
+    ///
+    /// # Errors
+    /// With all mistakes.
+    pub fn load_to_run(&self, edge: &Edge) -> Result<Config> {
+        Ok(logged(Config::load_to_run(self.config.as_deref(), &self.set)?, edge))
     }
 
     /// Whether there is something to load.
     pub fn is_there(&self) -> bool {
         Config::is_there(self.config.as_deref(), &self.set)
     }
+}
+
+fn logged(config: Config, edge: &Edge) -> Config {
+    edge.log(Some(&config));
+    for warning in config.warnings().list() {
+        tracing::warn!("configuration: {warning}");
+    }
+    config
 }
 
 /// Sides of the flow.

@@ -29,7 +29,7 @@ pub struct Run {
 
 impl Run {
     pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
-        let config = self.given.load(edge)?;
+        let config = self.given.load_to_run(edge)?;
         let _armed = failpoint::arm().map_err(|mistake| Error::new(ErrorKind::Config, mistake))?;
         let role = Role::from(self.role);
         let runtime = edge.runtime()?;

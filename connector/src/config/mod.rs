@@ -130,6 +130,20 @@ impl Config {
     /// # Errors
     /// [`Error`], with all mistakes.
     pub fn load(file: Option<&Path>, flags: &[(String, String)]) -> Result<Config, Error> {
+        Config::read(&Config::sources(file, flags)?)
+    }
+
+    /// The same for who is about to run by it: librdkafka is asked as well whether its properties go together, for which it
+    /// makes a client and reads the files that they name. Who only looks at something must not fail while one of them is
+    /// exchanged.
+    ///
+    /// # Errors
+    /// [`Error`], with all mistakes.
+    pub fn load_to_run(file: Option<&Path>, flags: &[(String, String)]) -> Result<Config, Error> {
+        Config::read_to_run(&Config::sources(file, flags)?)
+    }
+
+    fn sources(file: Option<&Path>, flags: &[(String, String)]) -> Result<Sources, Error> {
         let env = environment();
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
         let shown = || path.display().to_string();
@@ -143,7 +157,7 @@ impl Config {
                 return Err(Error::Missing { path: shown(), hint });
             }
         };
-        Config::read(&Sources { file, env, flags: flags.to_vec() })
+        Ok(Sources { file, env, flags: flags.to_vec() })
     }
 
     /// Whether [`Config::load`] would find anything.
@@ -159,8 +173,24 @@ impl Config {
     /// # Errors
     /// [`Error::Mistakes`], with all of them.
     pub fn read(sources: &Sources) -> Result<Config, Error> {
+        Config::checked(sources, false)
+    }
+
+    /// The same for who is about to run by them; see [`Config::load_to_run`].
+    ///
+    /// # Errors
+    /// [`Error::Mistakes`], with all of them.
+    pub fn read_to_run(sources: &Sources) -> Result<Config, Error> {
+        Config::checked(sources, true)
+    }
+
+    fn checked(sources: &Sources, to_run: bool) -> Result<Config, Error> {
         let loaded = load::load(sources);
-        let Check { mistakes, warnings, reading, .. } = Check::all(&loaded);
+        let mut check = Check::all(&loaded);
+        if to_run && !loaded.torn {
+            check.properties_together();
+        }
+        let Check { mistakes, warnings, reading, .. } = check;
         if !mistakes.is_empty() {
             return Err(Error::Mistakes { mistakes, warnings });
         }

@@ -38,11 +38,9 @@ const FIXED: &[(&str, &str)] = &[
 ];
 
 impl Check<'_> {
-    /// Properties are librdkafka's, so it is asked: for each, then whether a client can be made with all of them. Values
-    /// are not shown, since secrets are among them.
+    /// Properties are librdkafka's, so it is asked for each. Values are not shown, since secrets are among them.
     pub(super) fn properties(&mut self) {
         let properties = &self.model.properties.0;
-        let before = self.mistakes.list().len();
         for (name, value) in properties {
             let at = ["kafka", "properties", name.as_str()];
             let canonical = name.strip_prefix("topic.").unwrap_or(name);
@@ -62,9 +60,14 @@ impl Check<'_> {
                 self.wrong(&at, format!("{refused}{hint}"));
             }
         }
-        let (Some(first), true) = (properties.keys().next(), self.mistakes.list().len() == before) else {
-            return;
-        };
+    }
+
+    /// Whether a client can be made with all of them, where each by itself is right.
+    pub(super) fn properties_together(&mut self) {
+        let properties = &self.model.properties.0;
+        let ours = "kafka.properties.";
+        let is_wrong = self.mistakes.list().iter().any(|mistake| mistake.key.starts_with(ours));
+        let (Some(first), false) = (properties.keys().next(), is_wrong) else { return };
         let options = kafka::Options {
             bootstrap_servers: self.model.kafka.bootstrap_servers.clone(),
             properties: properties.clone(),
