@@ -54,6 +54,8 @@ pub mod clock;
 #[doc(hidden)]
 pub mod retry;
 #[doc(hidden)]
+pub mod repeat;
+#[doc(hidden)]
 pub mod gauge;
 #[doc(hidden)]
 pub mod failpoint;

@@ -108,5 +108,8 @@ fn letters_are_listed_and_replayed_over_http() {
     for (method, path) in [("GET", &letters), ("GET", &replay), ("POST", &replay), ("DELETE", &replay)] {
         assert_eq!(request(port, method, path, "", b"").unwrap().status, 401, "{method} {path}");
     }
-    process.stop(LONG).expect_code(0);
+    let said = process.stop(LONG).expect_code(0).stderr;
+    // Twice COUNT, of which the first and each doubling.
+    let times = said.matches("becomes a dead letter; `stillwell dlq list` shows why").count();
+    assert_eq!(times, (2 * COUNT).ilog2() as usize + 1, "{said}");
 }

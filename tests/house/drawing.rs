@@ -17,6 +17,7 @@ pub(crate) const DRAWING: &[Group] = &[
             "version",
             "clock",
             "retry",
+            "repeat",
             "gauge",
             "failpoint",
             "schema",

@@ -26,6 +26,7 @@ use crate::format::announcement::{Announcement, Message};
 use crate::format::succession::{Succession, Verdict, window_is_enough};
 use crate::kafka::{self, Admin, Kept, Polled, Poller, TopicInfo, Tuning};
 use crate::record::TopicId;
+use crate::repeat;
 use crate::retry::{Backoff, Breaker, Circuit};
 use crate::version::Shard;
 
@@ -173,8 +174,8 @@ impl Tail {
     fn failed(&self, error: &Error, circuit: Circuit, backoff: &Backoff) {
         let text = chain(error);
         let dataset = &self.options.dataset;
-        // Once, then at every doubling: an outage of an hour is a handful of lines.
-        let said = backoff.failures().is_power_of_two() || backoff.failures() == 0;
+        let failures = backoff.failures() + 1;
+        let said = repeat::is_said(u64::from(failures));
         // A first start, of a writer that is just making its topics or has not come yet: nothing has failed.
         if let Error::NoTopic(_) = error {
             if said {
@@ -186,7 +187,7 @@ impl Tail {
                     dataset,
                     servers = self.options.kafka.bootstrap_servers,
                     error = text,
-                    failures = backoff.failures() + 1,
+                    failures,
                     "announcements cannot be read; the last good version stays readable; trying again"
                 );
             }

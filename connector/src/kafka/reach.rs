@@ -10,23 +10,19 @@
 //!  clients: other warnings --------> again -----> warn: the first, and at each doubling of their number
 //! ```
 //!
-//! Owns: what of it is worth a line. Does not own: when to try again.
+//! Owns: what of it is worth a line. Does not own: when to try again, how repetitions are counted (`repeat`).
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
+use crate::repeat::Repeats;
 
 /// When an outage that was said is said again; then at each doubling.
 const AGAIN: Duration = Duration::from_secs(10);
 /// After an answer, what clients had still in their queues of before is no new outage.
 const STALE: Duration = Duration::from_secs(2);
-/// After so much quiet a warning counts from one again.
-const QUIET: Duration = Duration::from_secs(60);
-/// Kinds of warnings that are counted apart; more are counted together.
-const KINDS: usize = 64;
 
 /// What the clients of one process have seen of Kafka. Cheap to clone; clones share it.
 #[derive(Clone)]
@@ -159,26 +155,6 @@ impl Outage {
     }
 }
 
-/// Warnings that come again and again, counted by kind.
-#[derive(Debug, Default)]
-struct Repeats(BTreeMap<String, (u64, Instant)>);
-
-impl Repeats {
-    fn again(&mut self, kind: &str, now: Instant) -> Option<u64> {
-        if self.0.len() >= KINDS && !self.0.contains_key(kind) {
-            self.0.retain(|_, (_, last)| now.saturating_duration_since(*last) < QUIET);
-        }
-        let kind = if self.0.len() >= KINDS && !self.0.contains_key(kind) { "" } else { kind };
-        let (count, last) = self.0.entry(kind.to_owned()).or_insert((0, now));
-        if now.saturating_duration_since(*last) >= QUIET {
-            *count = 0;
-        }
-        *count += 1;
-        *last = now;
-        count.is_power_of_two().then_some(*count)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,21 +188,6 @@ mod tests {
         assert_eq!(outage.lost(clock.now()), Some(Duration::from_secs(70)));
         clock.advance(Duration::from_secs(5));
         assert_eq!(outage.lost(clock.now()), None);
-    }
-
-    #[test]
-    fn a_warning_is_said_at_doublings_of_its_number_and_anew_after_quiet() {
-        let clock = Clock::manual(0);
-        let mut repeats = Repeats::default();
-        let said: Vec<u64> = (0..100).filter_map(|_| repeats.again("tail MAXPOLL", clock.now())).collect();
-        assert_eq!(said, [1, 2, 4, 8, 16, 32, 64]);
-        assert_eq!(repeats.again("source MAXPOLL", clock.now()), Some(1), "another kind");
-        clock.advance(QUIET);
-        assert_eq!(repeats.again("tail MAXPOLL", clock.now()), Some(1));
-        for kind in 0..1_000 {
-            repeats.again(&kind.to_string(), clock.now());
-        }
-        assert!(repeats.0.len() <= KINDS + 1, "{}", repeats.0.len());
     }
 
     #[test]

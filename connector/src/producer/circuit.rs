@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use super::Reliability;
 use super::storm::Storm;
+use super::validate::Misfits;
 use crate::clock::Clock;
 use crate::retry::{Breaker, Circuit};
 use crate::telemetry::ProducerMetrics;
@@ -66,6 +67,8 @@ pub struct Circuits {
     pub kafka: Gate,
     /// The breaker before the dead letters: it opens by what fails, and is closed by people.
     pub storm: Storm,
+    /// What is said of those letters: one life after the other counts on.
+    pub misfits: Misfits,
 }
 
 impl Circuits {
@@ -76,6 +79,7 @@ impl Circuits {
             store: gate(Dependency::BlobStore),
             kafka: gate(Dependency::KafkaTransactions),
             storm: Storm::new(reliability),
+            misfits: Misfits::default(),
         }
     }
 

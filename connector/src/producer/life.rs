@@ -318,8 +318,9 @@ fn spawn(
     let divided = options.batching.memory();
     let tuning = Tuning::source(&format!("stillwell.{}", options.dataset), divided.fetch_ahead);
     let poller = Poller::new(&options.kafka, &tuning)?;
-    let validator =
-        Validator::new(options.format.clone(), options.key.clone(), options.schema.clone(), metrics.clone())?;
+    let misfits = ground.circuits.misfits.clone();
+    let (format, key, schema) = (options.format.clone(), options.key.clone(), options.schema.clone());
+    let validator = Validator::new(format, key, schema, metrics.clone(), misfits)?;
     let source = Source::new(
         poller,
         &fetch_from,

@@ -29,6 +29,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gauge::Pressure;
 use crate::kafka::{self, Admin, Member};
+use crate::repeat;
 use crate::retry::Backoff;
 use crate::version::Shard;
 use crate::view::Cache;
@@ -303,8 +304,7 @@ impl Supervisor {
                 return Err(error);
             }
             let wait = backoff.next(&options.entropy);
-            // As the tail does: once, then at every doubling.
-            if backoff.failures().is_power_of_two() {
+            if repeat::is_said(u64::from(backoff.failures())) {
                 tracing::warn!(
                     dataset = options.dataset, servers = options.kafka.bootstrap_servers, error = %error.chain(),
                     failures = backoff.failures(),

@@ -10,6 +10,7 @@ use crate::dead;
 use crate::format::chunk::{Body, ChunkBuilder};
 use crate::kafka::Message;
 use crate::record::SourcePartition;
+use crate::repeat::Tally;
 use crate::schema::Schema;
 use crate::telemetry::ProducerMetrics;
 
@@ -18,12 +19,32 @@ pub struct Validator {
     codec: Codec,
     letter: Vec<u8>,
     metrics: Arc<ProducerMetrics>,
-    /// Misfits so far.
-    misfits: u64,
+    misfits: Misfits,
+}
+
+/// What the log says of misfits. Cheap to clone; clones count together, so that the next life goes on counting.
+#[derive(Clone, Debug, Default)]
+pub struct Misfits(Tally);
+
+impl Misfits {
+    fn tell(&self, source: &SourcePartition, offset: i64, misfit: &Misfit) {
+        let Misfit { stage, class, message } = misfit;
+        // The first is news, and so is each doubling: a schema or key rule that is wrong has no other voice.
+        if let Some(so_far) = self.0.again() {
+            tracing::warn!(
+                source = %source, offset, stage = %stage, class, so_far,
+                "a record does not fit and becomes a dead letter; `stillwell dlq list` shows why"
+            );
+        }
+        tracing::debug!(
+            source = %source, offset, stage = %stage, class, reason = %message,
+            "a record does not fit; it becomes a dead letter"
+        );
+    }
 }
 
 impl Validator {
-    /// A validator for one dataset.
+    /// A validator for one dataset, which counts on in `misfits`.
     ///
     /// # Errors
     /// The codec's, where format, key rule and schema do not go together.
@@ -32,8 +53,9 @@ impl Validator {
         key: KeyRule,
         schema: Arc<Schema>,
         metrics: Arc<ProducerMetrics>,
+        misfits: Misfits,
     ) -> Result<Validator, codec::Error> {
-        Ok(Validator { codec: Codec::new(format, key, schema)?, letter: Vec::new(), metrics, misfits: 0 })
+        Ok(Validator { codec: Codec::new(format, key, schema)?, letter: Vec::new(), metrics, misfits })
     }
 
     /// Appends `message` to `chunk` under `slot`. What does not fit is told, too.
@@ -56,23 +78,62 @@ impl Validator {
             }
             Err(misfit) => {
                 self.metrics.dead_letters_total.with(&[&misfit.stage.to_string()]).inc();
-                self.misfits += 1;
-                // The first is news, and so is each doubling: a schema or key rule that is wrong has no other voice.
-                if self.misfits.is_power_of_two() {
-                    tracing::warn!(
-                        source = %source, offset, stage = %misfit.stage, class = misfit.class, so_far = self.misfits,
-                        "a record does not fit and becomes a dead letter; `stillwell dlq list` shows why"
-                    );
-                }
-                tracing::debug!(
-                    source = %source, offset, stage = %misfit.stage, class = misfit.class, reason = %misfit.message,
-                    "a record does not fit; it becomes a dead letter"
-                );
+                self.misfits.tell(source, offset, &misfit);
                 self.letter.clear();
                 dead::letter::of(&misfit, source, message).encode(&mut self.letter);
                 chunk.push(slot, offset, timestamp, Body::Misfit { letter: &self.letter });
                 Err(misfit)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::codec::Stage;
+    use crate::record::TopicId;
+
+    /// Log lines, as they would be written.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn misfits_are_said_at_doublings_whichever_life_takes_them() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let misfit = Misfit {
+            stage: Stage::Decode,
+            class: "stillwell.codec.Syntax",
+            message: "it ends too early".to_owned(),
+        };
+        let source = SourcePartition { topic: "orders".into(), topic_id: TopicId::default(), partition: 0 };
+        let misfits = Misfits::default();
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..10 {
+                let of_a_life = misfits.clone();
+                (0..10).for_each(|offset| of_a_life.tell(&source, offset, &misfit));
+            }
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let said: Vec<&str> = text.lines().filter_map(|line| line.rsplit("so_far=").next()).collect();
+        assert_eq!(said, ["1", "2", "4", "8", "16", "32", "64"], "{text}");
+        assert!(text.contains("dlq list") && !text.contains("ends too early"), "{text}");
     }
 }

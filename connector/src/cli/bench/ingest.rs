@@ -17,7 +17,7 @@ use crate::producer::log::{self, Log};
 use crate::producer::pace::Pace;
 use crate::producer::source::Source;
 use crate::producer::storm::Storm;
-use crate::producer::validate::Validator;
+use crate::producer::validate::{Misfits, Validator};
 use crate::producer::{self};
 use crate::record::TopicId;
 use crate::schema::Schema;
@@ -55,7 +55,9 @@ async fn round(topic: &Filled, records: u64, clock: &Clock) -> Result<f64> {
     let schema = Arc::new(Schema::raw());
     let origin = Origin::of((TopicId::default(), "bench"), &schema, &Format::Raw, &KeyRule::Kafka);
     let from = log.resume(&origin, std::slice::from_ref(&start)).await.map_err(failed)?;
-    let validator = Validator::new(Format::Raw, KeyRule::Kafka, schema, metrics.clone()).map_err(failed)?;
+    let misfits = Misfits::default();
+    let validator =
+        Validator::new(Format::Raw, KeyRule::Kafka, schema, metrics.clone(), misfits).map_err(failed)?;
     let poller = Poller::new(&topic.kafka, &Tuning::source("stillwell.bench", 64 << 20))
         .map_err(super::topic::failed)?;
     let appender = log.appender();
