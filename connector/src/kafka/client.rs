@@ -72,6 +72,10 @@ impl Context {
     /// A log line of librdkafka's. What it cannot mend itself comes back from the call concerned.
     pub(super) fn line(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         let role = self.role;
+        if facility == "FAIL" {
+            // That a connection ended which had worked is said here alone, and then it may be the last one.
+            self.reach.failed(without_thread(line));
+        }
         let warns = matches!(
             level,
             RDKafkaLogLevel::Emerg
@@ -126,7 +130,7 @@ impl Context {
     /// What of an outage its error should say besides.
     pub(super) fn explain(&self, error: Error) -> Error {
         match (error, self.reach.why()) {
-            (Error::Unavailable { doing, .. }, Some(why)) if !why.is_empty() => {
+            (Error::Unavailable { doing, .. }, Some(why)) => {
                 Error::Unavailable { doing, detail: format!("no broker can be reached: {why}") }
             }
             (error, _) => error,
@@ -157,6 +161,11 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
+/// A log line without the name of its thread, as in `[thrd:kafka-1:9092/1]: kafka-1:9092/1: Disconnected`.
+fn without_thread(line: &str) -> &str {
+    line.strip_prefix("[thrd:").and_then(|line| line.split_once("]: ")).map_or(line, |(_, words)| words)
+}
+
 /// The broker that librdkafka's words are about, as in `kafka-1:9092/1: Connect to … failed`.
 fn node(reason: &str) -> Option<String> {
     let (name, _) = reason.split_once(": ")?;
@@ -167,6 +176,18 @@ fn node(reason: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_ends_is_the_reason_until_another_is() {
+        let options = Options::default();
+        let context = Context::new("tail", &options);
+        let ended = "kafka-1:9092/1: Disconnected (after 5000ms in state UP)";
+        context.line(RDKafkaLogLevel::Info, "FAIL", &format!("[thrd:kafka-1:9092/1]: {ended}"));
+        context.lost();
+        assert_eq!(options.reach.why().as_deref(), Some(ended));
+        context.line(RDKafkaLogLevel::Info, "FAIL", "no thread");
+        assert_eq!(options.reach.why().as_deref(), Some("no thread"));
+    }
 
     #[test]
     fn a_broker_is_told_from_a_name_to_find_brokers_by() {

@@ -37,6 +37,9 @@ enum What {
     },
     /// Takes connections, or breaks them and takes none.
     Up(bool),
+    /// Answers after this time.
+    #[cfg(test)]
+    Slow(std::time::Duration),
 }
 
 impl Cluster {
@@ -61,6 +64,8 @@ impl Cluster {
                         What::Create { topic, partitions } => cluster.create_topic(&topic, partitions, 1),
                         What::Up(true) => cluster.broker_up(ALL),
                         What::Up(false) => cluster.broker_down(ALL),
+                        #[cfg(test)]
+                        What::Slow(time) => cluster.broker_round_trip_time(ALL, time),
                     };
                     let _ = done.send(result.map_err(|error| Error::from_kafka(doing, &error)));
                 }
@@ -82,6 +87,12 @@ impl Cluster {
     /// Breaks all connections and takes no new ones (`false`), or takes them again. What it holds it keeps.
     pub fn set_up(&self, up: bool) -> Result<(), Error> {
         self.tell(What::Up(up), "switching the embedded broker".to_owned())
+    }
+
+    /// Answers only after this time.
+    #[cfg(test)]
+    pub(super) fn set_slow(&self, time: std::time::Duration) -> Result<(), Error> {
+        self.tell(What::Slow(time), "slowing the embedded broker down".to_owned())
     }
 
     fn tell(&self, what: What, doing: String) -> Result<(), Error> {

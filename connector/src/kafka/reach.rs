@@ -16,9 +16,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::select_ok;
+use tokio::net::TcpStream;
+
 use crate::clock::Clock;
 use crate::repeat::Repeats;
 
+/// Longest wait for somebody to open.
+const KNOCK: Duration = Duration::from_secs(1);
+/// Kafka's port, where a server is named without.
+const PORT: u16 = 9092;
 /// When an outage that was said is said again; then at each doubling.
 const AGAIN: Duration = Duration::from_secs(10);
 /// After an answer, what clients had still in their queues of before is no new outage.
@@ -38,8 +45,8 @@ struct Shared {
 struct Seen {
     outage: Outage,
     warnings: Repeats,
-    /// Why the last connection failed, in librdkafka's words.
-    why: String,
+    /// Why the last connection failed, in librdkafka's words; `None` while none has since Kafka answered last.
+    why: Option<String>,
 }
 
 impl Default for Reach {
@@ -65,9 +72,9 @@ impl Reach {
         self.0.away.load(Ordering::Acquire)
     }
 
-    /// Why not, in librdkafka's words; `None` while Kafka is there.
+    /// Why not, in librdkafka's words; `None` while Kafka is there, or no connection has failed yet.
     pub fn why(&self) -> Option<String> {
-        self.is_away().then(|| self.seen().why.clone())
+        self.is_away().then(|| self.seen().why.clone()).flatten()
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -77,7 +84,7 @@ impl Reach {
 
     /// A connection failed; whether Kafka is away is told by [`Reach::lost`].
     pub(super) fn failed(&self, words: &str) {
-        self.seen().why = words.to_owned();
+        self.seen().why = Some(words.to_owned());
     }
 
     /// A client has no broker left.
@@ -90,10 +97,11 @@ impl Reach {
         match said {
             None => {}
             Some(Duration::ZERO) => {
-                tracing::warn!(why, "Kafka at {servers} is not reachable; it is waited for");
+                tracing::warn!(why = why.as_deref(), "Kafka at {servers} is not reachable; it is waited for");
             }
             Some(time) => {
                 let time = humantime::format_duration(Duration::from_secs(time.as_secs()));
+                let why = why.as_deref();
                 tracing::warn!(why, "Kafka at {servers} has not been reachable for {time}; it is waited for");
             }
         }
@@ -104,7 +112,12 @@ impl Reach {
         if !self.is_away() {
             return;
         }
-        let after = self.seen().outage.answered(self.0.clock.now());
+        let after = {
+            let mut seen = self.seen();
+            // The next outage has reasons of its own.
+            seen.why = None;
+            seen.outage.answered(self.0.clock.now())
+        };
         self.0.away.store(false, Ordering::Release);
         if let Some(after) = after {
             let after = humantime::format_duration(Duration::from_secs(after.as_secs()));
@@ -116,6 +129,22 @@ impl Reach {
     pub fn again(&self, kind: &str) -> Option<u64> {
         self.seen().warnings.again(kind, self.0.clock.now())
     }
+}
+
+/// Whether somebody listens at one of `servers`. An answer that is long in coming is no outage then: who has lost its
+/// connections some time ago, and is not heard to have made new ones, cannot tell the two apart.
+pub(super) async fn listens(servers: &str) -> bool {
+    let address = |server: &str| {
+        let server = server.rsplit("://").next().unwrap_or(server);
+        let has_port = server.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        if has_port { server.to_owned() } else { format!("{server}:{PORT}") }
+    };
+    let servers = servers.split(',').map(str::trim).filter(|server| !server.is_empty());
+    let knocks: Vec<_> = servers.map(|server| Box::pin(TcpStream::connect(address(server)))).collect();
+    if knocks.is_empty() {
+        return false;
+    }
+    matches!(tokio::time::timeout(KNOCK, select_ok(knocks)).await, Ok(Ok(_)))
 }
 
 /// An outage, as arithmetic.
@@ -188,6 +217,35 @@ mod tests {
         assert_eq!(outage.lost(clock.now()), Some(Duration::from_secs(70)));
         clock.advance(Duration::from_secs(5));
         assert_eq!(outage.lost(clock.now()), None);
+    }
+
+    #[tokio::test]
+    async fn who_listens_is_there_however_slow() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = listener.local_addr().unwrap();
+        // Nobody listens on port 1, nor is there such a name.
+        for (servers, expected) in [
+            (format!("{there}"), true),
+            (format!("127.0.0.1:1, SASL_SSL://{there}"), true),
+            ("127.0.0.1:1".to_owned(), false),
+            ("no-such-name.invalid".to_owned(), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(listens(&servers).await, expected, "{servers}");
+        }
+    }
+
+    #[test]
+    fn an_outage_without_a_reason_has_none_and_the_next_not_the_last_one_s() {
+        let clock = Clock::manual(0);
+        let reach = Reach::new(clock.clone());
+        reach.lost("kafka:9092");
+        assert_eq!((reach.is_away(), reach.why()), (true, None));
+        reach.failed("connection refused");
+        reach.answered("kafka:9092");
+        clock.advance(STALE);
+        reach.lost("kafka:9092");
+        assert_eq!((reach.is_away(), reach.why()), (true, None));
     }
 
     #[test]

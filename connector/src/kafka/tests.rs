@@ -102,6 +102,41 @@ async fn what_is_sent_is_read_from_where_it_went() {
     assert!(read.contains(&"b".to_owned()));
 }
 
+/// A client that had no broker left for a while asks one that takes its time to answer: that is no outage.
+#[tokio::test]
+async fn a_slow_answer_after_an_outage_is_not_another_one() {
+    let (cluster, mut options) = cluster(&[("there", 1)]);
+    let clock = Clock::manual(0);
+    options.reach = Reach::new(clock.clone());
+    let (first, second) = (Admin::new(&options).expect("an admin"), Admin::new(&options).expect("an admin"));
+    first.brokers().await.expect("answered");
+    cluster.set_up(false).expect("down");
+    // Nothing is heard of the first while it is not asked; the second hears it at about the same time.
+    {
+        let mut asked = std::pin::pin!(second.brokers());
+        let deadline = now() + LONG;
+        while !options.reach.is_away() {
+            assert!(now() < deadline, "no outage is heard of");
+            let _ = tokio::time::timeout(Duration::from_millis(20), asked.as_mut()).await;
+        }
+        assert!(options.reach.why().is_some_and(|why| !why.is_empty()), "it has a reason");
+        cluster.set_up(true).expect("up");
+        asked.await.expect("answered");
+    }
+    assert!(!options.reach.is_away());
+    clock.advance(LONG);
+    cluster.set_slow(Duration::from_millis(1_500)).expect("slow");
+    let reach = options.reach.clone();
+    let mut asked = std::pin::pin!(first.brokers());
+    let answer = loop {
+        match tokio::time::timeout(Duration::from_millis(20), asked.as_mut()).await {
+            Ok(answer) => break answer,
+            Err(_) => assert!(!reach.is_away(), "it only takes its time"),
+        }
+    };
+    assert_eq!(answer.expect("answered at last"), 1);
+}
+
 #[tokio::test]
 async fn administration_does_what_the_embedded_broker_can() {
     let (_cluster, options) = cluster(&[("there", 3)]);

@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::record::TopicId;
 
 use super::client::{Context, configuration};
-use super::{Error, Options, ids};
+use super::{Error, Options, ids, reach};
 
 /// How long one request may take. Longer than any healthy broker needs, short enough that a start which waits for
 /// Kafka says so soon.
@@ -247,7 +247,7 @@ impl Admin {
     async fn heard<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let client = self.0.client.inner();
         // Of what it said since the last request nobody knows when that was. That no broker is left it says once: it
-        // counts if there is no answer either by the time that finding the broker again may take.
+        // counts if there is no answer either by the time that finding the broker again may take, and nobody listens.
         let before = ids::serve_unread(client, false);
         let mut request = std::pin::pin!(request);
         let mut waits = 0;
@@ -258,7 +258,13 @@ impl Admin {
             };
             waits += 1;
             if before && waits == FOUND_AGAIN {
-                client.context().lost();
+                tokio::select! {
+                    biased;
+                    answer = request.as_mut() => break answer,
+                    there = reach::listens(&self.0.servers) => if !there {
+                        client.context().lost();
+                    },
+                }
             }
         };
         ids::serve_unread(client, answer.is_err());
