@@ -77,6 +77,7 @@ struct Report {
 #[serde(default)]
 struct Broker {
     nodeid: i64,
+    source: String,
     state: String,
     txerrs: u64,
     rxerrs: u64,
@@ -110,6 +111,20 @@ struct Group {
     rebalance_cnt: u64,
 }
 
+impl Broker {
+    fn is_up(&self) -> bool {
+        // Who proves anew who he is stays connected meanwhile.
+        ["UP", "REAUTH"].contains(&self.state.as_str())
+    }
+
+    /// Whether a connection is wanted and is not there: a client connects to the brokers that it needs, when it needs them,
+    /// and all others stay in state INIT. Coordinators (`logical`) are one of the others.
+    fn is_missed(&self) -> bool {
+        let is_one = ["learned", "configured"].contains(&self.source.as_str());
+        is_one && !self.is_up() && self.state != "INIT"
+    }
+}
+
 impl Gauges {
     /// Takes over one report, JSON as librdkafka makes it.
     pub(super) fn set(&self, json: &str) {
@@ -123,7 +138,9 @@ impl Gauges {
         let metrics = &self.metrics;
         // Bootstrap addresses and coordinators are listed as brokers too, without an id of their own.
         let brokers = || report.brokers.values().filter(|broker| broker.nodeid >= 0);
-        metrics.kafka_brokers_up.set(brokers().filter(|broker| broker.state == "UP").count() as i64);
+        metrics.kafka_brokers_up.set(brokers().filter(|broker| broker.is_up()).count() as i64);
+        let missed = report.brokers.values().filter(|broker| broker.is_missed());
+        metrics.kafka_brokers_down.set(missed.count() as i64);
         for broker in brokers() {
             let id = broker.nodeid.to_string();
             metrics.kafka_round_trip_seconds.with(&[&id]).set(broker.rtt.avg as f64 / 1e6);
@@ -164,6 +181,7 @@ impl Drop for Gauges {
         let metrics = &self.metrics;
         for gauge in [
             &metrics.kafka_brokers_up,
+            &metrics.kafka_brokers_down,
             &metrics.kafka_queued_messages,
             &metrics.kafka_queued_bytes,
             &metrics.kafka_waiting_operations,
@@ -186,6 +204,30 @@ mod tests {
                 "b:9092/bootstrap":{{"nodeid":-1,"state":"UP"}}}},
                 "topics":{{"t":{{"partitions":{{"0":{{"fetchq_cnt":{fetched}}},"-1":{{"fetchq_cnt":0}}}}}}}}}}"#
         )
+    }
+
+    #[test]
+    fn a_broker_that_nobody_wants_is_not_down() {
+        let metrics = Metrics::new();
+        let gauges = Statistics::new(&metrics, "products/0").of("writes");
+        let shown = |brokers: &[(i64, &str, &str)]| {
+            let one = |(at, (id, source, state)): (usize, &(i64, &str, &str))| {
+                format!(r#""{at}":{{"nodeid":{id},"source":"{source}","state":"{state}"}}"#)
+            };
+            let brokers: Vec<String> = brokers.iter().enumerate().map(one).collect();
+            gauges.set(&format!(r#"{{"brokers":{{{}}}}}"#, brokers.join(",")));
+            let shown = &gauges.metrics;
+            (shown.kafka_brokers_up.get(), shown.kafka_brokers_down.get())
+        };
+        let idle = [(1, "learned", "INIT"), (2, "learned", "INIT"), (-1, "configured", "UP")];
+        assert_eq!(shown(&idle), (0, 0));
+        let busy = [(1, "learned", "UP"), (2, "learned", "INIT"), (-1, "logical", "TRY_CONNECT")];
+        assert_eq!(shown(&busy), (1, 0));
+        let one_away = [(1, "learned", "UP"), (2, "learned", "TRY_CONNECT"), (-1, "internal", "UP")];
+        assert_eq!(shown(&one_away), (1, 1));
+        let proving = [(1, "learned", "REAUTH"), (2, "learned", "CONNECT")];
+        assert_eq!(shown(&proving), (1, 1));
+        assert_eq!(shown(&[(-1, "configured", "DOWN")]), (0, 1), "before any is known");
     }
 
     #[test]

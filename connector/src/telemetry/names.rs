@@ -135,8 +135,10 @@ families! {
     /// librdkafka's statistics of one client (<https://github.com/confluentinc/librdkafka/blob/master/STATISTICS.md>).
     /// The client label says dataset, shard and what the client does, as in `products/0/source`.
     pub struct KafkaMetrics["client"] {
-        /// Brokers in state UP.
+        /// Brokers that the client is connected to: none need be where it has nothing to ask.
         kafka_brokers_up: IntGauge,
+        /// Brokers that the client wants a connection to and has none.
+        kafka_brokers_down: IntGauge,
         /// Requests sent.
         kafka_requests_total: IntCounter,
         /// Request errors and time-outs.
