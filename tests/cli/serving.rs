@@ -302,3 +302,22 @@ fn without_kafka_it_waits_and_says_so_and_ends_when_told() {
     process.signal("INT");
     process.wait(LONG).expect_code(0);
 }
+
+/// That its topic is not there yet is said as it is: Kafka has been reached.
+#[test]
+fn a_reader_without_a_writer_says_what_it_waits_for() {
+    let dir = scratch();
+    let (name, port) = (unique("shop"), free_port());
+    let config = configure(dir.path(), &name, "products", bootstrap(), port);
+    let process = Running::start(&mut stillwell(["run", "--role", "consumer", "-c", &config]));
+    let expected = format!("{name}: announcement topic {name}.announcements does not exist yet");
+    wait_until("/ready says so", LONG, || match ask(port, "/ready", "") {
+        Ok(answer) if answer.json()["reasons"][0].as_str().unwrap_or("").starts_with(&expected) => {
+            assert_eq!(answer.status, 503);
+            Ok(())
+        }
+        Ok(answer) => Err(answer.body),
+        Err(error) => Err(error.to_string()),
+    });
+    process.stop(LONG).expect_code(0);
+}

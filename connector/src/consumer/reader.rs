@@ -13,10 +13,9 @@ use super::follow::Readable;
 use super::listen::{Report, Told};
 use super::pin::PinStatus;
 use super::recent::Recent;
-use super::tail::TailStatus;
+use super::tail::{self, TailStatus};
 use super::{Options, Status, nothing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::retry::Circuit;
 use crate::version::Version;
 use crate::view::View;
 
@@ -73,7 +72,7 @@ impl Reader {
             newest: true,
             ..Readable::default()
         };
-        let tail = TailStatus { reachable: Some(true), circuit: Circuit::Closed, error: None };
+        let tail = tail::good();
         let dataset = view.identity().dataset.to_string();
         let slot = Arc::new(ArcSwapOption::new((view.version() > Version(0)).then(|| Arc::new(view))));
         Reader(Arc::new(Inner {
@@ -181,8 +180,12 @@ impl Reader {
     pub fn not_ready(&self) -> Option<String> {
         let Status { readable, tail, pin } = self.status();
         if tail.reachable != Some(true) && !self.0.serve_stale {
-            let why = tail.error.unwrap_or_else(|| "it has not answered yet".to_owned());
-            return Some(format!("Kafka is not reached: {why}"));
+            return Some(match tail.error {
+                // It says itself what is missing.
+                Some(why) if tail.answered => why,
+                Some(why) => format!("Kafka is not reached: {why}"),
+                None => "Kafka is not reached: it has not answered yet".to_owned(),
+            });
         }
         let withheld = self.withheld(&readable)?;
         let refused = readable.refused.map(|refusal| {

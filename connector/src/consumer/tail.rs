@@ -77,12 +77,14 @@ pub enum Seen {
 /// How the tail is doing.
 #[derive(Clone, Debug)]
 pub struct TailStatus {
-    /// Whether the last attempt to reach Kafka succeeded; `None` before the first.
+    /// Whether the last attempt to read announcements succeeded; `None` before the first.
     pub reachable: Option<bool>,
     /// The breaker's state.
     pub circuit: Circuit,
     /// The last error, until the next success.
     pub error: Option<String>,
+    /// Kafka has answered, and what it said is the error: the topic is not there, or not the right one.
+    pub answered: bool,
 }
 
 /// The stage; runs on a thread of its own.
@@ -193,7 +195,8 @@ impl Tail {
             }
             self.options.metrics.errors_total.with(&[UNREACHABLE]).inc();
         }
-        self.status.send_replace(TailStatus { reachable: Some(false), circuit, error: Some(text) });
+        let answered = !matches!(error, Error::Kafka { source, .. } if source.is_transient());
+        self.status.send_replace(TailStatus { reachable: Some(false), circuit, error: Some(text), answered });
     }
 
     fn follow(
@@ -248,7 +251,7 @@ impl Tail {
         backoff.reset();
         breaker.succeeded();
         self.show(Circuit::Closed);
-        self.status.send_replace(TailStatus { reachable: Some(true), circuit: Circuit::Closed, error: None });
+        self.status.send_replace(good());
         for seen in last.into_iter().chain([Seen::UpToDate]) {
             if self.out.blocking_send(seen).is_err() {
                 return Ok(Stopped);
@@ -432,5 +435,10 @@ impl Look {
 
 /// A status before anything was tried.
 pub fn unknown() -> TailStatus {
-    TailStatus { reachable: None, circuit: Circuit::Closed, error: None }
+    TailStatus { reachable: None, answered: false, ..good() }
+}
+
+/// The status of one that reads what there is.
+pub fn good() -> TailStatus {
+    TailStatus { reachable: Some(true), circuit: Circuit::Closed, error: None, answered: true }
 }
