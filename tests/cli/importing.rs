@@ -110,7 +110,7 @@ fn a_line_that_does_not_fit_is_named_and_ends_it() {
     // Nothing is sent, and all mistakes are found.
     let dry = served.import(&[&file, "--dry-run", "--skip-bad"]).expect_code(1);
     assert!(dry.stdout.contains("2 records fit") && dry.stdout.contains("3 did not fit"), "{}", dry.stdout);
-    for line in ["line 3: ", "line 5: it is not JSON", "line 6: it is neither"] {
+    for line in ["line 3: ", "line 5: it is not JSON", "line 6: it is neither", "name them with --key"] {
         assert!(dry.stderr.contains(line), "{line} is not in\n{}", dry.stderr);
     }
     assert_eq!(served.topic.read(), []);

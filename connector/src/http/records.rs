@@ -121,11 +121,9 @@ impl Asked {
         let reader = reader(dataset(app, name)?)?;
         let known = ["prefix", "from", "to", "limit", "next", "version"];
         let newest = reader.load();
-        let indexed = |name: &str| {
-            let fields = newest.as_deref().into_iter().flat_map(View::indexes).flatten();
-            name == "key" || fields.into_iter().any(|field| field == name)
-        };
-        let (query, listed) = Query::with_list(uri.query(), known, indexed)?;
+        // Of a field without an index the view says what it has, and how to add one.
+        let is_field = |name: &str| newest.as_deref().is_some_and(|view| view.has_field(name));
+        let (query, listed) = Query::with_list(uri.query(), known, |name| name == "key" || is_field(name))?;
         let given = |name: &&&str| query.bytes(name).is_some();
         let together =
             |one: &str, other: &str| Err(Problem::rejected(format!("{one} and {other} do not go together")));

@@ -361,6 +361,11 @@ impl View {
         self.0.lookups.iter().map(|lookup| lookup.index.fields.as_slice())
     }
 
+    /// Whether records may have such a field, indexed or not.
+    pub fn has_field(&self, field: &str) -> bool {
+        !kinds(self.schema(), field).is_empty()
+    }
+
     /// Bytes of memory that the indexes take.
     pub fn index_bytes(&self) -> u64 {
         let tables = self.0.lookups.iter().filter_map(|lookup| lookup.tables.as_ref().ok());
@@ -376,14 +381,18 @@ impl View {
         self.0.lookups.iter().find(fits).ok_or_else(|| {
             let asked = fields.clone().collect::<Vec<_>>().join(", ");
             let have: Vec<_> = self.indexes().map(|fields| fields.join(", ")).collect();
-            let have = if have.is_empty() {
-                "there is none".to_owned()
-            } else {
-                format!("there is: {}", have.join("; "))
+            let have = match have.as_slice() {
+                [] => "there is none".to_owned(),
+                have => format!("there is: {}", have.join("; ")),
             };
             crate::Error::new(
                 ErrorKind::Rejected,
-                format!("there is no index of {asked}; {have} (`indexes`)"),
+                format!(
+                    "there is no index of {asked}; {have}. A consumer has those that `indexes` in its \
+                     [datasets.{}.consumer] names: add [{}], and restart it",
+                    self.identity().dataset,
+                    fields.clone().map(|field| format!("{field:?}")).collect::<Vec<_>>().join(", "),
+                ),
             )
         })
     }

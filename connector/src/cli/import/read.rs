@@ -154,8 +154,8 @@ impl Run<'_> {
             Ok(entry) => entry.write(),
             Err(_) if self.reader.makes_keys => Ok(Write::json(None, line.to_vec())),
             Err(error) if error.is_data() => {
-                Err("it is neither {\"key\": …, \"value\": …} nor, without --key, a record \
-                                                  whose fields make its key"
+                Err("it is neither {\"key\": …, \"value\": …}, nor is it known which of its fields make its key: \
+                     name them with --key, as in --key id"
                     .to_owned())
             }
             Err(error) => Err(format!("it is not JSON: {error}")),

@@ -58,6 +58,12 @@ async fn several_keys_are_answered_in_their_order_absent_ones_with_null() {
     for bad in [&format!("{many}&key=c"), "key=c&prefix=a", "key=c&limit=1", "key=%x", "keys=c"] {
         problem(&app, &format!("/v1/datasets/products/records?{bad}"), 400).await;
     }
+    // A field is no slip: what lacks is an index of it.
+    let unindexed = problem(&app, "/v1/datasets/products/records?name=c", 400).await;
+    let detail = unindexed["detail"].as_str().unwrap();
+    for said in ["no index of name; there is none", "[datasets.products.consumer]", "add [\"name\"]"] {
+        assert!(detail.contains(said), "{detail}");
+    }
     let same = Request::get(path).header("if-none-match", "\"3\"").body(Body::empty()).unwrap();
     assert_eq!(ask(&app, same).await.status(), 304);
 }
