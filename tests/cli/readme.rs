@@ -9,7 +9,7 @@ use stillwell_tests::{
     Broker, Record, Running, Topic, free_port, run, scratch, stillwell, wait_until, workspace,
 };
 
-use crate::serving::{LONG, ask, get, until_ready};
+use crate::serving::{LONG, ask, request, until_ready};
 
 fn readme() -> String {
     std::fs::read_to_string(workspace().join("README.md")).unwrap()
@@ -31,22 +31,51 @@ fn blocks(language: &str) -> Vec<String> {
     lines
 }
 
-/// The arguments of each `stillwell …` line, but for those that leave something to the reader.
-fn commands() -> Vec<Vec<String>> {
-    let commands = blocks("sh").into_iter().filter_map(|line| {
-        let words = line.split(" # ").next()?.trim().strip_prefix("stillwell ")?.to_owned();
-        (!words.contains('…')).then(|| words.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-    });
-    commands.collect()
+/// The lines of the shell, those that go on in the next one as one.
+fn shell() -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut goes_on = false;
+    for line in blocks("sh") {
+        let whole = line.strip_suffix('\\').unwrap_or(&line);
+        match lines.last_mut().filter(|_| goes_on) {
+            Some(last) => last.push_str(whole),
+            None => lines.push(whole.to_owned()),
+        }
+        goes_on = whole.len() < line.len();
+    }
+    lines
 }
 
-/// Paths of `curl` lines.
-fn routes() -> Vec<String> {
-    let path = |line: String| {
-        let (_, path) = line.strip_prefix("curl ")?.trim_matches('\'').split_once("http://127.0.0.1:8080")?;
-        Some(path.to_owned())
-    };
-    blocks("sh").into_iter().filter_map(path).collect()
+/// The words of a line, as the shell takes them apart; without its comment.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut rest) = (Vec::new(), line.trim());
+    while !rest.is_empty() && !rest.starts_with('#') {
+        let quote = rest.chars().next().filter(|first| ['\'', '"'].contains(first));
+        let (word, after) = match quote {
+            Some(quote) => rest[1..].split_once(quote).expect("a quotation ends"),
+            None => rest.split_once(' ').unwrap_or((rest, "")),
+        };
+        words.push(word.to_owned());
+        rest = after.trim_start();
+    }
+    words
+}
+
+/// A request as `curl` would send it, to this port: method, path, headers, body.
+fn curl(words: &[String]) -> (String, String, String, String) {
+    let (mut method, mut path, mut headers, mut body) =
+        ("GET".to_owned(), None, String::new(), String::new());
+    let mut words = words.iter().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().expect("an option has its value").clone();
+        match word.as_str() {
+            "-X" => method = value(),
+            "-H" => headers += &format!("{}\r\n", value()),
+            "--data" => body = value(),
+            url => path = url.strip_prefix("http://127.0.0.1:8080").map(str::to_owned),
+        }
+    }
+    (method, path.expect("it asks what was configured"), headers, body)
 }
 
 fn configuration(dir: &Path, servers: &str) -> String {
@@ -67,52 +96,74 @@ fn what_the_readme_says_works() {
     std::fs::copy(workspace().join("schemas/product.avsc"), schemas.join("product.avsc")).unwrap();
     std::fs::write(dir.path().join("stillwell.toml"), configuration(dir.path(), broker.bootstrap())).unwrap();
     let command = |words: &[String]| {
-        let mut command = stillwell(words);
+        // Settings stand before a command, as the shell has it.
+        let (settings, words): (Vec<_>, Vec<_>) =
+            words.iter().partition(|word| word.starts_with("STILLWELL_"));
+        let mut command = stillwell(words.into_iter().skip(1));
+        command.envs(settings.into_iter().filter_map(|setting| setting.split_once('=')));
         command.current_dir(dir.path()).env("STILLWELL_HTTP__LISTEN", format!("127.0.0.1:{port}"));
         command
     };
-
-    let (running, others): (Vec<_>, Vec<_>) = commands().into_iter().partition(|words| words[0] == "run");
-    let [words] = running.as_slice() else { panic!("one command runs it, not {running:?}") };
-    let mut process = Running::start(&mut command(words));
+    let lines: Vec<Vec<String>> = shell().iter().map(|line| words(line)).collect();
+    let runs = |words: &&Vec<String>| words.windows(2).any(|pair| pair == ["stillwell", "run"]);
+    let running: Vec<_> = lines.iter().filter(runs).collect();
+    let [first] = running.as_slice() else { panic!("one command runs it, not {running:?}") };
+    let mut process = Running::start(&mut command(first));
     until_ready(&mut process, port);
 
     // As `kcat -K :` takes it apart, and Kafka's console producer with its key.separator.
-    let sent: Vec<_> = blocks("sh")
-        .into_iter()
-        .filter_map(|line| Some(line.strip_prefix("echo '")?.strip_suffix("' |")?.to_owned()))
-        .collect();
+    let piped = |words: &Vec<String>| match words.as_slice() {
+        [echo, record, pipe] if echo == "echo" && pipe == "|" => Some(record.clone()),
+        _ => None,
+    };
+    let sent: Vec<String> = lines.iter().filter_map(piped).collect();
     assert!(
         sent.len() >= 2 && sent.iter().all(|line| *line == sent[0]),
         "one record, however sent: {sent:?}"
     );
     let (key, value) = sent[0].split_once(':').unwrap();
     Topic::named_on(&broker, "products").produce([Record::upsert(key, value)]);
-    let routes = routes();
-    assert!(routes.len() >= 3, "{routes:?}");
-    let record = wait_until("the record is there", LONG, || match ask(port, &routes[0], "") {
-        Ok(answer) if answer.status == 200 => Ok(answer.json()),
-        Ok(answer) => Err(answer.body),
-        Err(error) => Err(error.to_string()),
+    let record = wait_until("the record is there", LONG, || {
+        match ask(port, &format!("/v1/datasets/products/records/{key}"), "") {
+            Ok(answer) if answer.status == 200 => Ok(answer.json()),
+            Ok(answer) => Err(answer.body),
+            Err(error) => Err(error.to_string()),
+        }
     });
     let told: Value = serde_json::from_str(value).unwrap();
     for (field, value) in told.as_object().unwrap() {
         assert_eq!(record[field], *value, "{field}");
     }
     assert_eq!(Topic::named_on(&broker, "products.dlq").read(), [], "it fits its schema");
-    for route in &routes {
-        let answer = get(port, route);
-        assert_eq!(answer.status, 200, "{route}: {}", answer.body);
-        assert!(answer.body.contains("products") || answer.body.contains(key), "{route}: {}", answer.body);
-    }
 
-    // The other commands, beside it, with the file that one of them reads.
-    std::fs::write(dir.path().join("records.jsonl"), value.replace("P-100", "P-101")).unwrap();
-    assert!(others.len() >= 3, "{others:?}");
-    for words in &others {
-        let finished = run(&mut command(words), LONG).expect_code(0);
-        assert!(!finished.stdout.is_empty(), "{words:?} prints nothing");
+    // All the rest beside it, word for word and line by line.
+    let mut tried = [0; 3];
+    for line in &lines {
+        let of: Vec<&str> = line.iter().map(String::as_str).collect();
+        match of.as_slice() {
+            ["curl", ..] => {
+                tried[0] += 1;
+                let (method, path, headers, body) = curl(line);
+                let answer = request(port, &method, &path, &headers, body.as_bytes()).unwrap();
+                assert_eq!(answer.status, 200, "{line:?}: {}", answer.body);
+                assert!(answer.body.contains("products") || answer.body.contains(key), "{}", answer.body);
+            }
+            ["echo", text, ">", file] => {
+                tried[1] += 1;
+                std::fs::write(dir.path().join(file), format!("{text}\n")).unwrap();
+            }
+            ["stillwell", ..] if !of.iter().any(|word| word.contains('…')) => {
+                tried[2] += 1;
+                let finished = run(&mut command(line), LONG).expect_code(0);
+                assert!(!finished.stdout.is_empty(), "{line:?} prints nothing");
+            }
+            // Those that are left to the reader; what runs already; what other tests try.
+            ["stillwell", ..] | ["make" | "docker" | "kcat", ..] | ["echo", _, "|"] => {}
+            _ if runs(&line) => {}
+            _ => panic!("nobody has tried {line:?}"),
+        }
     }
+    assert!(tried[0] >= 4 && tried[1] >= 1 && tried[2] >= 3, "{tried:?}");
     process.stop(LONG).expect_code(0);
 }
 
