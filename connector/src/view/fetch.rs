@@ -191,7 +191,8 @@ impl Fetcher {
             });
             let applied = match at_hand.await {
                 Ok(None) => {
-                    let held = self.delta(view.identity(), delta, inline.clone()).await?;
+                    // What came with its announcement has been tried.
+                    let held = self.delta(view.identity(), delta, None).await?;
                     let (view, delta, about) = (view.clone(), delta.clone(), about.clone());
                     blocking(move || apply(&view, &held, &delta, about)).await
                 }
@@ -221,8 +222,10 @@ impl Fetcher {
         let out = self.cache.temporary(identity)?;
         match write(out, name.kind, &delta.blob, &url, std::iter::once(inline)) {
             Ok(temporary) => self.cache.keep(identity, &name, temporary).map(Some),
-            // Said where it is fetched.
-            Err(Error::CorruptBlob { .. }) => Ok(None),
+            Err(Error::CorruptBlob { detail, .. }) => {
+                inline_is_damaged(&delta.blob, &detail);
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -263,13 +266,7 @@ impl Fetcher {
         }
         if let Some(inline) = inline {
             match self.unpack(identity, name, blob, stream::iter([Ok(inline)])).await {
-                Err(Error::CorruptBlob { detail, .. }) => {
-                    tracing::warn!(
-                        blob = blob.name,
-                        detail,
-                        "an announcement's inline delta is damaged; fetching it"
-                    );
-                }
+                Err(Error::CorruptBlob { detail, .. }) => inline_is_damaged(blob, &detail),
                 done => return done,
             }
         }
@@ -340,6 +337,10 @@ impl Fetcher {
         let (fed, kept) = futures::join!(feed, sink);
         fed.and(kept)
     }
+}
+
+fn inline_is_damaged(blob: &BlobRef, detail: &str) {
+    tracing::warn!(blob = blob.name, detail, "an announcement's inline delta is damaged; fetching it");
 }
 
 /// How far a blob is on its way from the store.

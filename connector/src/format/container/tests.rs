@@ -342,6 +342,19 @@ fn several_threads_unpack_many_batches_in_order_and_end_with_what_went_wrong() {
         bad[at..at + 200].fill(0xa5);
         let bad = super::unpack::unpack_by(workers, bad.chunks(piece), most.0, most.1, &mut Vec::new());
         assert!(bad.is_err_and(|error| matches!(error, Error::Malformed { .. } | Error::Short { .. })));
+        if workers > 1 {
+            // However the workers end, nobody waits for them for ever.
+            let gone = super::unpack::unpack_with(
+                workers,
+                |_, _, _| panic!("on purpose"),
+                pieces(),
+                most.0,
+                most.1,
+                &mut Vec::new(),
+            );
+            let Err(Error::Io(gone)) = gone else { panic!("{gone:?}") };
+            assert!(gone.to_string().contains("has panicked"), "{gone}");
+        }
     }
 }
 

@@ -12,7 +12,7 @@
 use std::io::Write;
 use std::num::NonZero;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use xxhash_rust::xxh3::Xxh3;
@@ -76,6 +76,20 @@ pub(super) fn unpack_by<P: AsRef<[u8]>>(
     most_plain: u64,
     out: &mut (impl Write + Send),
 ) -> Result<Unpacked, Error> {
+    unpack_with(workers, Batch::unpack, pieces, most_bytes, most_plain, out)
+}
+
+/// What a worker does with a batch.
+pub(super) type Work = fn(&Batch, &mut bulk::Decompressor<'_>, Vec<u8>) -> Result<Unpacking, Error>;
+
+pub(super) fn unpack_with<P: AsRef<[u8]>>(
+    workers: usize,
+    work: Work,
+    pieces: impl IntoIterator<Item = P>,
+    most_bytes: u64,
+    most_plain: u64,
+    out: &mut (impl Write + Send),
+) -> Result<Unpacked, Error> {
     let mut frames = Frames::new(most_bytes, most_plain);
     let out = Plain { out, checksum: Xxh3::new() };
     let plain_checksum = if workers < 2 {
@@ -85,7 +99,7 @@ pub(super) fn unpack_by<P: AsRef<[u8]>>(
         }
         here.out.checksum
     } else {
-        spread(workers, &mut frames, pieces, out)?
+        spread(workers, work, &mut frames, pieces, out)?
     };
     frames.finish(plain_checksum)
 }
@@ -342,7 +356,7 @@ impl<W: Write> Parts for Here<'_, W> {
 
 /// Blocks that one worker unpacks, one behind the other.
 #[derive(Default)]
-struct Batch {
+pub(super) struct Batch {
     /// Frame and compressed bytes of each.
     bytes: Vec<u8>,
     /// Of each: where it was, the lengths of frame and compressed bytes, its plain size.
@@ -367,7 +381,7 @@ impl Batch {
 }
 
 /// A buffer, and how much of it is of the batch: the rest is of one before it, and is neither written nor made zero again.
-type Unpacking = (Vec<u8>, usize);
+pub(super) type Unpacking = (Vec<u8>, usize);
 
 /// What is written next.
 enum Next {
@@ -419,38 +433,49 @@ impl Parts for Spread {
     }
 }
 
+/// A worker has panicked, and says where.
+fn panicked<T>(_: T) -> Error {
+    Error::Io(std::io::Error::other(
+        "a thread that decompresses has panicked: this is a bug, please report it",
+    ))
+}
+
 fn spread<P: AsRef<[u8]>, W: Write + Send>(
     workers: usize,
+    work: Work,
     frames: &mut Frames,
     pieces: impl IntoIterator<Item = P>,
     mut out: Plain<'_, W>,
 ) -> Result<Xxh3, Error> {
-    let (jobs, work) = sync_channel::<Job>(workers);
+    let (jobs, queue) = sync_channel::<Job>(workers);
     let (order, coming) = sync_channel(2 * workers);
-    let work = Mutex::new(work);
+    let queue = Arc::new(Mutex::new(queue));
     // Buffers go round: a new one costs the zeroing of its pages.
     let spare = Mutex::new(Vec::<Vec<u8>>::new());
     thread::scope(|scope| {
+        let mut working = Vec::with_capacity(workers);
         for _ in 0..workers {
             let mut zstd = bulk::Decompressor::new()?;
-            let (work, spare) = (&work, &spare);
-            let next = move || work.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let (queue, spare) = (Arc::clone(&queue), &spare);
+            let next = move || queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let buffer =
                 move || spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-            thread::Builder::new().spawn_scoped(scope, move || {
+            working.push(thread::Builder::new().spawn_scoped(scope, move || {
                 while let Ok((batch, give)) = next() {
                     // Nobody there: the writer has ended.
-                    let _ = give.send(batch.unpack(&mut zstd, buffer()));
+                    let _ = give.send(work(&batch, &mut zstd, buffer()));
                 }
-            })?;
+            })?);
         }
+        // The workers alone hold it: when the last has ended, by whatever, nobody waits for room in it.
+        drop(queue);
         let spare = &spare;
         let writer = thread::Builder::new().spawn_scoped(scope, move || {
             for next in coming {
                 match next {
                     Next::Ready(bytes) => out.emit(&bytes)?,
                     Next::Coming(take) => {
-                        let (buffer, length) = take.recv().map_err(ended)??;
+                        let (buffer, length) = take.recv().map_err(panicked)??;
                         out.emit(buffer.get(..length).unwrap_or_default())?;
                         spare.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
                     }
@@ -465,10 +490,13 @@ fn spread<P: AsRef<[u8]>, W: Write + Send>(
             .and_then(|()| spread.flush());
         drop(spread);
         let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // Joined by hand: a panic of theirs is the writer's error, and not the end of this thread too.
+        let ends: Vec<_> = working.into_iter().map(|worker| worker.join().map_err(panicked)).collect();
+        let worked = ends.into_iter().collect::<Result<(), Error>>();
         // What ended the writer explains why nothing more could be given to it.
-        match (written, fed) {
-            (Err(error), _) | (_, Err(error)) => Err(error),
-            (Ok(checksum), Ok(())) => Ok(checksum),
+        match (written, fed, worked) {
+            (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => Err(error),
+            (Ok(checksum), Ok(()), Ok(())) => Ok(checksum),
         }
     })
 }
