@@ -36,8 +36,9 @@ pub enum Error {
     Store(#[source] blob::Error),
     /// Blobs of the version are gone, and no older ones lead to it.
     #[error(
-        "version {version} cannot be restored from any snapshot that was kept. Needed is {}. Put it back into the store, \
-         and this goes on by itself; or have `stillwell rebuild --deletes` make the next version from the source alone",
+        "version {version} cannot be restored from any snapshot that was kept. Needed is {}. If another instance has \
+         written it elsewhere, have both use the same store (storage.blobs). If it is gone, put it back, and this goes on by \
+         itself; or have `stillwell rebuild --deletes` make the next version from the source alone",
         past::needed(snapshots, deltas)
     )]
     Unrestorable {
