@@ -21,9 +21,11 @@ mod rebalance;
 mod rebuild;
 mod restart;
 mod restore;
+mod s3;
 mod sources;
 mod shifts;
 mod steering;
+mod stores;
 mod subsets;
 mod writes;
 

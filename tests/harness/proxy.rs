@@ -5,6 +5,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -47,6 +48,10 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// Bytes towards clients.
+    answered: AtomicU64,
+    /// Connections ended in the middle of a piece.
+    reset: AtomicU64,
 }
 
 impl Shared {
@@ -86,7 +91,12 @@ impl Proxy {
         listener.set_nonblocking(true).expect("a listener need not block");
         let port = listener.local_addr().expect("a listener has an address").port();
         let state = State { toxic: Toxic::Pass, upstream, ending: false, open: Vec::new() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            answered: AtomicU64::new(0),
+            reset: AtomicU64::new(0),
+        });
         let thread = std::thread::Builder::new()
             .name("proxy".into())
             .spawn({
@@ -100,6 +110,11 @@ impl Proxy {
     /// Where it listens.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Bytes that were carried towards clients so far, and connections that were reset meanwhile.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.shared.answered.load(Ordering::Relaxed), self.shared.reset.load(Ordering::Relaxed))
     }
 
     /// Leads new connections there.
@@ -152,7 +167,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, chance: &Chance) {
                 // On refusal the client's end closes too, as it would without a proxy.
                 let Ok(server) = TcpStream::connect(upstream) else { continue };
                 let _ = client.set_nonblocking(false);
-                for (from, to) in [(&client, &server), (&server, &client)] {
+                for (from, to, answers) in [(&client, &server, false), (&server, &client, true)] {
                     let (Ok(from), Ok(to), Ok(kept)) = (from.try_clone(), to.try_clone(), from.try_clone())
                     else {
                         continue;
@@ -161,7 +176,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, chance: &Chance) {
                     state.open.push(kept);
                     let (shared, chance) = (shared.clone(), chance.fork());
                     pumps.push(std::thread::spawn(move || {
-                        pump(&from, &to, &shared, &chance);
+                        pump(&from, &to, answers, &shared, &chance);
                         let _ = from.shutdown(Shutdown::Both);
                         let _ = to.shutdown(Shutdown::Both);
                     }));
@@ -178,8 +193,8 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, chance: &Chance) {
     }
 }
 
-/// Carries bytes one way until either end closes.
-fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, chance: &Chance) {
+/// Carries bytes one way until either end closes; `answers` is the way to the client.
+fn pump(mut from: &TcpStream, mut to: &TcpStream, answers: bool, shared: &Shared, chance: &Chance) {
     let mut buffer = vec![0; 32 << 10];
     let _ = from.set_read_timeout(Some(LOOK));
     loop {
@@ -196,6 +211,9 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, chance: &Chan
         };
         let bytes = buffer.get(..read).unwrap_or_default();
         shared.hold();
+        if answers {
+            shared.answered.fetch_add(read as u64, Ordering::Relaxed);
+        }
         let written = match shared.toxic() {
             Toxic::Pass | Toxic::Silent => to.write_all(bytes),
             Toxic::Cut => return,
@@ -210,6 +228,7 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, chance: &Chan
                 to.write_all(slice)
             }),
             Toxic::Reset if chance.one_in(10) => {
+                shared.reset.fetch_add(1, Ordering::Relaxed);
                 let _ = to.write_all(bytes.get(..read / 2).unwrap_or_default());
                 return;
             }

@@ -1,5 +1,6 @@
 //! A store that fails on purpose, for tests: a wrapper around any other, driven by a seed.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use futures::stream::StreamExt as _;
 
 use crate::clock::Entropy;
 
-use super::{BlobStore, Body, Content, Error, Listed, Store};
+use super::{BlobStore, Body, Content, Error, Listed, Part, Put, Store, Tag};
 
 /// How often what goes wrong; chances from 0 (never) to 1 (always).
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,8 @@ pub struct Faults {
     pub other_fails: f64,
     /// Every call waits this long first.
     pub delay: Duration,
+    /// It says that it is far away, as one on the other side of a network.
+    pub far: bool,
 }
 
 /// Switches a [`Faulty`] store's faults while it is in use, and counts them. Clones share.
@@ -82,6 +85,19 @@ impl Faulty {
             self.control.0.injected.fetch_add(1, Ordering::AcqRel);
         }
         happens
+    }
+
+    /// Draws what happens to a get that is under way.
+    fn fault(&self) -> Option<Fault> {
+        if self.happens(self.faults.get_breaks) {
+            Some(Fault::Break)
+        } else if self.happens(self.faults.get_truncates) {
+            Some(Fault::Truncate)
+        } else if self.happens(self.faults.get_flips) {
+            Some(Fault::Flip)
+        } else {
+            None
+        }
     }
 
     async fn slow(&self) {
@@ -158,19 +174,51 @@ impl BlobStore for Faulty {
         })
     }
 
+    fn put_new<'a>(&'a self, name: &'a str, body: Body) -> BoxFuture<'a, Result<Put, Error>> {
+        Box::pin(async move {
+            self.slow().await;
+            if self.happens(self.faults.put_fails) {
+                return Err(self.fails("storing", name));
+            }
+            let unknown = self.happens(self.faults.put_unknown);
+            let put = self.inner.put_new(name, body).await?;
+            if unknown { Err(self.fails("storing", name)) } else { Ok(put) }
+        })
+    }
+
+    fn get_range<'a>(
+        &'a self,
+        name: &'a str,
+        range: Range<u64>,
+        same: Option<&'a Tag>,
+    ) -> BoxFuture<'a, Result<Part, Error>> {
+        Box::pin(async move {
+            self.slow().await;
+            if self.happens(self.faults.get_fails) {
+                return Err(self.fails("reading", name));
+            }
+            let fault = self.fault();
+            let mut part = self.inner.get_range(name, range.clone(), same).await?;
+            if let Some(fault) = fault {
+                let bytes = range.end.min(part.total).saturating_sub(range.start);
+                let at = self.entropy.next_u64().checked_rem(bytes).unwrap_or(0);
+                part.content = self.disturb(name, part.content, at, fault);
+            }
+            Ok(part)
+        })
+    }
+
+    fn is_far(&self) -> bool {
+        self.faults.far || self.inner.is_far()
+    }
+
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Content, Error>> {
         Box::pin(async move {
             self.slow().await;
             if self.happens(self.faults.get_fails) {
                 return Err(self.fails("reading", name));
             }
-            let fault = if self.happens(self.faults.get_breaks) {
-                Fault::Break
-            } else if self.happens(self.faults.get_truncates) {
-                Fault::Truncate
-            } else if self.happens(self.faults.get_flips) {
-                Fault::Flip
-            } else {
+            let Some(fault) = self.fault() else {
                 return self.inner.get(name).await;
             };
             let bytes = self.inner.head(name).await?.unwrap_or(0);

@@ -3,7 +3,8 @@
 //! ```text
 //!   producer/store ---- put ---->  Store  <---- get ---- view/fetch
 //!                                    |
-//!             file:///dir (synced)   |   memory:// (demo, tests)
+//!        file:///dir (synced)        |        memory:// (demo, tests)
+//!        s3://bucket/prefix   gs://bucket/prefix   az://container/prefix   (far away)
 //! ```
 //!
 //! Owns: names relative to a store ([`name`]), opening by URL, and the promise that a `put` which returned is durable
@@ -11,6 +12,7 @@
 //! (`view/`, `producer/clean`), or retries (the caller knows what else waits).
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,6 +23,12 @@ use futures::stream::{BoxStream, StreamExt as _};
 pub mod name;
 pub mod faulty;
 mod object;
+mod remote;
+mod profile;
+mod http;
+mod answer;
+
+pub use remote::{Options, far_url, is_option, is_secret};
 
 #[cfg(test)]
 mod tests;
@@ -49,6 +57,29 @@ impl From<Vec<u8>> for Body {
 /// A blob's content, in order, in pieces of the store's choice.
 pub type Content = BoxStream<'static, Result<Bytes, Error>>;
 
+/// What tells one content of a name from any other, as far as the store knows: its entity tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag(pub Arc<str>);
+
+/// A part of a blob.
+pub struct Part {
+    /// From the range's beginning to its end, or to the blob's where that comes first.
+    pub content: Content,
+    /// Length of the whole blob.
+    pub total: u64,
+    /// Which content of the name it is of. `None`: the store does not say.
+    pub tag: Option<Tag>,
+}
+
+/// What became of a put that must not replace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is stored.
+    Stored,
+    /// There was a blob of that name, which stays.
+    Found,
+}
+
 /// One blob as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
@@ -58,7 +89,7 @@ pub struct Listed {
     pub bytes: u64,
 }
 
-/// What a store must do. One contract test runs against every implementation (`blob/tests.rs`).
+/// What a store must do. One contract test runs against every implementation (`tests/flow/stores.rs`).
 ///
 /// Names are relative, of parts joined by `/`; a part is never empty, `.` or `..`, and none starts with a dot.
 pub trait BlobStore: fmt::Debug + Send + Sync {
@@ -69,6 +100,38 @@ pub trait BlobStore: fmt::Debug + Send + Sync {
 
     /// Reads a blob from its beginning. [`Error::Missing`] if there is none.
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Content, Error>>;
+
+    /// Stores a blob unless there is one of that name: of several at a time one does. A store that cannot promise that, or
+    /// not for this body, asks before it puts; so does this, unless it is implemented.
+    fn put_new<'a>(&'a self, name: &'a str, body: Body) -> BoxFuture<'a, Result<Put, Error>> {
+        Box::pin(async move {
+            match self.head(name).await? {
+                Some(_) => Ok(Put::Found),
+                None => self.put(name, body).await.map(|()| Put::Stored),
+            }
+        })
+    }
+
+    /// Reads a part of a blob: nothing of a range that begins at its end or beyond. [`Error::Changed`] if `same` is of
+    /// another content of that name, and the store knows. Unless it is implemented, the blob is read up to there.
+    fn get_range<'a>(
+        &'a self,
+        name: &'a str,
+        range: Range<u64>,
+        same: Option<&'a Tag>,
+    ) -> BoxFuture<'a, Result<Part, Error>> {
+        let _ = same;
+        Box::pin(async move {
+            let content = self.get(name).await?;
+            let total = self.head(name).await?.unwrap_or(0);
+            Ok(Part { content: cut(content, range), total, tag: None })
+        })
+    }
+
+    /// Whether answers come late and connections break, so that large blobs are better read in several parts at a time.
+    fn is_far(&self) -> bool {
+        false
+    }
 
     /// A blob's length, or `None` if there is none.
     fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<u64>, Error>>;
@@ -105,6 +168,12 @@ pub enum Error {
         /// The blob.
         url: String,
     },
+    /// Another blob has taken the place of that of which a part was read before: read it from its beginning.
+    #[error("another blob has taken the place of {url} while it was read")]
+    Changed {
+        /// The blob.
+        url: String,
+    },
     /// The store refuses: permissions, a read-only or full file system. Retried, since an operator may mend it.
     #[error("{doing} {url}: {problem}")]
     Refused {
@@ -130,7 +199,7 @@ pub enum Error {
 impl Error {
     /// Whether trying again may succeed with nothing changed here.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Error::Refused { .. } | Error::Unavailable { .. })
+        matches!(self, Error::Changed { .. } | Error::Refused { .. } | Error::Unavailable { .. })
     }
 
     /// What the operator does about it.
@@ -138,9 +207,10 @@ impl Error {
         match self {
             Error::Url { .. } => crate::ErrorKind::Config,
             Error::Name { .. } => crate::ErrorKind::Internal,
-            Error::Missing { .. } | Error::Refused { .. } | Error::Unavailable { .. } => {
-                crate::ErrorKind::Unavailable
-            }
+            Error::Missing { .. }
+            | Error::Changed { .. }
+            | Error::Refused { .. }
+            | Error::Unavailable { .. } => crate::ErrorKind::Unavailable,
         }
     }
 }
@@ -154,13 +224,22 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store of a URL: `file:///DIR` (made if missing) or `memory://` (every call makes a new, empty one;
-    /// clone the [`Store`] to share it).
+    /// Opens the store of a URL, with what the environment says of it and without further options.
     ///
     /// # Errors
-    /// [`Error::Url`] for any other, and for a folder that cannot be made or written.
+    /// As [`Store::open_with`].
     pub fn open(url: &str) -> Result<Store, Error> {
-        object::open(url)
+        Store::open_with(url, &Options::default())
+    }
+
+    /// Opens the store of a URL: `file:///DIR` (made if missing); `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or
+    /// `az://CONTAINER/PREFIX`, with credentials and endpoint from the providers' usual variables and from `options`, which
+    /// go first; `memory://` (every call makes a new, empty one; clone the [`Store`] to share it). Connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::Url`] for any other, for a folder that cannot be made or written, for options that are none.
+    pub fn open_with(url: &str, options: &Options) -> Result<Store, Error> {
+        object::open(url, options)
     }
 
     /// A store of one's own; `base` is what its blobs' absolute URLs start with.
@@ -183,6 +262,23 @@ impl Store {
     pub async fn put(&self, name: &str, body: impl Into<Body>) -> Result<(), Error> {
         name::check(name)?;
         self.inner.put(name, body.into()).await
+    }
+
+    /// See [`BlobStore::put_new`].
+    pub async fn put_new(&self, name: &str, body: impl Into<Body>) -> Result<Put, Error> {
+        name::check(name)?;
+        self.inner.put_new(name, body.into()).await
+    }
+
+    /// See [`BlobStore::get_range`].
+    pub async fn get_range(&self, name: &str, range: Range<u64>, same: Option<&Tag>) -> Result<Part, Error> {
+        name::check(name)?;
+        self.inner.get_range(name, range, same).await
+    }
+
+    /// See [`BlobStore::is_far`].
+    pub fn is_far(&self) -> bool {
+        self.inner.is_far()
     }
 
     /// See [`BlobStore::get`].
@@ -225,6 +321,36 @@ impl Store {
     /// The implementation, for wrappers.
     pub fn inner(&self) -> Arc<dyn BlobStore> {
         Arc::clone(&self.inner)
+    }
+}
+
+/// Of a whole blob's content what lies in `range`.
+fn cut(content: Content, range: Range<u64>) -> Content {
+    let mut at = 0;
+    let pieces = content.map(move |piece| {
+        piece.map(|piece| {
+            let from = at;
+            at += piece.len() as u64;
+            let (start, end) = (range.start.clamp(from, at), range.end.clamp(from, at));
+            // Both lie in the piece by now.
+            (piece.slice((start - from) as usize..(end.max(start) - from) as usize), at >= range.end)
+        })
+    });
+    let mut over = false;
+    pieces
+        .take_while(move |piece| {
+            let go_on = !over;
+            over = piece.as_ref().map_or(true, |(_, last)| *last);
+            std::future::ready(go_on)
+        })
+        .map(|piece| piece.map(|(piece, _)| piece))
+        .filter(|piece| std::future::ready(piece.as_ref().map_or(true, |piece| !piece.is_empty())))
+        .boxed()
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Part").field("total", &self.total).field("tag", &self.tag).finish_non_exhaustive()
     }
 }
 

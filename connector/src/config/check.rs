@@ -10,6 +10,7 @@ use super::model::{DatasetModel, Model, Values as _, Webhook};
 use super::secret;
 use super::tree;
 use super::values::Keyed;
+use crate::blob;
 use crate::codec::{Codec, ExtraFields, Format, KeyRule};
 use crate::schema::Schema;
 use crate::webhook::Endpoint;
@@ -160,6 +161,12 @@ impl<'a> Check<'a> {
             && self.is_given(&["storage", "blobs"])
         {
             self.wrong(&["storage", "blobs"], what);
+        }
+        let scheme = self.model.storage.blobs.split("://").next().unwrap_or_default();
+        for name in self.model.options.0.keys() {
+            if !blob::is_option(scheme, name) {
+                self.wrong(&["storage", "options", name], format!("is no option of {scheme}:// stores"));
+            }
         }
     }
 
@@ -512,8 +519,9 @@ fn blobs_url(url: &str) -> Result<(), String> {
             "{shown:?} is not absolute: write three slashes, as in \"file:///var/lib/stillwell/blobs\""
         )),
         "file" | "memory" => Ok(()),
-        "s3" | "gs" | "az" | "kafka" => {
-            Err(format!("{scheme}:// is not in this release: file:// and memory:// are"))
+        "s3" | "gs" | "az" => blob::far_url(url).map_err(|what| format!("{shown:?}: {what}")),
+        "kafka" => {
+            Err("kafka:// is not in this release: file://, s3://, gs://, az:// and memory:// are".to_owned())
         }
         _ => {
             let near = nearest(scheme, ["file", "memory", "s3", "gs", "az", "kafka"]);

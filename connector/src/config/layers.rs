@@ -194,6 +194,10 @@ impl<'a> Reader<'a> {
                     path.push(if rest.contains('.') { rest } else { rest.replace('_', ".") });
                     return Ok((node, path));
                 }
+                Node::Options => {
+                    path.push(parts.get(index..).unwrap_or_default().join("."));
+                    return Ok((node, path));
+                }
                 _ => {
                     path.push(part.clone());
                     node = match node.below(part) {
@@ -264,7 +268,7 @@ impl<'a> Reader<'a> {
                     return self.value(layer, node, &mut path, 0, &value, &context);
                 }
                 // A text may begin like that, too.
-                Err(_) if matches!(node, Node::Properties) => {}
+                Err(_) if matches!(node, Node::Properties | Node::Options) => {}
                 Err(error) => {
                     self.mistakes.add(
                         Some(place),
@@ -276,7 +280,8 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        let kind = if matches!(node, Node::Properties) { Some(Kind::Property) } else { node.kind() };
+        let named_at_will = matches!(node, Node::Properties | Node::Options);
+        let kind = if named_at_will { Some(Kind::Property) } else { node.kind() };
         match kind {
             Some(kind) => {
                 self.leaf(layer, node, &path, kind, Ok((Raw::Loose(text.to_owned()), None)), 0, &context)
@@ -311,7 +316,7 @@ impl<'a> Reader<'a> {
             let at = name.span().start;
             path.push(name.get_ref().to_string());
             match (node, node.below(name.get_ref())) {
-                (Node::Properties, _) => self.property(layer, path, at, value, context),
+                (Node::Properties | Node::Options, _) => self.property(layer, path, at, value, context),
                 (_, Some(below)) => self.value(layer, below, path, at, value, context),
                 (_, None) => {
                     let meant = tree::meant(node, path);

@@ -18,6 +18,7 @@ use super::profile;
 use super::secret::Properties;
 use super::tree::{self, OVERRIDABLE};
 use super::values::{Kind, Raw};
+use crate::blob;
 
 /// Everything that a configuration is read from. Not `Debug`: there are secrets in it.
 #[derive(Clone, Default)]
@@ -269,6 +270,7 @@ fn model(effective: &Effective, datasets: &BTreeMap<String, Place>) -> Model {
         properties: Properties(effective.below(&path(&["kafka", "properties"]), text)),
         schema_registry: effective.section::<SchemaRegistry>(&path(&["schema_registry"])),
         storage: effective.section::<Storage>(&path(&["storage"])),
+        options: blob::Options(effective.below(&path(&["storage", "options"]), text)),
         http: effective.section::<Http>(&path(&["http"])),
         monitoring: effective.section(&path(&["producer", "monitoring"])),
         consumer: effective.section(&path(&["consumer"])),

@@ -49,7 +49,7 @@ impl Config {
     /// [`ErrorKind::Config`] where it cannot be.
     pub fn store(&self) -> Result<Store> {
         let url = &self.model().storage.blobs;
-        Store::open(url).map_err(|error| {
+        Store::open_with(url, &self.model().options).map_err(|error| {
             let place = self.place_of("storage.blobs");
             Error::because(
                 ErrorKind::Config,

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::blob;
+
 /// What stands in place of a secret.
 pub const MASK: &str = "***";
 
@@ -32,6 +34,12 @@ const OPEN: [&str; 5] = [
 /// whatever its path: who fetches a value from outside the file has a reason.
 pub fn is_secret(path: &[String]) -> bool {
     let Some(name) = path.last() else { return false };
+    if let [storage, options, ..] = path
+        && storage == "storage"
+        && options == "options"
+    {
+        return blob::is_secret(name);
+    }
     if let [.., webhook, name] = path
         && webhook == "webhook"
         && ["url", "headers"].contains(&name.as_str())
@@ -69,6 +77,11 @@ mod tests {
         {
             assert!(is_secret(&path(secret)), "{secret}");
         }
+        let option = |name: &str| ["storage", "options", name].map(str::to_owned);
+        for secret in ["aws_access_key_id", "azure_storage_sas_key", "google_service_account_key", "token"] {
+            assert!(is_secret(&option(secret)), "{secret}");
+        }
+        assert!(!is_secret(&option("aws_endpoint_url")));
         for open in
             ["security.protocol", "sasl.mechanism", "sasl.mechanisms", "ssl.ca.location", "max_batch_size"]
         {

@@ -67,7 +67,7 @@ pub fn to_toml(all: &[Shown]) -> String {
     text
 }
 
-/// Where a key stands in the documentation. What is not listed there (properties, features) follows its section.
+/// Where a key stands in the documentation. What is not listed there (properties, options, features) follows its section.
 fn rank(section: &[String], name: &str) -> (String, usize, usize, String) {
     let (dataset, pattern) = match section {
         [datasets, dataset, producer, below @ ..] if datasets == "datasets" && producer == "producer" => {
@@ -91,6 +91,7 @@ fn rank(section: &[String], name: &str) -> (String, usize, usize, String) {
         SECTIONS.iter().find(|section| section.path == pattern).map_or(&[][..], |section| section.keys);
     let key = keys.iter().position(|key| key.name == name).unwrap_or(usize::MAX);
     let after = match pattern.as_str() {
+        "storage.options" => SECTIONS.iter().position(|section| section.path == "storage"),
         "kafka.properties" => SECTIONS.iter().position(|section| section.path == "kafka"),
         _ => None,
     };

@@ -20,8 +20,10 @@ pub enum Node {
     Section(BTreeMap<&'static str, Node>),
     /// `[datasets]`: any name, below which there is this section.
     Datasets(Box<Node>),
-    /// `[kafka.properties]`: any name.
+    /// `[kafka.properties]`: any name, of words with dots between them.
     Properties,
+    /// `[storage.options]`: any name, of words with `_` between them.
+    Options,
 }
 
 /// The whole tree.
@@ -62,6 +64,9 @@ fn tree() -> Node {
     if let Some(Node::Section(kafka)) = root.get_mut("kafka") {
         kafka.insert("properties", Node::Properties);
     }
+    if let Some(Node::Section(storage)) = root.get_mut("storage") {
+        storage.insert("options", Node::Options);
+    }
     Node::Section(root)
 }
 
@@ -83,7 +88,7 @@ impl Node {
         match self {
             Node::Section(below) => below.get(name),
             Node::Datasets(each) => Some(each),
-            Node::Leaf(_) | Node::Alias(_) | Node::Feature | Node::Properties => None,
+            Node::Leaf(_) | Node::Alias(_) | Node::Feature | Node::Properties | Node::Options => None,
         }
     }
 
@@ -93,7 +98,7 @@ impl Node {
             Node::Leaf(key) => Some(key.kind),
             Node::Alias(target) => find(target).and_then(Node::kind),
             Node::Feature => Some(Kind::Switch),
-            Node::Section(_) | Node::Datasets(_) | Node::Properties => None,
+            Node::Section(_) | Node::Datasets(_) | Node::Properties | Node::Options => None,
         }
     }
 
@@ -109,7 +114,7 @@ impl Node {
             Node::Datasets(each) => {
                 each.leaves().into_iter().map(|path| [vec!["*"], path].concat()).collect()
             }
-            Node::Properties => Vec::new(),
+            Node::Properties | Node::Options => Vec::new(),
             Node::Leaf(_) | Node::Alias(_) | Node::Feature => vec![Vec::new()],
         }
     }

@@ -24,7 +24,7 @@ use super::circuit::Gate;
 use super::turns::Turn;
 use super::{Performance, Reliability};
 use crate::blob::name::{self, Folder};
-use crate::blob::{self, Body, Store};
+use crate::blob::{self, Body, Put, Store};
 use crate::clock::{Clock, Entropy};
 use crate::failpoint;
 use crate::format::letter::{Elsewhere, Letter};
@@ -190,9 +190,22 @@ impl Uploader {
             url: self.store.absolute_url(name),
             problem: injected.to_string(),
         })?;
-        self.store.put(name, body).await?;
+        self.put_where(name, body).await?;
         failpoint::pass("store.stored");
         Ok(())
+    }
+
+    /// Over a network, what an attempt without an answer has stored is not sent again: it may be gigabytes. Names carry
+    /// their content's checksum, so what is there is it, unless it was damaged; then it is mostly shorter, and is replaced.
+    async fn put_where(&self, name: &str, body: Body) -> Result<(), blob::Error> {
+        if !self.store.is_far() {
+            return self.store.put(name, body).await;
+        }
+        match self.store.put_new(name, body.clone()).await? {
+            Put::Stored => Ok(()),
+            Put::Found if self.store.head(name).await? == Some(length(&body).await) => Ok(()),
+            Put::Found => self.store.put(name, body).await,
+        }
     }
 
     /// How long an attempt may take that moves so much.
@@ -318,6 +331,8 @@ impl Storer {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::blob::faulty::{Control, Faults, Faulty};
     use crate::gauge::Strain;
@@ -396,6 +411,22 @@ mod tests {
         control.set(false);
         assert!(within(Duration::from_secs(10), put).await);
         assert_eq!(inner.head("large").await.unwrap(), Some(LARGEST_PROBE + 1));
+    }
+
+    #[tokio::test]
+    async fn what_is_there_already_is_not_sent_again_over_a_network() {
+        let far = Faults { far: true, ..Faults::default() };
+        for (faults, before, after) in [
+            (far.clone(), "other", "other"),
+            // Of another length it is not what its name says.
+            (far, "torn", "bytes"),
+            (Faults::default(), "other", "bytes"),
+        ] {
+            let (uploader, _, inner) = uploader(faults, Duration::from_secs(60));
+            inner.put("a", Bytes::from_static(before.as_bytes())).await.unwrap();
+            uploader.put("a", Body::Bytes(Bytes::from_static(b"bytes"))).await.unwrap();
+            assert_eq!(inner.get_bytes("a").await.unwrap(), after, "{before}");
+        }
     }
 
     #[tokio::test]

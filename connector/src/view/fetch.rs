@@ -5,6 +5,8 @@
 //!                    on threads of their own, a few pieces behind
 //! ```
 //!
+//! From a store far away the pieces come as `parts` brings them: several at a time, gone on with where a connection broke.
+//!
 //! Owns: when a blob is whole (both checksums, both lengths), the one repetition after damage, how many come at a time.
 //! Does not own: repetition after a store's failure (the caller knows what else waits), the cache's budget (`cache`).
 
@@ -21,6 +23,7 @@ use tokio::task::spawn_blocking;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::cache::Temporary;
+use super::parts::{self, Room};
 use super::{About, Base, BaseFiles, Cache, DeltaFile, Error, FileName, Files, Held, Hold, Identity, View};
 use crate::blob::name::Kind;
 use crate::blob::{self, Store};
@@ -49,12 +52,13 @@ pub struct Fetcher {
     hold: Arc<Hold>,
     /// `None`: nothing is told of what is long in coming.
     tells: Option<Clock>,
+    room: Room,
 }
 
 impl Fetcher {
     /// For readers: pages of snapshots are checked when they are first touched.
     pub fn new(store: Store, cache: Cache) -> Fetcher {
-        Fetcher { store, cache, whole: false, hold: Arc::default(), tells: None }
+        Fetcher { store, cache, whole: false, hold: Arc::default(), tells: None, room: Room::default() }
     }
 
     /// A log line now and then of a blob that is long in coming: how far it is, how fast, and the time that is left.
@@ -280,6 +284,9 @@ impl Fetcher {
     }
 
     async fn read_store(&self, identity: &Identity, name: FileName, blob: &BlobRef) -> Result<Held, Error> {
+        if self.store.is_far() {
+            return self.unpack(identity, name, blob, parts::read(&self.store, blob, &self.room)).await;
+        }
         let content = self.store.get(&blob.name).await.map_err(store)?;
         let url = self.store.absolute_url(&blob.name);
         let pieces = stream::unfold(content, move |mut content| {
@@ -293,7 +300,7 @@ impl Fetcher {
                         problem: format!("nothing came for {IDLE:?}"),
                     }),
                 };
-                Some((piece, content))
+                Some((piece.map_err(store), content))
             }
         });
         self.unpack(identity, name, blob, pieces).await
@@ -305,7 +312,7 @@ impl Fetcher {
         identity: &Identity,
         name: FileName,
         blob: &BlobRef,
-        pieces: impl stream::Stream<Item = Result<Bytes, blob::Error>>,
+        pieces: impl stream::Stream<Item = Result<Bytes, Error>>,
     ) -> Result<Held, Error> {
         let (give, mut take) = mpsc::channel::<Bytes>(PIECES);
         let sink = {
@@ -321,7 +328,7 @@ impl Fetcher {
         let feed = async move {
             futures::pin_mut!(pieces);
             while let Some(piece) = pieces.next().await {
-                let piece = piece.map_err(store)?;
+                let piece = piece?;
                 let bytes = piece.len() as u64;
                 // The sink went first: it says why.
                 if give.send(piece).await.is_err() {

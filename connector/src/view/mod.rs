@@ -37,6 +37,7 @@ mod hold;
 mod lookup;
 mod changes;
 pub mod fetch;
+mod parts;
 pub mod past;
 pub mod fold;
 

@@ -1,0 +1,317 @@
+//! Opening stores that are far away: S3 and what speaks like it, Google Cloud Storage, Azure.
+//!
+//! ```text
+//! s3://BUCKET/PREFIX     AWS_*,    profile of ~/.aws (AWS_PROFILE), web identity, container, instance role
+//! gs://BUCKET/PREFIX     GOOGLE_*, application default credentials, metadata server
+//! az://CONTAINER/PREFIX  AZURE_*,  workload identity, managed identity
+//!                        then [storage.options], which go before both
+//! ```
+//!
+//! Owns: what a URL and options mean. Does not own: the credentials themselves, which object_store asks for when a request
+//! needs them and renews before they end.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::path::Path as Location;
+use object_store::prefix::PrefixStore;
+use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+
+use super::answer::Far;
+use super::http::Wire;
+use super::profile;
+
+/// What stands in place of a secret.
+const MASK: &str = "***";
+
+/// Settings of a store by object_store's names, which are those of the providers' variables in small letters:
+/// `aws_endpoint_url`, `aws_region`, `azure_storage_account_name`. They go before the environment's.
+#[derive(Clone, Default, PartialEq)]
+pub struct Options(pub BTreeMap<String, String>);
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |(name, value): (&String, &String)| {
+            (name.clone(), if is_secret(name) { MASK.to_owned() } else { value.clone() })
+        };
+        f.debug_map().entries(self.0.iter().map(shown)).finish()
+    }
+}
+
+/// Whether an option's value must never be shown.
+pub fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["key", "secret", "token", "password", "sas", "credential"].iter().any(|word| name.contains(word))
+}
+
+/// Retries within a request, for what passes at once: a connection that was closed while idle, a 503. What lasts longer is
+/// for the caller, who knows what else waits.
+fn retries() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(2),
+            base: 2.0,
+        },
+        max_retries: 2,
+        retry_timeout: Duration::from_secs(15),
+    }
+}
+
+/// One provider.
+struct Provider {
+    scheme: &'static str,
+    /// What its variables begin with.
+    prefix: &'static str,
+    kind: &'static str,
+    credentials: &'static str,
+    place: &'static str,
+}
+
+const PROVIDERS: [Provider; 3] = [
+    Provider {
+        scheme: "s3",
+        prefix: "AWS_",
+        kind: "bucket",
+        credentials: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role",
+        place: "AWS_REGION and AWS_ENDPOINT_URL, or [storage.options]",
+    },
+    Provider {
+        scheme: "gs",
+        prefix: "GOOGLE_",
+        kind: "bucket",
+        credentials: "set GOOGLE_APPLICATION_CREDENTIALS to a key's file, or give the machine a service account",
+        place: "google_base_url in [storage.options]",
+    },
+    Provider {
+        scheme: "az",
+        prefix: "AZURE_",
+        kind: "container",
+        credentials: "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or give the machine an identity",
+        place: "AZURE_STORAGE_ACCOUNT_NAME and AZURE_ENDPOINT, or [storage.options]",
+    },
+];
+
+/// Whether stores of a scheme know an option of this name. Those that are not far away know none.
+pub fn is_option(scheme: &str, name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    match scheme {
+        "s3" => name.parse::<Key>().is_ok(),
+        "gs" => name.parse::<GoogleConfigKey>().is_ok(),
+        "az" => name.parse::<AzureConfigKey>().is_ok(),
+        _ => false,
+    }
+}
+
+/// Whether the URL of a store that is far away has the form of one; else what is wrong with it. Opens nothing.
+pub fn far_url(url: &str) -> Result<(), String> {
+    let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
+    match PROVIDERS.iter().find(|provider| provider.scheme == scheme) {
+        Some(provider) => provider.parts(rest).map(drop),
+        None => Err("it is none of s3://, gs://, az://".to_owned()),
+    }
+}
+
+/// A store, and how error texts name it. `None`: the scheme is of no store far away. The error says what is wrong, and holds
+/// no secret.
+pub(super) fn open(
+    scheme: &str,
+    rest: &str,
+    options: &Options,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Option<Result<(Arc<dyn ObjectStore>, Far), String>> {
+    let provider = PROVIDERS.iter().find(|provider| provider.scheme == scheme)?;
+    Some(provider.open(rest, options, environment))
+}
+
+impl Provider {
+    /// Bucket or container, and prefix.
+    fn parts<'a>(&self, rest: &'a str) -> Result<(&'a str, Location), String> {
+        let (scheme, kind) = (self.scheme, self.kind);
+        let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let written = format!("write {scheme}://{}/PREFIX", kind.to_uppercase());
+        if name.is_empty() {
+            return Err(format!("it names no {kind}; {written}"));
+        }
+        if rest.contains(['@', '?', '#', '%', ' ']) || name.contains(':') {
+            return Err(format!(
+                "it is more than {kind} and prefix; {written}, and credentials and endpoint as {}… or in [storage.options]",
+                self.prefix
+            ));
+        }
+        let prefix = prefix.trim_end_matches('/');
+        let parsed = Location::parse(prefix).ok().filter(|_| !prefix.starts_with('/'));
+        let prefix = parsed
+            .ok_or_else(|| format!("its prefix {prefix:?} has an empty part, or one of dots; {written}"))?;
+        Ok((name, prefix))
+    }
+
+    fn open(
+        &self,
+        rest: &str,
+        options: &Options,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Arc<dyn ObjectStore>, Far), String> {
+        let (scheme, kind) = (self.scheme, self.kind);
+        let (name, prefix) = self.parts(rest)?;
+        // Only what is set: an empty variable is how shells unset one.
+        let environment: BTreeMap<String, String> = environment
+            .into_iter()
+            .filter(|(name, value)| {
+                // Azure's own hosts say by the other where their identity is asked for.
+                let ours = name.starts_with(self.prefix) || (scheme == "az" && name == "IDENTITY_ENDPOINT");
+                ours && !value.is_empty()
+            })
+            .collect();
+        let settings = Settings { environment, options: options.clone() };
+        let store = match scheme {
+            "s3" => settings.s3(name),
+            "gs" => settings.gs(name),
+            _ => settings.az(name),
+        };
+        let store = store.map_err(|why| settings.hushed(why))?;
+        let store =
+            if prefix.as_ref().is_empty() { store } else { Arc::new(PrefixStore::new(store, prefix)) };
+        let (name, credentials, place) = (name.to_owned(), self.credentials, self.place);
+        Ok((store, Far { kind, name, credentials, place }))
+    }
+}
+
+/// What is set, by whom.
+struct Settings {
+    environment: BTreeMap<String, String>,
+    options: Options,
+}
+
+impl Settings {
+    /// Each with its key: the environment's, of which those that are no key are somebody else's, then the options, which
+    /// must all be known.
+    fn keyed<K: std::str::FromStr>(&self, scheme: &str) -> Result<Vec<(K, String)>, String> {
+        let named = |name: &str| name.to_ascii_lowercase().parse::<K>();
+        let found = self.environment.iter().filter_map(|(name, value)| Some((named(name).ok()?, value)));
+        let mut keyed: Vec<(K, String)> = found.map(|(key, value)| (key, value.clone())).collect();
+        for (name, value) in &self.options.0 {
+            let key = named(name)
+                .map_err(|_| format!("{name} in [storage.options] is no option of {scheme}:// stores"))?;
+            keyed.push((key, value.clone()));
+        }
+        Ok(keyed)
+    }
+
+    fn s3(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>, String> {
+        let mut given = self.keyed::<Key>("s3")?;
+        let has = |given: &[(Key, String)], key| given.iter().any(|(known, _)| *known == key);
+        // In the SDKs' order: a profile goes before roles, and after keys.
+        if !has(&given, Key::AccessKeyId) && !has(&given, Key::SkipSignature) {
+            let of = |name: &str| self.environment.get(name).cloned();
+            let elsewhere = has(&given, Key::WebIdentityTokenFile)
+                || has(&given, Key::ContainerCredentialsRelativeUri)
+                || has(&given, Key::ContainerCredentialsFullUri);
+            let found = profile::read(of)?;
+            if let Some(found) = found.filter(|found| found.named || !elsewhere) {
+                let values = [
+                    (Key::AccessKeyId, found.access_key_id),
+                    (Key::SecretAccessKey, found.secret_access_key),
+                    (Key::Token, found.session_token),
+                    (Key::Region, found.region),
+                    (Key::Endpoint, found.endpoint_url),
+                ];
+                let missing = values.into_iter().filter_map(|(key, value)| Some((key, value?)));
+                let missing: Vec<_> = missing.filter(|(key, _)| !has(&given, *key)).collect();
+                given.extend(missing);
+            }
+        }
+        // One at a time is how blobs are deleted, and the bulk request is what stores that speak S3 most often lack.
+        let mut builder = AmazonS3Builder::new().with_disable_bulk_delete(true);
+        for (key, value) in given {
+            builder = builder.with_config(key, value);
+        }
+        let builder = builder.with_bucket_name(bucket).with_retry(retries()).with_http_connector(Wire);
+        builder.build().map(|store| Arc::new(store) as _).map_err(|error| error.to_string())
+    }
+
+    fn gs(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>, String> {
+        let mut builder = GoogleCloudStorageBuilder::new();
+        for (key, value) in self.keyed::<GoogleConfigKey>("gs")? {
+            builder = builder.with_config(key, value);
+        }
+        let builder = builder.with_bucket_name(bucket).with_retry(retries()).with_http_connector(Wire);
+        builder.build().map(|store| Arc::new(store) as _).map_err(|error| error.to_string())
+    }
+
+    fn az(&self, container: &str) -> Result<Arc<dyn ObjectStore>, String> {
+        let mut builder = MicrosoftAzureBuilder::new();
+        for (key, value) in self.keyed::<AzureConfigKey>("az")? {
+            builder = builder.with_config(key, value);
+        }
+        let builder = builder.with_container_name(container).with_retry(retries()).with_http_connector(Wire);
+        builder.build().map(|store| Arc::new(store) as _).map_err(|error| error.to_string())
+    }
+
+    /// A text of object_store's without the values of secrets.
+    fn hushed(&self, mut text: String) -> String {
+        for (name, value) in self.environment.iter().chain(&self.options.0) {
+            // A shorter one would be found in any text.
+            if is_secret(name) && value.len() > 3 {
+                text = text.replace(value.as_str(), MASK);
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(url: &str, environment: &[(&str, &str)], options: &[(&str, &str)]) -> Result<Far, String> {
+        let (scheme, rest) = url.split_once("://").unwrap();
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        // No profile of whoever runs the test.
+        let nowhere = [("AWS_SHARED_CREDENTIALS_FILE", "/nowhere"), ("AWS_CONFIG_FILE", "/nowhere")];
+        let environment = nowhere.iter().chain(environment).map(owned);
+        let options = Options(options.iter().map(owned).collect());
+        open(scheme, rest, &options, environment).unwrap().map(|(_, far)| far)
+    }
+
+    #[test]
+    fn each_scheme_takes_its_variables_and_options() {
+        let keys = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "s3cret"), ("AWS_PAGER", "less")];
+        assert_eq!(opened("s3://shop/blobs/products/", &keys, &[]).unwrap().name, "shop");
+        assert_eq!(opened("s3://shop", &[], &[("aws_region", "eu-west-1")]).unwrap().kind, "bucket");
+        let key = "s3cretA=";
+        let account = [("AZURE_STORAGE_ACCOUNT_NAME", "me"), ("AZURE_STORAGE_ACCOUNT_KEY", key)];
+        assert_eq!(opened("az://shop/blobs", &account, &[]).unwrap().kind, "container");
+        opened("gs://shop/blobs", &[], &[("google_skip_signature", "true")]).unwrap();
+        assert!(open("ftp", "shop", &Options::default(), []).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_opened_says_why_without_secrets() {
+        let secret = [("AWS_SECRET_ACCESS_KEY", "s3cret")];
+        for (url, environment, options, said) in [
+            ("s3://", &[][..], &[][..], "names no bucket"),
+            ("s3:///a", &[], &[], "names no bucket"),
+            ("s3://id:s3cret@shop/a", &[], &[], "more than bucket and prefix"),
+            ("s3://shop/a?x=y", &[], &[], "more than bucket and prefix"),
+            ("s3://shop/a//b", &[], &[], "empty part"),
+            ("s3://shop/../b", &[], &[], "dots"),
+            ("az://shop/a", &[], &[], "ccount"),
+            ("s3://shop", &[], &[("aws_regoin", "s3cret")], "aws_regoin in [storage.options] is no option"),
+            ("s3://shop", &secret[..], &[], "AccessKeyId"),
+            ("s3://shop", &[], &[("aws_access_key_id", "s3cret")], "SecretAccessKey"),
+            ("gs://shop", &[], &[("google_service_account_key", "s3cret")], ""),
+            ("s3://shop", &[("AWS_PROFILE", "none")], &[], "no profile none"),
+        ] {
+            let why = opened(url, environment, options).unwrap_err();
+            assert!(why.contains(said) && !why.contains("s3cret"), "{url}: {why}");
+        }
+        let options = Options([("aws_secret_access_key".to_owned(), "s3cret".to_owned())].into());
+        assert_eq!(format!("{options:?}"), r#"{"aws_secret_access_key": "***"}"#);
+    }
+}

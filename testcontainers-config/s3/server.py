@@ -1,0 +1,50 @@
+"""An S3 server for tests: moto on a port of 127.0.0.1, with signatures and rights checked as Amazon checks them.
+
+Prints one line, the port and the keys of one who may do all and of one who may only read; ends when standard input does,
+so that it never outlives the test that started it.
+"""
+
+import json
+import os
+import sys
+
+# Until this many calls are over nobody has to sign: the users are made by such calls.
+os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "1000"
+
+import logging
+from urllib.request import Request, urlopen
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+_, port = server.get_host_and_port()
+anybody = {
+    "endpoint_url": f"http://127.0.0.1:{port}",
+    "region_name": "us-east-1",
+    "aws_access_key_id": "anybody",
+    "aws_secret_access_key": "anything",
+}
+boto3.client("s3", **anybody).create_bucket(Bucket="blobs")
+iam = boto3.client("iam", **anybody)
+
+
+def user(name, actions):
+    """Makes a user who may do so much in S3; gives the keys."""
+    iam.create_user(UserName=name)
+    statement = {"Effect": "Allow", "Action": actions, "Resource": ["*"]}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    iam.put_user_policy(UserName=name, PolicyName="s3", PolicyDocument=document)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    return {"id": key["AccessKeyId"], "secret": key["SecretAccessKey"]}
+
+
+said = {"port": port, "writer": user("writer", ["s3:*"]), "reader": user("reader", ["s3:Get*", "s3:List*"])}
+# From here on everybody signs.
+reset = Request(f"http://127.0.0.1:{port}/moto-api/reset-auth", data=b"0", headers={"content-type": "text/plain"})
+urlopen(reset).read()
+print(json.dumps(said), flush=True)
+sys.stdin.read()
+server.stop()
