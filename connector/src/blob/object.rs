@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::error::Error as StdError;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom};
 use std::ops::Range;
@@ -98,7 +99,6 @@ enum Place {
     Far(Far),
 }
 
-#[derive(Debug)]
 struct Object {
     /// What error texts start with.
     base: String,
@@ -138,6 +138,13 @@ impl Synced {
 
     fn has(&self, folder: &Path) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(folder)
+    }
+}
+
+/// Without what the crate's stores show of their credentials.
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Object").field("base", &self.base).finish_non_exhaustive()
     }
 }
 

@@ -189,41 +189,67 @@ struct Settings {
 }
 
 impl Settings {
-    /// Each with its key: the environment's, of which those that are no key are somebody else's, then the options, which
-    /// must all be known.
-    fn keyed<K: std::str::FromStr>(&self, scheme: &str) -> Result<Vec<(K, String)>, String> {
-        let named = |name: &str| name.to_ascii_lowercase().parse::<K>();
-        let found = self.environment.iter().filter_map(|(name, value)| Some((named(name).ok()?, value)));
-        let mut keyed: Vec<(K, String)> = found.map(|(key, value)| (key, value.clone())).collect();
-        for (name, value) in &self.options.0 {
-            let key = named(name)
-                .map_err(|_| format!("{name} in [storage.options] is no option of {scheme}:// stores"))?;
-            keyed.push((key, value.clone()));
-        }
-        Ok(keyed)
+    /// Each with its key: the environment's, of which those that are no key are somebody else's.
+    fn variables<K: std::str::FromStr>(&self) -> Vec<(K, String)> {
+        let found = self.environment.iter();
+        found
+            .filter_map(|(name, value)| Some((name.to_ascii_lowercase().parse().ok()?, value.clone())))
+            .collect()
+    }
+
+    /// Each with its key; all must be known.
+    fn options<K: std::str::FromStr>(&self, scheme: &str) -> Result<Vec<(K, String)>, String> {
+        let key = |name: &String| {
+            let key = name.to_ascii_lowercase().parse::<K>();
+            key.map_err(|_| format!("{name} in [storage.options] is no option of {scheme}:// stores"))
+        };
+        self.options.0.iter().map(|(name, value)| Ok((key(name)?, value.clone()))).collect()
+    }
+
+    /// Both, in the order in which the later goes before the earlier.
+    fn given<K: std::str::FromStr>(&self, scheme: &str) -> Result<Vec<(K, String)>, String> {
+        let mut given = self.variables();
+        given.extend(self.options(scheme)?);
+        Ok(given)
     }
 
     fn s3(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>, String> {
-        let mut given = self.keyed::<Key>("s3")?;
         let has = |given: &[(Key, String)], key| given.iter().any(|(known, _)| *known == key);
-        // In the SDKs' order: a profile goes before roles, and after keys.
-        if !has(&given, Key::AccessKeyId) && !has(&given, Key::SkipSignature) {
-            let of = |name: &str| self.environment.get(name).cloned();
-            let elsewhere = has(&given, Key::WebIdentityTokenFile)
+        let of_keys = |key: &Key| matches!(key, Key::AccessKeyId | Key::SecretAccessKey | Key::Token);
+        let mut given = self.variables::<Key>();
+        let options = self.options::<Key>("s3")?;
+        if has(&options, Key::AccessKeyId) {
+            // A session's token belongs to its own key.
+            given.retain(|(key, _)| !of_keys(key));
+        }
+        given.extend(options);
+        let signed = has(&given, Key::AccessKeyId) || has(&given, Key::SkipSignature);
+        let of = |name: &str| self.environment.get(name).cloned();
+        let found = match profile::read(of) {
+            Err(_) if signed => None,
+            found => found?,
+        };
+        if let Some(found) = found {
+            // In the SDKs' order: a profile that is named goes before roles, the default one after; and after keys.
+            let role = has(&given, Key::WebIdentityTokenFile)
                 || has(&given, Key::ContainerCredentialsRelativeUri)
                 || has(&given, Key::ContainerCredentialsFullUri);
-            let found = profile::read(of)?;
-            if let Some(found) = found.filter(|found| found.named || !elsewhere) {
-                let values = [
-                    (Key::AccessKeyId, found.access_key_id),
-                    (Key::SecretAccessKey, found.secret_access_key),
-                    (Key::Token, found.session_token),
-                    (Key::Region, found.region),
-                    (Key::Endpoint, found.endpoint_url),
-                ];
-                let missing = values.into_iter().filter_map(|(key, value)| Some((key, value?)));
-                let missing: Vec<_> = missing.filter(|(key, _)| !has(&given, *key)).collect();
-                given.extend(missing);
+            let signs = !signed && (found.named || !role);
+            let values = [
+                (Key::AccessKeyId, found.access_key_id),
+                (Key::SecretAccessKey, found.secret_access_key),
+                (Key::Token, found.session_token),
+                (Key::Region, found.region),
+                (Key::Endpoint, found.endpoint_url),
+            ];
+            for (key, value) in values {
+                if let Some(value) = value
+                    && (signs || !of_keys(&key))
+                    && !has(&given, key)
+                    && !(key == Key::Region && has(&given, Key::DefaultRegion))
+                {
+                    given.push((key, value));
+                }
             }
         }
         // One at a time is how blobs are deleted, and the bulk request is what stores that speak S3 most often lack.
@@ -237,7 +263,7 @@ impl Settings {
 
     fn gs(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>, String> {
         let mut builder = GoogleCloudStorageBuilder::new();
-        for (key, value) in self.keyed::<GoogleConfigKey>("gs")? {
+        for (key, value) in self.given::<GoogleConfigKey>("gs")? {
             builder = builder.with_config(key, value);
         }
         let builder = builder.with_bucket_name(bucket).with_retry(retries()).with_http_connector(Wire);
@@ -246,7 +272,7 @@ impl Settings {
 
     fn az(&self, container: &str) -> Result<Arc<dyn ObjectStore>, String> {
         let mut builder = MicrosoftAzureBuilder::new();
-        for (key, value) in self.keyed::<AzureConfigKey>("az")? {
+        for (key, value) in self.given::<AzureConfigKey>("az")? {
             builder = builder.with_config(key, value);
         }
         let builder = builder.with_container_name(container).with_retry(retries()).with_http_connector(Wire);
@@ -284,6 +310,7 @@ mod tests {
         let keys = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "s3cret"), ("AWS_PAGER", "less")];
         assert_eq!(opened("s3://shop/blobs/products/", &keys, &[]).unwrap().name, "shop");
         assert_eq!(opened("s3://shop", &[], &[("aws_region", "eu-west-1")]).unwrap().kind, "bucket");
+        opened("s3://shop", &[keys[0], keys[1], ("AWS_PROFILE", "none")], &[]).unwrap();
         let key = "s3cretA=";
         let account = [("AZURE_STORAGE_ACCOUNT_NAME", "me"), ("AZURE_STORAGE_ACCOUNT_KEY", key)];
         assert_eq!(opened("az://shop/blobs", &account, &[]).unwrap().kind, "container");

@@ -30,6 +30,7 @@ pub mod demo;
 pub mod check;
 mod connect;
 pub mod config;
+mod downloads;
 mod reading;
 pub mod versions;
 pub mod pin;

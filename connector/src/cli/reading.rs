@@ -3,6 +3,7 @@
 
 use clap::Args;
 
+use super::downloads::watched;
 use super::edge::Edge;
 use super::given::Given;
 use crate::config::{Config, Shared};
@@ -30,7 +31,8 @@ impl Which {
     pub fn load(&self, edge: &Edge) -> Result<(Config, Options)> {
         let config = self.given.load(edge)?;
         let shared = Shared::system(&config, Metrics::new())?;
-        let options = config.consumer(&self.dataset, &shared)?;
+        let mut options = config.consumer(&self.dataset, &shared)?;
+        options.store = watched(options.store, &edge.screen);
         Ok((config, options))
     }
 

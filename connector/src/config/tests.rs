@@ -4,6 +4,7 @@ use super::*;
 use crate::codec::KeyRule;
 
 mod slips;
+mod storage;
 
 /// A folder with a schema, and a configuration file in it.
 struct Case {

@@ -154,14 +154,15 @@ impl ConsumerBuilder {
         if bounds.is_some() { self.guard(bounds) } else { self }
     }
 
-    /// Blob store of the producer, as a URL. Default: `file://` and the folder `blobs` beside the cache.
+    /// Blob store of the producer, as a URL that [`Store::open`] takes. Default: `file://` and the folder `blobs` beside the cache.
     #[must_use]
     pub fn blobs(mut self, url: impl Into<String>) -> Self {
         self.blobs = Some(url.into());
         self
     }
 
-    /// A store that is open already; needed for `memory://`, which lives in one process.
+    /// A store that is open already, as by [`Store::open_with`] with options; needed for `memory://`, which lives in one
+    /// process.
     #[must_use]
     pub fn store(mut self, store: Store) -> Self {
         self.store = Some(store);

@@ -151,14 +151,15 @@ impl ProducerBuilder {
         self
     }
 
-    /// Blob store, as a URL. Default: `file://` and the folder `blobs` in the data directory.
+    /// Blob store, as a URL that [`Store::open`] takes. Default: `file://` and the folder `blobs` in the data directory.
     #[must_use]
     pub fn blobs(mut self, url: impl Into<String>) -> Self {
         self.blobs = Some(url.into());
         self
     }
 
-    /// A store that is open already; needed for `memory://`, which lives in one process.
+    /// A store that is open already, as by [`Store::open_with`] with options; needed for `memory://`, which lives in one
+    /// process.
     #[must_use]
     pub fn store(mut self, store: Store) -> Self {
         self.store = Some(store);

@@ -47,8 +47,9 @@ impl Level {
 
     fn filter(&self) -> EnvFilter {
         // The wrapper's own lines are errors that its calls return as well, and one about a queue that is closed twice at
-        // each orderly end; librdkafka's lines come under their own target. A directive that names it still wins.
-        let directives = format!("rdkafka=off,{}", self.0);
+        // each orderly end; librdkafka's lines come under their own target. Nor does object_store name the blob that it asks
+        // for again; who reads or stores it does. A directive that names them still wins.
+        let directives = format!("rdkafka=off,object_store=warn,{}", self.0);
         EnvFilter::try_new(directives).expect("parsed when the level was made")
     }
 }
