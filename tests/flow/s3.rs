@@ -13,7 +13,7 @@ const SCHEMA: &str = r#"{"type": "record", "name": "Note", "fields": [
     {"name": "id", "type": "string"}, {"name": "text", "type": "string"}]}"#;
 
 /// Longest that the reader behind the proxy may take; it takes some seconds.
-const LONG: std::time::Duration = std::time::Duration::from_secs(120);
+const LONG: std::time::Duration = std::time::Duration::from_secs(300);
 
 fn reader(setting: &Setting, store: Store, cache: &std::path::Path) -> ConsumerBuilder {
     Consumer::builder(setting.dataset()).bootstrap_servers(&setting.bootstrap).store(store).cache_dir(cache)
@@ -28,7 +28,7 @@ async fn a_reader_behind_a_network_that_breaks_goes_on_where_it_broke() {
 
     // What does not compress, so that there is something to download: some 14 MB, twice.
     let entropy = Entropy::seeded(7);
-    let mut noise = |length: usize| -> String {
+    let noise = |length: usize| -> String {
         let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         (0..length).map(|_| char::from(letters[(entropy.next_u64() % 64) as usize])).collect()
     };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::drawing::{ONE_USER, UNSAFE, allows, group};
+use crate::drawing::{FEW_USERS, UNSAFE, allows, group};
 use crate::source::{Kind, Source};
 
 /// No file is longer.
@@ -85,14 +85,14 @@ impl House {
             .collect()
     }
 
-    /// Crates that only one room may use, used elsewhere.
+    /// Crates that only one room or two may use, used elsewhere.
     pub(crate) fn foreign_crates(&self) -> Vec<Complaint> {
         let mut complaints = Vec::new();
         for file in &self.files {
             let room = file.module().into_iter().next().unwrap_or_default();
-            for (name, user) in ONE_USER.iter().filter(|(_, user)| *user != room) {
+            for (name, users) in FEW_USERS.iter().filter(|(_, users)| !users.contains(&room.as_str())) {
                 for line in file.uses_crate(name) {
-                    let what = format!("{name} is used outside {user}/");
+                    let what = format!("{name} is used outside {}/", users.join("/ and "));
                     complaints.push(Complaint::new(file, line, what));
                 }
             }

@@ -117,6 +117,9 @@ pub fn far_url(url: &str) -> Result<(), String> {
     }
 }
 
+/// A store, and how error texts name it; or what is wrong, without secrets.
+type Opened = Result<(Arc<dyn ObjectStore>, Far), String>;
+
 /// A store, and how error texts name it. `None`: the scheme is of no store far away. The error says what is wrong, and holds
 /// no secret.
 pub(super) fn open(
@@ -124,7 +127,7 @@ pub(super) fn open(
     rest: &str,
     options: &Options,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Option<Result<(Arc<dyn ObjectStore>, Far), String>> {
+) -> Option<Opened> {
     let provider = PROVIDERS.iter().find(|provider| provider.scheme == scheme)?;
     Some(provider.open(rest, options, environment))
 }
@@ -156,7 +159,7 @@ impl Provider {
         rest: &str,
         options: &Options,
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<(Arc<dyn ObjectStore>, Far), String> {
+    ) -> Opened {
         let (scheme, kind) = (self.scheme, self.kind);
         let (name, prefix) = self.parts(rest)?;
         // Only what is set: an empty variable is how shells unset one.
