@@ -74,6 +74,8 @@ pub mod disk;
 #[doc(hidden)]
 pub mod blob;
 #[doc(hidden)]
+pub mod registry;
+#[doc(hidden)]
 pub mod webhook;
 #[doc(hidden)]
 pub mod telemetry;

@@ -51,6 +51,11 @@ impl Instance {
         Instance { name: setting.dataset().to_owned(), config, port }
     }
 
+    /// Its configuration file.
+    pub fn config(&self) -> &std::path::Path {
+        &self.config
+    }
+
     /// More of the configuration; `[http]` goes on where the file's own left off.
     pub fn append(&self, text: &str) {
         let whole = std::fs::read_to_string(&self.config).expect("the configuration is there");

@@ -19,6 +19,7 @@ mod pins;
 mod pressure;
 mod rebalance;
 mod rebuild;
+mod registry;
 mod restart;
 mod restore;
 mod s3;

@@ -44,12 +44,12 @@ pub(crate) const DRAWING: &[Group] = &[
     },
 ];
 
-/// The crates that one room alone uses, or two.
+/// The crates that few rooms use, and which: one outside thing has one room.
 pub(crate) const FEW_USERS: &[(&str, &[&str])] = &[
     ("rdkafka", &["kafka"]),
     ("rocksdb", &["disk"]),
     ("object_store", &["blob"]),
-    ("hyper_rustls", &["blob", "webhook"]),
+    ("hyper_rustls", &["blob", "registry", "webhook"]),
     ("ring", &["webhook"]),
 ];
 

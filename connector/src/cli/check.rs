@@ -13,7 +13,7 @@ use crate::{Error, ErrorKind, Result};
 pub struct Check {
     #[command(flatten)]
     given: Given,
-    /// Try also what it points at: Kafka, topics, blob store, data directory
+    /// Try also what it points at: Kafka, topics, schema registry, blob store, data directory
     #[arg(long)]
     connect: bool,
 }

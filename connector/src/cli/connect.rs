@@ -69,6 +69,11 @@ pub async fn look(config: &Config) -> Result<Vec<Looked>> {
         // Without Kafka nothing is known of topics.
         Err(error) => looked.push(Looked { what, found: Err(error) }),
     }
+    if let Some(registry) = config.registry() {
+        let found = registry.probe().await;
+        let found = found.map_err(|error| Error::because(error.kind(), "asking it for its subjects", error));
+        looked.push(Looked { what: format!("schema registry at {}", registry.hosts()), found });
+    }
     let probe = format!("{PROBES}/{:016x}", shared.entropy.next_u64());
     let found = match opened {
         Ok(opened) => match tokio::time::timeout(STORE_TIMEOUT, store(&opened, &probe)).await {

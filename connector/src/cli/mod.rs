@@ -30,6 +30,7 @@ pub mod demo;
 pub mod check;
 mod connect;
 pub mod config;
+mod adopt;
 mod downloads;
 mod reading;
 pub mod versions;

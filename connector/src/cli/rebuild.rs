@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::adopt;
 use super::edge::{Answer, Edge, print};
 use super::given::Given;
 use super::table::{self, Column, Output};
@@ -17,6 +18,7 @@ use crate::format::control::{self, Control, From, Rebuilt, rebuild_key};
 use crate::kafka::{Admin, Outgoing, Sender};
 use crate::producer::control as topic;
 use crate::producer::rebuild::{self as rebuilding, Plan, Standing};
+use crate::producer::schemas::Library;
 use crate::telemetry::Metrics;
 use crate::version::{Shard, Version};
 use crate::view::Cache;
@@ -82,7 +84,8 @@ impl Rebuild {
                 "--deletes needs all of the source: it goes with --from earliest only",
             ));
         }
-        let config = self.given.load(edge)?;
+        let mut config = self.given.load(edge)?;
+        adopt::now(&mut config, &self.dataset, edge)?;
         let shared = Shared::system(&config, Metrics::new())?;
         let asked = Asked {
             producer: config.producer(&self.dataset, &shared)?,
@@ -277,7 +280,14 @@ impl Asked {
         let compared = tokio::task::spawn_blocking(move || {
             let cache = Cache::open(options.data_dir.join("cache"), u64::MAX)?;
             let life = view.about().life;
-            let folded = rebuilding::fold(&options, &plan, &cache, view.identity(), None, &stop)?;
+            let folded = rebuilding::fold(
+                &options,
+                &plan,
+                &cache,
+                view.identity(),
+                (None, Library::of(&options, None)),
+                &stop,
+            )?;
             let (read, letters) = (folded.read, folded.letters.len() as u64);
             let counts = rebuilding::compare(&plan, folded, &view, life)?.counts;
             Ok(Would {

@@ -3,6 +3,7 @@
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind};
 
+use super::adopt;
 use super::edge::{Answer, Edge};
 use super::given::{Given, Side};
 use super::signals::{LEFT_BEHIND, Signals, listen};
@@ -29,17 +30,17 @@ pub struct Run {
 
 impl Run {
     pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
-        let config = self.given.load_to_run(edge)?;
+        let mut config = self.given.load_to_run(edge)?;
         let _armed = failpoint::arm().map_err(|mistake| Error::new(ErrorKind::Config, mistake))?;
         let role = Role::from(self.role);
         let runtime = edge.runtime()?;
-        let outcome = runtime.block_on(serve(&config, role));
+        let outcome = runtime.block_on(serve(&mut config, role));
         runtime.shutdown_timeout(LEFT_BEHIND);
         outcome
     }
 }
 
-async fn serve(config: &Config, role: Role) -> Result<Answer> {
+async fn serve(config: &mut Config, role: Role) -> Result<Answer> {
     // First of all, so that a signal during the start is not the default's sudden end.
     let mut signals = Signals::new()?;
     let mut reload = listen(SignalKind::hangup())?;
@@ -53,6 +54,13 @@ async fn serve(config: &Config, role: Role) -> Result<Answer> {
         Some(address) => Some(Listener::bind(&address.to_string()).await?),
         None => None,
     };
+    if role != Role::Consumer {
+        tokio::select! {
+            known = adopt::wait(config, &shared) => known?,
+            () = signals.stop() => return Ok(Answer::Yes),
+        }
+    }
+    let config = &*config;
     let parts = parts(config, role, &shared)?;
     let consumer = &config.model().consumer;
     let options = host::Options {

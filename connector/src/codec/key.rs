@@ -34,6 +34,24 @@ impl Fields {
         Ok(Fields(paths))
     }
 
+    /// All of a key's own schema: a record's fields in their order, or the one value that it is.
+    pub fn whole(schema: &Schema) -> Result<Fields, String> {
+        let nodes = &schema.nodes;
+        let Node::Record(record) = nodes.get(nodes.root) else {
+            is_key(nodes, not_null(nodes, nodes.root)?)?;
+            return Ok(Fields(vec![Path { name: "the key".into(), places: Vec::new() }]));
+        };
+        if record.fields.is_empty() {
+            return Err(format!("{} has no fields", record.name.full));
+        }
+        let paths = record.fields.iter().enumerate().map(|(place, field)| {
+            let made = not_null(nodes, field.node).and_then(|id| is_key(nodes, id));
+            made.map_err(|reason| format!("its field `{}`: {reason}", field.name))?;
+            Ok(Path { name: field.name.to_string(), places: vec![place] })
+        });
+        paths.collect::<Result<_, _>>().map(Fields)
+    }
+
     /// Writes the key of `datum` into `out`, which is cleared first.
     pub fn write(&self, schema: &Schema, datum: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> {
         out.clear();
@@ -88,6 +106,11 @@ fn find(nodes: &Nodes, name: &str) -> Result<Vec<usize>, String> {
         places.push(place);
         id = not_null(nodes, field.node)?;
     }
+    is_key(nodes, id).map(|()| places)
+}
+
+/// Whether a value of this type can be a part of a key.
+fn is_key(nodes: &Nodes, id: Id) -> Result<(), String> {
     match nodes.get(id) {
         Node::String
         | Node::Int
@@ -95,7 +118,7 @@ fn find(nodes: &Nodes, name: &str) -> Result<Vec<usize>, String> {
         | Node::Boolean
         | Node::Bytes
         | Node::Fixed(_)
-        | Node::Enum(_) => Ok(places),
+        | Node::Enum(_) => Ok(()),
         _ => Err(format!(
             "it is of type {}; a key is made of strings, ints, longs, booleans, bytes, fixeds and enums",
             nodes.title(id)

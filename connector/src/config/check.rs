@@ -12,6 +12,7 @@ use super::tree;
 use super::values::Keyed;
 use crate::blob;
 use crate::codec::{Codec, ExtraFields, Format, KeyRule};
+use crate::registry::Registry;
 use crate::schema::Schema;
 use crate::webhook::Endpoint;
 
@@ -24,14 +25,12 @@ pub struct Reading {
     pub format: Format,
     /// Where keys come from.
     pub key: KeyRule,
+    /// `schema` only stands in: the dataset's is not known before it runs.
+    pub adopts: bool,
 }
 
 /// Keys that are taken, and change nothing in this release.
 const IDLE: &[(&[&str], &str)] = &[
-    (
-        &["schema_registry", "url"],
-        "avro values are read with the schema file, without the registry's five bytes before them",
-    ),
     (&["storage", "keep_snapshots"], "nothing is cleaned yet: all snapshots are kept"),
     (&["storage", "clean_grace"], "nothing is cleaned yet"),
     (
@@ -52,6 +51,8 @@ pub struct Check<'a> {
     pub warnings: Mistakes,
     /// How each dataset is read, where that is right.
     pub reading: BTreeMap<String, Reading>,
+    /// The schema registry, where one is configured.
+    pub registry: Option<Registry>,
 }
 
 impl<'a> Check<'a> {
@@ -65,12 +66,14 @@ impl<'a> Check<'a> {
             mistakes: loaded.mistakes.clone(),
             warnings: Mistakes::default(),
             reading: BTreeMap::new(),
+            registry: None,
         };
         if loaded.torn {
             return check;
         }
         check.process();
         check.kafka();
+        check.registry();
         check.storage();
         check.consumer();
         if check.datasets.is_empty() {
@@ -113,7 +116,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn is_given(&self, parts: &[&str]) -> bool {
+    pub(super) fn is_given(&self, parts: &[&str]) -> bool {
         let place = self.effective.place(&path(parts));
         matches!(place, Some(Place::File(..) | Place::Env(_) | Place::Flag(_)))
     }
@@ -144,12 +147,6 @@ impl<'a> Check<'a> {
             }
         }
         self.properties();
-        if let Some(url) = &self.model.schema_registry.url
-            && !(url.starts_with("http://") || url.starts_with("https://"))
-        {
-            let url = secret::without_user(url);
-            self.wrong(&["schema_registry", "url"], format!("{url:?} is not an http:// or https:// URL"));
-        }
     }
 
     fn storage(&mut self) {
@@ -221,7 +218,9 @@ impl<'a> Check<'a> {
             && let Some(reading) = self.read(name, dataset)
         {
             self.shed(name, dataset, &reading);
-            self.held(name, dataset, &reading);
+            if !reading.adopts {
+                self.held(name, dataset, &reading);
+            }
             self.reading.insert(name.to_owned(), reading);
         }
         if !self.is_right(&["datasets", name, "source", "format"]) {
@@ -238,16 +237,19 @@ impl<'a> Check<'a> {
     /// A dead letter is replayed into its source topic, so it must be written as values are there; the log holds them in
     /// the dataset's schema.
     fn shed(&mut self, name: &str, dataset: &DatasetModel, reading: &Reading) {
-        let Format::Avro { writer } = &reading.format else { return };
-        if dataset.producer.spill.shed != "dead_letter"
-            || writer.fingerprint() == reading.schema.fingerprint()
-        {
+        if dataset.producer.spill.shed != "dead_letter" {
             return;
         }
-        let what = format!(
-            "\"dead_letter\" is not for values with a schema of their own (datasets.{name}.source.schema): their letters \
-             could not be replayed. Take another strategy, or have them written in the dataset's schema"
-        );
+        let what = match &reading.format {
+            Format::Avro { writer } if writer.fingerprint() != reading.schema.fingerprint() => format!(
+                "\"dead_letter\" is not for values with a schema of their own (datasets.{name}.source.schema): their \
+                 letters could not be replayed. Take another strategy, or have them written in the dataset's schema"
+            ),
+            Format::Registered { .. } => "\"dead_letter\" is not for values with ids of a schema registry: the log holds \
+                                          them without, so their letters could not be replayed. Take another strategy"
+                .to_owned(),
+            _ => return,
+        };
         self.wrong(&["datasets", name, "producer", "spill", "shed"], what);
     }
 
@@ -328,10 +330,9 @@ impl<'a> Check<'a> {
     fn read(&mut self, name: &str, dataset: &DatasetModel) -> Option<Reading> {
         let (own, source) = (&dataset.own, &dataset.source);
         let schema_at = ["datasets", name, "schema"];
-        let format_at = ["datasets", name, "source", "format"];
         let writer_at = ["datasets", name, "source", "schema"];
         let extra_at = ["datasets", name, "source", "extra_fields"];
-        let registry = self.model.schema_registry.url.is_some();
+        let registry = self.is_registered(name, dataset)?;
         if source.format != "avro" && source.schema.is_some() {
             self.wrong(
                 &writer_at,
@@ -348,12 +349,7 @@ impl<'a> Check<'a> {
                 return None;
             }
             (_, Some(file)) => self.schema(&schema_at, file, Schema::dataset)?,
-            ("avro", None) if registry => {
-                let what = "\"avro\" through the schema registry is not in this release: name a schema file \
-                            (schema = \"FILE.avsc\")";
-                self.wrong(&format_at, what);
-                return None;
-            }
+            ("avro", None) if registry => Arc::new(Schema::raw()),
             (format, None) => {
                 let what = format!(
                     "is missing: {format} values need the dataset's Avro schema, as in schema = \"FILE.avsc\""
@@ -364,6 +360,7 @@ impl<'a> Check<'a> {
         };
         let format = match source.format.as_str() {
             "raw" => Format::Raw,
+            "avro" if registry => Format::Registered { keys: source.key_format == "avro" },
             "avro" => {
                 let writer = match &source.schema {
                     Some(file) => self.schema(&writer_at, file, Schema::parse)?,
@@ -382,8 +379,11 @@ impl<'a> Check<'a> {
             Keyed::Kafka(_) => KeyRule::Kafka,
             Keyed::Fields(fields) => KeyRule::Fields(fields.clone()),
         };
+        if own.schema.is_none() && registry {
+            return Some(Reading { schema, format, key, adopts: true });
+        }
         match Codec::new(format.clone(), key.clone(), schema.clone()) {
-            Ok(_) => Some(Reading { schema, format, key }),
+            Ok(_) => Some(Reading { schema, format, key, adopts: false }),
             Err(crate::codec::Error::Key { field, reason }) => {
                 let names = field_names(&schema);
                 let near = nearest(&field, names.iter().map(String::as_str)).filter(|near| *near != field);

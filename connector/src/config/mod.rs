@@ -33,6 +33,7 @@ mod layers;
 mod load;
 mod derive;
 mod check;
+mod registry;
 mod properties;
 mod options;
 mod show;
@@ -47,6 +48,7 @@ pub use options::{Role, Shared};
 pub use show::{Shown, to_toml};
 
 use crate::kafka::Reach;
+use crate::registry::Registry;
 use check::{Check, Reading};
 use load::{Effective, Loaded};
 use model::Model;
@@ -119,6 +121,7 @@ pub struct Config {
     model: Model,
     reading: BTreeMap<String, Reading>,
     warnings: Mistakes,
+    registry: Option<Registry>,
     /// What the clients of this process have seen of Kafka.
     reach: Reach,
 }
@@ -190,13 +193,13 @@ impl Config {
         if to_run && !loaded.torn {
             check.properties_together();
         }
-        let Check { mistakes, warnings, reading, .. } = check;
+        let Check { mistakes, warnings, reading, registry, .. } = check;
         if !mistakes.is_empty() {
             return Err(Error::Mistakes { mistakes, warnings });
         }
         let file = sources.file.as_ref().map(|(path, _)| path.clone());
         let Loaded { effective, model, .. } = loaded;
-        Ok(Config { file, effective, model, reading, warnings, reach: Reach::default() })
+        Ok(Config { file, effective, model, reading, warnings, registry, reach: Reach::default() })
     }
 
     /// The file's name, for messages.
@@ -217,6 +220,11 @@ impl Config {
     /// What is odd, and no mistake.
     pub fn warnings(&self) -> &Mistakes {
         &self.warnings
+    }
+
+    /// The schema registry, where one is configured. Connections and cache are the process's.
+    pub fn registry(&self) -> Option<&Registry> {
+        self.registry.as_ref()
     }
 
     fn effective(&self) -> &Effective {

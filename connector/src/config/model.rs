@@ -133,11 +133,26 @@ section! {
 }
 
 section! {
-    /// Confluent-compatible schema registry; optional. This release does not ask it: avro values are read with schema
-    /// files.
+    /// Schema registry with Confluent's API (Confluent, Apicurio, Karapace, Redpanda); optional. With one, `avro` values
+    /// name their schemas by its ids; see operations.md.
     SchemaRegistry at "schema_registry" {
-        /// Its URL.
+        /// Its URL; several of one registry separated by commas: the next is asked where one does not answer. Apicurio's
+        /// ends in `/apis/ccompat/v7`.
         url: Option<String> = Text, Unset;
+        /// User, for basic authentication.
+        user: Option<String> = Text, Unset;
+        /// The user's password.
+        password: Option<Secret> = Text, Unset;
+        /// Bearer token.
+        token: Option<Secret> = Text, Unset;
+        /// PEM file of the certificates to trust an `https://` URL by. Unset: this machine's.
+        ca_file: Option<PathBuf> = Path, Unset;
+        /// PEM file of the certificate to show (mutual TLS), the issuers' behind it.
+        certificate_file: Option<PathBuf> = Path, Unset;
+        /// PEM file of its key.
+        key_file: Option<PathBuf> = Path, Unset;
+        /// Longest time for one request. While the registry is away records wait in their place.
+        timeout: Span = Kind::Span(1), Is("10s");
     }
 }
 
@@ -311,8 +326,17 @@ section! {
         partitions: i32 = Whole(1, 100_000), Is("1");
         /// How values are written there.
         format: String = Choice(&["avro", "json", "raw"]), Required;
-        /// Schema with which `avro` values were written, where it is not the dataset's own.
+        /// Schema with which `avro` values were written, where it is not the dataset's own. Not with a registry.
         schema: Option<PathBuf> = Path, Unset;
+        /// Whether `avro` values begin with ids of the schema registry (or have them in headers). Unset: where there is a
+        /// registry, and no `schema` here.
+        registry: Option<bool> = Switch, Unset;
+        /// Subject in the registry whose newest schema becomes the dataset's own at its beginning, where none is named with
+        /// `schema`. Unset: the first topic's name and `-value`.
+        subject: Option<String> = Text, Unset;
+        /// How Kafka keys are written: bytes, taken as they come, or `avro` with ids of the registry, of which what they
+        /// say is taken.
+        key_format: String = Choice(&["raw", "avro"]), Is("raw");
         /// Fields in `json` that the schema does not have.
         extra_fields: String = Choice(&["ignore", "reject"]), Is("ignore");
     }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::Config;
 use super::mistakes::Place;
-use super::model::{Bounds, DatasetModel, Held, Producer, Webhook};
+use super::model::{Bounds, DatasetModel, Held, Producer, SchemaRegistry, Webhook};
+use super::values::Secret;
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
-use crate::codec::Filter;
+use crate::codec::{Filter, Format};
 use crate::consumer::listen::{Begin, Listening, Tries};
 use crate::telemetry::Metrics;
 use crate::telemetry::log::{Form, Level};
@@ -101,6 +102,10 @@ impl Config {
             topics: dataset.source.topics.clone(),
             format: reading.format.clone(),
             key: reading.key.clone(),
+            registry: match reading.format {
+                Format::Registered { .. } => self.registry().cloned(),
+                _ => None,
+            },
             schema: reading.schema.clone(),
             announcements: dataset.own.announcements.clone(),
             dead_letters: dataset.own.dead_letters.clone(),
@@ -240,6 +245,20 @@ fn guards(bounds: &Bounds) -> consumer::Guards {
         guards.push(Arc::new(bounds));
     }
     guards
+}
+
+/// The schema registry, where there is one.
+pub(super) fn registry(model: &SchemaRegistry) -> Option<crate::registry::Options> {
+    let urls = model.url.as_ref()?.split(',').map(|url| url.trim().to_owned()).collect();
+    let secret = |secret: &Secret| secret.expose().to_owned();
+    Some(crate::registry::Options {
+        urls,
+        user: model.user.clone().zip(model.password.as_ref().map(secret)),
+        token: model.token.as_ref().map(secret),
+        ca_file: model.ca_file.clone(),
+        identity: model.certificate_file.clone().zip(model.key_file.clone()),
+        timeout: model.timeout.0,
+    })
 }
 
 /// A dataset's webhook, where it has one.

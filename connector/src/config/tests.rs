@@ -7,7 +7,7 @@ mod slips;
 mod storage;
 
 /// A folder with a schema, and a configuration file in it.
-struct Case {
+pub(super) struct Case {
     dir: tempfile::TempDir,
     sources: Sources,
 }
@@ -16,7 +16,7 @@ const SCHEMA: &str = r#"{"type":"record","name":"Product","fields":[
     {"name":"id","type":"string"},{"name":"price","type":"double"}]}"#;
 
 /// The least that is right; its first line is line 1 of the file.
-const LEAST: &str = r#"[storage]
+pub(super) const LEAST: &str = r#"[storage]
 data_dir = "data"
 [datasets.products]
 source = { topics = ["products"], format = "json" }
@@ -24,7 +24,7 @@ schema = "product.avsc"
 key = ["id"]
 "#;
 
-fn case(text: &str) -> Case {
+pub(super) fn case(text: &str) -> Case {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("product.avsc"), SCHEMA).unwrap();
     let file = Some((dir.path().join("stillwell.toml"), text.to_owned()));
@@ -32,12 +32,12 @@ fn case(text: &str) -> Case {
 }
 
 impl Case {
-    fn env(mut self, name: &str, value: &str) -> Case {
+    pub(super) fn env(mut self, name: &str, value: &str) -> Case {
         self.sources.env.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    fn set(mut self, key: &str, value: &str) -> Case {
+    pub(super) fn set(mut self, key: &str, value: &str) -> Case {
         self.sources.flags.push((key.to_owned(), value.to_owned()));
         self
     }
@@ -47,12 +47,12 @@ impl Case {
         self
     }
 
-    fn right(&self) -> Config {
+    pub(super) fn right(&self) -> Config {
         Config::read(&self.sources).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// The mistakes as lines, without the folder.
-    fn wrong(&self) -> Vec<String> {
+    pub(super) fn wrong(&self) -> Vec<String> {
         let Err(Error::Mistakes { mistakes, .. }) = Config::read(&self.sources) else {
             panic!("no mistake found")
         };
@@ -146,7 +146,7 @@ shards = 1
     let config = given.right();
     assert_eq!(config.model().http.admin_token.as_ref().unwrap().expose(), "s3cret");
     let idle: Vec<&str> = config.warnings().list().iter().map(|warning| warning.key.as_str()).collect();
-    let expected = ["schema_registry.url", "keep_snapshots", "clean_grace", "detailed_metrics"];
+    let expected = ["keep_snapshots", "clean_grace", "detailed_metrics"];
     assert_eq!(idle.len(), expected.len(), "what does nothing is said, and nothing else: {idle:?}");
     assert!(expected.iter().all(|key| idle.iter().any(|said| said.ends_with(key))), "{idle:?}");
 
@@ -395,12 +395,6 @@ fn what_this_release_does_not_have_is_refused() {
     case(&text.replace("[storage]\n", "[storage]\nblobs = \"kafka://blobs\"\n")).says(&[
         "stillwell.toml:2: storage.blobs: kafka:// is not in this release: file://, s3://, gs://, az:// and memory:// are",
         "stillwell.toml:8: datasets.products.conflict: \"timestamp\" is not in this release: \"order\" is",
-    ]);
-    let registry = LEAST.replace("json", "avro").replace("schema = \"product.avsc\"\n", "");
-    let registry = format!("{registry}[schema_registry]\nurl = \"http://localhost:8081\"\n");
-    case(&registry).says(&[
-        "stillwell.toml:4: datasets.products.source.format: \"avro\" through the schema registry is not in this \
-         release: name a schema file (schema = \"FILE.avsc\")",
     ]);
 }
 

@@ -55,8 +55,10 @@ pub fn of_shed(
             text::to_json(schema, datum, &mut json)?;
             Some(Bytes::from(json))
         }
-        // Avro is taken only where it is written in the dataset's schema already (`config/check`).
-        (Some(bytes), Format::Avro { .. } | Format::Raw) => Some(Bytes::copy_from_slice(bytes)),
+        // Avro is taken only where it is written in the dataset's schema already, and without a registry (`config/check`).
+        (Some(bytes), Format::Avro { .. } | Format::Registered { .. } | Format::Raw) => {
+            Some(Bytes::copy_from_slice(bytes))
+        }
     };
     Ok(Letter {
         source: source.clone(),

@@ -25,7 +25,7 @@ pub mod replay;
 pub mod text;
 
 use crate::error::ErrorKind;
-use crate::{blob, codec, kafka};
+use crate::{blob, codec, kafka, registry};
 
 /// Why letters cannot be read, or not be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,9 @@ pub enum Error {
         #[source]
         source: blob::Error,
     },
+    /// The schema registry does not answer, and records name their schemas by its ids.
+    #[error("reading the keys of the source")]
+    Registry(#[source] registry::Error),
     /// Format, key rule and schema do not go together.
     #[error("preparing the codec")]
     Codec(#[from] codec::Error),
@@ -76,6 +79,7 @@ impl Error {
         match self {
             Error::Kafka { source, .. } => source.is_transient(),
             Error::Blob { source, .. } => source.is_transient(),
+            Error::Registry(source) => source.is_transient(),
             Error::NoTopic(_) | Error::Codec(_) | Error::Fix(_) | Error::TooManyKeys(_) | Error::Stopped => {
                 false
             }
@@ -87,6 +91,7 @@ impl Error {
         match self {
             Error::Kafka { source, .. } => source.kind(),
             Error::Blob { source, .. } => source.kind(),
+            Error::Registry(source) => source.kind(),
             Error::Codec(_) => ErrorKind::Config,
             Error::NoTopic(_) | Error::TooManyKeys(_) => ErrorKind::Rejected,
             Error::Fix(_) => ErrorKind::Unavailable,

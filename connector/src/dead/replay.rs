@@ -54,6 +54,7 @@ use crate::failpoint;
 use crate::format::letter::{Elsewhere, header};
 use crate::kafka::transaction::BULK_LIMIT;
 use crate::kafka::{self, Admin, Group, Outcome as Ended, Outgoing, Transaction};
+use crate::registry::Registry;
 use crate::schema::Schema;
 
 /// Most letters in a transaction, and their bytes.
@@ -83,6 +84,8 @@ pub struct Options {
     pub key: KeyRule,
     /// How values are encoded in the source.
     pub format: Format,
+    /// The schema registry, where values name their schemas by its ids.
+    pub registry: Option<Registry>,
     /// Its schema.
     pub schema: Arc<Schema>,
     /// The topic with the letters: its own, or one that Kafka Connect or Spring wrote.
@@ -209,7 +212,7 @@ impl<'a> Replay<'a> {
             progress
         });
         let progress = progress.collect();
-        let keys = Keys::new(&options.format, &options.key, &options.schema)?;
+        let keys = Keys::new(&options.format, &options.key, &options.schema, options.registry.clone())?;
         let limiter = asked
             .rate
             .map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(half_a_second(rate))));

@@ -8,12 +8,12 @@
 //!
 //! Each partition that letters came from is read once, from the lowest of their offsets to its end, committed records
 //! only, and before each transaction to its new end. Of a record only its key's hash (128 bits) is kept, and that only
-//! where a letter has it; where keys are made of fields, of all records, since what a letter's key will be is not known
-//! before its value is mended.
+//! where a letter has it; where keys are made of fields, or are datums themselves, of all records, since what a letter's key
+//! will be is not known before it is mended.
 //!
 //! Owns: reading the source, and the judgement. Does not own: what follows from it (`replay`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -21,9 +21,10 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::found::{Found, Source};
 use crate::clock::Clock;
-use crate::codec::{self, Codec, Format, KeyRule};
+use crate::codec::{self, Codec, Encoded, Format, KeyRule, SchemaId};
 use crate::format::letter::header;
 use crate::kafka::{self, Admin, Message, Polled, Poller, Tuning, ends::Ends};
+use crate::registry::{self, Registry};
 use crate::schema::Schema;
 
 /// Bytes that the client fetches ahead.
@@ -51,7 +52,11 @@ pub enum Standing {
 /// The key by which records are the same, hashed.
 pub struct Keys {
     /// `None`: the Kafka key is the key.
-    fields: Option<Codec>,
+    codec: Option<Codec>,
+    /// Where schemas are asked for, if records name any.
+    registry: Option<Registry>,
+    /// Those that it does not know.
+    strangers: HashSet<SchemaId>,
 }
 
 impl Keys {
@@ -63,20 +68,35 @@ impl Keys {
         format: &Format,
         rule: &KeyRule,
         schema: &std::sync::Arc<Schema>,
+        registry: Option<Registry>,
     ) -> Result<Keys, codec::Error> {
-        let fields = match rule {
-            KeyRule::Kafka => None,
-            KeyRule::Fields(_) => Some(Codec::new(format.clone(), rule.clone(), schema.clone())?),
+        let codec = match (rule, format) {
+            (KeyRule::Kafka, Format::Registered { keys: true }) | (KeyRule::Fields(_), _) => {
+                Some(Codec::new(format.clone(), rule.clone(), schema.clone())?)
+            }
+            (KeyRule::Kafka, _) => None,
         };
-        Ok(Keys { fields })
+        Ok(Keys { codec, registry, strangers: HashSet::new() })
     }
 
-    /// The record's key; `None` where it has none, or its value does not give one.
-    fn of(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<u128> {
-        match &mut self.fields {
-            None => key.map(hash),
-            Some(codec) => codec.decode(key, value).ok().map(|decoded| hash(decoded.key)),
+    /// The record's key; `None` where it has none, or it cannot be read. May ask the registry, and blocks then.
+    fn of(&mut self, record: Encoded<'_>) -> Result<Option<u128>, Error> {
+        let Keys { codec, registry, strangers } = self;
+        let Some(codec) = codec else { return Ok(record.key.map(hash)) };
+        while let (Some(id), Some(registry)) = (codec.unknown(record), &*registry) {
+            if strangers.contains(&id) {
+                break;
+            }
+            match tokio::runtime::Handle::current().block_on(registry.schema(id)) {
+                Ok(registry::Found::Avro(schema)) => codec.learn(id, Ok(&schema)),
+                Ok(registry::Found::Unusable(why)) => codec.learn(id, Err(&why)),
+                Err(registry::Error::Unknown { .. }) => {
+                    strangers.insert(id);
+                }
+                Err(error) => return Err(Error::Registry(error)),
+            }
         }
+        Ok(codec.key(record).ok().map(hash))
     }
 }
 
@@ -159,7 +179,7 @@ impl Sources {
         slot.from = slot.from.min(source.offset);
         if let Some(key) = key.map(hash) {
             slot.letters.push((source.offset, key));
-            if self.keys.fields.is_none() {
+            if self.keys.codec.is_none() {
                 self.latest.entry((at as u32, key)).or_default();
             }
         }
@@ -239,7 +259,7 @@ impl Sources {
                     }
                     let Some((_, slot, _)) = behind.get(at) else { continue };
                     if let Some(found) = slots.get_mut(*slot) {
-                        take(keys, found, *slot as u32, latest, &message);
+                        take(keys, found, *slot as u32, latest, &message)?;
                     }
                     if latest.len() > MOST_KEYS {
                         return Err(Error::TooManyKeys(MOST_KEYS));
@@ -296,14 +316,16 @@ impl Sources {
                 "{topic} is compacted, and forgets deletes as old as the letter (delete.retention.ms)"
             ));
         }
-        let Some(key) = self.keys.of(key, value) else {
-            return match self.keys.fields {
-                // Without a key nothing is the same.
-                None => Standing::Fresh,
-                Some(_) => Standing::Unknown(
-                    "its key is made of fields, which its value does not give; mend it (--fix)".to_owned(),
-                ),
-            };
+        let key = match self.keys.of(Encoded { key, value, ..Encoded::default() }) {
+            Ok(Some(key)) => key,
+            // Without a key nothing is the same.
+            Ok(None) if self.keys.codec.is_none() => return Standing::Fresh,
+            Ok(None) => {
+                let why = "its key is made of fields, which its value does not give, or it names a schema that nobody \
+                           knows; mend it (--fix)";
+                return Standing::Unknown(why.to_owned());
+            }
+            Err(error) => return Standing::Unknown(crate::error::chain(&error)),
         };
         match self.latest.get(&(at as u32, key)) {
             Some(latest) if latest.offset > offset => {
@@ -312,7 +334,7 @@ impl Sources {
             }
             Some(_) => Standing::Fresh,
             // Where keys are made of fields all are kept: it has not been seen.
-            None if self.keys.fields.is_some() => Standing::Fresh,
+            None if self.keys.codec.is_some() => Standing::Fresh,
             None => Standing::Unknown("its key is not the one that was looked for".to_owned()),
         }
     }
@@ -324,7 +346,7 @@ fn take(
     at: u32,
     latest: &mut HashMap<(u32, u128), Latest>,
     message: &Message<'_>,
-) {
+) -> Result<(), Error> {
     let offset = message.offset();
     while let Some((expected, key)) = slot.letters.get(slot.passed).filter(|(letter, _)| *letter <= offset) {
         if *expected == offset && message.key().map(hash) != Some(*key) {
@@ -332,8 +354,9 @@ fn take(
         }
         slot.passed += 1;
     }
-    let Some(key) = keys.of(message.key(), message.value()) else { return };
-    let seen = match keys.fields {
+    let headers = keys.codec.as_ref().is_some_and(Codec::looks_at_headers);
+    let Some(key) = keys.of(message.encoded(headers))? else { return Ok(()) };
+    let seen = match keys.codec {
         None => latest.get_mut(&(at, key)),
         Some(_) => Some(latest.entry((at, key)).or_default()),
     };
@@ -342,6 +365,7 @@ fn take(
         let nth = replays.and_then(|(_, value)| std::str::from_utf8(value?).ok()?.parse().ok());
         *seen = Latest { offset, copy: nth.map(|nth| (message.timestamp_ms(), nth)) };
     }
+    Ok(())
 }
 
 /// Partitions of a topic (none where it is gone), and the time before which it may have forgotten a delete.

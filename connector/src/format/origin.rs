@@ -50,6 +50,9 @@ impl Origin {
             Format::Json { extra_fields: ExtraFields::Reject } => "json, no extra fields".to_owned(),
             // Defaults of the dataset's schema fill what the writer's lacks, so all of the text counts.
             Format::Avro { writer } => format!("avro {}", writer.json()),
+            // The registry's schemas are the same whenever they are asked for.
+            Format::Registered { keys: false } => "avro, registry".to_owned(),
+            Format::Registered { keys: true } => "avro, registry, keys too".to_owned(),
             Format::Raw => "raw".to_owned(),
         };
         rules.push('\0');

@@ -535,9 +535,10 @@ impl WritingSide {
         Writing {
             reached: status.state.is_some(),
             running: status.state == Some(State::Running),
-            circuits: self.circuits.report().into(),
+            circuits: self.circuits.report(),
             error: status.error.clone(),
             paused: status.paused.clone(),
+            waiting: status.waiting.clone(),
         }
     }
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::consumer::PinStatus;
 use crate::consumer::listen::Told;
 use crate::format::control::Refusal;
-use crate::producer::circuit::Report;
+use crate::producer::circuit::{Dependency, Report};
 use crate::retry::Circuit;
 use crate::version::Version;
 
@@ -86,6 +86,8 @@ pub struct Writing {
     pub error: Option<String>,
     /// Why nothing is taken from the source at the moment.
     pub paused: Option<String>,
+    /// Why some partitions of the source wait.
+    pub waiting: Option<String>,
 }
 
 /// All that is known of a dataset at one moment.
@@ -182,10 +184,16 @@ pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>)
         if let Some(why) = &writing.paused {
             say(Status::Degraded, format!("the source is paused: {why}"));
         }
+        if let Some(why) = &writing.waiting {
+            say(Status::Degraded, format!("partitions of the source wait: {why}"));
+        }
         for Report { dependency, state, error } in &writing.circuits {
             let name = dependency.name();
             match (state, error) {
                 (Circuit::Closed, None) => {}
+                // Said above, in more words.
+                (Circuit::Closed, Some(_))
+                    if writing.waiting.is_some() && *dependency == Dependency::Registry => {}
                 (Circuit::Closed, Some(error)) => {
                     say(Status::Degraded, format!("{name} fails and is tried again: {error}"));
                 }
@@ -266,7 +274,6 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::consumer::Pinned;
-    use crate::producer::circuit::Dependency;
     use crate::record::TopicId;
     use crate::version::{Shard, ShardVersions};
 
@@ -288,7 +295,14 @@ mod tests {
     }
 
     fn writing() -> Writing {
-        Writing { reached: true, running: true, circuits: Vec::new(), error: None, paused: None }
+        Writing {
+            reached: true,
+            running: true,
+            circuits: Vec::new(),
+            error: None,
+            paused: None,
+            waiting: None,
+        }
     }
 
     fn judged(facts: Facts) -> (Status, String) {

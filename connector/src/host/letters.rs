@@ -53,6 +53,7 @@ pub fn options(of: &producer::Options) -> Options {
         topics: of.topics.clone(),
         key: of.key.clone(),
         format: of.format.clone(),
+        registry: of.registry.clone(),
         schema: of.schema.clone(),
         letters: of.dead_letters.clone(),
         store: of.store.clone(),

@@ -26,6 +26,7 @@ use bytes::Bytes;
 use crate::telemetry::Metrics;
 
 mod client;
+mod encoded;
 pub mod back;
 pub mod embedded;
 pub mod ends;

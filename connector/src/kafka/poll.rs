@@ -83,6 +83,8 @@ struct Slot {
     position: i64,
     /// librdkafka's handle of the topic once seen; 0 before.
     handle: usize,
+    /// Nothing is handed out of it, and it stays where it stands.
+    held: bool,
 }
 
 /// Ends a [`Poller`]'s wait from another thread: its `poll` returns `None`.
@@ -182,6 +184,7 @@ impl Poller {
                 partition,
                 position,
                 handle: 0,
+                held: false,
             })
             .collect();
         Ok(())
@@ -194,17 +197,37 @@ impl Poller {
         self.inlet.consumer().pause(&list).map_err(|error| Error::from_kafka("pausing partitions", &error))
     }
 
-    /// Fetches again from the slots listed, from where each of them stands.
+    /// Hands out nothing more of a slot, which from now on stands at `offset`: a record that was handed out and comes
+    /// again, after [`Poller::let_go`]. Others go on.
+    pub fn hold(&mut self, slot: usize, offset: i64) -> Result<(), Error> {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            (slot.position, slot.held) = (offset, true);
+        }
+        self.pause([slot])
+    }
+
+    /// A slot is not held any more; it is fetched again once it is resumed.
+    pub fn let_go(&mut self, slot: usize) {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.held = false;
+        }
+    }
+
+    /// Fetches again from the slots listed, from where each of them stands; not from those that are held.
     ///
     /// They are assigned anew. By itself librdkafka (2.12) goes on behind what it handed out last, and there it counts
     /// the word that a partition has ended as a record (`rd_kafka_q_serve_rkmessages`): a partition paused at its end
     /// would go on one offset too far, past what came meanwhile, in silence; or beyond the end, as a lost position.
     pub fn resume(&mut self, slots: impl IntoIterator<Item = usize>) -> Result<(), Error> {
-        let list = self.list(slots);
+        let list =
+            self.list(slots.into_iter().filter(|slot| self.slots.get(*slot).is_some_and(|slot| !slot.held)));
         let now = self.slots.clone();
         let at: Vec<(&str, i32, i64)> =
             now.iter().map(|slot| (&*slot.topic, slot.partition, slot.position)).collect();
         self.assign(&at)?;
+        for (slot, was) in self.slots.iter_mut().zip(&now) {
+            slot.held = was.held;
+        }
         // Being paused outlives an assignment, of these as of the others.
         self.inlet.consumer().resume(&list).map_err(|error| Error::from_kafka("resuming partitions", &error))
     }
@@ -259,6 +282,10 @@ impl Poller {
 fn told<'a>(slots: &mut [Slot], last: &mut usize, message: Message<'a>) -> Option<Polled<'a>> {
     let slot = slot_of(slots, last, &message);
     let code = message.code();
+    // What was fetched before it was held.
+    if slot.and_then(|slot| slots.get(slot)).is_some_and(|slot| slot.held) {
+        return None;
+    }
     if code == 0 {
         // A record of a partition that is no longer assigned: librdkafka drops those itself, this is the belt.
         let slot = slot?;

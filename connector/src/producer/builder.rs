@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use super::Producer;
 use super::options::{
-    Batching, DEFAULT_CACHE_BYTES, DEFAULT_LOOK_EVERY, Options, Pacing, Performance, Reliability, Spill,
+    Batching, DEFAULT_CACHE_BYTES, DEFAULT_LOOK_EVERY, DEFAULT_REGISTRY_TIMEOUT, Options, Pacing,
+    Performance, Reliability, Spill,
 };
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
 use crate::codec::{ExtraFields, Format, KeyRule};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka;
+use crate::registry::{self, Registry};
 use crate::schema::Schema;
 use crate::telemetry::ProducerMetrics;
 
@@ -21,6 +23,8 @@ use crate::telemetry::ProducerMetrics;
 enum Encoding {
     Json,
     Avro,
+    /// With schema ids; `true`: keys too.
+    Registered(bool),
     Raw,
 }
 
@@ -33,6 +37,7 @@ pub struct ProducerBuilder {
     topics: Vec<String>,
     encoding: Encoding,
     key: KeyRule,
+    registry: Option<registry::Options>,
     schema: Option<String>,
     schema_file: Option<PathBuf>,
     data_dir: PathBuf,
@@ -57,6 +62,7 @@ impl ProducerBuilder {
             topics: Vec::new(),
             encoding: Encoding::Json,
             key: KeyRule::Kafka,
+            registry: None,
             schema: None,
             schema_file: None,
             data_dir: PathBuf::from("stillwell-data"),
@@ -113,6 +119,28 @@ impl ProducerBuilder {
     #[must_use]
     pub fn avro(mut self) -> Self {
         self.encoding = Encoding::Avro;
+        self
+    }
+
+    /// Values are Avro datums with the ids by which a schema registry knows their schemas (Confluent's wire format, or its
+    /// headers); they are resolved to the dataset's schema. [`ProducerBuilder::avro_keys`]: keys as well.
+    #[must_use]
+    pub fn schema_registry(mut self, url: impl Into<String>) -> Self {
+        self.encoding = match self.encoding {
+            Encoding::Registered(keys) => Encoding::Registered(keys),
+            _ => Encoding::Registered(false),
+        };
+        let url = url.into();
+        let urls = url.split(',').map(|url| url.trim().to_owned()).collect();
+        self.registry =
+            Some(registry::Options { urls, timeout: DEFAULT_REGISTRY_TIMEOUT, ..Default::default() });
+        self
+    }
+
+    /// With a schema registry: Kafka keys are Avro datums with ids, too. A key is then what its datum says, as text.
+    #[must_use]
+    pub fn avro_keys(mut self) -> Self {
+        self.encoding = Encoding::Registered(true);
         self
     }
 
@@ -273,8 +301,28 @@ impl ProducerBuilder {
         let format = match self.encoding {
             Encoding::Json => Format::Json { extra_fields: ExtraFields::Ignore },
             Encoding::Avro => Format::Avro { writer: schema.clone() },
+            Encoding::Registered(keys) => Format::Registered { keys },
             Encoding::Raw => Format::Raw,
         };
+        let registry = match (&self.registry, self.encoding) {
+            (Some(options), Encoding::Registered(_)) => {
+                let doing = || format!("preparing the schema registry of {dataset}");
+                let registry = Registry::new(options);
+                Some(registry.map_err(|error| Error::because(ErrorKind::Config, doing(), error))?)
+            }
+            (None, Encoding::Registered(_)) => {
+                return Err(config(format!(
+                    "dataset {dataset} has Avro keys and no schema registry: name one with schema_registry(URL)"
+                )));
+            }
+            _ => None,
+        };
+        if registry.is_some() && self.spill.shed == super::Shed::DeadLetter {
+            return Err(config(format!(
+                "dataset {dataset} cannot shed into dead letters: what is shed could not be written as it came, with a \
+                 schema id"
+            )));
+        }
         let data_dir = std::path::absolute(&self.data_dir).map_err(|error| {
             Error::because(ErrorKind::Config, format!("finding {}", self.data_dir.display()), error)
         })?;
@@ -293,6 +341,7 @@ impl ProducerBuilder {
             topics: self.topics,
             format,
             key: self.key,
+            registry,
             schema,
             announcements: self.announcements.unwrap_or_else(|| format!("{dataset}.announcements")),
             dead_letters: format!("{dataset}.dlq"),

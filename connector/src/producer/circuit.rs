@@ -18,9 +18,9 @@ use std::time::Duration;
 use prometheus::{IntCounter, IntGauge};
 use tokio::sync::Notify;
 
-use super::Reliability;
 use super::storm::Storm;
 use super::validate::Misfits;
+use super::{Options, Reliability};
 use crate::clock::Clock;
 use crate::retry::{Breaker, Circuit};
 use crate::telemetry::ProducerMetrics;
@@ -35,6 +35,8 @@ pub enum Dependency {
     BlobStore,
     /// Takeovers and announcements.
     KafkaTransactions,
+    /// Schemas by id.
+    Registry,
 }
 
 impl Dependency {
@@ -43,6 +45,7 @@ impl Dependency {
         match self {
             Dependency::BlobStore => "blob_store",
             Dependency::KafkaTransactions => "kafka_transactions",
+            Dependency::Registry => "registry",
         }
     }
 }
@@ -65,6 +68,8 @@ pub struct Circuits {
     pub store: Gate,
     /// Takeovers and announcements.
     pub kafka: Gate,
+    /// Schemas by id, where there is a registry.
+    pub registry: Option<Gate>,
     /// The breaker before the dead letters: it opens by what fails, and is closed by people.
     pub storm: Storm,
     /// What is said of those letters: one life after the other counts on.
@@ -78,19 +83,36 @@ impl Circuits {
         Circuits {
             store: gate(Dependency::BlobStore),
             kafka: gate(Dependency::KafkaTransactions),
+            registry: None,
             storm: Storm::new(reliability),
             misfits: Misfits::default(),
         }
     }
 
-    /// All of them at this moment.
-    pub fn report(&self) -> [Report; 2] {
-        [self.store.report(), self.kafka.report()]
+    /// All closed, for these options: with one before the registry where they name one.
+    pub fn of(options: &Options) -> Circuits {
+        let (reliability, clock, metrics) = (&options.reliability, &options.clock, &options.metrics);
+        let registry = options.registry.as_ref();
+        let registry = registry.map(|_| Gate::new(Dependency::Registry, reliability, clock.clone(), metrics));
+        Circuits { registry, ..Circuits::new(reliability, clock, metrics) }
     }
 
-    /// The dependency whose breaker is open, if any: what waits for it waits longer than anybody should be kept waiting.
+    /// All of them at this moment.
+    pub fn report(&self) -> Vec<Report> {
+        [Some(&self.store), Some(&self.kafka), self.registry.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(Gate::report)
+            .collect()
+    }
+
+    /// The dependency whose breaker is open, if any, and without which nothing that has begun can be finished: what waits
+    /// for it waits longer than anybody should be kept waiting. Records that wait for the registry have not begun.
     pub fn open(&self) -> Option<Dependency> {
-        self.report().into_iter().find(|report| report.state == Circuit::Open).map(|report| report.dependency)
+        [self.store.report(), self.kafka.report()]
+            .into_iter()
+            .find(|report| report.state == Circuit::Open)
+            .map(|report| report.dependency)
     }
 }
 

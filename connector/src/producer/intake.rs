@@ -121,6 +121,11 @@ impl Intake {
         }
     }
 
+    /// Whether it is shut.
+    pub fn is_shut(&self) -> bool {
+        self.shut
+    }
+
     /// Whether what comes goes to the disk only, as seen when it last looked.
     pub fn spills(&self) -> bool {
         self.spills

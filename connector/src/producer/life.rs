@@ -32,6 +32,7 @@ use super::pace::Pace;
 use super::read_back::ReadBack;
 use super::rebuild::{self, Plan, Rebuilder};
 use super::recover::{self, Recovered, Recovery};
+use super::schemas::{Librarian, Library};
 use super::shed::Ledger;
 use super::snapshot::{Snapshotted, Snapshotter};
 use super::source::{self, Source};
@@ -321,6 +322,17 @@ fn spawn(
     let misfits = ground.circuits.misfits.clone();
     let (format, key, schema) = (options.format.clone(), options.key.clone(), options.schema.clone());
     let validator = Validator::new(format, key, schema, metrics.clone(), misfits)?;
+    let library = Library::of(options, Some(&ground.circuits));
+    let librarian =
+        library.map(|library| Librarian::new(library.saying(ground.status.clone()), poller.waker()));
+    let (librarian, desk) = librarian.unzip();
+    if let Some(librarian) = librarian {
+        let stop = source_stop.clone();
+        stages.spawn(async move {
+            librarian.run(stop).await;
+            Ok(Done::Other)
+        });
+    }
     let source = Source::new(
         poller,
         &fetch_from,
@@ -335,7 +347,8 @@ fn spawn(
         ),
         clock.clone(),
         metrics.clone(),
-    )?;
+    )?
+    .asking(desk);
     let stop = source_stop.clone();
     let (first, mut told) = (view.version().next(), ground.announced.subscribe());
     stages.spawn(async move {
@@ -549,6 +562,8 @@ async fn rebuild(
         identity,
         cache: cache.clone(),
         log: log.clone(),
+        library: Library::of(options, Some(&ground.circuits))
+            .map(|library| library.saying(ground.status.clone())),
     };
     let mut stages = JoinSet::new();
     let (built, built_in) = mpsc::channel(1);

@@ -29,6 +29,7 @@ pub mod keep;
 pub mod source;
 pub mod survey;
 pub mod intake;
+pub mod schemas;
 pub mod validate;
 pub mod log;
 pub mod pace;
@@ -79,6 +80,8 @@ pub struct Status {
     pub unavailable: u64,
     /// Why nothing is taken from Kafka at the moment; it goes on by itself.
     pub paused: Option<String>,
+    /// Why some partitions of the source wait, if any do: their records' schemas cannot be had yet.
+    pub waiting: Option<String>,
 }
 
 /// How a producer ended.
@@ -178,7 +181,7 @@ impl Producer {
         let (mut follower, stop_follower) = (JoinSet::new(), CancellationToken::new());
         let follow = Follower::new(options.clone(), watchers.clone(), Some(status.clone()));
         follower.spawn(follow.run(stop_follower.clone()));
-        let circuits = Circuits::new(&options.reliability, &options.clock, &options.metrics);
+        let circuits = Circuits::of(&options);
         let pace = Pace::new(options.pacing.clone(), options.clock.clone());
         let supervisor = Supervisor {
             options,

@@ -11,6 +11,7 @@ use crate::codec::{Format, KeyRule};
 use crate::format::origin::Origin;
 use crate::kafka;
 use crate::record::TopicId;
+use crate::registry::Registry;
 use crate::schema::Schema;
 use crate::telemetry::ProducerMetrics;
 
@@ -29,6 +30,8 @@ pub struct Options {
     pub format: Format,
     /// Where keys come from.
     pub key: KeyRule,
+    /// The schema registry, where values of the source name their schemas by its ids.
+    pub registry: Option<Registry>,
     /// The dataset's own schema.
     pub schema: Arc<Schema>,
     /// Announcement topic.
@@ -168,6 +171,8 @@ pub struct Reliability {
 /// How often topics are looked at.
 pub const DEFAULT_LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// Longest time for one question to a schema registry.
+pub const DEFAULT_REGISTRY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Blob files of versions that nobody holds any more are evicted beyond this.
 pub const DEFAULT_CACHE_BYTES: u64 = 10 << 30;
 

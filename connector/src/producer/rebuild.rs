@@ -14,6 +14,7 @@
 //!
 //! Owns: what a rebuild reads and deletes. Does not own: the request (`control`), the fold's order (`view/fold`).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,9 +30,10 @@ use super::Options;
 use super::build::{Built, COMPRESSION_LEVEL, INLINE_BYTES, blob_name};
 use super::lap::Lap;
 use super::log::{self, Log};
+use super::schemas::{Learnt, Library};
 use super::snapshot;
 use crate::blob::name;
-use crate::codec::{self, Codec};
+use crate::codec::{self, Codec, SchemaId};
 use crate::dead;
 use crate::failpoint;
 use crate::format::chunk::Body;
@@ -141,7 +143,7 @@ pub fn fold(
     plan: &Plan,
     cache: &Cache,
     identity: &Identity,
-    log: Option<&Log>,
+    (log, library): (Option<&Log>, Option<Library>),
     stop: &CancellationToken,
 ) -> Result<Folded, Error> {
     let sources = plan.positions.iter().map(|position| position.source.clone()).collect();
@@ -152,6 +154,9 @@ pub fn fold(
         codec,
         folded: Folded { fold, letters: Vec::new(), read: 0 },
         letter_bytes: 0,
+        library,
+        strangers: HashSet::new(),
+        waited: false,
         stop,
     };
     if let Some(log) = log {
@@ -166,6 +171,12 @@ struct Reading<'a> {
     codec: Codec,
     folded: Folded,
     letter_bytes: u64,
+    /// Where schemas are asked for, if the source's values name any.
+    library: Option<Library>,
+    /// Those that nobody knows.
+    strangers: HashSet<SchemaId>,
+    /// One was waited for, and Kafka not asked meanwhile.
+    waited: bool,
     stop: &'a CancellationToken,
 }
 
@@ -270,6 +281,9 @@ impl Reading<'_> {
                     {
                         if message.offset() < planned.to {
                             self.record(planned, &message)?;
+                            if std::mem::take(&mut self.waited) {
+                                progress = clock.now();
+                            }
                         }
                         *next = message.offset() + 1;
                         done = (*next >= planned.to).then_some(slot);
@@ -323,14 +337,43 @@ impl Reading<'_> {
         self.folded.read += 1;
         let stamp =
             Stamp { timestamp: message.timestamp_ms(), source: planned.index, offset: message.offset() };
-        let letter = match self.codec.decode(message.key(), message.value()) {
+        let record = message.encoded(self.codec.looks_at_headers());
+        while let Some(id) = self.codec.unknown(record).filter(|id| !self.strangers.contains(id)) {
+            self.learn(id)?;
+        }
+        let letter = match self.codec.read(record) {
             Ok(decoded) => return Ok(self.folded.fold.push(decoded.key, decoded.value, stamp)?),
             // Below the announced position it has been a letter before.
             Err(_) if planned.announced.is_some_and(|next| message.offset() < next) => return Ok(()),
-            Err(misfit) => dead::letter::of(&misfit, &planned.source, message),
+            Err(unread) => dead::letter::of(&unread.misfit(), &planned.source, message),
         };
         self.options.metrics.dead_letters_total.with(&[&letter.stage]).inc();
         self.misfit(letter)
+    }
+
+    /// Waits for a schema, for as long as it takes.
+    fn learn(&mut self, id: SchemaId) -> Result<(), Error> {
+        self.waited = true;
+        let library = self.library.clone();
+        let learnt = Handle::current().block_on(async {
+            tokio::select! {
+                () = self.stop.cancelled() => Err(Error::Stopped),
+                learnt = async {
+                    match &library {
+                        Some(library) => library.find(id).await,
+                        None => Learnt::Unknown,
+                    }
+                } => Ok(learnt),
+            }
+        })?;
+        match learnt {
+            Learnt::Schema(schema) => self.codec.learn(id, Ok(&schema)),
+            Learnt::Unusable(why) => self.codec.learn(id, Err(&why)),
+            Learnt::Unknown => {
+                self.strangers.insert(id);
+            }
+        }
+        Ok(())
     }
 
     fn misfit(&mut self, letter: Letter) -> Result<(), Error> {
@@ -372,6 +415,8 @@ pub struct Rebuilder {
     pub cache: Cache,
     /// The log.
     pub log: Log,
+    /// Where schemas are asked for, if the source's values name any.
+    pub library: Option<Library>,
 }
 
 impl Rebuilder {
@@ -400,13 +445,13 @@ impl Rebuilder {
     }
 
     fn build(self, stop: &CancellationToken) -> Result<Built, Error> {
-        let Rebuilder { options, request, plan, view, lost, life, identity, cache, log } = self;
+        let Rebuilder { options, request, plan, view, lost, life, identity, cache, log, library } = self;
         let began = options.clock.now();
         tracing::warn!(
             dataset = options.dataset, request = %request.id, from = %request.from, offsets = plan.offsets(),
             deleting = ?plan.deleting, "rebuilding from the source; readers keep version {}", view.version()
         );
-        let mut folded = fold(&options, &plan, &cache, &identity, Some(&log), stop)?;
+        let mut folded = fold(&options, &plan, &cache, &identity, (Some(&log), library), stop)?;
         failpoint::pass("rebuild.folded");
         let letters = std::mem::take(&mut folded.letters);
         let read = folded.read;

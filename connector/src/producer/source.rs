@@ -11,6 +11,10 @@
 //! second does not count, or while what comes is not handed on anyway, a chunk waits for more; not where every partition
 //! has said that it was read to its end.
 //!
+//! A record whose schema is not known here yet holds up its own partition only: that one is paused at the record, and goes on
+//! from it once the registry has answered (`schemas`). The first few milliseconds are waited for on the spot, since an answer
+//! comes sooner than a fetch, and pausing drops what was fetched.
+//!
 //! Owns: the source client, which part of which partition has been appended. Does not own: membership
 //! (`kafka::Member`), durability (`log`), what was announced (`announce`).
 
@@ -21,8 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::intake::{Intake, Turn};
 use super::log::{self, Appender};
+use super::schemas::{Desk, Learnt};
 use super::validate::Validator;
 use crate::clock::Clock;
+use crate::codec::{SchemaId, Unread};
 use crate::format::chunk::ChunkBuilder;
 use crate::kafka::{self, Polled, Poller};
 use crate::record::{Position, SourcePartition};
@@ -40,6 +46,10 @@ const LINGER: Duration = Duration::from_millis(1);
 const SPILL_LINGER: Duration = Duration::from_millis(50);
 /// See [`LINGER`].
 const LINGERS: u32 = 20;
+/// Longest wait for a schema on the spot, while none is waited for otherwise.
+const ON_THE_SPOT: Duration = Duration::from_millis(20);
+/// A schema that nobody knew is asked for again after this long, when a record names it.
+const STRANGER: Duration = Duration::from_secs(10);
 /// How often intake and cancellation are looked at while nothing arrives.
 const IDLE_POLL: Duration = Duration::from_millis(50);
 
@@ -70,6 +80,8 @@ struct Partition {
     next: i64,
     /// The last that was heard of it is that there is no more at the moment.
     ended: bool,
+    /// It waits at `next` for this schema.
+    held: Option<SchemaId>,
 }
 
 /// The stage; runs on a thread of its own.
@@ -80,6 +92,10 @@ pub struct Source {
     appender: Appender,
     chunk: ChunkBuilder,
     intake: Intake,
+    /// Where schemas are asked for, if the source's values name any.
+    desk: Option<Desk>,
+    /// Schemas that nobody knew, and when.
+    strangers: Vec<(Instant, SchemaId)>,
     clock: Clock,
     metrics: Arc<ProducerMetrics>,
 }
@@ -103,12 +119,14 @@ impl Source {
             .map(|position| (&*position.source.topic, position.source.partition, position.offset))
             .collect();
         poller.assign(&assignment).map_err(Error::Kafka)?;
+        metrics.source_waiting_partitions.set(0);
         let partitions = positions
             .iter()
             .map(|position| Partition {
                 source: position.source.clone(),
                 next: position.offset,
                 ended: false,
+                held: None,
             })
             .collect();
         Ok(Source {
@@ -118,9 +136,18 @@ impl Source {
             appender,
             chunk: ChunkBuilder::new(),
             intake,
+            desk: None,
+            strangers: Vec::new(),
             clock,
             metrics,
         })
+    }
+
+    /// The same, for values that name their schemas.
+    #[must_use]
+    pub fn asking(mut self, desk: Option<Desk>) -> Source {
+        self.desk = desk;
+        self
     }
 
     /// Polls until `stop` is cancelled, then appends what has been polled. Blocks: for a thread of its own.
@@ -131,6 +158,7 @@ impl Source {
         let mut began: Option<Instant> = None;
         while !stop.is_cancelled() {
             self.obey_intake()?;
+            self.hear()?;
             let spills = self.intake.spills();
             let linger = if spills { SPILL_LINGER } else { LINGER };
             let wait = match began {
@@ -155,6 +183,7 @@ impl Source {
         if !self.chunk.is_empty() {
             self.append(stop)?;
         }
+        self.metrics.source_waiting_partitions.set(0);
         Ok(())
     }
 
@@ -165,32 +194,52 @@ impl Source {
 
     /// Takes what the poller has, up to a chunk's worth. False: nothing was there.
     fn poll_once(&mut self, wait: Duration) -> Result<bool, Error> {
-        let Source { poller, partitions, validator, chunk, metrics, intake, .. } = self;
+        let Source { poller, partitions, validator, chunk, metrics, intake, desk, strangers, clock, .. } =
+            self;
         let mut wait = wait;
         let (mut any, mut records, mut bytes) = (false, 0u64, 0u64);
         while chunk.bytes() < CHUNK_BYTES {
-            let Some(polled) = poller.poll(wait) else { break };
+            let polled = poller.poll(wait);
             wait = Duration::ZERO;
             match polled {
-                Polled::Record { slot, message } => {
+                None => break,
+                Some(Polled::Record { slot, message }) => {
                     let Some(partition) = partitions.get_mut(slot) else { continue };
                     // A record before the position can come after a resume (prefetched twice): it is in the log.
                     if message.offset() < partition.next {
                         continue;
                     }
-                    let slot = chunk.slot(&partition.source, partition.next);
-                    let taken = validator.take(&message, &partition.source, slot, chunk);
+                    let mut taken = validator.take(&message, &partition.source, partition.next, chunk);
+                    // The value's schema may be unknown, then the key's.
+                    while let (Err(Unread::Unknown { id, .. }), Some(desk)) = (&taken, desk.as_mut()) {
+                        let id = *id;
+                        if !learn_now(desk, validator, strangers, id, clock) {
+                            break;
+                        }
+                        taken = validator.take(&message, &partition.source, partition.next, chunk);
+                    }
+                    let misfit = match taken {
+                        Ok(()) => None,
+                        Err(Unread::Misfit(misfit)) => Some(misfit),
+                        Err(Unread::Unknown { id, .. }) => {
+                            partition.held = Some(id);
+                            metrics.source_waiting_partitions.inc();
+                            let offset = message.offset();
+                            poller.hold(slot, offset).map_err(Error::Kafka)?;
+                            continue;
+                        }
+                    };
                     partition.next = message.offset() + 1;
                     partition.ended = false;
                     any = true;
                     records += 1;
                     bytes += (message.key().map_or(0, <[u8]>::len) + message.value().map_or(0, <[u8]>::len))
                         as u64;
-                    if intake.is_a_storm(taken) {
+                    if intake.is_a_storm(misfit.map_or(Ok(()), Err)) {
                         break;
                     }
                 }
-                Polled::End { slot, offset } => {
+                Some(Polled::End { slot, offset }) => {
                     let Some(partition) = partitions.get_mut(slot) else { continue };
                     partition.ended = true;
                     // Markers and aborted records at the end are passed, or `caught_up` would wait for ever.
@@ -201,16 +250,16 @@ impl Source {
                         any = true;
                     }
                 }
-                Polled::Lost { slot, detail } => {
+                Some(Polled::Lost { slot, detail }) => {
                     if let Some(partition) = partitions.get(slot) {
                         let position = Position { source: partition.source.clone(), offset: partition.next };
                         return Err(Error::Lost { position, detail });
                     }
                 }
-                Polled::Error(error) if error.is_transient() => {
+                Some(Polled::Error(error)) if error.is_transient() => {
                     tracing::warn!(error = %error, "reading the source topics; the client tries again");
                 }
-                Polled::Error(error) => return Err(Error::Kafka(error)),
+                Some(Polled::Error(error)) => return Err(Error::Kafka(error)),
             }
         }
         metrics.records_total.inc_by(records);
@@ -233,11 +282,83 @@ impl Source {
         }
     }
 
+    /// Takes what was answered, and lets the partitions go on that waited for it.
+    fn hear(&mut self) -> Result<(), Error> {
+        let Source {
+            poller, partitions, validator, intake, desk: Some(desk), strangers, clock, metrics, ..
+        } = self
+        else {
+            return Ok(());
+        };
+        let now = clock.now();
+        strangers.retain(|(since, id)| {
+            let stays = now.saturating_duration_since(*since) < STRANGER;
+            if !stays {
+                validator.forget(*id);
+            }
+            stays
+        });
+        let mut free = Vec::new();
+        while let Some((id, learnt)) = desk.answer(Duration::ZERO) {
+            note(validator, strangers, id, &learnt, now);
+            for (slot, partition) in partitions.iter_mut().enumerate() {
+                if partition.held == Some(id) {
+                    partition.held = None;
+                    metrics.source_waiting_partitions.dec();
+                    poller.let_go(slot);
+                    free.push(slot);
+                }
+            }
+        }
+        for id in partitions.iter().filter_map(|partition| partition.held) {
+            desk.ask(id);
+        }
+        match free.is_empty() || intake.is_shut() {
+            true => Ok(()),
+            false => poller.resume(free).map_err(Error::Kafka),
+        }
+    }
+
     fn obey_intake(&mut self) -> Result<(), Error> {
         match self.intake.turn() {
             Turn::Stay => Ok(()),
             Turn::Shut => self.poller.pause(self.poller.all()).map_err(Error::Kafka),
             Turn::Open => self.poller.resume(self.poller.all()).map_err(Error::Kafka),
         }
+    }
+}
+
+/// Asks for a schema, and waits for it a moment. False: it takes longer.
+fn learn_now(
+    desk: &mut Desk,
+    validator: &mut Validator,
+    strangers: &mut Vec<(Instant, SchemaId)>,
+    wanted: SchemaId,
+    clock: &Clock,
+) -> bool {
+    // Where others are waited for already, the registry is slow or away.
+    let at_once = desk.is_idle();
+    if !desk.ask(wanted) || !at_once {
+        return false;
+    }
+    match desk.answer(ON_THE_SPOT) {
+        Some((id, learnt)) => {
+            note(validator, strangers, id, &learnt, clock.now());
+            id == wanted
+        }
+        None => false,
+    }
+}
+
+fn note(
+    validator: &mut Validator,
+    strangers: &mut Vec<(Instant, SchemaId)>,
+    id: SchemaId,
+    learnt: &Learnt,
+    now: Instant,
+) {
+    validator.learn(id, learnt);
+    if matches!(learnt, Learnt::Unknown) {
+        strangers.push((now, id));
     }
 }

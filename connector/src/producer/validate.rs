@@ -3,9 +3,11 @@
 //! Owns: what a misfit carries on (everything, so that it can be replayed). Does not own: the decoding (`codec/`), the
 //! letter's headers (`dead/`), or when a letter goes out (`announce`).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::codec::{self, Codec, Format, KeyRule, Misfit};
+use super::schemas::Learnt;
+use crate::codec::{self, Codec, Format, KeyRule, Misfit, SchemaId, Unread};
 use crate::dead;
 use crate::format::chunk::{Body, ChunkBuilder};
 use crate::kafka::Message;
@@ -20,6 +22,8 @@ pub struct Validator {
     letter: Vec<u8>,
     metrics: Arc<ProducerMetrics>,
     misfits: Misfits,
+    /// Schemas that the registry does not know, as far as is known here.
+    strangers: HashSet<SchemaId>,
 }
 
 /// What the log says of misfits. Cheap to clone; clones count together, so that the next life goes on counting.
@@ -55,36 +59,73 @@ impl Validator {
         metrics: Arc<ProducerMetrics>,
         misfits: Misfits,
     ) -> Result<Validator, codec::Error> {
-        Ok(Validator { codec: Codec::new(format, key, schema)?, letter: Vec::new(), metrics, misfits })
+        Ok(Validator {
+            codec: Codec::new(format, key, schema)?,
+            letter: Vec::new(),
+            metrics,
+            misfits,
+            strangers: HashSet::new(),
+        })
     }
 
-    /// Appends `message` to `chunk` under `slot`. What does not fit is told, too.
+    /// What was found out about a schema. One that nobody knows makes misfits of its records, until it is forgotten.
+    pub fn learn(&mut self, id: SchemaId, learnt: &Learnt) {
+        match learnt {
+            Learnt::Schema(schema) => self.codec.learn(id, Ok(schema)),
+            Learnt::Unusable(why) => self.codec.learn(id, Err(why)),
+            Learnt::Unknown => {
+                self.strangers.insert(id);
+            }
+        }
+    }
+
+    /// A schema that nobody knew may be known by now.
+    pub fn forget(&mut self, id: SchemaId) {
+        self.strangers.remove(&id);
+    }
+
+    /// Appends `message` to `chunk`, whose range of `source` begins at `next` if it has none yet. What does not fit is
+    /// told, too.
+    ///
+    /// # Errors
+    /// [`Unread::Unknown`]: nothing was appended. [`Unread::Misfit`]: it was, as a misfit.
     pub fn take(
         &mut self,
         message: &Message<'_>,
         source: &SourcePartition,
-        slot: u16,
+        next: i64,
         chunk: &mut ChunkBuilder,
-    ) -> Result<(), Misfit> {
+    ) -> Result<(), Unread> {
         let (offset, timestamp) = (message.offset(), message.timestamp_ms());
-        match self.codec.decode(message.key(), message.value()) {
+        let misfit = match self.codec.read(message.encoded(self.codec.looks_at_headers())) {
             Ok(decoded) => {
                 let body = match decoded.value {
                     Some(value) => Body::Upsert { key: decoded.key, value },
                     None => Body::Delete { key: decoded.key },
                 };
+                let slot = chunk.slot(source, next);
                 chunk.push(slot, offset, timestamp, body);
-                Ok(())
+                return Ok(());
             }
-            Err(misfit) => {
-                self.metrics.dead_letters_total.with(&[&misfit.stage.to_string()]).inc();
-                self.misfits.tell(source, offset, &misfit);
-                self.letter.clear();
-                dead::letter::of(&misfit, source, message).encode(&mut self.letter);
-                chunk.push(slot, offset, timestamp, Body::Misfit { letter: &self.letter });
-                Err(misfit)
+            Err(Unread::Unknown { id, stage }) if !self.strangers.contains(&id) => {
+                return Err(Unread::Unknown { id, stage });
             }
-        }
+            Err(unread) => unread.misfit(),
+        };
+        self.misfit(&misfit, message, source);
+        let slot = chunk.slot(source, next);
+        chunk.push(slot, offset, timestamp, Body::Misfit { letter: &self.letter });
+        Err(misfit.into())
+    }
+
+    /// Counts and says it, and makes its letter.
+    #[cold]
+    fn misfit(&mut self, misfit: &Misfit, message: &Message<'_>, source: &SourcePartition) {
+        let offset = message.offset();
+        self.metrics.dead_letters_total.with(&[&misfit.stage.to_string()]).inc();
+        self.misfits.tell(source, offset, misfit);
+        self.letter.clear();
+        dead::letter::of(misfit, source, message).encode(&mut self.letter);
     }
 }
 

@@ -5,6 +5,7 @@
 //!                          |-- canonical  parsing canonical form, CRC-64-AVRO fingerprint
 //!                          |-- default    each field's default, already encoded
 //!                          |-- project    the same with some of its fields only
+//!                          |-- refer      types of other texts, put where they are mentioned
 //!                          |-- skip       the length of a datum; every byte may be hostile
 //!                          '-- resolve    writer's datum -> reader's datum, by Avro's resolution rules
 //! ```
@@ -23,6 +24,7 @@ mod entry;
 pub(crate) mod node;
 mod parse;
 mod project;
+mod refer;
 mod resolve;
 pub(crate) mod skip;
 pub mod wire;
@@ -109,6 +111,17 @@ impl Schema {
             canonical: canonical.into(),
             nodes,
         })
+    }
+
+    /// Parses a schema that mentions types which other texts define; [`Schema::json`] is one text with all of them.
+    ///
+    /// # Errors
+    /// As [`Schema::parse`].
+    pub fn with_references<'t>(
+        json: &str,
+        others: impl IntoIterator<Item = &'t str>,
+    ) -> Result<Schema, Error> {
+        Schema::parse(&refer::inline(json, others)?)
     }
 
     /// Parses a dataset's own schema: one that can stand in `["null", S]`, which is the type of a value in a blob.

@@ -278,7 +278,7 @@ impl<'v> Parser<'v> {
     }
 }
 
-fn primitive(name: &str) -> Option<Node> {
+pub(super) fn primitive(name: &str) -> Option<Node> {
     Some(match name {
         "null" => Node::Null,
         "boolean" => Node::Boolean,
@@ -292,7 +292,7 @@ fn primitive(name: &str) -> Option<Node> {
     })
 }
 
-fn full_name(name: &str, space: &str) -> String {
+pub(super) fn full_name(name: &str, space: &str) -> String {
     if name.contains('.') || space.is_empty() {
         name.strip_prefix('.').unwrap_or(name).to_owned()
     } else {

@@ -46,6 +46,8 @@ families! {
         memory_pressure_events_total: IntCounter,
         /// Whether the source is paused: 1 while nothing is taken from Kafka.
         source_paused: IntGauge,
+        /// Partitions of the source that wait for a record's schema.
+        source_waiting_partitions: IntGauge,
         /// Pressure, 0 idle to 1 full: the largest of its inputs.
         pressure: Gauge,
         /// Records a second that leave the log at most, at the moment; 0: as many as come.

@@ -16,6 +16,7 @@ mod show;
 mod export;
 mod replay;
 
+use super::adopt;
 use super::edge::{Answer, Edge};
 use super::given::Given;
 use crate::codec::text;
@@ -72,7 +73,8 @@ struct Whose {
 
 impl Whose {
     fn load(&self, edge: &Edge) -> Result<Options> {
-        let config = self.given.load(edge)?;
+        let mut config = self.given.load(edge)?;
+        adopt::now(&mut config, &self.dataset, edge)?;
         let shared = Shared::system(&config, Metrics::new())?;
         let options = config.producer(&self.dataset, &shared)?;
         let mut replays = letters::options(&options);

@@ -28,7 +28,9 @@ mod read;
 use super::edge::{Answer, Edge, NoInput, print};
 use super::given::Given;
 use super::progress::Work;
+use crate::codec::Format;
 use crate::config::Shared;
+use crate::producer::write::Refused;
 use crate::producer::write::follow::Follower;
 use crate::producer::write::watch::{Ticket, Watchers};
 use crate::producer::{Publication, Writer};
@@ -102,6 +104,10 @@ impl Import {
         let config = self.given.load(edge)?;
         let shared = Shared::system(&config, Metrics::new())?;
         let options = config.producer(&self.dataset, &shared)?;
+        if matches!(options.format, Format::Registered { .. }) {
+            let doing = format!("importing into {}", self.dataset);
+            return Err(Error::because(ErrorKind::Rejected, doing, Refused::Registered));
+        }
         let watchers = Watchers::default();
         let writer = Writer::new(&options, watchers.clone())?;
         if !self.key.is_empty() {

@@ -36,6 +36,12 @@ pub enum Refused {
         /// Its limit.
         limit: usize,
     },
+    /// What is in the source names its schemas by a registry's ids, which are not given here.
+    #[error(
+        "the records of the source name their schemas by ids of a schema registry: write them to the topic with a \
+         serializer that registers schemas"
+    )]
+    Registered,
     /// It does not say, or says wrongly, where it should go.
     #[error("{0}")]
     Topic(String),
@@ -63,6 +69,8 @@ enum Target {
     Raw {
         json: Codec,
     },
+    /// A record there names its schema by an id of the registry's.
+    Registered,
 }
 
 impl Encoder {
@@ -76,6 +84,7 @@ impl Encoder {
             Format::Avro { writer } => {
                 Target::Avro { writer: Arc::clone(writer), json: json(writer)?, resolver: None }
             }
+            Format::Registered { .. } => Target::Registered,
             Format::Raw => Target::Raw { json: json(schema)? },
         };
         Ok(Encoder {
@@ -117,6 +126,9 @@ impl Encoder {
     pub fn prepare(&mut self, record: Write, topics: &[Arc<str>]) -> Result<Ready, Refused> {
         let Write { topic, key: given, value, headers, timestamp } = record;
         let topic = place(topic.as_deref(), topics)?;
+        if matches!(self.target, Target::Registered) {
+            return Err(Refused::Registered);
+        }
         let value = match value {
             Some(payload) => Some(self.encode(payload).map_err(Refused::Misfit)?),
             None => None,
@@ -143,6 +155,12 @@ impl Encoder {
 
     fn encode(&mut self, payload: Payload) -> Result<Bytes, Misfit> {
         match (&mut self.target, payload) {
+            // Refused before it comes here.
+            (Target::Registered, _) => Err(Misfit {
+                stage: Stage::Validate,
+                class: "stillwell.write.Registered",
+                message: Refused::Registered.to_string(),
+            }),
             (_, Payload::Encoded(bytes))
             | (Target::Json, Payload::Json(bytes) | Payload::Plain(bytes))
             | (Target::Raw { .. }, Payload::Plain(bytes)) => Ok(bytes),

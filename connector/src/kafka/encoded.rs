@@ -1,0 +1,22 @@
+//! A record as codecs take it.
+
+use super::Message;
+use crate::codec::{Encoded, KEY_HEADER, VALUE_HEADER};
+
+impl<'a> Message<'a> {
+    /// Key and value, and with `headers` those that name schemas: of several of one name the last.
+    #[inline]
+    pub fn encoded(&self, headers: bool) -> Encoded<'a> {
+        let mut encoded = Encoded { key: self.key(), value: self.value(), ..Encoded::default() };
+        if headers {
+            for (name, value) in self.headers() {
+                match name {
+                    KEY_HEADER => encoded.key_header = value,
+                    VALUE_HEADER => encoded.value_header = value,
+                    _ => {}
+                }
+            }
+        }
+        encoded
+    }
+}

@@ -1,0 +1,315 @@
+//! The schemas of records, by the ids that come with them: asked of the registry while the source goes on.
+//!
+//! ```text
+//!  source's thread --id--> librarian (a task): one find for each id, some at a time --> registry, behind its breaker
+//!        ^                      |
+//!        +-- schema, or that ---+  away: asked again with backoff for as long as it takes; the records wait in their place
+//!            nobody knows it       unknown: after some patience, since one of several registries may lag behind
+//! ```
+//!
+//! Owns: how long is asked, what health says meanwhile. Does not own: the requests and their cache (`registry`), the
+//! partitions that wait (`source`), what a schema means for a datum (`codec`).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc as threads;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::circuit::{Circuits, Gate};
+use super::{Options, Status};
+use crate::clock::Entropy;
+use crate::codec::SchemaId;
+use crate::error::chain;
+use crate::kafka::Waker;
+use crate::registry::{Error, Found, Registry};
+use crate::retry::Backoff;
+use crate::schema::Schema;
+
+/// Most ids that are asked for and not answered; who has more asks again later.
+const OPEN: usize = 64;
+/// Requests at a time.
+const AT_A_TIME: usize = 8;
+/// Longest wait between attempts while the registry is away.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// An id that the registry does not know is asked for again after these: it may have been registered a moment ago, with
+/// another of several registries.
+const PATIENCE: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_secs(1)];
+/// So many unknown ids in a row, and each is asked for only once, until one is known: else a topic of garbage would take
+/// over a second for each of its records.
+const STRANGERS: u32 = 5;
+
+/// What has been found out about an id.
+#[derive(Clone, Debug)]
+pub enum Learnt {
+    /// Its schema.
+    Schema(Arc<Schema>),
+    /// Its schema is of no use, and why: for good.
+    Unusable(String),
+    /// Nobody knows it, so far.
+    Unknown,
+}
+
+/// Finds schemas, however long it takes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Library {
+    registry: Registry,
+    gate: Gate,
+    retries: u32,
+    first_wait: Duration,
+    entropy: Entropy,
+    /// Unknown ids in a row.
+    strangers: Arc<AtomicU32>,
+    status: Option<watch::Sender<Status>>,
+}
+
+impl Library {
+    /// The library of a producer that has a registry. `circuits` are the producer's own; without them, and for who only
+    /// reads beside one, it has its own.
+    pub fn of(options: &Options, circuits: Option<&Circuits>) -> Option<Library> {
+        let registry = options.registry.clone()?;
+        let gate = circuits.and_then(|circuits| circuits.registry.clone());
+        let gate = gate.or_else(|| Circuits::of(options).registry)?;
+        Some(Library {
+            registry,
+            gate,
+            retries: options.reliability.max_retry_attempts,
+            first_wait: options.reliability.retry_backoff,
+            entropy: options.entropy.clone(),
+            strangers: Arc::default(),
+            status: None,
+        })
+    }
+
+    /// Says in `status` what is waited for.
+    #[must_use]
+    pub fn saying(mut self, status: watch::Sender<Status>) -> Library {
+        self.status = Some(status);
+        self
+    }
+
+    /// Finds the schema of an id. While the registry is away it does not return: drop it to end it.
+    pub async fn find(&self, id: SchemaId) -> Learnt {
+        let mut backoff = Backoff::new(self.first_wait, LONGEST_WAIT);
+        let mut patience = PATIENCE.iter();
+        let mut attempts = 0;
+        loop {
+            let pass = self.gate.pass().await;
+            let asked = self.registry.schema(id).await;
+            let error = match asked {
+                Ok(found) => {
+                    pass.succeeded();
+                    self.say(None);
+                    self.strangers.store(0, Ordering::Relaxed);
+                    tracing::info!(%id, "the schema registry knows a schema that is new here");
+                    return match found {
+                        Found::Avro(schema) => Learnt::Schema(schema),
+                        Found::Unusable(why) => Learnt::Unusable(why),
+                    };
+                }
+                Err(Error::Unknown { .. }) => {
+                    pass.succeeded();
+                    self.say(None);
+                    let wait = patience.next().filter(|_| self.strangers.load(Ordering::Relaxed) < STRANGERS);
+                    let Some(wait) = wait else {
+                        self.strangers.fetch_add(1, Ordering::Relaxed);
+                        return Learnt::Unknown;
+                    };
+                    tokio::time::sleep(*wait).await;
+                    continue;
+                }
+                Err(error) => chain(&error),
+            };
+            attempts += 1;
+            self.say(Some(format!("{error}; records with {id} wait in their place")));
+            if attempts == 1 || backoff.failures().is_power_of_two() {
+                tracing::warn!(
+                    %id, error, failures = backoff.failures() + 1,
+                    "the schema of a record cannot be had: its partition waits, and it is asked for again"
+                );
+            }
+            if pass.is_probe() || attempts > self.retries {
+                attempts = 0;
+                pass.failed(error);
+            }
+            tokio::time::sleep(backoff.next(&self.entropy)).await;
+        }
+    }
+
+    fn say(&self, waiting: Option<String>) {
+        if let Some(status) = &self.status {
+            status.send_if_modified(|status| {
+                let differs = status.waiting != waiting;
+                status.waiting = waiting;
+                differs
+            });
+        }
+    }
+}
+
+/// The task that finds what the source asks for.
+pub struct Librarian {
+    library: Library,
+    asked: mpsc::Receiver<SchemaId>,
+    answers: threads::SyncSender<(SchemaId, Learnt)>,
+    waker: Waker,
+}
+
+/// Where the source's thread asks, and is answered.
+pub struct Desk {
+    asks: mpsc::Sender<SchemaId>,
+    answers: threads::Receiver<(SchemaId, Learnt)>,
+    open: HashSet<SchemaId>,
+}
+
+impl Librarian {
+    /// A librarian, and the desk to ask at; `waker` ends the source's wait for records when there is an answer.
+    pub fn new(library: Library, waker: Waker) -> (Librarian, Desk) {
+        let (asks, asked) = mpsc::channel(OPEN);
+        let (answers, answered) = threads::sync_channel(OPEN);
+        let desk = Desk { asks, answers: answered, open: HashSet::new() };
+        (Librarian { library, asked, answers, waker }, desk)
+    }
+
+    /// Answers until `cancel`, or until nobody asks any more.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        let mut finding = FuturesUnordered::new();
+        let library = &self.library;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                Some(id) = self.asked.recv(), if finding.len() < AT_A_TIME => {
+                    finding.push(async move { (id, library.find(id).await) });
+                }
+                Some(found) = finding.next() => {
+                    // There is room for all that can be open; without a desk nobody wants it.
+                    let _ = self.answers.try_send(found);
+                    self.waker.wake();
+                }
+                else => break,
+            }
+        }
+        self.library.say(None);
+    }
+}
+
+impl Desk {
+    /// Whether nothing is asked for that is not answered.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Asks for an id, once until it is answered. False: there is no room for it now.
+    pub fn ask(&mut self, id: SchemaId) -> bool {
+        if self.open.contains(&id) {
+            return true;
+        }
+        let asked = self.open.len() < OPEN && self.asks.try_send(id).is_ok();
+        if asked {
+            self.open.insert(id);
+        }
+        asked
+    }
+
+    /// The next answer, waiting for up to `wait`. Blocks: for a thread of its own.
+    pub fn answer(&mut self, wait: Duration) -> Option<(SchemaId, Learnt)> {
+        let answer = match wait.is_zero() {
+            true => self.answers.try_recv().ok(),
+            false => self.answers.recv_timeout(wait).ok(),
+        };
+        let (id, learnt) = answer?;
+        self.open.remove(&id);
+        Some((id, learnt))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::producer::Reliability;
+    use crate::registry::stub::{Answer, Stub, absent, schema};
+    use crate::retry::Circuit;
+    use crate::telemetry::ProducerMetrics;
+
+    /// A library on a stub, its breaker and what it says.
+    fn library(stub: &Stub) -> (Library, Gate, watch::Receiver<Status>) {
+        let builder = crate::Producer::builder("products").source("products").schema("\"string\"");
+        let builder = builder.store(crate::blob::Store::open("memory://").unwrap());
+        let builder = builder.metrics(ProducerMetrics::detached()).schema_registry(stub.url());
+        let reliability = Reliability {
+            max_retry_attempts: 1,
+            retry_backoff: Duration::from_millis(1),
+            circuit_breaker_threshold: 2,
+            circuit_breaker_reset: Duration::from_millis(20),
+            ..Reliability::default()
+        };
+        let options = builder.reliability(reliability).options().unwrap();
+        let circuits = Circuits::of(&options);
+        let (say, said) = watch::channel(Status::default());
+        let library = Library::of(&options, Some(&circuits)).unwrap().saying(say);
+        (library, circuits.registry.unwrap(), said)
+    }
+
+    async fn answering(answers: Vec<Answer>) -> Stub {
+        let mut answers = answers.into_iter();
+        Stub::start(move |_| answers.next().unwrap_or_else(|| schema("\"int\""))).await
+    }
+
+    const SEVEN: SchemaId = SchemaId::Number(7);
+
+    #[tokio::test]
+    async fn a_registry_that_is_away_is_asked_until_it_answers_and_said_meanwhile() {
+        let away = || (500, String::new());
+        let stub =
+            answering((0..9).map(|n| if n == 4 { (401, String::new()) } else { away() }).collect()).await;
+        let (library, gate, mut said) = library(&stub);
+        let find = library.find(SEVEN);
+        let opened = async {
+            let waiting = said.wait_for(|status| status.waiting.is_some()).await.unwrap().waiting.clone();
+            let waiting = waiting.unwrap();
+            assert!(
+                waiting.contains("answered 500; records with schema id 7 wait in their place"),
+                "{waiting}"
+            );
+        };
+        let (found, ()) = tokio::join!(find, opened);
+        assert!(matches!(found, Learnt::Schema(_)));
+        assert_eq!(stub.seen().len(), 10);
+        assert_eq!(said.borrow().waiting, None, "and nothing is said any more");
+        let report = gate.report();
+        assert_eq!((report.state, report.error), (Circuit::Closed, None));
+        // Two failures of two attempts each opened it; each probe that failed did so again.
+        assert_eq!(report.dependency.name(), "registry");
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_unknown_at_first_is_asked_for_again() {
+        let stub = answering(vec![absent(), absent()]).await;
+        let (library, ..) = library(&stub);
+        assert!(matches!(library.find(SEVEN).await, Learnt::Schema(_)));
+        assert_eq!(stub.seen().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn strangers_cost_patience_only_until_they_are_many() {
+        let stub = Stub::start(|path| if path.ends_with("/7") { schema("\"int\"") } else { absent() }).await;
+        let (library, ..) = library(&stub);
+        let strangers = (100..100 + STRANGERS).map(|id| library.find(SchemaId::Number(id)));
+        for found in futures::future::join_all(strangers).await {
+            assert!(matches!(found, Learnt::Unknown));
+        }
+        let asked = stub.seen().len();
+        assert_eq!(asked, STRANGERS as usize * (PATIENCE.len() + 1));
+        assert!(matches!(library.find(SchemaId::Number(200)).await, Learnt::Unknown));
+        assert_eq!(stub.seen().len(), asked + 1, "once");
+        assert!(matches!(library.find(SEVEN).await, Learnt::Schema(_)));
+        assert!(matches!(library.find(SchemaId::Number(201)).await, Learnt::Unknown));
+        assert_eq!(stub.seen().len(), asked + 2 + PATIENCE.len() + 1, "patient again");
+    }
+}

@@ -1,0 +1,246 @@
+use std::io::{Read as _, Write as _};
+
+use super::stub::{SILENCE, Stub, absent, schema};
+use super::*;
+
+const SEVEN: SchemaId = SchemaId::Number(7);
+
+fn registry(options: &Options) -> Registry {
+    Registry::new(options).unwrap()
+}
+
+fn avro(found: Result<Found, Error>) -> String {
+    match found.unwrap() {
+        Found::Avro(schema) => schema.json().to_owned(),
+        Found::Unusable(why) => panic!("{why}"),
+    }
+}
+
+fn unusable(found: Result<Found, Error>) -> String {
+    match found.unwrap() {
+        Found::Avro(schema) => panic!("{schema:?}"),
+        Found::Unusable(why) => why,
+    }
+}
+
+#[tokio::test]
+async fn an_id_is_asked_for_once_however_many_want_it() {
+    let stub = Stub::start(|_| schema("\"int\"")).await;
+    let registry = registry(&stub.options());
+    let all = futures::future::join_all((0..50).map(|_| registry.schema(SEVEN))).await;
+    for found in all {
+        assert_eq!(avro(found), "\"int\"");
+    }
+    avro(registry.clone().schema(SEVEN).await);
+    assert_eq!(stub.seen().len(), 1, "{:?}", stub.seen());
+    assert!(stub.seen()[0].starts_with("GET /schemas/ids/7 HTTP/1.1"), "{:?}", stub.seen());
+    let guid = SchemaId::Guid([0xab; 16]);
+    avro(registry.schema(guid).await);
+    assert!(stub.seen()[1].starts_with("GET /schemas/guids/abababab-abab-abab-abab-abababababab "));
+    avro(registry.latest("a/b value").await);
+    assert!(stub.seen()[2].starts_with("GET /subjects/a%2Fb%20value/versions/latest "));
+}
+
+#[tokio::test]
+async fn what_is_no_registrys_word_is_asked_for_again_and_never_taken_for_unknown() {
+    let html = "<html>not found</html>".to_owned();
+    let answers = [
+        (500, String::new()),
+        (503, "{\"error_code\":40403}".to_owned()),
+        (404, html.clone()),
+        (404, "{\"error_code\":404,\"message\":\"HTTP 404 Not Found\"}".to_owned()),
+        (200, html),
+        (200, "{}".to_owned()),
+        (302, String::new()),
+        (422, "{\"error_code\":42201}".to_owned()),
+        (200, "x".repeat(ANSWER + 1)),
+    ];
+    let count = answers.len();
+    let mut answers = answers.into_iter();
+    let stub = Stub::start(move |_| answers.next().unwrap_or_else(|| schema("\"int\""))).await;
+    let registry = registry(&stub.options());
+    for _ in 0..count {
+        let error = registry.schema(SEVEN).await.unwrap_err();
+        assert!(matches!(error, Error::Away { .. }) && error.is_transient(), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+    assert_eq!(avro(registry.schema(SEVEN).await), "\"int\"", "nothing of it is kept");
+    assert_eq!(stub.seen().len(), count + 1);
+}
+
+#[tokio::test]
+async fn what_a_registry_does_not_know_is_unknown_until_it_does() {
+    let mut answers = [absent(), (404, r#"{"error_code":40401}"#.to_owned())].into_iter();
+    let stub = Stub::start(move |_| answers.next().unwrap_or_else(|| schema("\"int\""))).await;
+    let registry = registry(&stub.options());
+    for _ in 0..2 {
+        let error = registry.schema(SEVEN).await.unwrap_err();
+        assert!(matches!(error, Error::Unknown { .. }) && !error.is_transient(), "{error}");
+        assert_eq!(error.to_string(), "the schema registry does not know schema id 7");
+    }
+    avro(registry.schema(SEVEN).await);
+    // A registry that gives no guids has no such route; one that has a wrong path has none at all.
+    let routes = |subjects: &'static str| {
+        Stub::start(move |path| match path {
+            "/subjects" => (200, subjects.to_owned()),
+            _ => (404, "{\"error_code\":0}".to_owned()),
+        })
+    };
+    let guid = SchemaId::Guid([1; 16]);
+    let error = self::registry(&routes("[]").await.options()).schema(guid).await.unwrap_err();
+    assert!(matches!(error, Error::Unknown { .. }), "{error}");
+    let error = self::registry(&routes("<html>").await.options()).schema(guid).await.unwrap_err();
+    assert!(matches!(error, Error::Away { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn credentials_go_along_and_a_refusal_is_said_without_them() {
+    let stub = Stub::start(|_| (401, String::new())).await;
+    let user = || Some(("me".to_owned(), "pa55".to_owned()));
+    for (options, expected) in [
+        (Options { user: user(), ..stub.options() }, "Basic bWU6cGE1NQ=="),
+        (
+            Options { urls: vec![stub.url().replace("//", "//me:pa55@")], ..stub.options() },
+            "Basic bWU6cGE1NQ==",
+        ),
+        (Options { token: Some("pa55".to_owned()), ..stub.options() }, "Bearer pa55"),
+    ] {
+        let registry = registry(&options);
+        let error = registry.schema(SEVEN).await.unwrap_err();
+        assert!(matches!(error, Error::Denied { status: 401, .. }) && error.is_transient(), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Config);
+        let head = stub.seen().pop().unwrap();
+        assert!(head.contains(&format!("authorization: {expected}")), "{head}");
+        assert!(!format!("{error} {registry:?} {options:?}").contains("pa55"));
+    }
+}
+
+#[tokio::test]
+async fn of_several_the_one_that_answers_is_asked_first_from_then_on() {
+    let lags = Stub::start(|_| absent()).await;
+    let knows = Stub::start(|path| if path.ends_with("/9") { absent() } else { schema("\"int\"") }).await;
+    // Nobody listens on port 1.
+    let urls = vec!["http://127.0.0.1:1".to_owned(), format!("{}/", lags.url()), knows.url()];
+    let registry = registry(&Options { urls, ..knows.options() });
+    avro(registry.schema(SEVEN).await);
+    avro(registry.schema(SchemaId::Number(8)).await);
+    assert_eq!((lags.seen().len(), knows.seen().len()), (1, 2));
+    let error = registry.schema(SchemaId::Number(9)).await.unwrap_err();
+    assert!(matches!(error, Error::Unknown { .. }), "who answered does not know it: {error}");
+    let silent = Stub::start(|_| (SILENCE, String::new())).await;
+    let urls = vec![silent.url(), knows.url()];
+    let patient = Options { urls, timeout: Duration::from_millis(100), ..Options::default() };
+    avro(self::registry(&patient).schema(SEVEN).await);
+    let error =
+        self::registry(&Options { urls: vec![silent.url()], ..patient }).schema(SEVEN).await.unwrap_err();
+    assert!(error.to_string().contains("no answer within 100ms"), "{error}");
+}
+
+#[tokio::test]
+async fn references_are_followed_and_what_is_no_avro_is_of_no_use() {
+    let stub = Stub::start(|path| match path {
+        "/schemas/ids/1" => (
+            200,
+            serde_json::json!({
+                "schema": r#"{"type": "record", "name": "A", "fields": [{"name": "b", "type": "n.B"}]}"#,
+                "schemaType": "AVRO",
+                "references": [{"name": "n.B", "subject": "b", "version": 3}],
+            })
+            .to_string(),
+        ),
+        "/subjects/b/versions/3" => (
+            200,
+            serde_json::json!({
+                "schema": r#"{"type": "record", "name": "n.B", "fields": [{"name": "c", "type": ["null", "C", "A"]}]}"#,
+                "references": [{"name": "n.C", "subject": "c", "version": 1}, {"name": "A", "subject": "b", "version": 3}],
+            })
+            .to_string(),
+        ),
+        "/subjects/c/versions/1" => schema(r#"{"type": "fixed", "name": "n.C", "size": 2}"#),
+        "/schemas/ids/2" => (200, r#"{"schema": "{}", "schemaType": "JSON"}"#.to_owned()),
+        "/schemas/ids/3" => schema(r#"{"type": "record", "name": "A"}"#),
+        "/schemas/ids/4" => {
+            (200, r#"{"schema": "\"int\"", "references": [{"name": "x", "subject": "gone", "version": 1}]}"#.to_owned())
+        }
+        "/schemas/ids/5" => schema(r#"{"type": "record", "name": "A", "fields": [{"name": "b", "type": "n.B"}]}"#),
+        _ => absent(),
+    })
+    .await;
+    let registry = registry(&stub.options());
+    // `A` within `n.B` is `n.A`, which is nowhere: the reference goes round, and is followed once.
+    let found = unusable(registry.schema(SchemaId::Number(1)).await);
+    assert!(found.contains("n.A"), "{found}");
+    assert_eq!(stub.seen().len(), 3);
+    for (id, why) in [
+        (2, "of type JSON"),
+        (3, "not a valid Avro schema"),
+        (4, "refers to version 1 of subject gone"),
+        (5, "n.B"),
+    ] {
+        let found = unusable(registry.schema(SchemaId::Number(id)).await);
+        assert!(found.contains(why), "{found}");
+    }
+}
+
+/// Serves one request by TLS; whether it came so far.
+fn secure(answer: &'static str) -> (String, std::thread::JoinHandle<bool>) {
+    let chain = super::certificates(&pem("server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(pem("server.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let thread = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let session = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+        let mut tls = rustls::StreamOwned::new(session, stream);
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            match tls.read(&mut byte) {
+                Ok(1) => head.push(byte[0]),
+                _ => return false,
+            }
+        }
+        let length = answer.len();
+        write!(tls, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{answer}").unwrap();
+        tls.flush().unwrap();
+        true
+    });
+    (url, thread)
+}
+
+/// Made for these tests: an authority, and a certificate of 127.0.0.1 with its key.
+fn pem(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "src", "registry", "tls", name].iter().collect()
+}
+
+#[tokio::test]
+async fn a_certificate_is_trusted_if_its_authority_is() {
+    let options = |url: String, ca: &str| Options {
+        urls: vec![url],
+        ca_file: Some(pem(ca)),
+        identity: Some((pem("server.pem"), pem("server.key"))),
+        timeout: Duration::from_secs(30),
+        ..Options::default()
+    };
+    let (url, served) = secure(r#"{"schema": "\"int\""}"#);
+    avro(registry(&options(url, "ca.pem")).schema(SEVEN).await);
+    assert!(served.join().unwrap());
+    let (url, served) = secure("");
+    let error = registry(&options(url, "server.pem")).schema(SEVEN).await.unwrap_err();
+    assert!(matches!(error, Error::Away { .. }), "{error}");
+    assert!(!served.join().unwrap());
+    let swapped = Options {
+        identity: Some((pem("ca.pem"), pem("server.key"))),
+        ..options("https://a".into(), "ca.pem")
+    };
+    let error = Registry::new(&swapped).unwrap_err().to_string();
+    assert!(error.contains("do not go together"), "{error}");
+}
