@@ -43,6 +43,7 @@ pub mod dlq;
 pub mod blob;
 pub mod log;
 pub mod rebuild;
+pub mod schema;
 pub mod bench;
 pub mod healthcheck;
 
@@ -91,6 +92,7 @@ enum Command {
     Blob(blob::Blob),
     Log(log::Log),
     Rebuild(rebuild::Rebuild),
+    Schema(schema::Schema),
     Bench(bench::Bench),
     Healthcheck(healthcheck::Healthcheck),
 }
@@ -113,6 +115,7 @@ impl Command {
             Command::Blob(command) => command.run(edge),
             Command::Log(command) => command.run(edge),
             Command::Rebuild(command) => command.run(edge),
+            Command::Schema(command) => command.run(edge),
             Command::Bench(command) => command.run(edge),
             Command::Healthcheck(command) => command.run(edge),
         }
