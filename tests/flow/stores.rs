@@ -1,6 +1,8 @@
 //! What every blob store must do, run against each: a folder, memory, a wrapper, and a real S3 server; then what a store
 //! that is far away adds: who may, what is there, and a network that fails.
 
+#![expect(clippy::unwrap_used, reason = "what a test cannot do fails it")]
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;

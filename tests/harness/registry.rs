@@ -57,7 +57,7 @@ impl Registry {
         let (status, answer) = self
             .ask("POST", &format!("/subjects/{subject}/versions"), &body.to_string())
             .unwrap_or_else(|e| panic!("registering {subject}: {e}"));
-        let id = answer["id"].as_u64();
+        let id = answer.get("id").and_then(Value::as_u64);
         id.unwrap_or_else(|| panic!("registering {subject}: {status} {answer}")) as u32
     }
 

@@ -61,10 +61,12 @@ impl S3 {
         let said: Value = serde_json::from_str(&line)
             .unwrap_or_else(|error| panic!("the S3 server says {line:?} in place of a port: {error}"));
         let keys = |who: &str| {
-            let text = |key: &str| said[who][key].as_str().expect("it says its keys").to_owned();
+            let said = |key: &str| said.get(who).and_then(|keys| keys.get(key)).and_then(Value::as_str);
+            let text = |key: &str| said(key).expect("it says its keys").to_owned();
             Keys { id: text("id"), secret: text("secret") }
         };
-        let port = said["port"].as_u64().and_then(|port| port.try_into().ok()).expect("it says its port");
+        let port = said.get("port").and_then(Value::as_u64).and_then(|port| port.try_into().ok());
+        let port = port.expect("it says its port");
         S3 { port, writer: keys("writer"), reader: keys("reader"), child, _stdin: stdin, _guard: guard }
     }
 
