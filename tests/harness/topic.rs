@@ -254,8 +254,17 @@ impl Topic {
         self.read_at(&offsets.iter().map(|offset| Offset::Offset(*offset)).collect::<Vec<_>>())
     }
 
+    /// [`Topic::read_from`], from the beginning where that is not there any more.
+    pub fn read_on(&self, offsets: &[i64]) -> Vec<Message> {
+        let offsets = offsets.iter().map(|offset| Offset::Offset(*offset)).collect::<Vec<_>>();
+        self.read_by(&self.consumer_from("earliest"), &offsets)
+    }
+
     fn read_at(&self, from: &[Offset]) -> Vec<Message> {
-        let consumer = self.consumer();
+        self.read_by(&self.consumer(), from)
+    }
+
+    fn read_by(&self, consumer: &BaseConsumer, from: &[Offset]) -> Vec<Message> {
         let mut open: HashSet<i32> = (0..from.len() as i32).collect();
         let mut list = TopicPartitionList::new();
         for (partition, offset) in (0..).zip(from) {
@@ -312,12 +321,16 @@ impl Topic {
     }
 
     fn consumer(&self) -> BaseConsumer {
+        self.consumer_from("error")
+    }
+
+    fn consumer_from(&self, lost: &str) -> BaseConsumer {
         ClientConfig::new()
             .set("bootstrap.servers", &self.bootstrap)
             // Never joined: even `assign` needs one.
             .set("group.id", "stillwell-tests")
             .set("allow.auto.create.topics", "false")
-            .set("auto.offset.reset", "error")
+            .set("auto.offset.reset", lost)
             .set("check.crcs", "true")
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")

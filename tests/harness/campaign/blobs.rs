@@ -23,10 +23,20 @@ pub struct Entry {
 #[derive(Clone, Debug)]
 pub struct Blobs(PathBuf);
 
+/// Whether a file of the store is a blob, and not one that is being written (`object_store` has a `#` in those).
+pub fn is_whole(name: &str) -> bool {
+    !name.contains('#')
+}
+
 impl Blobs {
     /// The store in `dir`.
     pub fn new(dir: &Path) -> Blobs {
         Blobs(dir.to_owned())
+    }
+
+    /// Where a blob lies.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 
     /// The bytes of an announced blob.

@@ -62,6 +62,20 @@ impl Scene {
         self.settle(now)
     }
 
+    /// The reader stands still while much is announced and cleaned, and goes on: what it knew of is gone.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn reader_stopped(&mut self) -> Result<(), Violation> {
+        self.after_records(self.chance.between(1, 100));
+        self.fault();
+        self.reader.signal("STOP");
+        self.after_records(self.chance.between(400, 2_000));
+        self.reader.signal("CONT");
+        let now = self.clock().now();
+        self.settle(now)
+    }
+
     /// SIGKILL, and a start without log and cache, or without one of them.
     ///
     /// # Errors
@@ -90,6 +104,8 @@ impl Scene {
                 point if point.starts_with("snapshot.") || point.starts_with("log.forgotten") => {
                     self.chance.below(2)
                 }
+                // Once in a cleaning, of which there is one for each snapshot that is not kept any more.
+                point if point.starts_with("clean.") => self.chance.below(3),
                 _ => self.chance.below(12),
             };
             self.start(0, Some(&format!("{point}={passed}*off->return(abort)")))?;
@@ -133,7 +149,11 @@ impl Scene {
         };
         self.after_records(self.chance.between(1, 200));
         self.fault();
-        let passed = if point.starts_with("takeover.") { 0 } else { self.chance.below(8) };
+        let passed = match point {
+            point if point.starts_with("takeover.") => 0,
+            point if point.starts_with("clean.") => self.chance.below(2),
+            _ => self.chance.below(8),
+        };
         let armed = format!("{point}={passed}*off->1*return(stop)->off");
         // Alone until it has stopped: on a slow machine it would be given up before it is back, and not come there.
         let others: Vec<usize> = (0..self.writers.len()).filter(|at| *at != owner).collect();

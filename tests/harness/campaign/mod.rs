@@ -12,6 +12,7 @@
 //! librdkafka, blobs and announcements by apache-avro, versions over HTTP.
 
 pub mod announced;
+pub mod archive;
 pub mod blobs;
 pub mod chance;
 pub mod fair;

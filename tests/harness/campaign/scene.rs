@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use stillwell::clock::Clock;
 use tempfile::TempDir;
 
+use super::archive::{self, Archive};
 use super::blobs::Blobs;
 use super::chance::Chance;
 use super::fair::Fair;
@@ -70,6 +71,8 @@ pub struct Plan {
     pub batch: [u64; 2],
     /// Bytes of log, as configured.
     pub max_log: u64,
+    /// Snapshots that are kept, and the grace of what is not in milliseconds; by chance, where none are said.
+    pub cleaning: Option<[u64; 2]>,
     /// Servers that the writers are told of, where they are others than the reader's (a proxy).
     pub writers_servers: Option<String>,
 }
@@ -77,7 +80,15 @@ pub struct Plan {
 impl Plan {
     /// One writer, a few hundred records a second.
     pub fn new(seed: u64) -> Plan {
-        Plan { seed, rate: 400, writers: 1, batch: [20, 400], max_log: MAX_LOG, writers_servers: None }
+        Plan {
+            seed,
+            rate: 400,
+            writers: 1,
+            batch: [20, 400],
+            max_log: MAX_LOG,
+            cleaning: None,
+            writers_servers: None,
+        }
     }
 
     /// With so many writers.
@@ -128,7 +139,9 @@ impl Scene {
         let [least, most] = plan.batch;
         let (batch, uploads) = (chance.between(least, most), chance.between(1, 5));
         let sizes = [batch, uploads, plan.max_log];
-        let text = configuration(dir.path(), &dataset, source.name(), sizes, &chance);
+        let by_chance = [chance.between(1, 3), chance.between(300, 2_000)];
+        let cleaning = plan.cleaning.unwrap_or(by_chance);
+        let text = configuration(dir.path(), &dataset, source.name(), (sizes, cleaning), &chance);
         let under_way = batch * (UNDER_WAY + UNDER_WAY_OF_EACH_UPLOAD * uploads) + CHUNKS * CHUNK;
         let most = Size { log: plan.max_log + ON_ITS_WAY, pending: BOUNDS.pending + under_way, ..BOUNDS };
         let of_writers = plan.writers_servers.as_deref().unwrap_or(&bootstrap);
@@ -146,7 +159,13 @@ impl Scene {
             &dataset,
             source.clone(),
             ["announcements", "dlq"].map(|name| Topic::named_on(broker, &format!("{dataset}.{name}"))),
-            Blobs::new(&dir.path().join("blobs")),
+            (Blobs::new(&dir.path().join("blobs")), Blobs::new(&archive::folder(dir.path()))),
+            Archive::start(
+                &bootstrap,
+                &format!("{dataset}.announcements"),
+                &dir.path().join("blobs"),
+                &archive::folder(dir.path()),
+            ),
             BOUNDS,
         );
         if let Some(first) = writers.first_mut() {
@@ -380,6 +399,7 @@ impl Scene {
             }
         };
         self.oracle.readers(&[super::watcher::Scan { reader: "COLD".into(), version, rows }])?;
+        self.oracle.cleaned(START)?;
         for writer in &mut self.writers {
             if writer.is_up() {
                 let status = writer.stop(STOP);
@@ -417,12 +437,13 @@ fn tail(log: &str) -> String {
     lines.get(lines.len().saturating_sub(25)..).unwrap_or_default().join("\n")
 }
 
-/// Small batches and frequent snapshots, so that a few seconds see many of each; how small is chance.
+/// Small batches, frequent snapshots and few that are kept, so that a few seconds see many of each, and the cleaner is at it
+/// all the time; how small is chance.
 fn configuration(
     dir: &Path,
     dataset: &str,
     source: &str,
-    [size, uploads, max_log]: [u64; 3],
+    ([size, uploads, max_log], [keep, grace]): ([u64; 3], [u64; 2]),
     chance: &Chance,
 ) -> String {
     format!(
@@ -432,6 +453,8 @@ bootstrap_servers = "SERVERS"
 [storage]
 data_dir = "DATA_DIR"
 blobs = "file://{blobs}"
+keep_snapshots = {keep}
+clean_grace = "{grace}ms"
 [producer.batching]
 max_batch_size = {size}
 batch_timeout = "{timeout}ms"
