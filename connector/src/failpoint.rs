@@ -42,6 +42,10 @@ pub const ALL: &[&str] = &[
     "snapshot.merged",
     "snapshot.stored",
     "snapshot.indexed",
+    "clean.confirmed",
+    "clean.delete",
+    "clean.deleted",
+    "clean.trimmed",
     "takeover.fenced",
     "takeover.epoch",
     "takeover.begun",
@@ -157,7 +161,9 @@ pub fn pass(name: &'static str) {
 
 /// Stops this process, all threads of it. By `kill`, since a signal to oneself takes unsafe code; it is for tests.
 fn stop() {
-    let told = Command::new("kill").arg("-STOP").arg(std::process::id().to_string()).status();
+    // It reaches one thread, which stops the others a moment later: until then this one must not go on.
+    let wait = r#"kill -STOP "$0" && sleep 0.5"#;
+    let told = Command::new("sh").args(["-c", wait, &std::process::id().to_string()]).status();
     if !told.is_ok_and(|status| status.success()) {
         tracing::error!("kill -STOP does not run; going on");
     }

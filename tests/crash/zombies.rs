@@ -7,7 +7,14 @@ use stillwell_tests::campaign::{Plan, Scene, seeded};
 fn a_zombie_writes_nothing_that_anybody_sees() {
     seeded(|seed| {
         let mut scene = Scene::set(Broker::shared(), &Plan::new(seed).writers(2))?;
-        let points = ["takeover.fenced", "takeover.begun", "announce.announcements", "announce.committed"];
+        let points = [
+            "takeover.fenced",
+            "takeover.begun",
+            "announce.announcements",
+            "announce.committed",
+            "clean.confirmed",
+            "clean.delete",
+        ];
         let point = *scene.chance.pick(&points);
         scene.stopped_at(point, false)?;
         scene.finish()

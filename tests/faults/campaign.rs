@@ -43,6 +43,7 @@ fn once() -> Vec<Scene> {
         scene("damaged", scenes::damaged),
         scene("full", scenes::full),
         scene("clocks", scenes::clocks),
+        scene("cleaned", scenes::cleaned),
     ];
     for points in ALL.chunks(IN_A_SCENE) {
         scenes.push(scene(format!("singles/{}", points.join("+")), |seed| scenes::singles(seed, points)));
@@ -62,7 +63,7 @@ fn pairs(chance: &Chance) -> Vec<Scene> {
         let chunk = chunk.to_vec();
         let names: Vec<String> = chunk.iter().map(|pair| pair.join(",")).collect();
         scenes.push(scene(format!("pairs/{}", names.join("+")), move |seed| scenes::pairs(seed, &chunk)));
-        scenes.extend(match at % 12 {
+        scenes.extend(match at % 13 {
             1 | 4 | 9 => Some(scene("killed", scenes::killed)),
             2 => Some(scene("storm", scenes::storm)),
             3 => Some(scene("failed", scenes::failed)),
@@ -76,6 +77,7 @@ fn pairs(chance: &Chance) -> Vec<Scene> {
                 let long = chance.one_in(2);
                 Some(scene(format!("zombie/{point}"), move |seed| scenes::zombie(seed, point, long)))
             }
+            12 => Some(scene("cleaned", scenes::cleaned)),
             _ => None,
         });
     }

@@ -12,7 +12,7 @@ pub type Outcome = Result<Tally, Violation>;
 
 /// Steps at which a writer becomes a zombie: those of taking over, and those between a transaction's begin and its end
 /// being known.
-pub const ZOMBIES: [&str; 10] = [
+pub const ZOMBIES: [&str; 12] = [
     "takeover.fenced",
     "takeover.epoch",
     "takeover.begun",
@@ -23,10 +23,12 @@ pub const ZOMBIES: [&str; 10] = [
     "announce.announcements",
     "announce.committed",
     "store.put",
+    "clean.confirmed",
+    "clean.delete",
 ];
 
 /// Steps that can fail.
-pub const FAILING: [&str; 14] = [
+pub const FAILING: [&str; 17] = [
     "log.append",
     "log.synced",
     "store.put",
@@ -41,6 +43,9 @@ pub const FAILING: [&str; 14] = [
     "takeover.view",
     "takeover.log",
     "store.put",
+    "clean.confirmed",
+    "clean.delete",
+    "clean.deleted",
 ];
 
 /// SIGKILL to either side, with parts of the disk gone now and then.
@@ -95,6 +100,28 @@ pub fn zombie(seed: u64, point: &str, long: bool) -> Outcome {
 pub fn there_and_back(seed: u64) -> Outcome {
     let mut scene = Scene::set(Broker::shared(), &Plan::new(seed).writers(2))?;
     scene.there_and_back()?;
+    scene.finish()
+}
+
+/// The cleaner keeps one snapshot, without any grace, and its writer dies in the midst of it, again and again; so does the
+/// reader, or it stands still until what it was about to read is gone.
+pub fn cleaned(seed: u64) -> Outcome {
+    // Few records, in many versions, which a slow machine can keep up with.
+    let plan = Plan { cleaning: Some([1, 0]), rate: 200, batch: [20, 80], ..Plan::new(seed) };
+    let mut scene = Scene::set(Broker::shared(), &plan)?;
+    for _ in 0..6 {
+        match scene.chance.below(6) {
+            0 => scene.reader_killed()?,
+            1 => scene.reader_stopped()?,
+            2 => scene.killed()?,
+            3 => scene.disk_lost()?,
+            _ => {
+                let points = ["clean.confirmed", "clean.delete", "clean.deleted", "clean.trimmed"];
+                let [first, second] = [*scene.chance.pick(&points), *scene.chance.pick(&points)];
+                scene.died_at(&[first, second])?;
+            }
+        }
+    }
     scene.finish()
 }
 

@@ -56,12 +56,14 @@ impl Instance {
         &self.config
     }
 
-    /// More of the configuration; `[http]` goes on where the file's own left off.
+    /// More of the configuration; a section that the file has goes on where that left off.
     pub fn append(&self, text: &str) {
         let whole = std::fs::read_to_string(&self.config).expect("the configuration is there");
-        let whole = match text.strip_prefix("[http]\n") {
-            Some(keys) => whole.replacen("[http]\n", &format!("[http]\n{keys}"), 1),
-            None => format!("{whole}\n{text}"),
+        let whole = match text.split_once('\n') {
+            Some((head, keys)) if head.starts_with('[') && whole.contains(&format!("{head}\n")) => {
+                whole.replacen(&format!("{head}\n"), &format!("{head}\n{keys}\n"), 1)
+            }
+            _ => format!("{whole}\n{text}"),
         };
         std::fs::write(&self.config, whole).expect("the configuration is written");
     }

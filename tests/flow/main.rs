@@ -4,6 +4,7 @@
 
 mod away;
 mod bad_input;
+mod cleaning;
 mod damage;
 mod debian;
 mod ground;

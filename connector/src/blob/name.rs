@@ -41,6 +41,15 @@ impl Kind {
             Kind::Index => ".index",
         }
     }
+
+    /// As metrics and commands say it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Delta => "delta",
+            Kind::Snapshot => "snapshot",
+            Kind::Index => "index",
+        }
+    }
 }
 
 /// The folder of one shard's blobs.
@@ -143,6 +152,9 @@ pub enum LetterPart {
     /// All of it, as `schemas/letter.avsc` says.
     Whole,
 }
+
+/// How the names of blobs with dead letters end, both parts.
+pub const LETTER: &str = ".letter";
 
 /// The name of a blob with a dead letter that is too large for its topic.
 pub fn letter(folder: &Folder, topic: &str, partition: i32, offset: i64, part: LetterPart) -> String {

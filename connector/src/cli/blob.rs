@@ -1,4 +1,4 @@
-//! `stillwell blob`: what a blob says of itself, and whether it is whole.
+//! `stillwell blob`: what a blob says of itself, whether it is whole, and letting go of those that nothing needs.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write};
@@ -18,10 +18,12 @@ use crate::version::Checksum;
 use crate::view::map::{Map, Paged};
 use crate::{Error, ErrorKind, Result};
 
+mod gc;
+
 /// Bytes of a container that its header lies in; schema and sources are in it, nothing else.
 const HEADER: usize = 64 << 20;
 
-/// Looks into deltas, snapshots and indexes
+/// Looks into deltas, snapshots and indexes, and cleans the store
 #[derive(Debug, Args)]
 pub struct Blob {
     #[command(subcommand)]
@@ -32,6 +34,7 @@ pub struct Blob {
 enum Command {
     Inspect(Inspect),
     Verify(Verify),
+    Gc(gc::Gc),
 }
 
 /// Prints what a blob says of itself: what it is, of which version, how many entries, its checksums
@@ -53,9 +56,10 @@ struct Verify {
 
 impl Blob {
     pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
-        edge.log(None);
         match self.command {
+            Command::Gc(command) => return command.run(edge),
             Command::Inspect(command) => {
+                edge.log(None);
                 let said = Said::of(&command.url)?;
                 print(|out| match command.output {
                     Output::Json => table::json(out, &said),
@@ -63,6 +67,7 @@ impl Blob {
                 })?;
             }
             Command::Verify(command) => {
+                edge.log(None);
                 let seen = verify(&command.url)?;
                 print(|out| writeln!(out, "{}: whole; {seen}", command.url))?;
             }

@@ -62,7 +62,7 @@ impl Which {
         let both = runtime.block_on(async {
             let (from, to) =
                 (find(&options, Some(Version(from))).await?, find(&options, to.map(Version)).await?);
-            Ok((history::open(&options, &from, false).await?, history::open(&options, &to, false).await?))
+            Ok((opened(&options, &from, false).await?, opened(&options, &to, false).await?))
         });
         runtime.shutdown_background();
         both
@@ -88,7 +88,26 @@ async fn open(options: &Options, version: Option<Version>) -> Result<View> {
         }
         Err(error) => return Err(error),
     };
-    history::open(options, &found, stale).await
+    opened(options, &found, stale).await
+}
+
+/// As [`history::open`]; of a version that is not kept any more it says so, rather than which of its blobs are missing.
+async fn opened(options: &Options, found: &Found, stale: bool) -> Result<View> {
+    let error = match history::open(options, found, stale).await {
+        Err(error) if !stale => error,
+        opened => return opened,
+    };
+    let (version, dataset) = (found.announcement.version, &options.dataset);
+    let newest = find(options, None).await.map(|newest| newest.announcement.oldest_kept);
+    match newest {
+        Ok(oldest) if version < oldest => {
+            let what = format!(
+                "version {version} of dataset {dataset} was cleaned: {oldest} is the oldest that is kept"
+            );
+            Err(Error::because(ErrorKind::Rejected, what, error))
+        }
+        _ => Err(error),
+    }
 }
 
 /// The version that was asked for; else the one that a reader would hold: the configured one, the pinned one, the newest.

@@ -1,5 +1,6 @@
 //! `stillwell versions`: what has been announced.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
@@ -91,7 +92,8 @@ impl List {
         });
         runtime.shutdown_background();
         drop(work);
-        let listed = listed?;
+        let mut listed = listed?;
+        keep(&mut listed);
         print(|out| match self.output {
             Output::Json => table::json(out, &listed),
             Output::Table => table::table(out, &COLUMNS, listed.iter().map(Listed::row)),
@@ -100,14 +102,31 @@ impl List {
     }
 }
 
+/// Says which can still be had: those from the oldest kept on, by what the newest of their shard says.
+fn keep(listed: &mut [Listed]) {
+    let newest: BTreeMap<Shard, Version> = listed.iter().map(|it| (it.shard, it.oldest_kept)).collect();
+    for it in listed {
+        it.kept = newest.get(&it.shard).is_none_or(|oldest| it.version >= *oldest);
+    }
+}
+
 impl Show {
     fn run(self, edge: &Edge) -> Result<Answer> {
         let (_, options) = self.which.load(edge)?;
         let runtime = edge.runtime()?;
         let store = options.store.clone();
-        let found = runtime.block_on(super::reading::find(&options, self.number.map(Version)));
+        let found = runtime.block_on(async {
+            let found = super::reading::find(&options, self.number.map(Version)).await?;
+            let newest = match self.number {
+                Some(_) => super::reading::find(&options, None).await?,
+                None => found.clone(),
+            };
+            Ok::<_, crate::Error>((found, newest))
+        });
         runtime.shutdown_background();
-        let shown = Shown::of(&found?.announcement, &store);
+        let (found, newest) = found?;
+        let mut shown = Shown::of(&found.announcement, &store);
+        shown.listed.kept = shown.listed.version >= newest.announcement.oldest_kept;
         print(|out| match self.output {
             Output::Json => table::json(out, &shown),
             Output::Table => shown.lines(out),
@@ -116,12 +135,13 @@ impl Show {
     }
 }
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     Column::Number("shard"),
     Column::Number("version"),
     Column::Number("epoch"),
     Column::Text("announced"),
     Column::Text("caught up"),
+    Column::Text("kept"),
     Column::Number("records"),
     Column::Number("upserts"),
     Column::Number("deletes"),
@@ -139,6 +159,10 @@ struct Listed {
     epoch: u64,
     announced_at: String,
     caught_up: bool,
+    /// Its blobs are kept; else they are gone or about to go, unless it is pinned. Of a version that is listed: by the newest.
+    kept: bool,
+    #[serde(skip)]
+    oldest_kept: Version,
     records: u64,
     upserts: u64,
     deletes: u64,
@@ -214,6 +238,8 @@ impl Listed {
             epoch: announcement.life.epoch,
             announced_at: rfc3339(announcement.announced_at),
             caught_up: announcement.caught_up,
+            kept: true,
+            oldest_kept: announcement.oldest_kept,
             records: announcement.records,
             upserts: announcement.upserts,
             deletes: announcement.deletes,
@@ -231,6 +257,7 @@ impl Listed {
             self.epoch.to_string(),
             self.announced_at.clone(),
             if self.caught_up { "yes" } else { "no" }.to_owned(),
+            if self.kept { "yes" } else { "no" }.to_owned(),
             self.records.to_string(),
             self.upserts.to_string(),
             self.deletes.to_string(),
@@ -321,7 +348,8 @@ impl Shown {
             line("index", blob(index))?;
         }
         line("chain", format!("{} deltas since", self.chain.len()))?;
-        line("oldest kept", self.oldest_kept.to_string())?;
+        line("kept", if listed.kept { "yes" } else { "no" }.to_owned())?;
+        line("oldest kept", format!("{}, when it was announced", self.oldest_kept))?;
         line("schema", format!("fingerprint {}", self.schema_fingerprint))?;
         if let Some(schema) = &listed.schema {
             line("", schema.get().to_owned())?;

@@ -30,14 +30,10 @@ pub struct Reading {
 }
 
 /// Keys that are taken, and change nothing in this release.
-const IDLE: &[(&[&str], &str)] = &[
-    (&["storage", "keep_snapshots"], "nothing is cleaned yet: all snapshots are kept"),
-    (&["storage", "clean_grace"], "nothing is cleaned yet"),
-    (
-        &["producer", "monitoring", "enable_detailed_metrics"],
-        "metrics by partition and broker are always shown",
-    ),
-];
+const IDLE: &[(&[&str], &str)] = &[(
+    &["producer", "monitoring", "enable_detailed_metrics"],
+    "metrics by partition and broker are always shown",
+)];
 
 /// Everything that is checked, with what was found.
 pub struct Check<'a> {

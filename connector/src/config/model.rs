@@ -166,9 +166,9 @@ section! {
         blobs: String = Text, Derived("blobs in data_dir");
         /// Most bytes of blobs in the cache, in data_dir; what is in use is kept beyond it.
         cache_size: Size = Kind::Size(1_000_000), Is("10GiB"), [_ _ "1GiB"];
-        /// Snapshots that are kept, with the versions since. Does nothing in this release: all are kept.
+        /// Snapshots that are kept, with the versions since; what is pinned is kept beside them.
         keep_snapshots: u32 = Whole(1, 1_000_000), Is("4");
-        /// From "no longer kept" being announced to the blobs being deleted. Does nothing in this release: none are.
+        /// From "no longer kept" being announced to the blobs being deleted: readers that are fetching them have so long.
         clean_grace: Span = Kind::Span(0), Is("10m");
     }
 }

@@ -151,6 +151,10 @@ impl Config {
                 misfit_share: reliability.misfit_share.0,
                 misfit_window: reliability.misfit_window,
             },
+            cleaning: producer::Cleaning {
+                keep_snapshots: self.model().storage.keep_snapshots as usize,
+                grace: self.model().storage.clean_grace.0,
+            },
             look_every: producer::options::DEFAULT_LOOK_EVERY,
             clock: shared.clock.clone(),
             entropy: shared.entropy.clone(),

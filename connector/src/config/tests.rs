@@ -146,7 +146,7 @@ shards = 1
     let config = given.right();
     assert_eq!(config.model().http.admin_token.as_ref().unwrap().expose(), "s3cret");
     let idle: Vec<&str> = config.warnings().list().iter().map(|warning| warning.key.as_str()).collect();
-    let expected = ["keep_snapshots", "clean_grace", "detailed_metrics"];
+    let expected = ["detailed_metrics"];
     assert_eq!(idle.len(), expected.len(), "what does nothing is said, and nothing else: {idle:?}");
     assert!(expected.iter().all(|key| idle.iter().any(|said| said.ends_with(key))), "{idle:?}");
 

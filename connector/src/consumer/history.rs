@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
@@ -29,6 +30,8 @@ use crate::view::{About, Cache, Fetcher, Identity, Past, View};
 
 /// Longest time without any progress.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the topic may be trimmed beyond where reading stands before that is an error.
+const MOST_TRIMS: u32 = 10;
 /// How long the broker may hold back a fetch at the end of the topic: that end is what is waited for.
 const FETCH_WAIT: Duration = Duration::from_millis(50);
 
@@ -297,7 +300,13 @@ impl History {
         let mut poller = self.poller()?;
         poller.assign(&[(topic, shard.0 as i32, low)])?;
         let mut progress: Instant = clock.now();
+        let (mut trimmed, mut cut) = (0, false);
         loop {
+            if std::mem::take(&mut cut) {
+                // The cleaner has trimmed it meanwhile: on from where it begins now.
+                let (low, _) = Handle::current().block_on(self.admin.watermarks(topic, shard.0 as i32))?;
+                poller.assign(&[(topic, shard.0 as i32, low)])?;
+            }
             match poller.poll(Duration::from_millis(100)) {
                 Some(Polled::Record { message, .. }) => {
                     if !each(message.offset(), message.value()) {
@@ -306,6 +315,7 @@ impl History {
                     progress = clock.now();
                 }
                 Some(Polled::End { .. }) => return Ok(()),
+                Some(Polled::Lost { .. }) if trimmed < MOST_TRIMS => (trimmed, cut) = (trimmed + 1, true),
                 Some(Polled::Lost { detail, .. }) => {
                     let doing = format!("reading {topic} from its beginning");
                     return Err(kafka::Error::Unavailable { doing, detail });

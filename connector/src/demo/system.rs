@@ -114,6 +114,7 @@ impl System {
             pacing: producer::Pacing::default(),
             spill: producer::Spill::default(),
             reliability: producer::Reliability::default(),
+            cleaning: producer::Cleaning::default(),
             clock: clock.clone(),
             entropy: entropy.clone(),
             metrics: wrote.clone(),

@@ -202,20 +202,21 @@ impl Admin {
         let asked = self.0.client.delete_records(&list, &options);
         let answer =
             self.heard(async { asked.await.map_err(|error| Error::from_kafka(doing(), &error)) }).await?;
-        for element in answer.elements() {
-            match element.error() {
-                Ok(()) => {}
-                Err(KafkaError::OffsetFetch(Code::OffsetOutOfRange)) => {
-                    // Below the first offset: gone already. Above the end: a position of a topic that was made anew.
-                    let (low, _) = self.watermarks(topic, partition).await?;
-                    if before > low {
-                        return Err(Error::from_code(doing(), Code::OffsetOutOfRange, ""));
-                    }
+        // Not held while something is asked: librdkafka's list must not go from thread to thread.
+        let refused = answer.elements().iter().find_map(|element| element.error().err());
+        drop(answer);
+        match refused {
+            None => Ok(()),
+            Some(KafkaError::OffsetFetch(Code::OffsetOutOfRange)) => {
+                // Below the first offset: gone already. Above the end: a position of a topic that was made anew.
+                let (low, _) = self.watermarks(topic, partition).await?;
+                match before > low {
+                    true => Err(Error::from_code(doing(), Code::OffsetOutOfRange, "")),
+                    false => Ok(()),
                 }
-                Err(error) => return Err(Error::from_kafka(doing(), &error)),
             }
+            Some(error) => Err(Error::from_kafka(doing(), &error)),
         }
-        Ok(())
     }
 
     /// Whether Kafka answers at all: its number of brokers.

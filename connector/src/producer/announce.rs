@@ -31,7 +31,7 @@ use super::write::watch::Watchers;
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::failpoint;
-use crate::format::announcement::{self, Announcement, Message, SourcePosition};
+use crate::format::announcement::{self, Announcement, Message, SourcePosition, read_positions};
 use crate::format::control::{Control, rebuild_key};
 use crate::format::succession::MAX_RUN;
 use crate::gauge::{Outlet, Pressure};
@@ -98,6 +98,25 @@ pub struct Announced {
     pub caught_up: bool,
     /// The deltas since the newest announced snapshot.
     pub chain: ChainSize,
+    /// The version of that snapshot.
+    pub snapshot: Option<Version>,
+    /// From here on all is kept, as it says.
+    pub oldest_kept: Version,
+}
+
+impl Announced {
+    /// What `carried` says, with the view of that version.
+    pub(super) fn of(version: Version, view: View, carried: &Carried) -> Announced {
+        Announced {
+            version,
+            view,
+            positions: read_positions(&carried.positions).map(SourcePosition::position).collect(),
+            caught_up: carried.caught_up,
+            chain: ChainSize::of(&carried.chain),
+            snapshot: carried.chain.snapshot.as_ref().map(|snapshot| snapshot.version),
+            oldest_kept: carried.oldest_kept,
+        }
+    }
 }
 
 /// How much a reader that starts from the snapshot has to apply.
@@ -176,6 +195,7 @@ pub struct Announcer {
     member: Membership,
     read_back: ReadBack,
     snapshots: mpsc::Receiver<Snapshotted>,
+    keep_from: watch::Receiver<Version>,
     announced: watch::Sender<Option<Announced>>,
     watchers: Watchers,
     gate: Gate,
@@ -185,7 +205,8 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// An announcer that follows what recovery found.
+    /// An announcer that follows what recovery found. It lists what comes out of `snapshots`, and says of `oldest_kept` what
+    /// `keep_from` does.
     #[expect(clippy::too_many_arguments, reason = "a stage's needs come by its constructor, by name")]
     pub fn new(
         constants: Constants,
@@ -193,7 +214,7 @@ impl Announcer {
         transaction: Transaction,
         member: Membership,
         read_back: ReadBack,
-        snapshots: mpsc::Receiver<Snapshotted>,
+        (snapshots, keep_from): (mpsc::Receiver<Snapshotted>, watch::Receiver<Version>),
         announced: watch::Sender<Option<Announced>>,
         watchers: Watchers,
         (gate, pressure): (Gate, Pressure),
@@ -209,6 +230,7 @@ impl Announcer {
             member,
             read_back,
             snapshots,
+            keep_from,
             announced,
             watchers,
             gate,
@@ -350,8 +372,8 @@ impl Announcer {
                 position.offset = position.offset.max(moved.offset);
             }
         }
-        carried.caught_up |= announcement::read_positions(&carried.positions)
-            .all(|position| position.offset >= position.target);
+        carried.caught_up |=
+            read_positions(&carried.positions).all(|position| position.offset >= position.target);
         carried.chain.deltas.push(stored.delta.clone());
         if let Some(whole) = &stored.whole {
             carried.chain = Chain { snapshot: Some(whole.snapshot.clone()), deltas: Vec::new() };
@@ -359,9 +381,8 @@ impl Announcer {
         }
         carried.records = stored.view.records();
         let previous = carried.previous.replace((stored.delta.version, self.constants.life.epoch));
-        if carried.oldest_kept == Version(0) {
-            carried.oldest_kept = Version(1);
-        }
+        // Never back: what was given up once may be gone.
+        carried.oldest_kept = carried.oldest_kept.max(*self.keep_from.borrow()).max(Version(1));
         Announcement {
             dataset: self.constants.dataset.clone(),
             shard: self.constants.shard,
@@ -455,7 +476,7 @@ impl Announcer {
     }
 
     fn send_offsets(&mut self, carried: &Carried) -> Result<(), kafka::Error> {
-        let offsets: Vec<(&str, i32, i64)> = announcement::read_positions(&carried.positions)
+        let offsets: Vec<(&str, i32, i64)> = read_positions(&carried.positions)
             .map(|position| (&*position.source.topic, position.source.partition, position.offset))
             .collect();
         let group = self.member.group_metadata().ok_or_else(|| kafka::Error::Closed {
@@ -514,15 +535,9 @@ impl Announcer {
                 version = %last.delta.version, upserts = last.delta.upserts, deletes = last.delta.deletes,
                 letters = last.letters.len(), "announced"
             );
-            self.announced.send_replace(Some(Announced {
-                version: last.delta.version,
-                view: last.into_built().view,
-                positions: announcement::read_positions(&self.carried.positions)
-                    .map(SourcePosition::position)
-                    .collect(),
-                caught_up: self.carried.caught_up,
-                chain: ChainSize::of(&self.carried.chain),
-            }));
+            let version = last.delta.version;
+            let announced = Announced::of(version, last.into_built().view, &self.carried);
+            self.announced.send_replace(Some(announced));
         }
     }
 }

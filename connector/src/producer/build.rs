@@ -16,8 +16,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+
+mod error;
+
+pub use error::Error;
 
 use super::batch::{Batch, Item};
 use super::lap::Lap;
@@ -34,10 +38,9 @@ use crate::format::control::Rebuilt;
 use crate::format::letter::Letter;
 use crate::gauge::Lease;
 use crate::record::{Entry, Position, SourcePartition, Stamp, which_are_read};
-use crate::schema::Malformed;
 use crate::telemetry::ProducerMetrics;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, Version};
-use crate::view::{self, About, Cache, DeltaFile, FileName, Identity, View};
+use crate::view::{About, Cache, DeltaFile, FileName, Identity, View};
 
 /// Deltas over a snapshot at which no batch is taken until the next one is there: readers refuse a chain of more than
 /// 512.
@@ -48,50 +51,6 @@ const SAY_AFTER: Duration = Duration::from_secs(1);
 pub(super) const COMPRESSION_LEVEL: i32 = 1;
 /// Largest delta that travels inside its announcement, which saves readers the fetch.
 pub(super) const INLINE_BYTES: usize = 64 * 1024;
-
-/// Why no more can be built in this life.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The view, which is mapped files, cannot be read or written.
-    #[error("building version {version}")]
-    View {
-        /// The version that was to be built.
-        version: Version,
-        /// Why.
-        #[source]
-        source: view::Error,
-    },
-    /// The log's bytes are not what they were; they were checked when they were read.
-    #[error("building version {version}: a record of the log cannot be read")]
-    Record {
-        /// The version that was to be built.
-        version: Version,
-        /// Why.
-        #[source]
-        source: crate::format::letter::Error,
-    },
-    /// A record that is shed cannot be made a letter: its value is none of the schema.
-    #[error("building version {version}: a value of the log cannot be read")]
-    Shed {
-        /// The version that was to be built.
-        version: Version,
-        /// Why.
-        #[source]
-        source: Malformed,
-    },
-    /// The container could not be made.
-    #[error("building version {version}: writing its delta")]
-    Container {
-        /// The version that was to be built.
-        version: Version,
-        /// Why.
-        #[source]
-        source: container::Error,
-    },
-    /// The build panicked: a bug.
-    #[error("building a version panicked")]
-    Panicked(#[source] tokio::task::JoinError),
-}
 
 /// A version that is built, not yet stored.
 #[derive(Debug)]
@@ -180,6 +139,8 @@ pub struct Builder {
     state: State,
     /// Say that nothing has changed after this long without a version.
     still: Option<Duration>,
+    /// What is to be said of `oldest_kept`.
+    keep_from: Option<watch::Receiver<Version>>,
     /// When the last version was minted, or the life began.
     minted_at: Instant,
     clock: Clock,
@@ -214,7 +175,7 @@ impl Builder {
         let base = Version(view.version().0.saturating_sub(constants.chain as u64));
         let minted_at = clock.now();
         let state = State { constants, view, unsaid, conflicts: 0, read, base };
-        Builder { state, still: None, minted_at, clock, metrics }
+        Builder { state, still: None, keep_from: None, minted_at, clock, metrics }
     }
 
     /// Mints an empty version when there was none for half as long as the sources remember deletes: an announcement's
@@ -222,6 +183,12 @@ impl Builder {
     #[must_use]
     pub fn saying_still(self, remembers: Option<Duration>) -> Builder {
         Builder { still: remembers.map(|remembers| (remembers / 2).max(SAY_AFTER)), ..self }
+    }
+
+    /// Mints a version for what is to be said of `oldest_kept`, where none comes by itself.
+    #[must_use]
+    pub fn saying_what_is_kept(self, keep_from: watch::Receiver<Version>) -> Builder {
+        Builder { keep_from: Some(keep_from), ..self }
     }
 
     /// Builds what comes. When `batches` closes, says what is unsaid, tells `settled` the last version, and goes on
@@ -265,6 +232,14 @@ impl Builder {
                     None if self.state.unsaid.since.is_some() => Input::Say,
                     None => return Ok(()),
                 },
+                told = told(&mut self.keep_from), if !draining && self.state.chain() < LONGEST_CHAIN => {
+                    if told {
+                        self.state.unsaid.since.get_or_insert(self.clock.now());
+                    } else {
+                        self.keep_from = None;
+                    }
+                    continue;
+                }
                 batch = batches.recv(), if !draining && self.state.chain() < LONGEST_CHAIN => match batch {
                     Some(mut batch) => {
                         (turn, lap) = (batch.turn.take(), batch.lap);
@@ -307,6 +282,14 @@ enum Input {
 async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(tokio::time::Instant::from_std(at)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// There is something new to say; `false`: there never will be.
+async fn told(keep_from: &mut Option<watch::Receiver<Version>>) -> bool {
+    match keep_from {
+        Some(keep_from) => keep_from.changed().await.is_ok(),
         None => std::future::pending().await,
     }
 }

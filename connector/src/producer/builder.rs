@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Producer;
 use super::options::{
-    Batching, DEFAULT_CACHE_BYTES, DEFAULT_LOOK_EVERY, DEFAULT_REGISTRY_TIMEOUT, Options, Pacing,
+    Batching, Cleaning, DEFAULT_CACHE_BYTES, DEFAULT_LOOK_EVERY, DEFAULT_REGISTRY_TIMEOUT, Options, Pacing,
     Performance, Reliability, Spill,
 };
 use crate::blob::Store;
@@ -49,6 +49,7 @@ pub struct ProducerBuilder {
     spill: Spill,
     metrics: Arc<ProducerMetrics>,
     reliability: Reliability,
+    cleaning: Cleaning,
     announcements: Option<String>,
     look_every: Duration,
 }
@@ -74,6 +75,7 @@ impl ProducerBuilder {
             spill: Spill::default(),
             metrics: ProducerMetrics::detached(),
             reliability: Reliability::default(),
+            cleaning: Cleaning::default(),
             announcements: None,
             look_every: DEFAULT_LOOK_EVERY,
         }
@@ -244,6 +246,13 @@ impl ProducerBuilder {
         self
     }
 
+    /// What of the store is kept, and for how long what is not.
+    #[must_use]
+    pub fn cleaning(mut self, cleaning: Cleaning) -> Self {
+        self.cleaning = cleaning;
+        self
+    }
+
     /// Announcement topic. Default `NAME.announcements`.
     #[must_use]
     pub fn announcements(mut self, topic: impl Into<String>) -> Self {
@@ -358,6 +367,7 @@ impl ProducerBuilder {
             pacing: self.pacing,
             spill: self.spill,
             reliability: self.reliability,
+            cleaning: self.cleaning,
             look_every: self.look_every,
             clock: Clock::system(),
             entropy: Entropy::system(),

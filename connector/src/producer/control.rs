@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use crate::format::announcement::Error;
-use crate::format::control::{Control, Pin, Snapshot, Standing, rebuild_key, snapshot_key};
+use crate::format::control::{Control, Pin, Snapshot, Standing, pin_key, rebuild_key, snapshot_key};
 use crate::kafka::{self, Admin, Polled, Poller, Tuning};
 use crate::version::Shard;
 
@@ -37,6 +37,8 @@ pub struct Newest {
     pub control: Option<Control>,
     /// What stands beside it: a pin, requests for snapshots.
     pub standing: Standing,
+    /// Why the newest record of the pin cannot be read, where that is so: then nothing stands, and something may be pinned.
+    pub unread_pin: Option<String>,
     /// The next offset to read.
     pub next: i64,
 }
@@ -53,7 +55,8 @@ pub async fn newest(admin: &Admin, options: &Options, shard: Shard) -> Result<Ne
     let options = options.clone();
     let read = tokio::task::spawn_blocking(move || {
         let key = rebuild_key(&options.dataset, shard);
-        let mut newest = Newest { control: None, standing: Standing::default(), next: low };
+        let pins = pin_key(&options.dataset);
+        let mut newest = Newest { control: None, standing: Standing::default(), unread_pin: None, next: low };
         if low >= end {
             return Ok(newest);
         }
@@ -69,6 +72,9 @@ pub async fn newest(admin: &Admin, options: &Options, shard: Shard) -> Result<Ne
                     } else {
                         let found = found.unwrap_or_default();
                         let taken = newest.standing.take(&options.dataset, &found, value.as_deref());
+                        if found == pins.as_bytes() {
+                            newest.unread_pin = taken.as_ref().err().map(ToString::to_string);
+                        }
                         if let Err(error) = taken {
                             foreign(&options.control, offset, &error);
                         }
@@ -93,9 +99,17 @@ pub async fn newest(admin: &Admin, options: &Options, shard: Shard) -> Result<Ne
 /// by the cleaner, after it has announced what it keeps and before it deletes: see `consumer/steer`.
 ///
 /// # Errors
-/// Kafka's: without an answer nothing may be deleted.
+/// Kafka's: without an answer nothing may be deleted. So it is where the pin's record cannot be read, which a newer release
+/// wrote.
 pub async fn pinned(admin: &Admin, options: &Options, shard: Shard) -> Result<Option<Pin>, kafka::Error> {
-    Ok(newest(admin, options, shard).await?.standing.pin)
+    let newest = newest(admin, options, shard).await?;
+    match newest.unread_pin {
+        None => Ok(newest.standing.pin),
+        Some(detail) => Err(kafka::Error::Unavailable {
+            doing: format!("reading what is pinned in {}", options.control),
+            detail,
+        }),
+    }
 }
 
 /// Reads on from `next` until `found` makes something of a record of the shard's rebuild and its offset, or until `stop`

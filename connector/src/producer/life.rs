@@ -23,6 +23,8 @@ use super::announce::{self, Announced, Announcer, Carried, ChainSize};
 use super::batch::Batcher;
 use super::build::{self, Builder, Built};
 use super::circuit::Circuits;
+use super::clean::Cleaner;
+use super::clean::sweep::Sweep;
 use super::control;
 use super::intake::Intake;
 use super::keep::{Keeper, LONGEST_CHAIN};
@@ -45,7 +47,6 @@ use crate::blob;
 use crate::blob::name::Folder;
 use crate::codec;
 use crate::error::chain;
-use crate::format::announcement::{SourcePosition, read_positions};
 use crate::format::control::{Control, Rebuild, Snapshot};
 use crate::gauge::{Budget, Pressure, Strain};
 use crate::kafka::{self, Membership, Poller, Transaction, Tuning};
@@ -232,13 +233,10 @@ pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> R
         ground.watchers.announced(version, &taken.carried.positions);
     }
     let chain = ChainSize::of(&taken.carried.chain);
-    ground.announced.send_replace(taken.carried.previous.map(|(version, _)| Announced {
-        version,
-        view: taken.view.clone(),
-        positions: read_positions(&taken.carried.positions).map(SourcePosition::position).collect(),
-        caught_up: taken.carried.caught_up,
-        chain,
-    }));
+    let carried = &taken.carried;
+    ground.announced.send_replace(
+        carried.previous.map(|(version, _)| Announced::of(version, taken.view.clone(), carried)),
+    );
     ground.pressure.set(Strain::Chain, chain.deltas as f64 / LONGEST_CHAIN);
     let mut stages = JoinSet::new();
     let source_stop = end.drain.child_token();
@@ -314,6 +312,7 @@ fn spawn(
     let (listed, listed_in) = mpsc::channel(SNAPSHOTS);
     let (rebases, rebases_in) = mpsc::channel(SNAPSHOTS);
     let (settled, settled_in) = oneshot::channel();
+    let (keep_from, kept_from) = watch::channel(Version(0));
 
     // source -> log
     let divided = options.batching.memory();
@@ -397,8 +396,9 @@ fn spawn(
         format: options.format.clone(),
         chain: carried.chain.deltas.len(),
     };
-    let builder =
-        Builder::new(constants, view, must_say, clock.clone(), metrics.clone()).saying_still(remembers);
+    let builder = Builder::new(constants, view, must_say, clock.clone(), metrics.clone())
+        .saying_still(remembers)
+        .saying_what_is_kept(kept_from.clone());
     let kill = end.kill.clone();
     stages.spawn(async move {
         Ok(builder.run(batches_in, rebases_in, built, settled, kill).await.map(|()| Done::Other)?)
@@ -410,7 +410,7 @@ fn spawn(
         stages,
         ground,
         end,
-        (built_in, listed_in),
+        (built_in, listed_in, kept_from),
         letter_limit,
         (life, transaction, read_back, carried),
     );
@@ -456,6 +456,25 @@ fn spawn(
         }
         Ok(Done::Other)
     });
+    // The embedded broker trims nothing, and lives no longer than what would be cleaned.
+    if !options.kafka.embedded {
+        let gate = Some(ground.circuits.store.clone());
+        let cleaner = Cleaner::new(
+            Sweep::new(options.clone(), admin.clone(), *topic_id, *shard, gate),
+            life,
+            &options.cleaning,
+            ground.announced.subscribe(),
+            keep_from,
+            (options.clock.clone(), options.entropy.clone(), options.reliability.retry_backoff),
+            metrics.clone(),
+        );
+        // Ends with the drain's begin: whoever is given the shard next finds nobody at it.
+        let stop = end.drain.clone();
+        stages.spawn(async move {
+            cleaner.run(stop).await;
+            Ok(Done::Other)
+        });
+    }
     let keeper = Keeper {
         log: log.clone(),
         announced: ground.announced.subscribe(),
@@ -477,7 +496,11 @@ fn publish(
     stages: &mut Stages,
     ground: &Ground,
     end: &End,
-    (built, listed): (mpsc::Receiver<Built>, mpsc::Receiver<Snapshotted>),
+    (built, listed, kept_from): (
+        mpsc::Receiver<Built>,
+        mpsc::Receiver<Snapshotted>,
+        watch::Receiver<Version>,
+    ),
     letter_limit: usize,
     (life, transaction, read_back, carried): (Life, Transaction, ReadBack, Carried),
 ) {
@@ -513,7 +536,7 @@ fn publish(
         transaction,
         ground.member.clone(),
         read_back,
-        listed,
+        (listed, kept_from),
         ground.announced.clone(),
         ground.watchers.clone(),
         (ground.circuits.kafka.clone(), ground.pressure.clone()),
@@ -569,9 +592,9 @@ async fn rebuild(
     let (built, built_in) = mpsc::channel(1);
     let kill = end.kill.clone();
     stages.spawn(async move { Ok(rebuilder.run(built, kill).await.map(|()| Done::Other)?) });
-    // Nobody lists snapshots beside it.
-    let (_, listed) = mpsc::channel(1);
+    // Nobody lists snapshots or cleans beside it.
+    let ((_, listed), (_, kept_from)) = (mpsc::channel(1), watch::channel(Version(0)));
     let writing = (life, transaction, read_back, carried);
-    publish(&mut stages, &ground, &end, (built_in, listed), letter_limit, writing);
+    publish(&mut stages, &ground, &end, (built_in, listed, kept_from), letter_limit, writing);
     join(&mut stages, &end, &CancellationToken::new(), &CancellationToken::new()).await
 }

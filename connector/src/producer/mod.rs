@@ -42,10 +42,11 @@ pub mod build;
 pub mod snapshot;
 pub mod store;
 pub mod announce;
+pub mod clean;
 pub mod write;
 
 pub use builder::ProducerBuilder;
-pub use options::{Batching, Memory, Options, Pacing, Performance, Reliability, Spill};
+pub use options::{Batching, Cleaning, Memory, Options, Pacing, Performance, Reliability, Spill};
 pub use shed::Shed;
 pub use write::{Landed, Publication, Write, Writer, Written};
 

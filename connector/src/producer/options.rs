@@ -64,6 +64,8 @@ pub struct Options {
     pub spill: Spill,
     /// Reliability.
     pub reliability: Reliability,
+    /// Cleaning.
+    pub cleaning: Cleaning,
     /// How often topics are looked at for what has changed in them.
     pub look_every: Duration,
     /// Time and chance.
@@ -149,6 +151,15 @@ pub struct Spill {
     pub max_log_size: u64,
     /// What gives way past it.
     pub shed: Shed,
+}
+
+/// What of the store is kept: `storage.keep_snapshots`, `storage.clean_grace`.
+#[derive(Clone, Debug)]
+pub struct Cleaning {
+    /// Snapshots that are kept, with what follows the oldest of them; at least 1.
+    pub keep_snapshots: usize,
+    /// From the announcement that something is not kept any more to its being deleted.
+    pub grace: Duration,
 }
 
 /// `[producer.reliability]`.
@@ -250,6 +261,12 @@ impl Default for Pacing {
 impl Default for Spill {
     fn default() -> Spill {
         Spill { max_log_size: 10 << 30, shed: Shed::None }
+    }
+}
+
+impl Default for Cleaning {
+    fn default() -> Cleaning {
+        Cleaning { keep_snapshots: 4, grace: Duration::from_secs(600) }
     }
 }
 

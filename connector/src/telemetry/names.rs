@@ -68,6 +68,16 @@ families! {
         unchanged_records_total: IntCounter,
         /// Versions opened from an older snapshot, since a newer blob was missing or damaged.
         restores_total: IntCounter,
+        /// From this version on everything is kept.
+        oldest_kept_version: IntGauge,
+        /// Blobs that the cleaner has deleted, by kind: delta, snapshot or index.
+        cleaned_blobs_total: By<IntCounter>["kind"],
+        /// Their bytes.
+        cleaned_bytes_total: IntCounter,
+        /// Cleanings that failed; what they left is tried again.
+        clean_failures_total: IntCounter,
+        /// Bytes that are kept in the store, as of the last cleaning, by kind: delta, snapshot, index or letter.
+        stored_bytes: By<IntGauge>["kind"],
         /// Records between the announced position and the end of the source partition.
         source_lag_records: By<IntGauge>["topic", "partition"],
         /// For how long an open transaction has kept what lies behind it from being read; 0 where none does.

@@ -18,6 +18,7 @@ use crate::schema::Schema;
 use crate::schema::wire::put_bytes;
 use crate::telemetry::Metrics;
 use crate::version::Shard;
+use crate::view;
 
 mod model;
 

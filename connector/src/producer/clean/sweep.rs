@@ -1,0 +1,312 @@
+//! One look at a shard's topic, pin and store: what may go, and letting it go. By its owner (`clean`), or by who asks
+//! once (`stillwell blob gc`).
+//!
+//! ```text
+//!  announcements, read on -> Shelf ---+
+//!  control topic -> the pin ----------+--> Plan --> each blob: gone
+//!  the shard's folder, listed --------+
+//! ```
+//!
+//! Owns: reading them, and the deletes. Does not own: what is kept (`shelf`), when, and who may (`clean`, `cli/blob/gc`).
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::shelf::{Fate, Pin, Shelf};
+use crate::blob::name::{self, Folder, Name};
+use crate::blob::{self, Listed};
+use crate::format::announcement::Message;
+use crate::kafka::{self, Admin, Poller, Tuning};
+use crate::producer::circuit::Gate;
+use crate::producer::{Options, control};
+use crate::record::TopicId;
+use crate::retry::Circuit;
+use crate::version::{Life, Shard, Version};
+
+/// Longest time for reading the announcements on to their end; the first time that is all of them.
+const READ: Duration = Duration::from_secs(10 * 60);
+/// How long the broker may hold back a fetch while the end is looked for.
+const FETCH_WAIT: Duration = Duration::from_millis(50);
+/// Longest time for listing a shard's folder.
+const LIST: Duration = Duration::from_secs(5 * 60);
+/// Blobs that are deleted at a time.
+pub const AT_A_TIME: usize = 8;
+/// How long what was read of pin and lives counts. Well below the group's session timeout (6 s): within it nobody else can
+/// have been given the shard, so that whoever stood still for longer (SIGSTOP, a machine that hangs) asks again first.
+const CONFIRMED_FOR: Duration = Duration::from_secs(2);
+
+/// Why nothing more goes for now.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka does not answer, or refuses.
+    #[error("cleaning: asking Kafka")]
+    Kafka(#[from] kafka::Error),
+    /// The store does not answer, or refuses.
+    #[error("cleaning: asking the blob store")]
+    Store(#[from] blob::Error),
+    /// What is retained is not known whole: nothing may go.
+    #[error("cleaning is not safe: {0}; nothing is deleted")]
+    Unknown(String),
+    /// A newer life writes the shard: it cleans.
+    #[error("cleaning: life {0} has begun meanwhile")]
+    Superseded(Life),
+    /// The store's breaker is open.
+    #[error("cleaning waits for the blob store, whose circuit is open")]
+    Waiting,
+    /// A failpoint.
+    #[error(transparent)]
+    Injected(#[from] crate::failpoint::Injected),
+}
+
+impl Error {
+    /// What the operator does about it.
+    pub fn kind(&self) -> crate::ErrorKind {
+        match self {
+            Error::Kafka(error) => error.kind(),
+            Error::Store(error) => error.kind(),
+            Error::Unknown(_) => crate::ErrorKind::Rejected,
+            Error::Superseded(_) | Error::Waiting | Error::Injected(_) => crate::ErrorKind::Unavailable,
+        }
+    }
+}
+
+/// A blob that is to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doomed {
+    /// Its name.
+    pub name: Name,
+    /// Its length.
+    pub bytes: u64,
+    /// [`Fate::Passed`] or [`Fate::Orphan`].
+    pub fate: Fate,
+}
+
+/// Blobs that stay, of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heap {
+    /// How many.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Heap {
+    fn add(&mut self, bytes: u64) {
+        self.blobs += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// What lies in a shard's folder, and what becomes of it.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// What is to go, in the order of names.
+    pub doomed: Vec<Doomed>,
+    /// What something retained names: deltas, snapshots, indexes.
+    pub kept: [Heap; 3],
+    /// What the present life may be about to announce.
+    pub fresh: Heap,
+    /// Values of dead letters. The letters' topic names them, which is nobody's to read here: they stay.
+    pub letters: Heap,
+    /// What is no blob's name of this release.
+    pub strange: Heap,
+}
+
+/// What was read of pin and lives, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Confirmed {
+    /// What is pinned.
+    pub pin: Pin,
+    at: Instant,
+}
+
+/// See above.
+pub struct Sweep {
+    options: Options,
+    admin: Admin,
+    shard: Shard,
+    topic_id: TopicId,
+    /// The store's breaker, where there is one: nothing is asked while it is not closed, and it is told nothing. That a
+    /// right to delete is missing must not keep uploads waiting.
+    gate: Option<Gate>,
+    shelf: Shelf,
+    /// The next offset to read.
+    next: i64,
+}
+
+impl Sweep {
+    /// Of a shard whose announcement topic has this id. Nothing is read yet.
+    pub fn new(options: Options, admin: Admin, topic_id: TopicId, shard: Shard, gate: Option<Gate>) -> Sweep {
+        Sweep { options, admin, shard, topic_id, gate, shelf: Shelf::default(), next: 0 }
+    }
+
+    /// What was read.
+    pub fn shelf(&self) -> &Shelf {
+        &self.shelf
+    }
+
+    /// Reads the announcements on to their end.
+    ///
+    /// # Errors
+    /// [`Error::Kafka`].
+    pub async fn read(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        let (topic, partition) = (self.options.announcements.clone(), self.shard.0 as i32);
+        let (low, end) = self.admin.watermarks(&topic, partition).await?;
+        if self.next < low {
+            // For the first time, or somebody else has cut it: what it begins with now is all that there is.
+            (self.shelf, self.next) = (Shelf::default(), low);
+        }
+        if self.next >= end {
+            return Ok(());
+        }
+        let (options, stop, mut next) = (self.options.clone(), stop.clone(), self.next);
+        let mut shelf = std::mem::take(&mut self.shelf);
+        let read = tokio::task::spawn_blocking(move || {
+            let group = format!("stillwell.{}", options.dataset);
+            let tuning = Tuning { role: "cleaner", ..Tuning::tail(&group, FETCH_WAIT) };
+            let mut poller = Poller::new(&options.kafka, &tuning)?;
+            let (clock, at) = (&options.clock, (topic.as_str(), partition, next));
+            let end = kafka::read_on(&mut poller, at, clock, clock.now() + READ, &stop, |message| {
+                match Message::decode(message.value().unwrap_or_default()) {
+                    Ok(told) if told.dataset() == options.dataset => shelf.take(message.offset(), &told),
+                    Ok(_) => {}
+                    // If it was an announcement a version is missing, by which `is_whole` knows.
+                    Err(error) => tracing::debug!(offset = message.offset(), %error, topic, "passed over"),
+                }
+            })?;
+            next = end;
+            Ok::<_, kafka::Error>((shelf, next))
+        });
+        let read = read.await.map_err(|_| kafka::Error::Closed { doing: "reading announcements".to_owned() });
+        match read.and_then(|read| read) {
+            Ok((shelf, next)) => (self.shelf, self.next) = (shelf, next),
+            Err(error) => {
+                // What was read of it in part is read again.
+                self.next = 0;
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the pin, and whether `life` is still the highest. In this order, and after `oldest_kept` was read: who pins
+    /// looks at the announcements after writing the pin, so that of a pin and a cleaning that cross at least one sees
+    /// the other.
+    ///
+    /// # Errors
+    /// [`Error`]: then nothing may go.
+    pub async fn confirm(&mut self, life: Life, stop: &CancellationToken) -> Result<Confirmed, Error> {
+        let at = self.options.clock.now();
+        let pin = control::pinned(&self.admin, &self.options, self.shard).await?;
+        let pin = pin.filter(|pin| pin.history == self.topic_id);
+        let pin = pin.and_then(|pin| pin.versions.get(self.shard.0 as usize).copied());
+        self.read(stop).await?;
+        match self.shelf.life() {
+            Some(highest) if highest != life => Err(Error::Superseded(highest)),
+            _ => Ok(Confirmed { pin: pin.map(|pin| (pin.version, pin.epoch)), at }),
+        }
+    }
+
+    /// Whether what was read is too old to act on.
+    pub fn is_stale(&self, confirmed: &Confirmed) -> bool {
+        self.options.clock.now().saturating_duration_since(confirmed.at) > CONFIRMED_FOR
+    }
+
+    /// Lists the shard's folder, and says what becomes of each blob once nothing below `below` is kept but what is pinned.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] where the topic does not tell; [`Error::Store`], [`Error::Waiting`].
+    pub async fn plan(&self, below: Version, pin: Pin) -> Result<Plan, Error> {
+        self.shelf.is_whole(below, pin).map_err(Error::Unknown)?;
+        let folder =
+            Folder { dataset: self.options.dataset.clone(), topic_id: self.topic_id, shard: self.shard };
+        let folder = folder.to_string();
+        let listed = self.ask(LIST, &folder, self.options.store.list(&folder)).await?;
+        let mut plan = Plan::default();
+        for Listed { name, bytes } in listed {
+            let Ok(parsed) = name.parse::<Name>() else {
+                let heap = if name.ends_with(name::LETTER) { &mut plan.letters } else { &mut plan.strange };
+                heap.add(bytes);
+                continue;
+            };
+            match self.shelf.fate(&parsed, below, pin) {
+                Fate::Kept => {
+                    let [deltas, snapshots, indexes] = &mut plan.kept;
+                    match parsed.kind {
+                        name::Kind::Delta => deltas.add(bytes),
+                        name::Kind::Snapshot => snapshots.add(bytes),
+                        name::Kind::Index => indexes.add(bytes),
+                    }
+                }
+                Fate::Fresh => plan.fresh.add(bytes),
+                fate @ (Fate::Passed | Fate::Orphan) => {
+                    plan.doomed.push(Doomed { name: parsed, bytes, fate })
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Deletes those of `doomed` that are still to go by what is known now; gives which they were. Whatever fails, the
+    /// others are gone or will be found again.
+    ///
+    /// # Errors
+    /// The first of the store's.
+    pub async fn delete<'a>(
+        &self,
+        doomed: &'a [Doomed],
+        below: Version,
+        pin: Pin,
+    ) -> (Vec<&'a Doomed>, Result<(), Error>) {
+        let still = |doomed: &&Doomed| self.shelf.fate(&doomed.name, below, pin) == doomed.fate;
+        let limit = self.options.performance.write_timeout;
+        let each = doomed.iter().filter(still).map(|doomed| async move {
+            let name = doomed.name.to_string();
+            (doomed, self.ask(limit, &name, self.options.store.delete(&name)).await)
+        });
+        let (mut gone, mut failed) = (Vec::new(), Ok(()));
+        for (doomed, deleted) in futures::future::join_all(each).await {
+            match deleted {
+                Ok(()) => gone.push(doomed),
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        (gone, failed)
+    }
+
+    /// Cuts off the announcements that nothing needs, and forgets what is gone.
+    ///
+    /// # Errors
+    /// [`Error::Kafka`].
+    pub async fn trim(&mut self, below: Version, pin: Pin) -> Result<(), Error> {
+        let (topic, partition) = (&self.options.announcements, self.shard.0 as i32);
+        if let Some(before) = self.shelf.trim_to(below, pin) {
+            let (low, _) = self.admin.watermarks(topic, partition).await?;
+            if before > low {
+                self.admin.delete_records(topic, partition, before).await?;
+            }
+        }
+        self.shelf.forget(below, pin);
+        Ok(())
+    }
+
+    async fn ask<T>(
+        &self,
+        limit: Duration,
+        name: &str,
+        call: impl Future<Output = Result<T, blob::Error>>,
+    ) -> Result<T, Error> {
+        if self.gate.as_ref().is_some_and(|gate| gate.state() != Circuit::Closed) {
+            return Err(Error::Waiting);
+        }
+        let asked = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+            Err(blob::Error::Unavailable {
+                doing: "cleaning",
+                url: self.options.store.absolute_url(name),
+                problem: format!("it took longer than {limit:?}"),
+            })
+        });
+        Ok(asked?)
+    }
+}
