@@ -14,6 +14,8 @@ use super::{Error, MAX_DEPTH};
 /// Most bytes that the defaults of one schema may take. Records whose defaults hold records whose defaults … double
 /// at each step.
 const MAX_BYTES: usize = 1 << 20;
+/// Most values that are looked at for them. Branches of unions that do not fit leave no bytes behind, and double all the same.
+const MAX_STEPS: usize = 1 << 22;
 
 /// A default that waits until all types are known.
 pub(super) struct Pending<'v> {
@@ -26,15 +28,16 @@ pub(super) struct Pending<'v> {
 /// Encodes all defaults into their fields.
 pub(super) fn encode_all(nodes: &mut Nodes, pending: &[Pending<'_>]) -> Result<(), Error> {
     let defaults = pending.iter().map(|default| ((default.record, default.field), default.value)).collect();
-    let mut total = 0;
+    let (mut total, mut steps) = (0, MAX_STEPS);
     for default in pending {
         let Some(field) = nodes.record(default.record).fields.get(default.field) else { continue };
-        let mut encoder =
-            Encoder { nodes, defaults: &defaults, out: Vec::new(), room: MAX_BYTES - total, deepest: 0 };
+        let room = MAX_BYTES - total;
+        let mut encoder = Encoder { nodes, defaults: &defaults, out: Vec::new(), room, steps, deepest: 0 };
         encoder.value(field.node, default.value, 0).map_err(|reason| Error::Invalid {
             at: default.at.clone(),
             reason: format!("its default does not fit: {reason}"),
         })?;
+        steps = encoder.steps;
         let encoded = Default { datum: encoder.out.into(), depth: encoder.deepest };
         total += encoded.datum.len();
         if let Some(Node::Record(record)) = nodes.all.get_mut(default.record as usize)
@@ -51,6 +54,7 @@ struct Encoder<'a, 'v> {
     defaults: &'a HashMap<(Id, usize), &'v Value>,
     out: Vec<u8>,
     room: usize,
+    steps: usize,
     deepest: usize,
 }
 
@@ -67,6 +71,10 @@ impl Encoder<'_, '_> {
         if self.out.len() > self.room {
             return Err("the schema's defaults take more than 1 MiB".into());
         }
+        let Some(steps) = self.steps.checked_sub(1) else {
+            return Err("the schema's defaults hold more than four million values".into());
+        };
+        self.steps = steps;
         let expected = |what: &str| Err(format!("expected {what}, found {}", kind(value)));
         match self.nodes.get(id) {
             Node::Null => match value {

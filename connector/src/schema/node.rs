@@ -5,6 +5,9 @@ use std::collections::HashMap;
 /// Index of a node in its schema's arena.
 pub(crate) type Id = u32;
 
+/// Most parts that a value may have which takes no bytes: records within records without fields, and nulls.
+pub(crate) const MAX_WEIGHTLESS: usize = 256;
+
 /// One type. Named types occur once; every later mention of the name is the same index.
 #[derive(Debug)]
 pub(crate) enum Node {
@@ -220,6 +223,32 @@ impl Nodes {
                 _ => Box::default(),
             })
             .collect();
+    }
+
+    /// A node whose values take no bytes, and have more than [`MAX_WEIGHTLESS`] parts. Everything else that walks a datum is
+    /// bounded by its bytes; records of records of records that are empty double at each step, and nothing bounds them.
+    pub fn too_weightless(&self) -> Option<Id> {
+        let empty = self.empty();
+        let mut parts = vec![0usize; self.all.len()];
+        // Each round adds a level. As many as nodes are enough: a record whose values take no bytes does not hold itself.
+        for _ in 0..self.all.len() {
+            let of = |id: &Id| parts.get(*id as usize).copied().unwrap_or(0);
+            let next: Vec<usize> = (0..)
+                .zip(&self.all)
+                .map(|(id, node)| match node {
+                    Node::Record(record) if empty.get(id).copied().unwrap_or(false) => {
+                        record.fields.iter().fold(1, |sum: usize, field| sum.saturating_add(of(&field.node)))
+                    }
+                    _ => 1,
+                })
+                .collect();
+            if next == parts {
+                break;
+            }
+            parts = next;
+        }
+        let too_many = (0..).zip(parts).filter(|(_, parts)| *parts > MAX_WEIGHTLESS);
+        too_many.min_by_key(|(_, parts)| *parts).map(|(id, _)| id)
     }
 
     /// Per node, whether every value of it takes no bytes at all. Grows from "none does" up to the least fixed point;

@@ -6,12 +6,18 @@ use serde_json::{Map, Value};
 
 use super::Error;
 use super::default::{self, Pending};
-use super::node::{Decimal, Enum, Field, Fixed, Id, Name, Node, Nodes, Record};
+use super::node::{Decimal, Enum, Field, Fixed, Id, MAX_WEIGHTLESS, Name, Node, Nodes, Record};
 
 pub(super) fn parse(value: &Value) -> Result<Nodes, Error> {
     let mut parser = Parser { nodes: Nodes::default(), pending: Vec::new(), at: Vec::new() };
     parser.nodes.root = parser.schema(value, "")?;
     let Parser { mut nodes, pending, .. } = parser;
+    if let Some(id) = nodes.too_weightless() {
+        return Err(Error::Invalid {
+            at: nodes.title(id).to_owned(),
+            reason: format!("a value of it takes no bytes and has more than {MAX_WEIGHTLESS} parts"),
+        });
+    }
     // Defaults are encoded last: one may be of a type that is defined after it.
     default::encode_all(&mut nodes, &pending)?;
     nodes.compile();

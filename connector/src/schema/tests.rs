@@ -245,6 +245,57 @@ fn recursion_ends_where_it_is_said_to() {
     assert!(endless.skip(&[200, 1, 0]).is_err());
 }
 
+/// Records of two records of two records …, `levels` of them, over `innermost`; and a field of the last kind.
+fn doubling(levels: usize, innermost: &str, default: &str) -> String {
+    let mut fields = vec![format!(r#"{{"name":"r0","type":{innermost}}}"#)];
+    for level in 1..=levels {
+        let (below, at) = (level - 1, level);
+        let of = |name: &str| format!(r#"{{"name":"{name}","type":"R{below}"{default}}}"#);
+        fields.push(format!(
+            r#"{{"name":"r{at}","type":{{"type":"record","name":"R{at}","fields":[{},{}]}}}}"#,
+            of("a"),
+            of("b")
+        ));
+    }
+    format!(r#"{{"type":"record","name":"All","fields":[{}]}}"#, fields.join(","))
+}
+
+/// A few hundred bytes of schema that no walk over a datum, and none over a default, would come to the end of.
+#[test]
+fn what_doubles_without_taking_bytes_is_refused_at_once() {
+    let refused = |json: &str| Schema::parse(json).unwrap_err().to_string();
+    let empty = r#"{"type":"record","name":"R0","fields":[]}"#;
+    assert!(Schema::parse(&doubling(5, empty, "")).unwrap().skip(b"").is_ok());
+    let why = refused(&doubling(60, empty, ""));
+    assert!(why.contains("R8") && why.contains("takes no bytes and has more than 256 parts"), "{why}");
+    let why = refused(&doubling(60, empty, r#","default":{}"#));
+    assert!(why.contains("takes no bytes"), "{why}");
+    let long = r#"{"type":"record","name":"R0","fields":[{"name":"x","type":"long","default":0}]}"#;
+    assert!(Schema::parse(&doubling(60, long, "")).is_ok(), "a value of it takes its bytes");
+    let why = refused(&doubling(60, long, r#","default":{}"#));
+    assert!(why.contains("defaults take more than 1 MiB"), "{why}");
+
+    // Two branches at each level, neither of which fits, which shows at the innermost alone.
+    let mut types = vec![r#"{"type":"record","name":"P0","fields":[{"name":"x","type":"int"}]}"#.to_owned()];
+    types.push(types[0].replace("P0", "Q0"));
+    for level in 1..40 {
+        let below = level - 1;
+        for name in ["P", "Q"] {
+            types.push(format!(
+                r#"{{"type":"record","name":"{name}{level}","fields":[{{"name":"a","type":["P{below}","Q{below}"]}}]}}"#
+            ));
+        }
+    }
+    let default = (0..40).fold(r#"{"y":1}"#.to_owned(), |inner, _| format!(r#"{{"a":{inner}}}"#));
+    let fields = types.iter().enumerate().map(|(at, of)| format!(r#"{{"name":"f{at}","type":{of}}}"#));
+    let fields = fields.collect::<Vec<_>>().join(",");
+    let json = format!(
+        r#"{{"type":"record","name":"All","fields":[{fields},{{"name":"z","type":"P39","default":{default}}}]}}"#
+    );
+    let why = refused(&json);
+    assert!(why.contains("its default does not fit"), "{why}");
+}
+
 #[test]
 fn blocks_with_sizes_are_walked_like_those_without() {
     let schema = parse(r#"{"type":"map","values":"int"}"#);
