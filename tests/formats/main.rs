@@ -1,3 +1,10 @@
-//! Golden bytes, and other tools reading what Stillwell writes.
+//! Golden bytes, other tools reading what Stillwell writes, and bytes that nobody should have written.
 
+#![expect(clippy::indexing_slicing, reason = "what a test cannot find fails it")]
+
+mod allocator;
+mod corpus;
+mod hostile;
+mod mutate;
+mod play;
 mod reference;

@@ -41,7 +41,7 @@ pub enum Error {
     Foreign,
     /// Of a schema that this release does not know: upgrade the reader.
     #[error(
-        "written with the schema of fingerprint {0:016x}, which this release does not know; a newer one wrote it"
+        "written with the schema of fingerprint {0:016x}, which this release does not know: a newer one wrote it, upgrade this one"
     )]
     UnknownSchema(u64),
     /// The fields cannot be read.

@@ -30,6 +30,7 @@
 //! full enough (`producer/source`).
 
 mod carve;
+mod error;
 mod pack;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use super::wire::{Malformed, Take, put_varint};
 use crate::record::{SourcePartition, TopicId};
 
 pub use self::carve::{Carved, carve};
+pub use self::error::Error;
 pub use self::pack::Packer;
 
 const MAGIC: &[u8; 8] = b"SWCH\x01\x00\x00\x00";
@@ -51,20 +53,6 @@ const HEADER: usize = 40;
 const UPSERT: u64 = 0;
 const DELETE: u64 = 1;
 const MISFIT: u64 = 2;
-
-/// Why bytes are not a chunk.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// Not a chunk, or one of a later release.
-    #[error("not a chunk of a format that this release reads")]
-    Foreign,
-    /// The bytes are not what was written: cut the log here and read on from Kafka.
-    #[error("the checksum does not match")]
-    Checksum,
-    /// The checksum is right and the content is not: written by something else, or by a bug.
-    #[error("the checksum matches, but the content makes no sense")]
-    Malformed(#[from] Malformed),
-}
 
 /// What a chunk accounts for of one source partition: the offsets `[from, to)`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -270,8 +258,8 @@ fn seal(bytes: &mut [u8]) -> u64 {
 /// Checks magic and checksum; gives what follows them.
 fn unseal<'a>(bytes: &'a [u8], magic: &[u8; 8]) -> Result<(u64, Take<'a>), Error> {
     let mut take = Take::new(bytes);
-    if take.fixed::<8>().map_err(|_| Error::Foreign)? != *magic {
-        return Err(Error::Foreign);
+    if take.fixed::<8>().ok() != Some(*magic) {
+        return Err(Error::not_begun_by(magic, bytes));
     }
     let sum = u64::from_le_bytes(take.fixed().map_err(|_| Error::Checksum)?);
     if sum != xxh3_64(bytes.get(SUMMED..).unwrap_or_default()) {

@@ -96,9 +96,12 @@ pub enum Elsewhere {
 /// Why bytes are not a letter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Not a letter, or one of a later release.
-    #[error("not a letter of a form that this release reads")]
+    /// Not a letter.
+    #[error("not a letter: it does not begin as Avro single-object encoding does")]
     Foreign,
+    /// Of a later release.
+    #[error("a letter with the schema of fingerprint {0:016x}, which this release does not know; upgrade it")]
+    UnknownSchema(u64),
     /// The fields cannot be read.
     #[error("not readable by its schema")]
     Malformed(#[from] Malformed),
@@ -188,8 +191,11 @@ impl Letter {
         let mut take = Take::new(bytes);
         let magic = take.fixed::<2>().map_err(|_| Error::Foreign)?;
         let fingerprint = u64::from_le_bytes(take.fixed().map_err(|_| Error::Foreign)?);
-        if (magic, fingerprint) != (SINGLE_OBJECT, LETTER_FINGERPRINT) {
+        if magic != SINGLE_OBJECT {
             return Err(Error::Foreign);
+        }
+        if fingerprint != LETTER_FINGERPRINT {
+            return Err(Error::UnknownSchema(fingerprint));
         }
         let letter = Letter {
             source: SourcePartition {

@@ -11,12 +11,17 @@ use apache_avro::{Codec, DeflateSettings, ZstandardSettings};
 use super::header::{Metadata, value_schema};
 use super::{BlockHead, Error, SYNC_BYTES};
 use crate::format::window::Fault;
+use crate::format::wire::Take;
 use crate::schema::Schema;
 
 /// A header larger than this is not one: the schema is in it, and a few words.
 const MOST_HEADER: usize = 64 << 20;
 /// A block longer than this is a damaged length: writers make them of some kilobytes to some megabytes.
 const MOST_BLOCK: usize = 1 << 30;
+/// Most bytes that a block may unpack to.
+const MOST_UNPACKED: u64 = 1 << 30;
+/// Snappy's densest element makes 64 bytes of three.
+const MOST_OF_SNAPPY: u64 = 22;
 /// Read at a time.
 const PIECE: usize = 256 << 10;
 
@@ -125,13 +130,7 @@ impl<R: Read> AnyReader<R> {
         if sync != self.sync {
             return Err(Error::malformed(self.at, "the sync marker behind the block is not this file's"));
         }
-        datums.extend_from_slice(packed);
-        // apache-avro takes the checksum's four bytes for granted.
-        if self.codec == Codec::Snappy && datums.len() < 4 {
-            return Err(Error::malformed(self.at, "a block without a checksum"));
-        }
-        let unpacked = self.codec.decompress(datums);
-        unpacked.map_err(|error| Error::malformed(self.at, format!("a block does not unpack: {error}")))?;
+        unpack(self.codec, packed, datums).map_err(|what| Error::malformed(self.at, what))?;
         self.consume(whole);
         Ok(Some(head.count))
     }
@@ -155,6 +154,30 @@ impl<R: Read> AnyReader<R> {
         let before = self.pending.len();
         (&mut self.input).take(PIECE as u64).read_to_end(&mut self.pending)?;
         Ok(self.pending.len() > before)
+    }
+}
+
+/// Appends what is packed in a block. Takes memory by what is in it, never by what it says of itself.
+fn unpack(codec: Codec, packed: &[u8], datums: &mut Vec<u8>) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| format!("a block does not unpack: {error}");
+    match codec {
+        Codec::Zstandard(_) => {
+            let input = zstd::stream::read::Decoder::new(packed).map_err(|error| failed(&error))?;
+            let read = input.take(MOST_UNPACKED + 1).read_to_end(datums).map_err(|error| failed(&error))?;
+            if read as u64 > MOST_UNPACKED { Err(failed(&"it is more than 1 GiB")) } else { Ok(()) }
+        }
+        codec => {
+            if codec == Codec::Snappy {
+                // apache-avro takes the checksum's four bytes for granted, and the length at the beginning as it stands.
+                let body = packed.len().checked_sub(4).ok_or("a block without a checksum")?;
+                let length = Take::new(packed).varint().map_err(|error| failed(&error))?;
+                if length > (body as u64).saturating_mul(MOST_OF_SNAPPY) {
+                    return Err(failed(&format!("{body} bytes that claim to hold {length}")));
+                }
+            }
+            datums.extend_from_slice(packed);
+            codec.decompress(datums).map_err(|error| failed(&error))
+        }
     }
 }
 

@@ -27,6 +27,8 @@ use crate::version::{Life, Shard, Version};
 const MAGIC: &[u8; 4] = b"Obj\x01";
 const SCHEMA: &str = "avro.schema";
 const CODEC: &str = "avro.codec";
+/// Most pairs that metadata may have: ours has fifteen, and a header of nothing but empty ones would take 24 times its bytes.
+const MOST_PAIRS: usize = 4096;
 
 /// What a blob holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,7 +67,8 @@ pub struct Counts {
 impl Counts {
     /// Both together.
     pub fn entries(self) -> u64 {
-        self.upserts + self.deletes
+        // Out of a foreign header they may be anything.
+        self.upserts.saturating_add(self.deletes)
     }
 }
 
@@ -244,6 +247,9 @@ impl Metadata {
                 let name = std::str::from_utf8(window.bytes()?)
                     .map_err(|_| Fault::Bad("a metadata name that is not UTF-8"))?;
                 pairs.push((name.to_owned(), window.bytes()?.to_vec()));
+                if pairs.len() > MOST_PAIRS {
+                    return Err(Fault::Bad("more metadata than a header has"));
+                }
             }
         }
         let sync = window.take(SYNC_BYTES)?.try_into().map_err(|_| Fault::Short)?;
