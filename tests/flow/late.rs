@@ -1,7 +1,8 @@
 //! Whoever comes late needs the last announcement and nothing before it: it names all that makes its version.
 
 use serde_json::json;
-use stillwell_tests::{Topic, scratch, wait_until};
+use stillwell::format::announcement::Message;
+use stillwell_tests::{Record, Topic, scratch, wait_until, wait_until_async};
 
 use crate::instance::LONG;
 use crate::line::SCHEMA;
@@ -70,6 +71,41 @@ async fn the_last_announcement_alone_is_enough() {
     assert!(alone.view().version() > version);
     producer.shutdown().await.expect("the producer stops");
     for consumer in [consumer, alone] {
+        consumer.shutdown().await.expect("it stops");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_newer_release_announced_is_said_and_the_last_good_version_stays() {
+    let mut setting = Setting::new("newer", 1, SCHEMA);
+    let record = setting.upsert("P-1", json!({"id": "P-1", "price": 1.0, "stock": null}));
+    setting.topic.produce([record]);
+    let producer = setting.producer().await;
+    let caches = [scratch(), scratch()];
+    let consumer = setting.consumer(caches[0].path()).await;
+    setting.settled(&consumer).await;
+    producer.shutdown().await.expect("the producer stops");
+    let announcements = Topic::named(&format!("{}.announcements", setting.dataset()));
+    let last = announcements.read().into_iter().rev().find_map(|record| {
+        let value = record.value?;
+        matches!(Message::decode(&value), Ok(Message::Announcement(_))).then_some(value)
+    });
+    let mut newer = last.expect("a version was announced");
+    newer[2..10].fill(0xaa);
+    announcements.produce([Record { partition: Some(0), ..Record::upsert("x", newer) }]);
+
+    // Who was there before, and who comes now.
+    let late = setting.consumer(caches[1].path()).await;
+    for consumer in [&consumer, &late] {
+        let said = wait_until_async("it says that it is too old", LONG, || {
+            std::future::ready(consumer.status().tail.newer.ok_or("nothing is said"))
+        })
+        .await;
+        assert!(said.contains("aaaaaaaaaaaaaaaa") && said.contains("upgrade this one"), "{said}");
+        setting.settled(consumer).await;
+        assert!(consumer.is_ready(), "{:?}", consumer.status());
+    }
+    for consumer in [consumer, late] {
         consumer.shutdown().await.expect("it stops");
     }
 }

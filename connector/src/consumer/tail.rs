@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::Options;
 use crate::clock::Clock;
 use crate::error::chain;
-use crate::format::announcement::{Announcement, Message};
+use crate::format::announcement::{self as format, Announcement, Message};
 use crate::format::succession::{Succession, Verdict, window_is_enough};
 use crate::kafka::{self, Admin, Kept, Polled, Poller, TopicInfo, Tuning};
 use crate::record::TopicId;
@@ -85,6 +85,9 @@ pub struct TailStatus {
     pub error: Option<String>,
     /// Kafka has answered, and what it said is the error: the topic is not there, or not the right one.
     pub answered: bool,
+    /// What a newer release wrote and this one cannot read, until the next announcement that it can: what is held is not
+    /// the newest.
+    pub newer: Option<String>,
 }
 
 /// The stage; runs on a thread of its own.
@@ -196,7 +199,10 @@ impl Tail {
             self.options.metrics.errors_total.with(&[UNREACHABLE]).inc();
         }
         let answered = !matches!(error, Error::Kafka { source, .. } if source.is_transient());
-        self.status.send_replace(TailStatus { reachable: Some(false), circuit, error: Some(text), answered });
+        self.status.send_modify(|status| {
+            (status.reachable, status.circuit, status.error) = (Some(false), circuit, Some(text));
+            status.answered = answered;
+        });
     }
 
     fn follow(
@@ -251,7 +257,7 @@ impl Tail {
         backoff.reset();
         breaker.succeeded();
         self.show(Circuit::Closed);
-        self.status.send_replace(good());
+        self.status.send_modify(|status| *status = TailStatus { newer: status.newer.take(), ..good() });
         for seen in last.into_iter().chain([Seen::UpToDate]) {
             if self.out.blocking_send(seen).is_err() {
                 return Ok(Stopped);
@@ -337,6 +343,17 @@ impl Tail {
         let encoded = value.unwrap_or_default();
         let message = match Message::decode(&encoded) {
             Ok(message) => message,
+            Err(error @ format::Error::UnknownSchema(_)) => {
+                self.options.metrics.errors_total.with(&["tail"]).inc();
+                let text =
+                    format!("the record at offset {offset} of {} is {error}", self.options.announcements);
+                tracing::error!(
+                    dataset = self.options.dataset,
+                    "{text}; the last version that can be read stays"
+                );
+                self.status.send_modify(|status| status.newer = Some(text));
+                return Ok(Judged::Other);
+            }
             Err(error) => {
                 self.options.metrics.errors_total.with(&["tail"]).inc();
                 tracing::error!(
@@ -361,6 +378,7 @@ impl Tail {
             Message::Announcement(announcement) => {
                 let verdict = succession.announcement(announcement.life, announcement.version);
                 if verdict == Verdict::Valid {
+                    self.status.send_if_modified(|status| status.newer.take().is_some());
                     let announced = Announced { topic_id, announcement, encoded };
                     return Ok(Judged::Valid(Seen::Announced(Arc::new(announced))));
                 }
@@ -440,5 +458,5 @@ pub fn unknown() -> TailStatus {
 
 /// The status of one that reads what there is.
 pub fn good() -> TailStatus {
-    TailStatus { reachable: Some(true), circuit: Circuit::Closed, error: None, answered: true }
+    TailStatus { reachable: Some(true), circuit: Circuit::Closed, error: None, answered: true, newer: None }
 }

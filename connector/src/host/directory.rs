@@ -521,6 +521,7 @@ impl ReadingSide {
             circuit: tail.circuit,
             // An unreachable Kafka says more than what the follower could not do because of it.
             error: tail.error.or(readable.error),
+            newer: tail.newer,
             restored: readable.restored,
             pin,
             refused: readable.refused,

@@ -63,6 +63,8 @@ pub struct Reading {
     pub circuit: Circuit,
     /// Why the announced version is not the readable one, or why Kafka cannot be read.
     pub error: Option<String>,
+    /// What a newer release announced, and this one cannot read.
+    pub newer: Option<String>,
     /// Blobs that are gone from the store, so that the version was made of older ones.
     pub restored: Option<String>,
     /// What readers are held to.
@@ -128,6 +130,9 @@ pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>)
             for reason in held_back(reading) {
                 say(Status::Degraded, reason);
             }
+        }
+        if let Some(newer) = &reading.newer {
+            say(Status::Degraded, format!("version {} is not the newest: {newer}", reading.version));
         }
         if let Some(restored) = &reading.restored {
             say(Status::Degraded, format!("version {} is whole, but {restored}", reading.version));
@@ -287,6 +292,7 @@ mod tests {
             reachable: Some(true),
             circuit: Circuit::Closed,
             error: None,
+            newer: None,
             restored: None,
             pin: PinStatus::default(),
             refused: None,
@@ -456,6 +462,15 @@ mod tests {
         let (status, reasons) = judged(Facts { reading: Some(restored), ..Facts::default() });
         assert_eq!(status, Status::Degraded);
         assert!(reasons.contains("version 7 is whole, but it was made from snapshot 2"), "{reasons}");
+    }
+
+    #[test]
+    fn what_a_newer_release_announced_degrades_and_says_what_to_do() {
+        let newer =
+            Reading { newer: Some("the record at offset 9 … upgrade this one".into()), ..reading() };
+        let (status, reasons) = judged(Facts { reading: Some(newer), ..Facts::default() });
+        assert_eq!(status, Status::Degraded);
+        assert!(reasons.contains("version 7 is not the newest: the record at offset 9"), "{reasons}");
     }
 
     #[test]
