@@ -28,6 +28,7 @@ use crate::telemetry::ConsumerMetrics;
 use crate::version::{Life, Shard, Version};
 use crate::view::{About, DeltaFile, Identity, View};
 
+mod hostile;
 mod reading;
 
 const SCHEMA: &str = r#"{"type":"record","name":"Product","fields":[{"name":"name","type":"string"}]}"#;
