@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kafka;
 use crate::telemetry::ConsumerMetrics;
 use crate::version::Version;
-use crate::view::Hold;
+use crate::view::{Cache, Hold};
 
 /// Builds a [`Consumer`]. What is not given has the defaults of the configuration file.
 #[derive(Clone, Debug)]
@@ -30,11 +30,13 @@ pub struct ConsumerBuilder {
     blobs: Option<String>,
     store: Option<Store>,
     cache_dir: PathBuf,
+    cache: Option<Cache>,
     serve_stale: bool,
     ready_when_any: bool,
     poll_interval: Duration,
     max_backoff: Duration,
     look_every: Duration,
+    clock: Clock,
     filter: Option<String>,
     fields: Option<Vec<String>>,
     indexes: Vec<Vec<String>>,
@@ -56,11 +58,13 @@ impl ConsumerBuilder {
             blobs: None,
             store: None,
             cache_dir: PathBuf::from("stillwell-cache"),
+            cache: None,
             serve_stale: false,
             ready_when_any: false,
             poll_interval: Duration::from_millis(100),
             max_backoff: Duration::from_secs(5),
             look_every: super::options::DEFAULT_LOOK_EVERY,
+            clock: Clock::system(),
             filter: None,
             fields: None,
             indexes: Vec::new(),
@@ -173,6 +177,17 @@ impl ConsumerBuilder {
     #[must_use]
     pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.cache_dir = dir.into();
+        self.cache = None;
+        self
+    }
+
+    /// Uses the cache of another consumer of this process, of the same dataset or of another one, under one budget: what
+    /// one of them holds, none of them evicts. (Consumers that are merely given one directory may evict each other's files,
+    /// which then have to be fetched again at the next start.)
+    #[must_use]
+    pub fn cache_of(mut self, other: &Consumer) -> Self {
+        self.cache_dir = other.cache().dir().to_owned();
+        self.cache = Some(other.cache().clone());
         self
     }
 
@@ -261,6 +276,14 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Another clock than the system's.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Starts it; returns when a version is readable.
     ///
     /// # Errors
@@ -300,7 +323,7 @@ impl ConsumerBuilder {
         let beside = |name| self.cache_dir.parent().unwrap_or(&self.cache_dir).join(name);
         let listener_dir = self.listener_dir.unwrap_or_else(|| beside("listeners"));
         let dead_letters = self.dead_letters.unwrap_or_else(|| format!("{}.dlq", self.dataset));
-        Consumer::spawn(Options {
+        let options = Options {
             listeners: self.listeners,
             listener_dir,
             dead_letters,
@@ -324,8 +347,9 @@ impl ConsumerBuilder {
             memory_limit: 512 << 20,
             ready_when_any: self.ready_when_any,
             serve_stale: self.serve_stale,
-            clock: Clock::system(),
+            clock: self.clock,
             entropy: Entropy::system(),
-        })
+        };
+        Consumer::spawn_in(options, self.cache)
     }
 }

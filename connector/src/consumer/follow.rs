@@ -26,7 +26,7 @@ use super::Options;
 use super::earlier::Earlier;
 use super::guard::Gate;
 use super::noted::Noted;
-use super::open::{Error, Opener, is_same};
+use super::open::{self, Error, Opener, is_same};
 use super::recent::Recent;
 use super::tail::{Announced, Seen};
 use crate::error::chain;
@@ -234,6 +234,9 @@ impl Follower {
                     Some(Err(error)) => {
                         let wait = backoff.next(&self.options.entropy);
                         self.failed(&error, wait);
+                        if error.is_full() {
+                            open::relieve(&self.cache, &self.options.dataset).await;
+                        }
                         retry_at = Some(tokio::time::Instant::now() + wait);
                     }
                     None => {}

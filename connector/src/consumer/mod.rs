@@ -72,6 +72,7 @@ pub struct Status {
 #[derive(Debug)]
 pub struct Consumer {
     reader: Reader,
+    cache: Cache,
     tasks: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -87,11 +88,20 @@ impl Consumer {
     /// # Errors
     /// [`ErrorKind::Config`] where the cache directory cannot be written, or librdkafka refuses a property.
     pub fn spawn(options: Options) -> Result<Consumer> {
+        Consumer::spawn_in(options, None)
+    }
+
+    /// The same in a cache that others of this process have open: what one of them holds, none of them evicts.
+    ///
+    /// # Errors
+    /// As [`Consumer::spawn`].
+    pub fn spawn_in(options: Options, cache: Option<Cache>) -> Result<Consumer> {
         // Here, since the tail tries all again that it meets: a file of keys that is just being exchanged passes.
         options.kafka.check().map_err(|error| {
             Error::because(error.kind(), format!("starting the consumer of {}", options.dataset), error)
         })?;
-        let cache = Cache::open(&options.cache_dir, options.cache_bytes).map_err(|error| {
+        let opened = cache.map_or_else(|| Cache::open(&options.cache_dir, options.cache_bytes), Ok);
+        let cache = opened.map_err(|error| {
             let doing = format!("opening the blob cache in {}", options.cache_dir.display());
             Error::because(ErrorKind::Config, doing, error)
         })?;
@@ -144,7 +154,7 @@ impl Consumer {
         let follower = Follower::new(
             options.clone(),
             Shard(0),
-            cache,
+            cache.clone(),
             recent.clone(),
             readable_in,
             earlier.clone(),
@@ -157,12 +167,18 @@ impl Consumer {
             token.run_until_cancelled(follower.run(held_in, stop_follower)).await;
         });
         let reader = Reader::new(&options, (recent, reports), readable, tail_status, pin_status, earlier);
-        Ok(Consumer { reader, tasks, stop })
+        Ok(Consumer { reader, cache, tasks, stop })
     }
 
     /// What reads the dataset, for others to hold.
     pub fn reader(&self) -> &Reader {
         &self.reader
+    }
+
+    /// Its cache, for others of this process to share.
+    #[doc(hidden)]
+    pub fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     /// Waits until a version is readable that may be served: a caught-up one confirmed by the tail, or what the

@@ -42,6 +42,11 @@ impl Error {
     pub fn is_gone(&self) -> bool {
         matches!(self, Error::View { source, .. } if source.is_gone())
     }
+
+    /// Whether the cache's disk is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Error::View { source, .. } if source.is_full())
+    }
 }
 
 /// Opens the versions of one shard.
@@ -194,4 +199,17 @@ pub fn is_same(held: &View, topic_id: TopicId, announcement: &Announcement) -> b
         && held.version() == announcement.version
         && held.about().life == announcement.life
         && !held.is_stale()
+}
+
+/// The cache's disk is full: what may be fetched again makes room for what is needed now.
+pub async fn relieve(cache: &Cache, dataset: &str) {
+    let (of, dir) = (cache.clone(), cache.dir().display());
+    match tokio::task::spawn_blocking(move || of.relieve()).await {
+        Ok(Ok(gone)) if gone > 0 => tracing::warn!(
+            dataset, %dir, bytes = gone,
+            "the disk of the blob cache is full: all that is not in use was evicted, although storage.cache_size allows it"
+        ),
+        Ok(Err(error)) => tracing::warn!(dataset, %error, "nothing can be evicted from the blob cache"),
+        _ => {}
+    }
 }

@@ -37,6 +37,7 @@ use crate::consumer::history::Topics;
 use crate::consumer::{self, Consumer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::producer::{self, Farewell, Producer};
+use crate::view::Cache;
 use letters::Letters;
 use task::{Finished, Label};
 
@@ -91,9 +92,9 @@ impl Host {
     /// it was told to run would look well to whoever started it.
     pub async fn start(parts: Vec<Part>, options: Options) -> Result<Host> {
         let stop = Stop::default();
-        let mut started = Vec::new();
+        let (mut started, mut caches) = (Vec::new(), Caches::new());
         for part in parts {
-            match start(part).await {
+            match start(part, &mut caches).await {
                 Ok(part) => started.push(part),
                 Err(error) => {
                     for Started { producer, consumer, .. } in started {
@@ -244,7 +245,10 @@ struct Started {
     consumer: Option<Consumer>,
 }
 
-async fn start(part: Part) -> Result<Started> {
+/// Caches by directory: sides that cache in one place share it, under one budget.
+type Caches = HashMap<PathBuf, Cache>;
+
+async fn start(part: Part, caches: &mut Caches) -> Result<Started> {
     let Part { name, producer, consumer } = part;
     let topics =
         consumer.as_ref().map(consumer::Options::topics).or_else(|| producer.as_ref().map(topics_of));
@@ -252,7 +256,10 @@ async fn start(part: Part) -> Result<Started> {
     let consumer = match consumer {
         Some(options) => {
             let (metrics, limit) = (options.metrics.clone(), options.max_errors_per_minute);
-            let consumer = Consumer::spawn(options)?;
+            let shared = caches.get(&options.cache_dir).cloned();
+            let consumer = Consumer::spawn_in(options, shared)?;
+            let cache = consumer.cache();
+            caches.insert(cache.dir().to_owned(), cache.clone());
             reading = Some(ReadingSide::new(consumer.reader().clone(), metrics, limit));
             Some(consumer)
         }
@@ -264,8 +271,11 @@ async fn start(part: Part) -> Result<Started> {
             let metrics = options.metrics.clone();
             let log_dir = options.log_dir();
             dead = Some(Letters::new(letters::options(&options)));
-            match Producer::start(options).await {
+            let shared = caches.get(&options.cache_dir()).cloned();
+            match Producer::start_in(options, shared).await {
                 Ok(producer) => {
+                    let cache = producer.cache();
+                    caches.insert(cache.dir().to_owned(), cache.clone());
                     writing = Some(WritingSide::new(&producer, metrics, log_dir));
                     Some(producer)
                 }

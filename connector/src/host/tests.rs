@@ -5,6 +5,7 @@ use crate::blob::Store;
 use crate::clock::Entropy;
 use crate::kafka;
 use crate::telemetry::ConsumerMetrics;
+use crate::view;
 
 fn options(timeout: Duration) -> Options {
     Options {
@@ -70,21 +71,18 @@ fn the_last_of_a_kind_takes_the_process_with_it() {
     assert_eq!(Task::Watch.meaning(0), Meaning::OthersLiveOn);
 }
 
-#[test]
-fn without_kafka_a_consumer_starts_waits_and_stops() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let consumer = consumer::Options {
-        dataset: "products".into(),
-        // Nobody listens on port 1.
+/// A consumer whose Kafka is away: nobody listens on port 1.
+fn away(dir: &std::path::Path, name: &str) -> consumer::Options {
+    consumer::Options {
+        dataset: name.into(),
         kafka: kafka::Options { bootstrap_servers: "127.0.0.1:1".into(), ..kafka::Options::default() },
-        announcements: "products.announcements".into(),
-        control: "products.control".into(),
+        announcements: format!("{name}.announcements"),
+        control: format!("{name}.control"),
         reader: "here".into(),
         fixed: None,
         guards: consumer::Guards::default(),
         store: Store::open("memory://").unwrap(),
-        cache_dir: dir.path().join("cache"),
+        cache_dir: dir.join("cache"),
         cache_bytes: 1 << 20,
         poll_interval: Duration::from_millis(10),
         max_backoff: Duration::from_millis(100),
@@ -93,15 +91,22 @@ fn without_kafka_a_consumer_starts_waits_and_stops() {
         freshness_slo: None,
         hold: std::sync::Arc::default(),
         listeners: Vec::new(),
-        listener_dir: dir.path().join("listeners"),
-        dead_letters: "products.dlq".into(),
+        listener_dir: dir.join("listeners"),
+        dead_letters: format!("{name}.dlq"),
         memory_limit: 1 << 20,
         ready_when_any: false,
         serve_stale: false,
         clock: Clock::system(),
         entropy: Entropy::seeded(1),
         metrics: ConsumerMetrics::detached(),
-    };
+    }
+}
+
+#[test]
+fn without_kafka_a_consumer_starts_waits_and_stops() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let consumer = away(dir.path(), "products");
     runtime.block_on(async {
         let part = Part { name: "products".into(), producer: None, consumer: Some(consumer) };
         let host = Host::start(vec![part], options(LONG)).await.unwrap();
@@ -113,5 +118,45 @@ fn without_kafka_a_consumer_starts_waits_and_stops() {
         assert!(goodbye.is_clean(), "{goodbye}");
     });
     // librdkafka still waits for its broker on a thread; nobody waits for it.
+    runtime.shutdown_background();
+}
+
+/// What one of them reads, no other one evicts.
+#[test]
+fn datasets_of_one_process_share_the_cache_of_their_directory() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    runtime.block_on(async {
+        let (mut caches, mut consumers) = (Caches::new(), Vec::new());
+        for (dir, name) in [(&dir, "products"), (&dir, "orders"), (&elsewhere, "others")] {
+            let consumer = Some(away(dir.path(), name));
+            let started = start(Part { name: name.into(), producer: None, consumer }, &mut caches).await;
+            consumers.push(started.unwrap().consumer.unwrap());
+        }
+        assert_eq!(caches.len(), 2, "one for each directory");
+        let identity = view::Identity {
+            dataset: "products".into(),
+            topic_id: crate::TopicId([1; 16]),
+            shard: crate::Shard(0),
+            shards: 1,
+        };
+        let name = view::FileName {
+            kind: crate::blob::name::Kind::Delta,
+            version: crate::Version(1),
+            epoch: 1,
+            checksum: crate::version::Checksum::of(b"x"),
+            bytes: 1,
+        };
+        let held = consumers[0].cache().put(&identity, &name, b"x").unwrap();
+        assert_eq!(consumers[1].cache().used(), consumers[0].cache().used());
+        consumers[1].cache().relieve().unwrap();
+        assert!(held.path().exists(), "the first one holds it");
+        drop(held);
+        consumers[1].cache().relieve().unwrap();
+        assert_eq!(consumers[0].cache().used(), 0);
+        for consumer in consumers {
+            consumer.shutdown().await.unwrap();
+        }
+    });
     runtime.shutdown_background();
 }

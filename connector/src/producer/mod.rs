@@ -124,6 +124,7 @@ pub struct Producer {
     /// What tells who writes here of versions that are made elsewhere.
     follower: JoinSet<()>,
     stop_follower: CancellationToken,
+    cache: Cache,
 }
 
 impl Producer {
@@ -137,6 +138,15 @@ impl Producer {
     /// # Errors
     /// [`ErrorKind::Config`] where another process holds the log, it cannot be written, or librdkafka refuses a property.
     pub async fn start(options: Options) -> Result<Producer> {
+        Producer::start_in(options, None).await
+    }
+
+    /// The same in a cache that others of this process have open.
+    ///
+    /// # Errors
+    /// As [`Producer::start`].
+    #[doc(hidden)]
+    pub async fn start_in(options: Options, cache: Option<Cache>) -> Result<Producer> {
         options.kafka.check().map_err(|error| {
             Error::because(error.kind(), format!("starting the producer of {}", options.dataset), error)
         })?;
@@ -168,8 +178,9 @@ impl Producer {
         )
         .await
         .map_err(|error| Error::because(error.kind(), doing(), error))?;
-        let cache_dir = options.data_dir.join("cache");
-        let cache = Cache::open(&cache_dir, options.cache_bytes).map_err(|error| {
+        let cache_dir = options.cache_dir();
+        let opened = cache.map_or_else(|| Cache::open(&cache_dir, options.cache_bytes), Ok);
+        let cache = opened.map_err(|error| {
             Error::because(
                 ErrorKind::Config,
                 format!("opening the blob cache in {}", cache_dir.display()),
@@ -187,7 +198,7 @@ impl Producer {
         let supervisor = Supervisor {
             options,
             log,
-            cache,
+            cache: cache.clone(),
             circuits: circuits.clone(),
             status: status_in,
             announced: announced_in,
@@ -197,7 +208,24 @@ impl Producer {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(supervisor.run(stop.clone()));
-        Ok(Producer { tasks, stop, status, announced, circuits, pace, writer, follower, stop_follower })
+        Ok(Producer {
+            tasks,
+            stop,
+            status,
+            announced,
+            circuits,
+            pace,
+            writer,
+            follower,
+            stop_follower,
+            cache,
+        })
+    }
+
+    /// Its cache, for others of this process to share.
+    #[doc(hidden)]
+    pub fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     /// What it is doing.

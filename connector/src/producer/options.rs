@@ -198,6 +198,11 @@ impl Options {
         self.data_dir.join("log").join(&self.dataset)
     }
 
+    /// The directory of its blob cache.
+    pub fn cache_dir(&self) -> PathBuf {
+        self.data_dir.join("cache")
+    }
+
     /// Static membership wants a name that stays the same over restarts and differs between instances: the host's
     /// name and the data directory, which only one process can hold.
     pub fn default_instance_id(data_dir: &std::path::Path) -> String {

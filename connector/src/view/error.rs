@@ -124,6 +124,12 @@ impl Error {
         }
     }
 
+    /// Whether the cache's disk is full.
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     /// Whether the store does not have a blob as it was announced: older blobs may lead to the same version (`past`).
     pub fn is_gone(&self) -> bool {
         matches!(self, Error::Missing(_) | Error::CorruptBlob { .. })

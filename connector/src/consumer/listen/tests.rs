@@ -26,6 +26,7 @@ use crate::telemetry::ConsumerMetrics;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, Shard, SnapshotRef};
 use crate::view::{About, Cache, DeltaFile, Fetcher, Identity, View};
 
+mod day;
 mod keeping;
 
 const LIFE: Life = Life { epoch: 1, writer: Uuid::nil() };
@@ -66,7 +67,7 @@ impl World {
 
     /// Builds the next version and stores it.
     async fn write(&mut self, changes: &[(&str, Option<&str>)]) {
-        let before = self.versions.len() as u64;
+        let before = self.versions.last().map_or(0, |(view, _)| view.version().0);
         let (version, previous) = (Version(before + 1), Version(before));
         let source = SourcePartition { topic: "source".into(), topic_id: TopicId([1; 16]), partition: 0 };
         let header =
@@ -119,7 +120,7 @@ impl World {
             positions: vec![SourcePosition { source, start: 0, offset: version.0 as i64 + 1, target: 0 }],
             delta,
             inline: None,
-            snapshot: None,
+            snapshot: self.versions.last().and_then(|(_, last)| last.snapshot.clone()),
             chain,
             oldest_kept: Version(0),
             newest_timestamp: None,
@@ -148,10 +149,8 @@ impl World {
         self.show(self.versions.len() as u64);
     }
 
-    /// Starts the listener.
-    fn listen(&self, listening: Listening) -> (Report, tokio::task::JoinHandle<()>) {
-        let report = Report::new(&listening.name);
-        let options = Options {
+    fn options(&self) -> Options {
+        Options {
             dataset: "products".into(),
             // Nobody listens on port 1.
             kafka: kafka::Options { bootstrap_servers: "127.0.0.1:1".into(), ..Default::default() },
@@ -178,7 +177,13 @@ impl World {
             clock: Clock::system(),
             entropy: Entropy::seeded(1),
             metrics: self.metrics.clone(),
-        };
+        }
+    }
+
+    /// Starts the listener.
+    fn listen(&self, listening: Listening) -> (Report, tokio::task::JoinHandle<()>) {
+        let report = Report::new(&listening.name);
+        let options = self.options();
         let runner =
             Runner::new(listening, &options, self.recent.clone(), report.clone(), self.stop.clone()).unwrap();
         (report, tokio::task::spawn_blocking(move || runner.run()))

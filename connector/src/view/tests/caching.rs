@@ -227,3 +227,77 @@ fn a_directory_that_cannot_be_made_says_which() {
     let error = Cache::open(file.join("cache"), 0).unwrap_err();
     assert!(error.to_string().contains("file/cache"), "{error}");
 }
+
+/// A reader's life in a cache that somebody else uses too: versions, snapshots, views that are held and let go of, with a
+/// budget that keeps both evicting. The same versions in each process, so that both want the same files.
+fn share(cache: &std::path::Path, store: &std::path::Path) {
+    let cache = Cache::open(cache, 600_000).unwrap();
+    let store = Store::open(&format!("file://{}", store.display())).unwrap();
+    let mut world = World::around(TempDir::new().unwrap(), cache, store);
+    world.advance(&numbered(0..3_000, &"first ".repeat(15)));
+    let mut held = Vec::new();
+    for round in 0..60 {
+        world
+            .advance(&numbered(round * 50 % 3_000..round * 50 % 3_000 + 40, &format!("{round} ").repeat(30)));
+        if round % 7 == 3 {
+            let snapshot = world.snapshot(&world.view.clone());
+            world.view = world.runtime.block_on(world.fetcher().rebase(&world.view, &snapshot)).unwrap();
+        }
+        if round % 5 == 0 {
+            held.push((world.open().unwrap(), world.model.clone()));
+        }
+        if held.len() > 3 {
+            // Opened some versions ago, and its files may be unlinked by now.
+            let (view, model) = held.remove(0);
+            assert_eq!(contents(&view).unwrap(), model, "round {round}");
+        }
+    }
+    assert_eq!(contents(&world.view).unwrap(), world.model);
+}
+
+/// The other process of the test below: this binary again.
+#[test]
+#[ignore = "run by another test, as a process of its own"]
+fn neighbour() {
+    let Ok(dirs) = std::env::var("STILLWELL_TEST_NEIGHBOUR") else { return };
+    let (cache, store) = dirs.split_once(':').unwrap();
+    share(cache.as_ref(), store.as_ref());
+}
+
+#[test]
+fn two_processes_share_a_directory() {
+    let (cache, store) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let dirs = format!("{}:{}", cache.path().display(), store.path().display());
+    let other = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "view::tests::caching::neighbour", "--ignored", "--nocapture"])
+        .env("STILLWELL_TEST_NEIGHBOUR", dirs)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let here = std::panic::catch_unwind(|| share(cache.path(), store.path()));
+    let other = other.wait_with_output().unwrap();
+    let said =
+        [other.stdout, other.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(other.status.success() && said.contains("1 passed"), "{said}");
+    here.unwrap();
+    // Whoever comes next finds it within the budget, and nothing half written.
+    let next = Cache::open(cache.path(), 600_000).unwrap();
+    assert!(next.used() <= 600_000, "{}", next.used());
+}
+
+#[test]
+fn a_full_disk_is_relieved_of_what_nothing_holds() {
+    let world = World::new();
+    let put = |version| world.cache.put(&world.identity, &named(version, b"x"), b"x").unwrap();
+    let held = put(1);
+    for version in 2..6 {
+        put(version);
+    }
+    assert_eq!(world.cache.used(), 5 * 4096);
+    assert_eq!(world.cache.relieve().unwrap(), 4 * 4096);
+    let here = |version| world.cache.find(&world.identity, &named(version, b"x")).unwrap().is_some();
+    assert_eq!((1..6).map(here).collect::<Vec<_>>(), [true, false, false, false, false]);
+    assert_eq!(world.cache.used(), 4096);
+    drop(held);
+}

@@ -5,8 +5,9 @@ use std::fs;
 use super::*;
 
 const KEYS: u32 = 1_500;
-const VERSIONS: u32 = 1_200;
 const BUDGET: u64 = 1 << 20;
+/// Versions from one look to the next.
+const LOOK_EVERY: u32 = 400;
 
 /// What this process has mapped or open below `dir`, from the kernel's own account.
 fn in_use(dir: &std::path::Path) -> (usize, usize) {
@@ -18,24 +19,50 @@ fn in_use(dir: &std::path::Path) -> (usize, usize) {
     (maps, open.filter(|path| path.to_string_lossy().contains(&*dir)).count())
 }
 
-#[test]
-fn churn_leaves_nothing_behind() {
+/// Kilobytes of memory of this process that no file is behind, open descriptors, and maps.
+fn of_the_process() -> (u64, usize, usize) {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let anonymous = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    let anonymous = anonymous.trim().trim_end_matches(" kB").parse().unwrap();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+    (anonymous, fs::read_dir("/proc/self/fd").unwrap().count(), maps)
+}
+
+/// What is in use at one moment.
+#[derive(Debug)]
+#[expect(dead_code, reason = "the version is printed")]
+struct Look {
+    version: u32,
+    overlay: u64,
+    held: (usize, usize),
+    disk: u64,
+    process: (u64, usize, usize),
+}
+
+/// A reader through so many versions, as the writer makes them: small deltas, snapshots, merges of its own, slow readers that
+/// hold a version for a while. What the writer cleans away is gone from the store.
+fn churn(versions: u32) -> (World, Vec<Look>) {
     let dir = TempDir::new().unwrap();
     let cache = Cache::open(dir.path(), BUDGET).unwrap();
     let mut world = World::around(dir, cache, Store::open("memory://").unwrap());
     world.advance(&numbered(0..KEYS, "the first value of each"));
-    let (mut held, mut memory) = (Vec::new(), Vec::new());
-    for version in 0..VERSIONS {
+    let (mut held, mut looks, mut stored) = (Vec::new(), Vec::new(), Vec::new());
+    for version in 0..versions {
         let from = version * 7 % KEYS;
         let mut changes = numbered(from..(from + 20).min(KEYS), &format!("version {version}"));
         if version % 3 == 0 {
             changes.insert(key(version % KEYS), None);
         }
         world.advance(&changes);
+        stored.extend(world.chain.deltas.last().map(|delta| delta.blob.name.clone()));
         if version % 90 == 45 {
             // As the writer does, and the reader who merges for itself.
             let snapshot = world.snapshot(&world.view.clone());
             world.view = world.runtime.block_on(world.fetcher().rebase(&world.view, &snapshot)).unwrap();
+            for name in stored.drain(..) {
+                world.runtime.block_on(world.store.delete(&name)).unwrap();
+            }
+            stored.extend([snapshot.blob.name, snapshot.index.name]);
         } else if world.view.overlay().entries >= 900 {
             world.view = world
                 .view
@@ -46,19 +73,30 @@ fn churn_leaves_nothing_behind() {
         if version % 100 == 0 {
             held.push(world.view.clone());
         }
-        if version % 400 == 399 {
+        if version % LOOK_EVERY == LOOK_EVERY - 1 {
             held.clear();
             assert_eq!(contents(&world.view).unwrap(), world.model);
-            let overlay = world.view.overlay();
-            memory.push((overlay.memory_bytes, in_use(world.dir.path()), world.cache.used()));
+            looks.push(Look {
+                version,
+                overlay: world.view.overlay().memory_bytes,
+                held: in_use(world.dir.path()),
+                disk: world.cache.used(),
+                process: of_the_process(),
+            });
         }
     }
-    for (overlay, (maps, open), disk) in &memory {
-        assert!(*overlay < 400_000, "{memory:?}");
+    drop(held);
+    (world, looks)
+}
+
+fn is_flat(world: &mut World, looks: &[Look]) {
+    for look in looks {
+        let (maps, open) = look.held;
+        assert!(look.overlay < 400_000, "{look:?}");
         // A base is two files. Small deltas are read, not mapped, and no map keeps a descriptor.
-        assert!(*maps <= 4 && *open == 0, "{memory:?}");
+        assert!(maps <= 4 && open == 0, "{look:?}");
         // While slow readers hold more than the budget, nothing is looked for until a tenth more has come.
-        assert!(*disk <= 2 * BUDGET, "{memory:?}");
+        assert!(look.disk <= 2 * BUDGET, "{look:?}");
     }
     let files = world.files("");
     let bytes: u64 = files
@@ -68,6 +106,37 @@ fn churn_leaves_nothing_behind() {
     assert!(bytes <= 2 * BUDGET, "{} files of {bytes} bytes", files.len());
     world.view = View::empty(world.identity.clone(), world.schema.clone());
     assert_eq!(in_use(world.dir.path()), (0, 0), "the last reader has let go");
+}
+
+#[test]
+fn churn_leaves_nothing_behind() {
+    let (mut world, looks) = churn(3 * LOOK_EVERY);
+    assert_eq!(looks.len(), 3);
+    is_flat(&mut world, &looks);
+}
+
+/// A million versions, or as many as `STILLWELL_VERSIONS` says: of the whole process too, since nothing else runs beside it.
+/// `make test TESTS="--lib view::tests::churn -- --ignored --nocapture"`
+#[test]
+#[ignore = "takes half an hour; a sample of it is run always"]
+fn a_million_versions_leave_nothing_behind() {
+    let versions = std::env::var("STILLWELL_VERSIONS").map_or(1_000_000, |number| number.parse().unwrap());
+    let (mut world, looks) = churn(versions);
+    let some = looks.len() / 20;
+    for look in looks.iter().step_by(some.max(1)) {
+        println!("{look:?}");
+    }
+    is_flat(&mut world, &looks);
+    // The first tenth is for what grows once: the allocator's caches, the model.
+    let early: Vec<_> = looks.iter().take(looks.len().div_ceil(10)).map(|look| look.process).collect();
+    let most = |of: fn(&(u64, usize, usize)) -> u64| early.iter().map(of).max().unwrap();
+    let (memory, open, maps) = (most(|p| p.0), most(|p| p.1 as u64), most(|p| p.2 as u64));
+    for look in &looks {
+        let (now_memory, now_open, now_maps) = look.process;
+        assert!(now_memory <= memory + memory / 10 + 4_096, "{memory} kB, then {look:?}");
+        // Threads for blocking work come and go, each with a stack and an arena of the allocator's.
+        assert!(now_open as u64 <= open && now_maps as u64 <= maps + 100, "{open} and {maps}, then {look:?}");
+    }
 }
 
 #[test]
