@@ -121,7 +121,8 @@ impl Opener {
                 self.passed.push(view.clone());
             }
         }
-        view.restate(about).map_err(failed)
+        let oldest = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
+        view.restate(about).map(|view| view.holding_from(oldest)).map_err(failed)
     }
 
     /// The view of an announcement, from its snapshot on.

@@ -257,6 +257,23 @@ impl View {
         inner.remade(inner.about.clone(), layers)
     }
 
+    /// The same version, which holds in the cache only what a start needs that begins with the snapshot of version `oldest`,
+    /// the newest one announced. Without this a view that was made of one delta after another would hold all of them for
+    /// as long as the process lives, whatever the cache's budget.
+    #[must_use]
+    pub fn holding_from(self, oldest: Version) -> View {
+        let inner = &*self.0;
+        if inner.files.iter().all(|(of, _)| *of >= oldest) {
+            return self;
+        }
+        let Layers { base, overlay, mut files } = inner.layers();
+        files.retain(|(of, _)| *of >= oldest);
+        let (identity, about, resolvers) =
+            (inner.identity.clone(), inner.about.clone(), inner.resolvers.clone());
+        let (reads, hold, lookups) = (inner.reads.clone(), inner.hold.clone(), inner.lookups.clone());
+        View(Arc::new(Inner { identity, about, base, overlay, files, resolvers, reads, hold, lookups }))
+    }
+
     /// The same version with other facts about it, as when Kafka is back and confirms that it is the newest.
     ///
     /// # Errors

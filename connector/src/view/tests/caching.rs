@@ -301,3 +301,32 @@ fn a_full_disk_is_relieved_of_what_nothing_holds() {
     assert_eq!(world.cache.used(), 4096);
     drop(held);
 }
+
+/// A reader that lives for ever makes each version of the one before: what is below the newest snapshot that is announced,
+/// which it need not have, it lets go of.
+#[test]
+fn what_no_start_begins_with_is_let_go_of() {
+    let mut world = World::new();
+    for version in 0..20 {
+        world.advance(&numbered(version..version + 5, "v"));
+    }
+    let deltas = |world: &World| world.files(".delta.avro").len();
+    world.cache.relieve().unwrap();
+    assert_eq!(deltas(&world), 20, "a start needs all of them, as long as there is no snapshot");
+    world.view = world.view.clone().holding_from(Version(15));
+    world.cache.relieve().unwrap();
+    assert_eq!(deltas(&world), 6, "15 to 20");
+    // As after a merge of the reader's own, which changes nothing about what a start needs.
+    let base = world.view.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap();
+    world.view = world.view.rebase(base).unwrap().holding_from(Version(18));
+    world.cache.relieve().unwrap();
+    assert_eq!(deltas(&world), 3);
+    world.advance(&numbered(7..9, "w"));
+    assert_eq!(contents(&world.view).unwrap(), world.model);
+    // A base that is mapped holds its files itself.
+    let snapshot = world.snapshot(&world.view.clone());
+    world.view = world.runtime.block_on(world.fetcher().rebase(&world.view, &snapshot)).unwrap();
+    world.view = world.view.clone().holding_from(snapshot.version.next());
+    world.cache.relieve().unwrap();
+    assert_eq!((deltas(&world), world.files(".snapshot.avro").len(), world.files(".index").len()), (0, 1, 1));
+}
