@@ -27,7 +27,7 @@ pub struct Format {
     /// Reads it.
     pub play: fn(&[u8]) -> Result<String, String>,
     /// Makes its checksums right again.
-    pub reseal: Option<fn(&mut Vec<u8>)>,
+    pub reseal: Option<fn(&mut [u8])>,
     /// Bytes of memory that reading takes, whatever is read.
     pub memory: usize,
 }
@@ -300,7 +300,7 @@ fn put(bytes: &mut [u8], at: usize, number: u64) {
 }
 
 /// The checksums of an index's pages and header, made anew, as far as its numbers can be followed.
-fn seal_index(bytes: &mut Vec<u8>) {
+fn seal_index(bytes: &mut [u8]) {
     let field = |bytes: &[u8], number: usize| u64_at(bytes, 24 + 8 * number).unwrap_or(0);
     let length = bytes.len() as u64;
     put(bytes, 24, length);
@@ -389,7 +389,7 @@ fn summary(bytes: &[u8]) -> Result<String, String> {
 }
 
 /// The checksum of a chunk or a summary, made anew.
-fn seal_chunk(bytes: &mut Vec<u8>) {
+fn seal_chunk(bytes: &mut [u8]) {
     if let Some(sum) = bytes.get(16..).map(|summed| Checksum::of(summed).0) {
         put(bytes, 8, sum);
     }
