@@ -1,4 +1,5 @@
-//! Nothing is announced: the broker is asked rarely, and a version that comes then is readable as soon as any other.
+//! Nothing is announced: the broker is asked rarely, and a version that comes then is readable as soon as any other. Or it
+//! fails: then too.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use stillwell::Consumer;
 use stillwell::clock::Clock;
+use stillwell::retry::Circuit;
 use stillwell_tests::{Broker, Tap, Then, protocol, scratch, wait_until_async};
 
 use crate::instance::LONG;
@@ -63,4 +65,96 @@ async fn an_idle_reader_fetches_once_in_max_backoff_and_wakes_at_once() {
     setting.settled(&consumer).await;
     consumer.shutdown().await.expect("it stops");
     producer.shutdown().await.expect("it stops");
+}
+
+/// Longer than anything here may take: a version that is readable before has ended the wait.
+const VERY_LONG: Duration = Duration::from_secs(280);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_idle_hour_an_announcement_ends_the_wait_at_once() {
+    let mut setting = Setting::new("idle-hour", 1, SCHEMA);
+    let product = |setting: &mut Setting, price: f64| {
+        let record = setting.upsert("P-1", json!({"id": "P-1", "price": price, "stock": null}));
+        setting.topic.produce([record]);
+    };
+    product(&mut setting, 1.0);
+    let producer = setting.producer().await;
+    let tap = Tap::on(Broker::shared().bootstrap());
+    let asked: Arc<Mutex<(Option<Instant>, usize)>> = Arc::default();
+    let seen = asked.clone();
+    tap.watch(move |request| {
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match request.key == protocol::key::FETCH {
+            true => seen.0 = Some(Clock::system().now()),
+            false => seen.1 += 1,
+        }
+        Then::Forward
+    });
+    let asked = || *asked.lock().unwrap_or_else(PoisonError::into_inner);
+    let clock = Clock::manual(Clock::system().wall_ms());
+    let cache = scratch();
+    let consumer = Consumer::builder(setting.dataset())
+        .bootstrap_servers(tap.bootstrap())
+        .blobs(setting.blobs())
+        .cache_dir(cache.path())
+        .max_backoff(VERY_LONG)
+        .clock(clock.clone())
+        .start()
+        .await
+        .expect("it starts");
+    setting.settled(&consumer).await;
+    wait_until_async("the broker is not asked any more", LONG, || {
+        let since = asked().0.map(|at| at.elapsed());
+        std::future::ready(match since {
+            Some(since) if since > Duration::from_secs(4) => Ok(()),
+            since => Err(format!("{since:?}")),
+        })
+    })
+    .await;
+    let before = asked();
+    clock.advance(Duration::from_secs(3_600));
+    wait_until_async("the hour is noticed: the topic is looked at", LONG, || {
+        let now = asked().1;
+        std::future::ready(if now > before.1 { Ok(()) } else { Err(now) })
+    })
+    .await;
+    product(&mut setting, 2.0);
+    setting.settled(&consumer).await;
+    consumer.shutdown().await.expect("it stops");
+    producer.shutdown().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_back_off_behind_the_breaker_and_the_last_version_stays() {
+    let mut setting = Setting::new("broken-off", 1, SCHEMA);
+    let record = setting.upsert("P-1", json!({"id": "P-1", "price": 1.0, "stock": null}));
+    setting.topic.produce([record]);
+    let producer = setting.producer().await;
+    let cache = scratch();
+    let consumer = Consumer::builder(setting.dataset())
+        .bootstrap_servers(&setting.bootstrap)
+        .blobs(setting.blobs())
+        .cache_dir(cache.path())
+        .max_backoff(Duration::from_millis(200))
+        .look_every(Duration::from_millis(200))
+        .start()
+        .await
+        .expect("it starts");
+    setting.settled(&consumer).await;
+    producer.shutdown().await.expect("it stops");
+    setting.topic.beside(&format!("{}.announcements", setting.dataset())).delete();
+    let tail = wait_until_async("the breaker opens", LONG, || {
+        let tail = consumer.status().tail;
+        std::future::ready(if tail.circuit == Circuit::Closed { Err(format!("{tail:?}")) } else { Ok(tail) })
+    })
+    .await;
+    assert_eq!(tail.reachable, Some(false));
+    assert!(tail.error.as_deref().is_some_and(|error| error.contains("was deleted")), "{tail:?}");
+    setting.settled(&consumer).await;
+    let readable = consumer.status().readable;
+    assert!(consumer.view().is_stale() && readable.stale, "{readable:?}");
+    assert_eq!(readable.announced_at_ms, consumer.view().announced_at_ms(), "how old it is can be told");
+    assert!(readable.announced_at_ms > 0, "{readable:?}");
+    assert!(consumer.reader().not_ready().is_some_and(|why| why.contains("was deleted")));
+    consumer.shutdown().await.expect("it stops");
 }
