@@ -16,7 +16,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const INLINE_BYTES: u64 = 64 * 1024;
 
 /// Text that does not compress, so that it is as large in the store: the same for the same `seed`.
-fn noise(seed: u64, bytes: usize) -> String {
+pub fn noise(seed: u64, bytes: usize) -> String {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let letter = |state: &mut u64| {
         *state ^= *state << 13;

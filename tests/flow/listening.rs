@@ -16,16 +16,16 @@ use crate::setting::Setting;
 
 /// What one version changed, as it was told.
 #[derive(Clone, Debug, PartialEq)]
-struct Heard {
-    from: u64,
-    version: u64,
-    rollback: bool,
-    changes: BTreeMap<String, (Option<Value>, Option<Value>)>,
+pub struct Heard {
+    pub from: u64,
+    pub version: u64,
+    pub rollback: bool,
+    pub changes: BTreeMap<String, (Option<Value>, Option<Value>)>,
 }
 
 /// Remembers what it is told; does not take a key that it is told to refuse.
 #[derive(Clone, Default)]
-struct Ear {
+pub struct Ear {
     heard: Arc<Mutex<Vec<Heard>>>,
     refused: Option<&'static str>,
 }
@@ -54,7 +54,7 @@ impl Listener for Ear {
 }
 
 impl Ear {
-    fn all(&self) -> Vec<Heard> {
+    pub fn all(&self) -> Vec<Heard> {
         self.heard.lock().expect("no panic").clone()
     }
 }
@@ -80,7 +80,7 @@ fn fold(heard: &[Heard]) -> BTreeMap<Vec<u8>, Value> {
     model
 }
 
-fn listened(setting: &Setting, listening: Listening) -> stillwell::ConsumerBuilder {
+pub fn listened(setting: &Setting, listening: Listening) -> stillwell::ConsumerBuilder {
     Consumer::builder(setting.dataset())
         .bootstrap_servers(&setting.bootstrap)
         .blobs(setting.blobs())
@@ -88,11 +88,11 @@ fn listened(setting: &Setting, listening: Listening) -> stillwell::ConsumerBuild
         .listening(listening)
 }
 
-fn row(id: &str, stock: i32) -> Value {
+pub fn row(id: &str, stock: i32) -> Value {
     json!({"id": id, "price": 1.5, "stock": stock})
 }
 
-async fn caught_up(setting: &Setting, ear: &Ear) {
+pub async fn caught_up(setting: &Setting, ear: &Ear) {
     wait_until_async("the listener has heard of everything", LONG, || {
         let held = fold(&ear.all());
         std::future::ready(match held == setting.model {
@@ -182,13 +182,13 @@ async fn what_a_listener_refuses_becomes_a_letter_and_it_goes_on() {
 }
 
 /// All messages, once there is one.
-fn some(messages: &[Message]) -> Result<Vec<Message>, String> {
+pub fn some(messages: &[Message]) -> Result<Vec<Message>, String> {
     if messages.is_empty() { Err("none yet".to_owned()) } else { Ok(messages.to_vec()) }
 }
 
 /// An HTTP server that takes webhooks: fails, is slow, goes away, as it is told to.
-struct Receiver {
-    address: SocketAddr,
+pub struct Receiver {
+    pub address: SocketAddr,
     state: Arc<Mutex<Taken>>,
 }
 
@@ -202,7 +202,7 @@ struct Taken {
 }
 
 impl Receiver {
-    fn start(address: SocketAddr) -> Receiver {
+    pub fn start(address: SocketAddr) -> Receiver {
         let socket = wait_until("the receiver's address is free", LONG, || TcpListener::bind(address));
         let address = socket.local_addr().expect("bound");
         let state = Arc::new(Mutex::new(Taken::default()));
@@ -220,7 +220,7 @@ impl Receiver {
     }
 
     /// Goes away: nobody listens, connections end.
-    fn stop(self) -> SocketAddr {
+    pub fn stop(self) -> SocketAddr {
         self.state.lock().expect("no panic").closed = true;
         let _ = TcpStream::connect(self.address);
         self.address
@@ -230,12 +230,12 @@ impl Receiver {
         self.state.lock().expect("no panic").next = next.to_vec();
     }
 
-    fn requests(&self) -> Vec<(String, Value, u16)> {
+    pub fn requests(&self) -> Vec<(String, Value, u16)> {
         self.state.lock().expect("no panic").requests.clone()
     }
 
     /// Waits until a change of this key was taken; gives all that came.
-    fn took(&self, key: &str) -> Vec<(String, Value, u16)> {
+    pub fn took(&self, key: &str) -> Vec<(String, Value, u16)> {
         wait_until("the receiver took it", LONG, || {
             let requests = self.requests();
             let has = |body: &Value| {
@@ -283,7 +283,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<Taken>) {
     }
 }
 
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")))?;
     line.split_once(':').map(|(_, value)| value.trim())
 }
@@ -371,13 +371,13 @@ fn a_webhook_outlives_failures_slowness_and_a_restart_of_either_side() {
 }
 
 /// A client of an event stream.
-struct Events(BufReader<TcpStream>);
+pub struct Events(BufReader<TcpStream>);
 
 /// One event: id, name, data.
-type Event = (Option<String>, String, Value);
+pub type Event = (Option<String>, String, Value);
 
 impl Events {
-    fn open(instance: &Instance, dataset: &str, last: Option<u64>) -> Events {
+    pub fn open(instance: &Instance, dataset: &str, last: Option<u64>) -> Events {
         let mut stream = TcpStream::connect(("127.0.0.1", instance.port)).expect("it listens");
         stream.set_read_timeout(Some(LONG)).expect("a time limit");
         let last = last.map_or(String::new(), |last| format!("last-event-id: {last}\r\n"));
@@ -393,7 +393,7 @@ impl Events {
     }
 
     /// The next event. Lines of the transfer's own (sizes of pieces) are passed over.
-    fn next(&mut self) -> Option<Event> {
+    pub fn next(&mut self) -> Option<Event> {
         let (mut id, mut name) = (None, String::new());
         loop {
             let mut line = String::new();

@@ -4,11 +4,13 @@
 
 mod away;
 mod bad_input;
+mod caches;
 mod cleaning;
 mod damage;
 mod debian;
 mod ground;
 mod hanging;
+mod hooks;
 mod idle;
 mod instance;
 mod kafka;
@@ -23,6 +25,7 @@ mod rebuild;
 mod registry;
 mod restart;
 mod restore;
+mod rollback;
 mod s3;
 mod sources;
 mod shifts;
