@@ -1,7 +1,7 @@
 //! What every blob store must do, run against each: a folder, memory, a wrapper, and a real S3 server; then what a store
 //! that is far away adds: who may, what is there, and a network that fails.
 
-#![expect(clippy::unwrap_used, reason = "what a test cannot do fails it")]
+#![expect(clippy::unwrap_used, reason = "what a store does not do fails the test, with its error")]
 
 use std::collections::BTreeSet;
 
