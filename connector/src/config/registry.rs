@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Config;
 use super::check::Check;
-use super::model::{DatasetModel, SchemaRegistry, Values as _};
+use super::model::{DatasetModel, Fallback, Key, SchemaRegistry, Values as _};
 use crate::codec::Codec;
 use crate::registry::Registry;
 use crate::schema::Schema;
@@ -17,7 +17,9 @@ impl Check<'_> {
         let model = &self.model.schema_registry;
         let at = |key: &'static str| ["schema_registry", key];
         let Some(options) = super::options::registry(model) else {
-            let idle = SchemaRegistry::SECTION.keys.iter().find(|key| self.is_given(&at(key.name)));
+            // A key that has a value of its own is part of what `config show` prints, and says nothing of a registry.
+            let says = |key: &&Key| matches!(key.fallback, Fallback::Unset) && self.is_given(&at(key.name));
+            let idle = SchemaRegistry::SECTION.keys.iter().find(says);
             if let Some(key) = idle {
                 self.wrong(
                     &at(key.name),
