@@ -87,7 +87,8 @@ pub(super) fn explain(doing: &'static str, url: String, error: &object_store::Er
         return refused(format!("the {kind} {name} does not exist; create it, or correct storage.blobs"));
     }
     if matches!(error, object_store::Error::NotFound { .. }) {
-        return Error::Missing { url };
+        // Of a put: the upload is not there any more, mostly since it was completed and the answer was lost.
+        return if doing == "storing" { unavailable(answer.words()) } else { Error::Missing { url } };
     }
     if ROLES.iter().any(|asked| text.contains(asked)) {
         let why = transport(error).map_or_else(|| answer.words(), |(_, why)| why);

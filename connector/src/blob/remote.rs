@@ -20,7 +20,7 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path as Location;
 use object_store::prefix::PrefixStore;
-use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 
 use super::answer::Far;
 use super::http::Wire;
@@ -100,10 +100,19 @@ const PROVIDERS: [Provider; 3] = [
 /// Whether stores of a scheme know an option of this name. Those that are not far away know none.
 pub fn is_option(scheme: &str, name: &str) -> bool {
     let name = name.to_ascii_lowercase();
+    // What is for an HTTP client is for object_store's own; ours heeds these.
+    let ours = |of: &ClientConfigKey| {
+        matches!(
+            of,
+            ClientConfigKey::AllowHttp
+                | ClientConfigKey::ConnectTimeout
+                | ClientConfigKey::DefaultContentType
+        )
+    };
     match scheme {
-        "s3" => name.parse::<Key>().is_ok(),
-        "gs" => name.parse::<GoogleConfigKey>().is_ok(),
-        "az" => name.parse::<AzureConfigKey>().is_ok(),
+        "s3" => name.parse().is_ok_and(|key| !matches!(&key, Key::Client(of) if !ours(of))),
+        "gs" => name.parse().is_ok_and(|key| !matches!(&key, GoogleConfigKey::Client(of) if !ours(of))),
+        "az" => name.parse().is_ok_and(|key| !matches!(&key, AzureConfigKey::Client(of) if !ours(of))),
         _ => false,
     }
 }
@@ -203,8 +212,8 @@ impl Settings {
     /// Each with its key; all must be known.
     fn options<K: std::str::FromStr>(&self, scheme: &str) -> Result<Vec<(K, String)>, String> {
         let key = |name: &String| {
-            let key = name.to_ascii_lowercase().parse::<K>();
-            key.map_err(|_| format!("{name} in [storage.options] is no option of {scheme}:// stores"))
+            let key = name.to_ascii_lowercase().parse::<K>().ok().filter(|_| is_option(scheme, name));
+            key.ok_or_else(|| format!("{name} in [storage.options] is no option of {scheme}:// stores"))
         };
         self.options.0.iter().map(|(name, value)| Ok((key(name)?, value.clone()))).collect()
     }

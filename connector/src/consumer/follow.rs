@@ -234,8 +234,13 @@ impl Follower {
                     Some(Err(error)) => {
                         let wait = backoff.next(&self.options.entropy);
                         self.failed(&error, wait);
-                        if error.is_full() {
-                            open::relieve(&self.cache, &self.options.dataset).await;
+                        if error.is_full()
+                            && let Some(Pending { announced, .. }) = &pending
+                        {
+                            let Announced { topic_id, announcement, .. } = &**announced;
+                            let needed =
+                                (self.opener.identity(*topic_id, announcement), announcement.chain());
+                            open::relieve(&self.cache, &self.options.dataset, needed).await;
                         }
                         retry_at = Some(tokio::time::Instant::now() + wait);
                     }

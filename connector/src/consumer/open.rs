@@ -11,8 +11,8 @@ use crate::error::chain;
 use crate::format::announcement::Announcement;
 use crate::record::TopicId;
 use crate::schema::{self, Schema};
-use crate::version::{Life, Shard, Version};
-use crate::view::{self, About, Cache, Fetcher, Identity, Past, Reads, Restored, View};
+use crate::version::{Chain, Life, Shard, Version};
+use crate::view::{self, About, Cache, Fetcher, FileName, Identity, Past, Reads, Restored, View};
 
 /// Why a version could not be made readable.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +174,8 @@ impl Opener {
         Ok(view.counting(self.reads.clone()))
     }
 
-    fn identity(&self, topic_id: TopicId, announcement: &Announcement) -> Identity {
+    /// Whose files an announcement's are.
+    pub fn identity(&self, topic_id: TopicId, announcement: &Announcement) -> Identity {
         let dataset = Arc::from(self.options.dataset.as_str());
         Identity { dataset, topic_id, shard: self.shard, shards: announcement.shards }
     }
@@ -202,10 +203,18 @@ pub fn is_same(held: &View, topic_id: TopicId, announcement: &Announcement) -> b
         && !held.is_stale()
 }
 
-/// The cache's disk is full: what may be fetched again makes room for what is needed now.
-pub async fn relieve(cache: &Cache, dataset: &str) {
+/// The cache's disk is full: what may be fetched again makes room for what is needed now. What has come of `needed` stays:
+/// it would only be fetched again.
+pub async fn relieve(cache: &Cache, dataset: &str, needed: (Identity, Chain)) {
     let (of, dir) = (cache.clone(), cache.dir().display());
-    match tokio::task::spawn_blocking(move || of.relieve()).await {
+    let relieving = move || {
+        let (identity, chain) = needed;
+        let snapshot = chain.snapshot.iter().flat_map(|of| [FileName::snapshot(of), FileName::index(of)]);
+        let names = snapshot.chain(chain.deltas.iter().map(FileName::delta));
+        let _needed: Vec<_> = names.filter_map(|name| of.find(&identity, &name).ok().flatten()).collect();
+        of.relieve()
+    };
+    match tokio::task::spawn_blocking(relieving).await {
         Ok(Ok(gone)) if gone > 0 => tracing::warn!(
             dataset, %dir, bytes = gone,
             "the disk of the blob cache is full: all that is not in use was evicted, although storage.cache_size allows it"

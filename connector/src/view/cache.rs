@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
+use super::parts::Room;
 use super::{Error, Identity};
 use crate::blob::name::{Kind, Name};
 use crate::record::TopicId;
@@ -99,6 +100,8 @@ struct Shared {
     budget: u64,
     temporaries: AtomicU64,
     state: Mutex<State>,
+    /// For what is on its way into the cache, whoever fetches it.
+    room: Room,
 }
 
 #[derive(Debug, Default)]
@@ -141,6 +144,7 @@ impl Cache {
             budget,
             temporaries: AtomicU64::new(0),
             state: Mutex::new(State::default()),
+            room: Room::default(),
         }));
         // A fresh file's time is the file system's own now, which is what the others' times compare with; and it shows
         // early that the directory can be written.
@@ -347,6 +351,11 @@ impl Cache {
         Ok(())
     }
 
+    /// Room in memory for parts of blobs: the process's, as the cache is.
+    pub(super) fn room(&self) -> Room {
+        self.0.room.clone()
+    }
+
     /// Evicts all that nothing in this process holds, whatever the budget: for who finds the disk full, where others may
     /// have taken what the budget allows. Gives the bytes that went.
     ///
@@ -356,12 +365,11 @@ impl Cache {
         let files = self.scan()?;
         let mut state = self.state();
         let mut gone = 0;
-        for file in files.iter().filter(|file| !file.temporary && !is_held(&state, &file.path)) {
-            remove(&file.path)?;
-            gone += on_disk(file.bytes);
-        }
+        let unheld = files.iter().filter(|file| !file.temporary && !is_held(&state, &file.path));
+        let removed = unheld.map(|file| remove(&file.path).map(|()| on_disk(file.bytes)));
+        let outcome = removed.into_iter().try_for_each(|removed| removed.map(|bytes| gone += bytes));
         state.used = state.used.saturating_sub(gone);
-        Ok(gone)
+        outcome.map(|()| gone)
     }
 
     fn scan(&self) -> Result<Vec<Found>, Error> {

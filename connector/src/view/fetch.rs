@@ -58,7 +58,8 @@ pub struct Fetcher {
 impl Fetcher {
     /// For readers: pages of snapshots are checked when they are first touched.
     pub fn new(store: Store, cache: Cache) -> Fetcher {
-        Fetcher { store, cache, whole: false, hold: Arc::default(), tells: None, room: Room::default() }
+        let room = cache.room();
+        Fetcher { store, cache, whole: false, hold: Arc::default(), tells: None, room }
     }
 
     /// A log line now and then of a blob that is long in coming: how far it is, how fast, and the time that is left.
