@@ -10,6 +10,7 @@
 //!
 //! Owns: where such a schema comes from. Does not own: how it fits the configuration (`config`).
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,9 @@ pub async fn wait(config: &mut Config, shared: &Shared) -> Result<()> {
             }
             tokio::time::sleep(wait).await;
         };
-        keep(&kept, &schema)?;
+        if let Err(error) = keep(&kept, &schema) {
+            tracing::warn!(dataset = name, error = %error.chain(), "its schema cannot be kept for a start without Kafka");
+        }
         tracing::info!(
             dataset = name,
             fingerprint = format!("{:016x}", schema.fingerprint()),
@@ -86,6 +89,8 @@ async fn find(
         Ok(announced) => announced,
         Err(error) if error.kind() == ErrorKind::Unavailable => {
             let text = kept.and_then(|kept| std::fs::read_to_string(kept).ok());
+            // Torn by a power cut, it is as good as none.
+            let text = text.filter(|text| Schema::dataset(text).is_ok());
             let Some(text) = text else { return Err(error) };
             tracing::warn!(dataset = name, error = %error.chain(), "Kafka is away: its schema is that of the last start");
             Some(text)
@@ -142,12 +147,17 @@ async fn newest(config: &Config, name: &str, subject: &str) -> Result<String> {
 
 /// Written aside and renamed, so that what is there is whole.
 fn keep(file: &Path, schema: &Schema) -> Result<()> {
+    if std::fs::read_to_string(file).is_ok_and(|kept| kept == schema.json()) {
+        return Ok(());
+    }
     let write = || -> std::io::Result<()> {
         let aside = PathBuf::from(format!("{}.part", file.display()));
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        std::fs::write(&aside, schema.json())?;
+        let mut part = std::fs::File::create(&aside)?;
+        part.write_all(schema.json().as_bytes())?;
+        part.sync_all()?;
         std::fs::rename(aside, file)
     };
     write()

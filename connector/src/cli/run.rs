@@ -2,6 +2,7 @@
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind};
+use tokio_util::sync::CancellationToken;
 
 use super::adopt;
 use super::edge::{Answer, Edge};
@@ -11,7 +12,7 @@ use crate::config::{Config, Role, Shared};
 use crate::disk::DataDir;
 use crate::failpoint;
 use crate::host::{self, Goodbye, Host, Meaning, Part};
-use crate::http::{App, Listener};
+use crate::http::{self, App, Listener};
 use crate::telemetry::Metrics;
 use crate::{Error, ErrorKind, Result};
 
@@ -50,14 +51,27 @@ async fn serve(config: &mut Config, role: Role) -> Result<Answer> {
     let metrics = Metrics::new();
     let shared = Shared::system(config, metrics.clone())?;
     // Before the datasets: an address that is taken is known at once, and what connects meanwhile waits.
-    let listener = match config.listen(role) {
+    let mut listener = match config.listen(role) {
         Some(address) => Some(Listener::bind(&address.to_string()).await?),
         None => None,
     };
-    if role != Role::Consumer {
+    if role != Role::Consumer && !config.adopting().is_empty() {
+        let waiting = config.adopting().into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
+        let address = listener.as_ref().map(Listener::address);
+        // Who asks meanwhile is answered: nothing is served, and nothing is wrong with the process.
+        let front = async {
+            match listener.take() {
+                Some(listener) => listener.serve(http::waiting(&waiting), CancellationToken::new()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             known = adopt::wait(config, &shared) => known?,
+            ended = front => ended?,
             () = signals.stop() => return Ok(Answer::Yes),
+        }
+        if let Some(address) = address {
+            listener = Some(Listener::bind(&address.to_string()).await?);
         }
     }
     let config = &*config;

@@ -275,6 +275,17 @@ async fn before_the_first_version_nothing_is_ready_but_all_is_alive() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_schema_is_alive_and_not_ready() {
+    for (path, status) in [("/health", 200), ("/live", 200), ("/ready", 503), ("/v1/datasets", 503)] {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = TowerToHyperService::new(super::waiting("orders")).call(request).await.unwrap();
+        assert_eq!(response.status(), status, "{path}");
+        let text = body(response).await;
+        assert!(path == "/live" || text.contains("the schema of orders is not known yet"), "{path}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn health_says_what_it_is_asked_for() {
     let app = app([view(3, &[b"P-1"])]);
     let (status, health) = get_json(&app, "/health").await;
