@@ -55,14 +55,19 @@ pub fn is_secret(path: &[String]) -> bool {
         || ["sasl.", "ssl.key.", "ssl_key"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// A URL without its user and password.
+/// A URL without its user and password, or several in a row.
 pub fn without_user(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
-    match authority.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://{MASK}@{host}{path}"),
-        None => text.to_owned(),
+    let mut urls = text.split("://");
+    let mut shown = urls.next().unwrap_or_default().to_owned();
+    for rest in urls {
+        let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+        shown.push_str("://");
+        match authority.rsplit_once('@') {
+            Some((_, host)) => shown.extend([MASK, "@", host, path]),
+            None => shown.push_str(rest),
+        }
     }
+    shown
 }
 
 #[cfg(test)]
@@ -93,5 +98,7 @@ mod tests {
     fn a_url_is_shown_without_who_asks() {
         assert_eq!(without_user("http://me:pw@host:8081/x"), "http://***@host:8081/x");
         assert_eq!(without_user("http://host:8081/a@b"), "http://host:8081/a@b");
+        let two = "http://me:pa55@r1,https://me:pa66@r2/x";
+        assert_eq!(without_user(two), "http://***@r1,https://***@r2/x");
     }
 }

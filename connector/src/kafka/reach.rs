@@ -46,7 +46,7 @@ struct Seen {
     outage: Outage,
     warnings: Repeats,
     /// Why the last connection failed, in librdkafka's words; `None` while none has since Kafka answered last.
-    why: Option<String>,
+    why: Option<(String, Instant)>,
 }
 
 impl Default for Reach {
@@ -74,7 +74,7 @@ impl Reach {
 
     /// Why not, in librdkafka's words; `None` while Kafka is there, or no connection has failed yet.
     pub fn why(&self) -> Option<String> {
-        self.is_away().then(|| self.seen().why.clone()).flatten()
+        self.is_away().then(|| self.seen().why.as_ref().map(|(words, _)| words.clone())).flatten()
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -84,15 +84,21 @@ impl Reach {
 
     /// A connection failed; whether Kafka is away is told by [`Reach::lost`].
     pub(super) fn failed(&self, words: &str) {
-        self.seen().why = Some(words.to_owned());
+        let now = self.0.clock.now();
+        self.seen().why = Some((words.to_owned(), now));
     }
 
     /// A client has no broker left.
     pub(super) fn lost(&self, servers: &str) {
+        let now = self.0.clock.now();
         let mut seen = self.seen();
-        let said = seen.outage.lost(self.0.clock.now());
+        if seen.outage.since.is_none() {
+            // An idle connection that ended hours ago is no reason.
+            seen.why.take_if(|(_, at)| now.saturating_duration_since(*at) > AGAIN);
+        }
+        let said = seen.outage.lost(now);
         self.0.away.store(seen.outage.since.is_some(), Ordering::Release);
-        let why = seen.why.clone();
+        let why = seen.why.as_ref().map(|(words, _)| words.clone());
         drop(seen);
         match said {
             None => {}
