@@ -159,7 +159,7 @@ pub struct Health {
     pub errors_last_minute: u64,
     /// Versions made readable; where nothing is read here, versions announced.
     pub processed_count: u64,
-    /// What became a dead letter since the start; see [`Dataset::dead_letters`].
+    /// What became a dead letter since the start; see `Dataset::dead_letters`.
     pub dead_letters: u64,
     /// Bytes of memory that its versions take, apart from mapped files.
     pub memory_usage: u64,
