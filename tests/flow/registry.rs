@@ -1,5 +1,7 @@
 //! Avro with a schema registry, a real one: schemas that evolve, ids that nobody knows, a registry that is away.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use apache_avro::types::Value as Avro;
@@ -74,6 +76,29 @@ fn builder(setting: &Setting, url: &str) -> ProducerBuilder {
 
 async fn start(setting: &Setting, url: &str) -> Producer {
     builder(setting, url).start().await.expect("the producer starts")
+}
+
+/// A registry that knows nothing; its thread ends with the tests.
+fn ignorant() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("it has one"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            while stream.read_line(&mut line).is_ok_and(|read| read > 2) {
+                line.clear();
+            }
+            let body = r#"{"error_code":40403,"message":"Schema not found"}"#;
+            let length = body.len();
+            // A client that is gone asks again by another connection.
+            let _ = write!(
+                stream.get_mut(),
+                "HTTP/1.1 404 So\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            );
+        }
+    });
+    url
 }
 
 fn letters(setting: &Setting) -> Vec<Message> {
@@ -357,7 +382,16 @@ fn a_dataset_without_a_schema_begins_with_the_newest_and_keeps_it() {
     assert!(replay.stderr.is_empty() || !replay.stderr.contains("error"), "{}", replay.stderr);
     let health = instance.get("/health").expect("it answers").1;
     assert!(health.contains("\"registry\":\"closed\""), "{health}");
-    // The same again out of the source, by the same ids.
+    // By a registry that knows none of it a rebuild would lose all that was read once.
+    let config = std::fs::read_to_string(instance.config()).expect("there is one");
+    std::fs::write(instance.config(), config.replace(&registry.url(), &ignorant())).expect("it is written");
+    let refused = instance.run(&["rebuild"], &["--dry-run"]);
+    assert_ne!(refused.code(), 0, "{}", refused.stdout);
+    let stranger =
+        format!("[0] at offset 1 names schema id {first}, which the schema registry does not know");
+    assert!(refused.stderr.contains(&stranger), "{}", refused.stderr);
+    std::fs::write(instance.config(), config).expect("it is written");
+    // The same again out of the source, by the same ids; what was a letter for its id's sake stays one.
     let rebuilt = instance.run(&["rebuild"], &["--yes"]);
     assert_eq!(rebuilt.code(), 0, "{}{}", rebuilt.stdout, rebuilt.stderr);
     reads("b", &row("b", 2.5, None));

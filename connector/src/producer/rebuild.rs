@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+mod letters;
 pub mod plan;
 
 pub use plan::{Plan, Planned, Standing, plan};
@@ -33,7 +34,7 @@ use super::log::{self, Log};
 use super::schemas::{Learnt, Library};
 use super::snapshot;
 use crate::blob::name;
-use crate::codec::{self, Codec, SchemaId};
+use crate::codec::{self, Codec, SchemaId, Unread};
 use crate::dead;
 use crate::failpoint;
 use crate::format::chunk::Body;
@@ -95,6 +96,23 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// A record whose schema nobody knows was read before, when somebody did: passed over, its key would be lost.
+    #[error(
+        "{partition} at offset {offset} names {id}, which the schema registry does not know, and no dead letter says that \
+         it did not when the record was first read. Nothing is announced. Register the schema, correct `url` in \
+         [schema_registry], or withdraw the rebuild (`stillwell rebuild DATASET --withdraw`)"
+    )]
+    Stranger {
+        /// Where the record came from.
+        partition: SourcePartition,
+        /// Its offset.
+        offset: i64,
+        /// What it names.
+        id: SchemaId,
+    },
+    /// Whether such records were dead letters before cannot be looked up.
+    #[error("looking whether records whose schemas nobody knows were dead letters before")]
+    Letters(#[source] dead::Error),
     /// The codec cannot be made.
     #[error("preparing the codec")]
     Codec(#[from] codec::Error),
@@ -117,7 +135,8 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Kafka { source, .. } => source.is_transient(),
-            Error::Mismatch(_) | Error::Misfits { .. } | Error::Codec(_) => false,
+            Error::Letters(source) => source.is_transient(),
+            Error::Mismatch(_) | Error::Misfits { .. } | Error::Stranger { .. } | Error::Codec(_) => false,
             Error::Lost { .. } | Error::Log(_) | Error::Letter(_) | Error::Stopped => true,
             Error::View(source) => source.is_transient(),
         }
@@ -151,23 +170,26 @@ pub fn fold(
     let codec = Codec::new(options.format.clone(), options.key.clone(), options.schema.clone())?;
     let mut reading = Reading {
         options,
+        plan,
         codec,
         folded: Folded { fold, letters: Vec::new(), read: 0 },
         letter_bytes: 0,
         library,
         strangers: HashSet::new(),
+        letters: None,
         waited: false,
         stop,
     };
     if let Some(log) = log {
-        reading.log(plan, log, &options.origin(identity.topic_id))?;
+        reading.log(log, &options.origin(identity.topic_id))?;
     }
-    reading.kafka(plan)?;
+    reading.kafka()?;
     Ok(reading.folded)
 }
 
 struct Reading<'a> {
     options: &'a Options,
+    plan: &'a Plan,
     codec: Codec,
     folded: Folded,
     letter_bytes: u64,
@@ -175,6 +197,8 @@ struct Reading<'a> {
     library: Option<Library>,
     /// Those that nobody knows.
     strangers: HashSet<SchemaId>,
+    /// The records that became letters for that, once it was asked.
+    letters: Option<HashSet<letters::Place>>,
     /// One was waited for, and Kafka not asked meanwhile.
     waited: bool,
     stop: &'a CancellationToken,
@@ -182,7 +206,8 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     /// What was received and never announced, and is gone from Kafka since.
-    fn log(&mut self, plan: &Plan, log: &Log, origin: &Origin) -> Result<(), Error> {
+    fn log(&mut self, log: &Log, origin: &Origin) -> Result<(), Error> {
+        let plan = self.plan;
         let gaps: Vec<&Planned> =
             plan.partitions.iter().filter(|planned| planned.standing == Standing::Trimmed).collect();
         if gaps.is_empty() {
@@ -250,7 +275,8 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn kafka(&mut self, plan: &Plan) -> Result<(), Error> {
+    fn kafka(&mut self) -> Result<(), Error> {
+        let plan = self.plan;
         let clock = &self.options.clock;
         let kafka = |doing| move |source| Error::Kafka { doing, source };
         let open: Vec<&Planned> =
@@ -341,12 +367,19 @@ impl Reading<'_> {
         while let Some(id) = self.codec.unknown(record).filter(|id| !self.strangers.contains(id)) {
             self.learn(id)?;
         }
-        let letter = match self.codec.read(record) {
+        let unread = match self.codec.read(record) {
             Ok(decoded) => return Ok(self.folded.fold.push(decoded.key, decoded.value, stamp)?),
-            // Below the announced position it has been a letter before.
-            Err(_) if planned.announced.is_some_and(|next| message.offset() < next) => return Ok(()),
-            Err(unread) => dead::letter::of(&unread.misfit(), &planned.source, message),
+            Err(unread) => unread,
         };
+        if planned.announced.is_some_and(|next| message.offset() < next) {
+            return match unread {
+                // A registry forgets, or is another one.
+                Unread::Unknown { id, .. } => self.was_letter(planned, stamp, id),
+                // It has been a letter before.
+                Unread::Misfit(_) => Ok(()),
+            };
+        }
+        let letter = dead::letter::of(&unread.misfit(), &planned.source, message);
         self.options.metrics.dead_letters_total.with(&[&letter.stage]).inc();
         self.misfit(letter)
     }
@@ -374,6 +407,24 @@ impl Reading<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Passes over a record whose schema nobody knows if it was a letter for that before.
+    fn was_letter(&mut self, planned: &Planned, stamp: Stamp, id: SchemaId) -> Result<(), Error> {
+        let known = match &mut self.letters {
+            Some(known) => known,
+            none => {
+                self.waited = true;
+                none.insert(letters::look(self.options, self.plan, self.stop)?)
+            }
+        };
+        match known.contains(&letters::Place::of(&stamp)) {
+            true => Ok(()),
+            false => {
+                let (partition, offset) = (planned.source.clone(), stamp.offset);
+                Err(Error::Stranger { partition, offset, id })
+            }
+        }
     }
 
     fn misfit(&mut self, letter: Letter) -> Result<(), Error> {
