@@ -12,7 +12,8 @@
 //! own: trying again, the breaker, where records wait meanwhile (`producer/schemas`).
 //!
 //! "Unknown" is only what a registry says in its own words, by an `error_code`: a proxy's 404, or a wrong path, would else
-//! make a dead letter of each record. Redirects are not followed: credentials go where they were configured to go.
+//! make a dead letter of each record. Of several all must say so: the one that is away may know it. Redirects are not
+//! followed: credentials go where they were configured to go.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
@@ -45,7 +46,8 @@ use crate::schema::Schema;
 const CONNECT: Duration = Duration::from_secs(5);
 /// An idle connection is kept for so long.
 const IDLE: Duration = Duration::from_secs(30);
-/// Most of an answer that is read: a schema of some thousand fields has a tenth of it.
+/// Most of an answer that is read, and most of a schema's text with all that it refers to: a schema of some thousand fields
+/// has a tenth of it.
 const ANSWER: usize = 4 << 20;
 /// Most of a refusal that is read, to find its code.
 const REFUSAL: usize = 64 << 10;
@@ -114,6 +116,12 @@ pub enum Error {
         /// The schema, or the subject.
         what: String,
     },
+    /// Its answer is longer than any that is read. A schema's is not an error: the schema is [`Found::Unusable`].
+    #[error("the schema registry's answer about {what} is longer than {ANSWER} bytes")]
+    TooLong {
+        /// The schema, or the subject.
+        what: String,
+    },
 }
 
 impl Error {
@@ -127,7 +135,7 @@ impl Error {
         match self {
             Error::Options(_) | Error::Denied { .. } => ErrorKind::Config,
             Error::Away { .. } => ErrorKind::Unavailable,
-            Error::Unknown { .. } => ErrorKind::Rejected,
+            Error::Unknown { .. } | Error::TooLong { .. } => ErrorKind::Rejected,
         }
     }
 }
@@ -186,6 +194,8 @@ struct Refusal {
 /// What one base said.
 enum Said {
     Answer(Bytes),
+    /// More than is read.
+    TooLong,
     Absent,
     /// 404, and not as a registry says it.
     Nowhere,
@@ -263,7 +273,10 @@ impl Registry {
     /// # Errors
     /// [`Error`].
     pub async fn probe(&self) -> Result<String, Error> {
-        let answer = self.get(SUBJECTS, "its subjects").await?;
+        let answer = match self.get(SUBJECTS, "its subjects").await {
+            Err(Error::TooLong { .. }) => return Ok(format!("subjects of more than {ANSWER} bytes")),
+            answer => answer?,
+        };
         match serde_json::from_slice::<Vec<String>>(&answer) {
             Ok(subjects) => Ok(format!("{} subjects", subjects.len())),
             Err(_) => Err(self.garbled(SUBJECTS)),
@@ -282,14 +295,21 @@ impl Registry {
         self.whole(&path, &id.to_string()).await
     }
 
-    /// A schema with all that it refers to.
+    /// A schema with all that it refers to. A reference that is unknown makes it unknown, for as long.
     async fn whole(&self, path: &str, what: &str) -> Result<Found, Error> {
+        match self.collected(path, what).await {
+            Err(error @ Error::TooLong { .. }) => Ok(Found::Unusable(error.to_string())),
+            found => found,
+        }
+    }
+
+    async fn collected(&self, path: &str, what: &str) -> Result<Found, Error> {
         let main = self.registered(path, what).await?;
         if let Some(kind) = main.kind.as_deref().filter(|kind| !kind.eq_ignore_ascii_case("AVRO")) {
             return Ok(Found::Unusable(format!("it is of type {kind}, not AVRO")));
         }
         let mut open: VecDeque<Reference> = main.references.into_iter().flatten().collect();
-        let (mut seen, mut texts) = (HashSet::new(), Vec::new());
+        let (mut seen, mut texts, mut bytes) = (HashSet::new(), Vec::new(), main.schema.len());
         while let Some(Reference { subject, version }) = open.pop_front() {
             if !seen.insert((subject.clone(), version)) {
                 continue;
@@ -297,14 +317,15 @@ impl Registry {
             if seen.len() > REFERENCES {
                 return Ok(Found::Unusable(format!("it refers to more than {REFERENCES} schemas")));
             }
-            let path = format!("/subjects/{}/versions/{version}", escaped(&subject));
-            let what = format!("version {version} of subject {subject}");
-            let other = match self.registered(&path, &what).await {
-                Err(Error::Unknown { what }) => {
-                    return Ok(Found::Unusable(format!("it refers to {what}, which is not there")));
-                }
-                other => other?,
-            };
+            // As Confluent's own client asks: a version that was deleted softly still is what others refer to.
+            let path = format!("/subjects/{}/versions/{version}?deleted=true", escaped(&subject));
+            let needed = format!("version {version} of subject {subject}, which {what} refers to");
+            let other = self.registered(&path, &needed).await?;
+            bytes += other.schema.len();
+            if bytes > ANSWER {
+                let why = format!("its text and those that it refers to are longer than {ANSWER} bytes");
+                return Ok(Found::Unusable(why));
+            }
             open.extend(other.references.into_iter().flatten());
             texts.push(other.schema);
         }
@@ -333,11 +354,11 @@ impl Registry {
     }
 
     /// Asks one base after another, beginning with the one that answered last. One that does not know it may lag behind
-    /// the others.
+    /// the others, also behind one that is away: unknown is what all of them say is.
     async fn get(&self, path: &str, what: &str) -> Result<Bytes, Error> {
         let Inner { bases, good, timeout, .. } = &*self.0;
         let first = good.load(Ordering::Relaxed);
-        let (mut absent, mut failed) = (false, None);
+        let mut failed = None;
         for step in 0..bases.len() {
             let at = (first + step) % bases.len();
             let Some(base) = bases.get(at) else { continue };
@@ -348,9 +369,13 @@ impl Registry {
                     good.store(at, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Ok(Said::Absent) => absent = true,
+                Ok(Said::TooLong) => {
+                    good.store(at, Ordering::Relaxed);
+                    return Err(Error::TooLong { what: what.to_owned() });
+                }
+                Ok(Said::Absent) => {}
                 // Registries that give no guids have no such route either: what nobody can know is unknown.
-                Ok(Said::Nowhere) if path.starts_with(GUIDS) && self.is_registry(base).await => absent = true,
+                Ok(Said::Nowhere) if path.starts_with(GUIDS) && self.is_registry(base).await => {}
                 Ok(Said::Nowhere) => {
                     let detail = "it answered 404, and not as a registry does: is the path of the URL right?";
                     failed.get_or_insert(base.away(detail.to_owned()));
@@ -361,8 +386,8 @@ impl Registry {
             }
         }
         match failed {
-            Some(error) if !absent => Err(error),
-            _ => Err(Error::Unknown { what: what.to_owned() }),
+            Some(error) => Err(error),
+            None => Err(Error::Unknown { what: what.to_owned() }),
         }
     }
 
@@ -394,7 +419,8 @@ impl Registry {
         match status {
             status if status.is_success() => match body {
                 Ok(body) => Ok(Said::Answer(body.to_bytes())),
-                Err(error) => Err(base.away(format!("its answer breaks off, or is too long: {error}"))),
+                Err(error) if error.is::<LengthLimitError>() => Ok(Said::TooLong),
+                Err(error) => Err(base.away(format!("its answer breaks off: {error}"))),
             },
             StatusCode::NOT_FOUND => {
                 let refusal = body.ok().map(|body| serde_json::from_slice::<Refusal>(&body.to_bytes()));
@@ -427,9 +453,16 @@ fn base(text: &str, options: &Options) -> Result<Base, Error> {
         .ok_or_else(|| wrong("is neither http:// nor https://"))?;
     let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
     let (credentials, host) = match authority.rsplit_once('@') {
-        Some((credentials, host)) => (Some(credentials.to_owned()), host),
+        Some((credentials, host)) => (Some(unescaped(credentials)), host),
         None => (None, authority),
     };
+    // What follows the slash would be a part of the password, and stand in each log line as the path.
+    if path.contains('@') {
+        return Err(wrong(
+            "has a slash before its @: percent-encode it (%2F; an @ of the path %40), or give user and password in keys \
+             of their own",
+        ));
+    }
     if host.is_empty() || host.starts_with(':') {
         return Err(wrong("names no host"));
     }
@@ -438,7 +471,7 @@ fn base(text: &str, options: &Options) -> Result<Base, Error> {
     }
     let url = format!("{scheme}://{host}{}", path.trim_end_matches('/'));
     url.parse::<Uri>().map_err(|_| wrong("cannot be read as one"))?;
-    let user = || options.user.as_ref().map(|(user, password)| format!("{user}:{password}"));
+    let user = || options.user.as_ref().map(|(user, password)| format!("{user}:{password}").into_bytes());
     let authorization = match (&options.token, credentials.or_else(user)) {
         (Some(token), _) => Some(format!("Bearer {token}")),
         (None, Some(basic)) => Some(format!("Basic {}", BASE64.encode(basic))),
@@ -455,6 +488,30 @@ fn base(text: &str, options: &Options) -> Result<Base, Error> {
     let authorization = authorization
         .map_err(|_| Error::Options("the token has characters that no header has".to_owned()))?;
     Ok(Base { url, host: host.to_owned(), authorization })
+}
+
+/// Credentials of a URL: what is percent-encoded as it is meant; a `%` of any other use stays.
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, behind @ ..] = rest {
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let escape = match rest {
+            [b'%', high, low, behind @ ..] => digit(*high).zip(digit(*low)).map(|pair| (pair, behind)),
+            _ => None,
+        };
+        match escape {
+            Some(((high, low), behind)) => {
+                out.push((high * 16 + low) as u8);
+                rest = behind;
+            }
+            None => {
+                out.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    out
 }
 
 /// A subject as a part of a path.

@@ -130,7 +130,8 @@ async fn newest(config: &Config, name: &str, subject: &str) -> Result<String> {
             let what = format!("the newest schema of subject {subject} cannot be that of {name}: {why}");
             Err(Error::new(ErrorKind::Config, what))
         }
-        Err(registry::Error::Unknown { .. }) => Err(Error::new(
+        // What it refers to may be unknown instead, and is then named.
+        Err(registry::Error::Unknown { what }) if what == format!("subject {subject}") => Err(Error::new(
             ErrorKind::Unavailable,
             format!(
                 "nothing is registered under subject {subject} yet, whose newest schema is to be that of {name}: register \

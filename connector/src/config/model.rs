@@ -136,8 +136,8 @@ section! {
     /// Schema registry with Confluent's API (Confluent, Apicurio, Karapace, Redpanda); optional. With one, `avro` values
     /// name their schemas by its ids; see operations.md.
     SchemaRegistry at "schema_registry" {
-        /// Its URL; several of one registry separated by commas: the next is asked where one does not answer. Apicurio's
-        /// ends in `/apis/ccompat/v7`.
+        /// Its URL; several of one registry separated by commas: the next is asked where one does not answer or does not
+        /// know. User and password may stand before the host, percent-encoded. Apicurio's ends in `/apis/ccompat/v7`.
         url: Option<String> = Text, Unset;
         /// User, for basic authentication.
         user: Option<String> = Text, Unset;

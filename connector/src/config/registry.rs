@@ -236,6 +236,10 @@ mod tests {
         let url = "url = \"http://me:pa55@reg/x\"\n";
         for (keys, said) in [
             ("url = \"ftp://me:pa55@reg\"\n".to_owned(), "schema_registry.url: the URL is neither"),
+            (
+                "url = \"http://me:zz/pa55@reg\"\n".to_owned(),
+                "schema_registry.url: the URL has a slash before its @",
+            ),
             ("url = \"http://a,http://:1\"\n".to_owned(), "schema_registry.url: the URL names no host"),
             ("user = \"me\"\n".to_owned(), "schema_registry.user: does nothing without a url"),
             (format!("{url}user = \"me\"\n"), "schema_registry.user: does nothing without password"),

@@ -53,7 +53,6 @@ async fn what_is_no_registrys_word_is_asked_for_again_and_never_taken_for_unknow
         (200, "{}".to_owned()),
         (302, String::new()),
         (422, "{\"error_code\":42201}".to_owned()),
-        (200, "x".repeat(ANSWER + 1)),
     ];
     let count = answers.len();
     let mut answers = answers.into_iter();
@@ -103,6 +102,11 @@ async fn credentials_go_along_and_a_refusal_is_said_without_them() {
             Options { urls: vec![stub.url().replace("//", "//me:pa55@")], ..stub.options() },
             "Basic bWU6cGE1NQ==",
         ),
+        // `pa55/%`: what is no escape stays.
+        (
+            Options { urls: vec![stub.url().replace("//", "//me:p%615%35%2f%@")], ..stub.options() },
+            "Basic bWU6cGE1NS8l",
+        ),
         (Options { token: Some("pa55".to_owned()), ..stub.options() }, "Bearer pa55"),
     ] {
         let registry = registry(&options);
@@ -113,6 +117,11 @@ async fn credentials_go_along_and_a_refusal_is_said_without_them() {
         assert!(head.contains(&format!("authorization: {expected}")), "{head}");
         assert!(!format!("{error} {registry:?} {options:?}").contains("pa55"));
     }
+    for url in ["http://me:pa/55@reg:8081", "https://reg/a@b/55"] {
+        let error = Registry::new(&Options { urls: vec![url.to_owned()], ..Options::default() }).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("has a slash before its @") && !said.contains("55"), "{said}");
+    }
 }
 
 #[tokio::test]
@@ -120,13 +129,25 @@ async fn of_several_the_one_that_answers_is_asked_first_from_then_on() {
     let lags = Stub::start(|_| absent()).await;
     let knows = Stub::start(|path| if path.ends_with("/9") { absent() } else { schema("\"int\"") }).await;
     // Nobody listens on port 1.
-    let urls = vec!["http://127.0.0.1:1".to_owned(), format!("{}/", lags.url()), knows.url()];
+    let gone = "http://127.0.0.1:1".to_owned();
+    let urls = vec![gone.clone(), format!("{}/", lags.url()), knows.url()];
     let registry = registry(&Options { urls, ..knows.options() });
     avro(registry.schema(SEVEN).await);
     avro(registry.schema(SchemaId::Number(8)).await);
     assert_eq!((lags.seen().len(), knows.seen().len()), (1, 2));
-    let error = registry.schema(SchemaId::Number(9)).await.unwrap_err();
-    assert!(matches!(error, Error::Unknown { .. }), "who answered does not know it: {error}");
+    // Who is away may know what the others do not.
+    let nine = SchemaId::Number(9);
+    let error = registry.schema(nine).await.unwrap_err();
+    assert!(matches!(error, Error::Away { .. }) && error.to_string().contains("127.0.0.1:1 "), "{error}");
+    let refuses = Stub::start(|_| (403, String::new())).await;
+    for urls in [vec![lags.url(), refuses.url()], vec![refuses.url(), lags.url()]] {
+        let options = Options { urls, ..knows.options() };
+        let error = self::registry(&options).schema(nine).await.unwrap_err();
+        assert!(matches!(error, Error::Denied { .. }), "{error}");
+    }
+    let options = Options { urls: vec![lags.url(), knows.url()], ..knows.options() };
+    let error = self::registry(&options).schema(nine).await.unwrap_err();
+    assert!(matches!(error, Error::Unknown { .. }), "{error}");
     let silent = Stub::start(|_| (SILENCE, String::new())).await;
     let urls = vec![silent.url(), knows.url()];
     let patient = Options { urls, timeout: Duration::from_millis(100), ..Options::default() };
@@ -148,7 +169,7 @@ async fn references_are_followed_and_what_is_no_avro_is_of_no_use() {
             })
             .to_string(),
         ),
-        "/subjects/b/versions/3" => (
+        "/subjects/b/versions/3?deleted=true" => (
             200,
             serde_json::json!({
                 "schema": r#"{"type": "record", "name": "n.B", "fields": [{"name": "c", "type": ["null", "C", "A"]}]}"#,
@@ -156,12 +177,9 @@ async fn references_are_followed_and_what_is_no_avro_is_of_no_use() {
             })
             .to_string(),
         ),
-        "/subjects/c/versions/1" => schema(r#"{"type": "fixed", "name": "n.C", "size": 2}"#),
+        "/subjects/c/versions/1?deleted=true" => schema(r#"{"type": "fixed", "name": "n.C", "size": 2}"#),
         "/schemas/ids/2" => (200, r#"{"schema": "{}", "schemaType": "JSON"}"#.to_owned()),
         "/schemas/ids/3" => schema(r#"{"type": "record", "name": "A"}"#),
-        "/schemas/ids/4" => {
-            (200, r#"{"schema": "\"int\"", "references": [{"name": "x", "subject": "gone", "version": 1}]}"#.to_owned())
-        }
         "/schemas/ids/5" => schema(r#"{"type": "record", "name": "A", "fields": [{"name": "b", "type": "n.B"}]}"#),
         _ => absent(),
     })
@@ -171,15 +189,63 @@ async fn references_are_followed_and_what_is_no_avro_is_of_no_use() {
     let found = unusable(registry.schema(SchemaId::Number(1)).await);
     assert!(found.contains("n.A"), "{found}");
     assert_eq!(stub.seen().len(), 3);
-    for (id, why) in [
-        (2, "of type JSON"),
-        (3, "not a valid Avro schema"),
-        (4, "refers to version 1 of subject gone"),
-        (5, "n.B"),
-    ] {
+    for (id, why) in [(2, "of type JSON"), (3, "not a valid Avro schema"), (5, "n.B")] {
         let found = unusable(registry.schema(SchemaId::Number(id)).await);
         assert!(found.contains(why), "{found}");
     }
+}
+
+#[tokio::test]
+async fn a_reference_that_nobody_knows_yet_makes_the_schema_unknown_until_somebody_does() {
+    let mut answers = [absent(), (404, r#"{"error_code":40402}"#.to_owned())].into_iter();
+    let stub = Stub::start(move |path| match path {
+        "/schemas/ids/7" => (
+            200,
+            r#"{"schema": "\"n.F\"", "references": [{"name": "n.F", "subject": "f", "version": 1}]}"#
+                .to_owned(),
+        ),
+        "/subjects/f/versions/1?deleted=true" => {
+            answers.next().unwrap_or_else(|| schema(r#"{"type": "fixed", "name": "n.F", "size": 2}"#))
+        }
+        _ => panic!("{path}"),
+    })
+    .await;
+    let registry = registry(&stub.options());
+    for _ in 0..2 {
+        let error = registry.schema(SEVEN).await.unwrap_err();
+        assert!(matches!(error, Error::Unknown { .. }), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("version 1 of subject f, which schema id 7 refers to"), "{said}");
+    }
+    assert!(avro(registry.schema(SEVEN).await).contains("fixed"));
+}
+
+#[tokio::test]
+async fn what_is_longer_than_is_read_is_of_no_use_once_and_for_all() {
+    let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes));
+    let third = ANSWER / 3;
+    let stub = Stub::start(move |path| match path {
+        "/schemas/ids/1" => (200, "x".repeat(ANSWER + 1)),
+        "/schemas/ids/2" => {
+            let references =
+                (0..9).map(|n| serde_json::json!({"name": "x", "subject": "part", "version": n}));
+            let references: Vec<_> = references.collect();
+            (200, serde_json::json!({"schema": text(third), "references": references}).to_string())
+        }
+        "/subjects" => (200, "x".repeat(ANSWER + 1)),
+        _ => schema(&text(third)),
+    })
+    .await;
+    let registry = registry(&stub.options());
+    for (id, requests) in [(1, 1), (2, 3)] {
+        let before = stub.seen().len();
+        for _ in 0..2 {
+            let why = unusable(registry.schema(SchemaId::Number(id)).await);
+            assert!(why.contains(&format!("longer than {ANSWER} bytes")), "{why}");
+        }
+        assert_eq!(stub.seen().len() - before, requests, "not more than is needed to know it");
+    }
+    assert!(registry.probe().await.unwrap().contains("more than"));
 }
 
 /// Serves one request by TLS; whether it came so far.
