@@ -7,13 +7,13 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::Error;
 use super::parse::{full_name, primitive};
+use super::{Error, MAX_DEPTH};
 
 /// A schema in one text, with the types that it refers to taken out of `others`.
 ///
 /// # Errors
-/// [`Error::NotJson`]. That a type is nowhere is for [`Schema::parse`](super::Schema::parse) to say.
+/// [`Error::NotJson`]. That a type is nowhere, or too deep, is for [`Schema::parse`](super::Schema::parse) to say.
 pub(super) fn inline<'t>(json: &str, others: impl IntoIterator<Item = &'t str>) -> Result<String, Error> {
     let parse = |text: &str| serde_json::from_str::<Value>(text).map_err(Error::NotJson);
     let main = parse(json)?;
@@ -26,7 +26,7 @@ pub(super) fn inline<'t>(json: &str, others: impl IntoIterator<Item = &'t str>) 
     let mut own = HashMap::new();
     find(&main, "", &mut own);
     writer.types.retain(|name, _| !own.contains_key(name));
-    Ok(writer.write(&main, "").to_string())
+    Ok(writer.write(&main, "", 0).to_string())
 }
 
 const NAMED: [&str; 4] = ["record", "error", "enum", "fixed"];
@@ -72,27 +72,35 @@ struct Writer {
 }
 
 impl Writer {
-    fn write(&mut self, value: &Value, space: &str) -> Value {
+    /// `depth`: what this one stands in. A chain of types nests some levels for each, however shallow the texts are:
+    /// past [`MAX_DEPTH`], which is deeper than the parser goes, what is mentioned is left as it is.
+    fn write(&mut self, value: &Value, space: &str, depth: usize) -> Value {
+        if depth > MAX_DEPTH {
+            return value.clone();
+        }
+        let depth = depth + 1;
         match value {
             Value::String(name) if primitive(name).is_none() => {
                 let full = full_name(name, space);
                 match self.types.get(&full).filter(|_| !self.defined.contains(&full)).cloned() {
-                    Some(definition) => self.write(&definition, space),
+                    Some(definition) => self.write(&definition, space, depth),
                     None => value.clone(),
                 }
             }
-            Value::Array(branches) => branches.iter().map(|branch| self.write(branch, space)).collect(),
-            Value::Object(object) => self.object(object, space),
+            Value::Array(branches) => {
+                branches.iter().map(|branch| self.write(branch, space, depth)).collect()
+            }
+            Value::Object(object) => self.object(object, space, depth),
             _ => value.clone(),
         }
     }
 
-    fn object(&mut self, object: &Map<String, Value>, space: &str) -> Value {
+    fn object(&mut self, object: &Map<String, Value>, space: &str, depth: usize) -> Value {
         let mut out = object.clone();
         let Some((full, inner)) = defines(object, space) else {
             for part in ["type", "items", "values"] {
                 if let Some(value) = object.get(part) {
-                    out.insert(part.into(), self.write(value, space));
+                    out.insert(part.into(), self.write(value, space, depth));
                 }
             }
             return out.into();
@@ -106,7 +114,7 @@ impl Writer {
             let fields = fields.iter().map(|field| {
                 let mut field = field.clone();
                 if let Some(kind) = field.get("type").cloned() {
-                    let kind = self.write(&kind, &inner);
+                    let kind = self.write(&kind, &inner, depth);
                     if let Some(field) = field.as_object_mut() {
                         field.insert("type".into(), kind);
                     }
@@ -154,6 +162,25 @@ mod tests {
             r#"{"type": "record", "name": "a.Outer", "fields": [{"name": "m", "type": "bank.Money"}]}"#;
         let schema = Schema::parse(&inline(r#""a.Outer""#, [money, outer]).unwrap()).unwrap();
         assert!(schema.nodes.named("bank.Unit").is_some());
+    }
+
+    #[test]
+    fn a_chain_of_types_ends_where_the_parser_does() {
+        let chain = |length: usize| {
+            let texts = (0..length).map(|n| {
+                let kind = if n + 1 < length { format!("n.T{}", n + 1) } else { "int".to_owned() };
+                format!(
+                    r#"{{"type": "record", "name": "n.T{n}", "fields": [{{"name": "f", "type": "{kind}"}}]}}"#
+                )
+            });
+            let texts: Vec<String> = texts.collect();
+            Schema::with_references("\"n.T0\"", texts.iter().map(String::as_str))
+        };
+        assert!(chain(40).unwrap().nodes.named("n.T39").is_some());
+        // On the stack of a thread: the depth of the text, not of the chain.
+        for length in [60, 200, 20_000] {
+            chain(length).unwrap_err();
+        }
     }
 
     #[test]
