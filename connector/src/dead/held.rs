@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::Error;
 use super::found::{Found, Source};
 use crate::blob::{self, Store};
+use crate::codec::{Encoded, KEY_HEADER, VALUE_HEADER};
 use crate::format::letter::{Elsewhere, Letter, header};
 
 /// Longest time for one blob.
@@ -96,6 +97,20 @@ impl Held {
         len(&self.key) + len(&self.value) + headers + 128
     }
 
+    /// As codecs take it: of several headers of one name the last names the schema, as where it is a record of Kafka's.
+    pub fn encoded(&self) -> Encoded<'_> {
+        let last = |wanted| {
+            let found = self.headers.iter().rev().find(|(name, _)| name == wanted);
+            found.and_then(|(_, value)| value.as_deref())
+        };
+        Encoded {
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            key_header: last(KEY_HEADER),
+            value_header: last(VALUE_HEADER),
+        }
+    }
+
     /// Fetches what lies in a blob. `Ok(Some(why))`: it cannot be had, and will not be.
     ///
     /// # Errors
@@ -127,5 +142,30 @@ impl Held {
         }
         self.elsewhere = Elsewhere::Nothing;
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_headers_that_name_schemas_the_last_counts() {
+        let header = |name: &str, value: Option<&'static str>| (name.to_owned(), value.map(Bytes::from));
+        let held = Held {
+            key: Some("k".into()),
+            value: Some("v".into()),
+            headers: vec![
+                header(VALUE_HEADER, Some("1")),
+                header(KEY_HEADER, Some("2")),
+                header("other", Some("3")),
+                header(VALUE_HEADER, Some("4")),
+                header(KEY_HEADER, None),
+            ],
+            ..Held::default()
+        };
+        let Encoded { key, value, key_header, value_header } = held.encoded();
+        assert_eq!((key, value), (Some(&b"k"[..]), Some(&b"v"[..])));
+        assert_eq!((key_header, value_header), (None, Some(&b"4"[..])));
     }
 }

@@ -284,11 +284,11 @@ impl Sources {
         Ok(())
     }
 
-    /// How a letter stands, by what was read so far. `key` and `value` are those with which it will be sent.
+    /// How a letter stands, by what was read so far. `record` is what will be sent.
     pub fn judge(
         &mut self,
         source: Source<'_>,
-        (key, value): (Option<&[u8]>, Option<&[u8]>),
+        record: Encoded<'_>,
         (timestamp, failed_at, replays): (i64, i64, u32),
     ) -> Standing {
         let Source { topic, partition, offset } = source;
@@ -316,7 +316,7 @@ impl Sources {
                 "{topic} is compacted, and forgets deletes as old as the letter (delete.retention.ms)"
             ));
         }
-        let key = match self.keys.of(Encoded { key, value, ..Encoded::default() }) {
+        let key = match self.keys.of(record) {
             Ok(Some(key)) => key,
             // Without a key nothing is the same.
             Ok(None) if self.keys.codec.is_none() => return Standing::Fresh,

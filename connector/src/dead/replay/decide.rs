@@ -88,10 +88,9 @@ impl Replay<'_> {
             return Outcome::Left(Why::TooLarge, what);
         }
         if !self.asked.force {
-            let record = (held.key.as_deref(), held.value.as_deref());
             match self.sources.judge(
                 source.as_source(),
-                record,
+                held.encoded(),
                 (held.timestamp, held.failed_at, held.replays),
             ) {
                 Standing::Fresh => {}
