@@ -1,7 +1,7 @@
 //! The schemas of records, by the ids that come with them: asked of the registry while the source goes on.
 //!
 //! ```text
-//!  source's thread --id--> librarian (a task): one find for each id, some at a time --> registry, behind its breaker
+//!  source's thread --id--> librarian (a task): one find for each id --some requests at a time--> registry, behind its breaker
 //!        ^                      |
 //!        +-- schema, or that ---+  away: asked again with backoff for as long as it takes; the records wait in their place
 //!            nobody knows it       unknown: after some patience, since one of several registries may lag behind
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::circuit::{Circuits, Gate};
@@ -33,7 +33,7 @@ use crate::schema::Schema;
 
 /// Most ids that are asked for and not answered; who has more asks again later.
 const OPEN: usize = 64;
-/// Requests at a time.
+/// Requests at a time. Not finds: one that waits to ask again holds up nobody.
 const AT_A_TIME: usize = 8;
 /// Longest wait between attempts while the registry is away.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -64,6 +64,8 @@ pub struct Library {
     retries: u32,
     first_wait: Duration,
     entropy: Entropy,
+    /// A permit for each request.
+    requests: Arc<Semaphore>,
     /// Unknown ids in a row.
     strangers: Arc<AtomicU32>,
     status: Option<watch::Sender<Status>>,
@@ -82,6 +84,7 @@ impl Library {
             retries: options.reliability.max_retry_attempts,
             first_wait: options.reliability.retry_backoff,
             entropy: options.entropy.clone(),
+            requests: Arc::new(Semaphore::new(AT_A_TIME)),
             strangers: Arc::default(),
             status: None,
         })
@@ -96,16 +99,21 @@ impl Library {
 
     /// Finds the schema of an id. While the registry is away it does not return: drop it to end it.
     pub async fn find(&self, id: SchemaId) -> Learnt {
+        // Also where it is dropped: nobody waits for it then.
+        let _said = Said(self);
         let mut backoff = Backoff::new(self.first_wait, LONGEST_WAIT);
         let mut patience = PATIENCE.iter();
         let mut attempts = 0;
         loop {
             let pass = self.gate.pass().await;
-            let asked = self.registry.schema(id).await;
+            let asked = {
+                // Never closed: an error here would only mean a request more.
+                let _permit = self.requests.acquire().await;
+                self.registry.schema(id).await
+            };
             let error = match asked {
                 Ok(found) => {
                     pass.succeeded();
-                    self.say(None);
                     self.strangers.store(0, Ordering::Relaxed);
                     tracing::info!(%id, "the schema registry knows a schema that is new here");
                     return match found {
@@ -153,6 +161,15 @@ impl Library {
     }
 }
 
+/// What a find says of waiting, for as long as there is one.
+struct Said<'a>(&'a Library);
+
+impl Drop for Said<'_> {
+    fn drop(&mut self) {
+        self.0.say(None);
+    }
+}
+
 /// The task that finds what the source asks for.
 pub struct Librarian {
     library: Library,
@@ -184,7 +201,7 @@ impl Librarian {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
-                Some(id) = self.asked.recv(), if finding.len() < AT_A_TIME => {
+                Some(id) = self.asked.recv(), if finding.len() < OPEN => {
                     finding.push(async move { (id, library.find(id).await) });
                 }
                 Some(found) = finding.next() => {
@@ -195,7 +212,6 @@ impl Librarian {
                 else => break,
             }
         }
-        self.library.say(None);
     }
 }
 
@@ -286,6 +302,40 @@ mod tests {
         assert_eq!((report.state, report.error), (Circuit::Closed, None));
         // Two failures of two attempts each opened it; each probe that failed did so again.
         assert_eq!(report.dependency.name(), "registry");
+    }
+
+    #[tokio::test]
+    async fn a_find_that_is_dropped_says_nothing_any_more() {
+        let stub = Stub::start(|_| (500, String::new())).await;
+        let (library, _, mut said) = library(&stub);
+        tokio::select! {
+            _ = library.find(SEVEN) => panic!("it is away"),
+            // Not out of the block: what it gives locks what is said.
+            () = async { drop(said.wait_for(|status| status.waiting.is_some()).await.unwrap()) } => {}
+        }
+        assert_eq!(said.borrow().waiting, None);
+    }
+
+    #[tokio::test]
+    async fn ids_that_get_no_answer_hold_up_no_others() {
+        let stub =
+            Stub::start(|path| if path.ends_with("/7") { schema("\"int\"") } else { (403, String::new()) });
+        let stub = stub.await;
+        let (library, ..) = library(&stub);
+        let kafka = crate::kafka::Options { bootstrap_servers: "127.0.0.1:1".into(), ..Default::default() };
+        let poller = crate::kafka::Poller::new(&kafka, &crate::kafka::Tuning::source("g", 1 << 20)).unwrap();
+        let (librarian, mut desk) = Librarian::new(library, poller.waker());
+        let cancel = CancellationToken::new();
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(librarian.run(cancel.clone()));
+        for id in (100..).take(2 * AT_A_TIME) {
+            assert!(desk.ask(SchemaId::Number(id)));
+        }
+        assert!(desk.ask(SEVEN));
+        let answer = tokio::task::spawn_blocking(move || desk.answer(Duration::from_secs(30))).await.unwrap();
+        assert!(matches!(answer, Some((SEVEN, Learnt::Schema(_)))), "{answer:?}");
+        cancel.cancel();
+        task.join_next().await.unwrap().unwrap();
     }
 
     #[tokio::test]
