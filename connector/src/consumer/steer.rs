@@ -94,7 +94,7 @@ impl Steering {
         let key = pin_key(&self.topics.dataset);
         self.put(&key, Some(Control::Pin(pin.clone()))).await?;
         failpoint::pass("pin.written");
-        for (shard, pinned) in (0..).map(Shard).zip(&pin.versions) {
+        for (shard, pinned) in fresh(&pin, before.as_ref()) {
             let newest = history.last(shard).await?.map(|found| found.announcement);
             if let Some(oldest) = passed(pinned.version, newest.as_deref()) {
                 // Somebody else's pin since then is theirs.
@@ -238,6 +238,17 @@ fn cannot_be_pinned(version: Version, range: Option<Range>) -> String {
     }
 }
 
+/// What a pin names newly, by shard. What the one before names too is kept for it, however far it was passed.
+fn fresh(pin: &Pin, before: Option<&Pin>) -> Vec<(Shard, Pinned)> {
+    let before = before.filter(|before| before.history == pin.history);
+    let was = |shard: Shard| before.and_then(|before| before.versions.get(shard.0 as usize)).copied();
+    let is_kept = |shard, pinned: &Pinned| {
+        was(shard).is_some_and(|was| (was.version, was.epoch) == (pinned.version, pinned.epoch))
+    };
+    let each = (0..).map(Shard).zip(pin.versions.iter().copied());
+    each.filter(|(shard, pinned)| !is_kept(*shard, pinned)).collect()
+}
+
 /// Whether a version that was pinned is not kept by what is announced by now: then, from which one on all is.
 fn passed(pinned: Version, newest: Option<&Announcement>) -> Option<Version> {
     newest.map(|newest| newest.oldest_kept).filter(|oldest| pinned < *oldest)
@@ -252,7 +263,36 @@ fn holds_all(newest: &Announcement) -> Option<Version> {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::record::TopicId;
+
+    #[test]
+    fn what_was_pinned_before_is_not_asked_for_anew() {
+        let pin = |history, versions: [(u64, u64); 2]| Pin {
+            dataset: "d".to_owned(),
+            history: TopicId([history; 16]),
+            id: Uuid::nil(),
+            versions: versions
+                .map(|(version, epoch)| Pinned { version: Version(version), epoch, offset: 0 })
+                .to_vec(),
+            by: String::new(),
+            reason: String::new(),
+            at: 0,
+        };
+        let before = pin(7, [(3, 1), (40, 2)]);
+        let shards = |pin: &Pin, before| {
+            fresh(pin, before)
+                .into_iter()
+                .map(|(shard, pinned)| (shard.0, pinned.version.0))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(shards(&pin(7, [(3, 1), (41, 2)]), Some(&before)), [(1, 41)]);
+        assert_eq!(shards(&pin(7, [(3, 2), (40, 2)]), Some(&before)), [(0, 3)], "another life's version 3");
+        assert_eq!(shards(&pin(8, [(3, 1), (40, 2)]), Some(&before)), [(0, 3), (1, 40)], "another history");
+        assert_eq!(shards(&before, None), [(0, 3), (1, 40)]);
+    }
 
     #[test]
     fn what_cannot_be_pinned_is_answered_with_what_can() {
