@@ -28,7 +28,7 @@ use crate::retry::Backoff;
 use crate::telemetry::ProducerMetrics;
 use crate::version::{Life, Version};
 use shelf::Fate;
-use sweep::{AT_A_TIME, Confirmed, Error, Plan, Sweep};
+use sweep::{AT_A_TIME, Confirmed, Error, Plan, Refused, Sweep};
 
 pub mod shelf;
 pub mod sweep;
@@ -117,7 +117,8 @@ impl Cleaner {
             let now = self.clock.now();
             let told =
                 self.announced.borrow_and_update().as_ref().map(|told| (told.snapshot, told.oldest_kept));
-            let wanted = told.is_some() && (told != read || self.grace.due(now).is_some());
+            let due = self.sweep.is_uncut() || self.grace.due(now).is_some();
+            let wanted = told.is_some() && (told != read || due);
             if wanted && retry_at.is_none_or(|at| at <= now) {
                 let Some(turn) = stop.run_until_cancelled(self.turn(&stop)).await else { return };
                 match turn {
@@ -137,7 +138,8 @@ impl Cleaner {
                 }
                 continue;
             }
-            let wake = retry_at.or(self.grace.next());
+            // Not when it may be retried, where nothing is wanted: that may have passed long ago.
+            let wake = if wanted { retry_at } else { self.grace.next() };
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = self.announced.changed() => if changed.is_err() { return },
@@ -184,23 +186,32 @@ impl Cleaner {
         let now = self.clock.now();
         self.grace.note(oldest_kept, now);
         if let Some(below) = self.grace.due(now) {
-            self.clean(below, stop).await?;
-            self.grace.done(below, now);
+            self.clean((below, now), stop).await?;
+        }
+        if self.sweep.is_uncut() {
+            // What is left of a cleaning: Kafka refused it, or was away.
+            self.sweep.confirm(self.life, stop).await?;
+            self.sweep.cut().await?;
         }
         Ok(())
     }
 
     /// Lets go of all that nothing retained names.
-    async fn clean(&mut self, below: Version, stop: &CancellationToken) -> Result<(), Error> {
+    async fn clean(
+        &mut self,
+        (below, now): (Version, Instant),
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
         let mut confirmed = self.sweep.confirm(self.life, stop).await?;
         let plan = self.sweep.plan(below, confirmed.pin).await?;
         self.show(&plan);
         failpoint::reach("clean.confirmed")?;
         let (mut blobs, mut bytes, mut orphans) = (0u64, 0u64, 0u64);
+        let mut refused = Refused::default();
         for some in plan.doomed.chunks(AT_A_TIME) {
             failpoint::reach("clean.delete")?;
             confirmed = self.confirmed(confirmed, stop).await?;
-            let (gone, failed) = self.sweep.delete(some, below, confirmed.pin).await;
+            let (gone, failed) = self.sweep.delete(some, below, confirmed.pin, &mut refused).await;
             for doomed in gone {
                 (blobs, bytes) = (blobs + 1, bytes + doomed.bytes);
                 orphans += u64::from(doomed.fate == Fate::Orphan);
@@ -209,15 +220,18 @@ impl Cleaner {
             }
             failed?;
         }
-        failpoint::reach("clean.deleted")?;
-        // Last: what the topic names is known to the next life too.
-        confirmed = self.confirmed(confirmed, stop).await?;
-        self.sweep.trim(below, confirmed.pin).await?;
-        failpoint::reach("clean.trimmed")?;
         if blobs > 0 {
             let pinned = confirmed.pin.map(|(version, _)| version.0);
             tracing::info!(oldest_kept = %below, blobs, bytes, orphans, pinned, "cleaned");
         }
+        refused.outcome()?;
+        failpoint::reach("clean.deleted")?;
+        // Last: what the topic names is known to the next life too.
+        confirmed = self.confirmed(confirmed, stop).await?;
+        self.sweep.forget(below, confirmed.pin);
+        self.grace.done(below, now);
+        self.sweep.cut().await?;
+        failpoint::reach("clean.trimmed")?;
         Ok(())
     }
 

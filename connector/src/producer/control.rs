@@ -48,10 +48,18 @@ pub struct Newest {
 /// # Errors
 /// Kafka's.
 pub async fn newest(admin: &Admin, options: &Options, shard: Shard) -> Result<Newest, kafka::Error> {
-    let (low, end) = match admin.watermarks(&options.control, 0).await {
+    let ends = match admin.watermarks(&options.control, 0).await {
         Err(kafka::Error::Missing { .. }) => (0, 0),
         ends => ends?,
     };
+    newest_within(ends, options, shard).await
+}
+
+async fn newest_within(
+    (low, end): (i64, i64),
+    options: &Options,
+    shard: Shard,
+) -> Result<Newest, kafka::Error> {
     let options = options.clone();
     let read = tokio::task::spawn_blocking(move || {
         let key = rebuild_key(&options.dataset, shard);
@@ -100,9 +108,11 @@ pub async fn newest(admin: &Admin, options: &Options, shard: Shard) -> Result<Ne
 ///
 /// # Errors
 /// Kafka's: without an answer nothing may be deleted. So it is where the pin's record cannot be read, which a newer release
-/// wrote.
+/// wrote; and where the topic is missing, other than for [`newest`]: one broker may not show it for a moment, and what was
+/// pinned would be deleted.
 pub async fn pinned(admin: &Admin, options: &Options, shard: Shard) -> Result<Option<Pin>, kafka::Error> {
-    let newest = newest(admin, options, shard).await?;
+    let ends = admin.watermarks(&options.control, 0).await?;
+    let newest = newest_within(ends, options, shard).await?;
     match newest.unread_pin {
         None => Ok(newest.standing.pin),
         Some(detail) => Err(kafka::Error::Unavailable {

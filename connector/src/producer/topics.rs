@@ -33,8 +33,8 @@ pub enum Error {
         /// Settings that it needs.
         hint: String,
     },
-    /// A topic's settings would lose announcements.
-    #[error("topic {topic} has {key}={found}, but announcements are kept for ever: set {key}={wanted}")]
+    /// A topic's settings would lose what it is for.
+    #[error("topic {topic} has {key}={found}, but {why}: set {key}={wanted}")]
     Setting {
         /// The topic.
         topic: String,
@@ -42,6 +42,8 @@ pub enum Error {
         key: &'static str,
         /// Its value.
         found: String,
+        /// What it would lose.
+        why: &'static str,
         /// What it must be.
         wanted: &'static str,
     },
@@ -95,6 +97,36 @@ pub fn remembers_deletes(config: &BTreeMap<String, String>) -> Option<Duration> 
     compacted.then_some(Duration::from_millis(ms))
 }
 
+/// By what setting a control topic forgets its newest records with time, if by any: then a pin is gone without anybody's
+/// doing, and with it what it has kept. Compaction keeps the newest record of each key.
+fn forgets_pins(config: &BTreeMap<String, String>) -> Option<&str> {
+    let policy = config.get("cleanup.policy")?;
+    let is = |key: &str, value: &str| config.get(key).is_some_and(|found| found == value);
+    let for_ever = is("retention.ms", "-1") && is("retention.bytes", "-1");
+    (policy.split(',').any(|policy| policy.trim() == "delete") && !for_ever).then_some(policy)
+}
+
+/// Makes sure that the control topic, which is there, keeps what is pinned.
+///
+/// # Errors
+/// [`Error::Setting`], [`Error::Kafka`].
+pub async fn keeps_pins(admin: &Admin, options: &Options) -> Result<(), Error> {
+    let topic = options.control.clone();
+    match admin.topic_config(&topic).await {
+        Err(source) => Err(Error::Kafka { topic, source }),
+        Ok(config) => match forgets_pins(&config) {
+            None => Ok(()),
+            Some(found) => Err(Error::Setting {
+                topic,
+                key: "cleanup.policy",
+                found: found.to_owned(),
+                why: "what is pinned must not age out",
+                wanted: "compact",
+            }),
+        },
+    }
+}
+
 /// Makes sure that all topics of the dataset are there and fit.
 ///
 /// # Errors
@@ -105,6 +137,7 @@ pub async fn prepare(admin: &Admin, options: &Options) -> Result<Prepared, Error
     }
     ensure(admin, options, &options.dead_letters, 1, LETTERS).await?;
     ensure(admin, options, &options.control, 1, CONTROL).await?;
+    keeps_pins(admin, options).await?;
     let topic = &options.announcements;
     let announcements = ensure(admin, options, topic, options.shards as i32, ANNOUNCEMENTS).await?;
     fits(admin, options, announcements).await?;
@@ -145,8 +178,10 @@ pub async fn look(
         if info.is_none() && !options.create_topics {
             return Err(missing(topic, partitions, config));
         }
-        if let Some(info) = info.filter(|_| *topic == options.announcements) {
-            fits(admin, options, info).await?;
+        match info {
+            Some(info) if *topic == options.announcements => fits(admin, options, info).await?,
+            Some(_) if *topic == options.control => keeps_pins(admin, options).await?,
+            _ => {}
         }
         seen.push((topic.clone(), info));
     }
@@ -166,7 +201,9 @@ async fn fits(admin: &Admin, options: &Options, info: kafka::TopicInfo) -> Resul
         if let Some(found) = config.get(*key)
             && found != wanted
         {
-            return Err(Error::Setting { topic: topic.clone(), key, found: found.clone(), wanted });
+            let (topic, found) = (topic.clone(), found.clone());
+            let why = "announcements are kept for ever";
+            return Err(Error::Setting { topic, key, found, why, wanted });
         }
     }
     Ok(())
@@ -220,11 +257,27 @@ async fn ensure(
 mod tests {
     use super::*;
 
+    fn of(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_ages_out_is_no_control_topic() {
+        let policy = |policy, ms| {
+            let set = of(&[("cleanup.policy", policy), ("retention.ms", ms), ("retention.bytes", "-1")]);
+            forgets_pins(&set).map(ToOwned::to_owned)
+        };
+        assert_eq!(policy("compact", "604800000"), None);
+        assert_eq!(policy("delete", "604800000").as_deref(), Some("delete"));
+        assert_eq!(policy("compact, delete", "604800000").as_deref(), Some("compact, delete"));
+        assert_eq!(policy("delete", "-1"), None, "larger than need be, and whole");
+        assert!(forgets_pins(&of(&[("cleanup.policy", "delete"), ("retention.ms", "-1")])).is_some());
+        assert_eq!(forgets_pins(&of(&[])), None, "the embedded broker has no settings");
+    }
+
     #[test]
     fn only_what_is_compacted_forgets_deletes() {
-        let config = |pairs: &[(&str, &str)]| {
-            remembers_deletes(&pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
-        };
+        let config = |pairs| remembers_deletes(&of(pairs));
         assert_eq!(config(&[]), None);
         assert_eq!(config(&[("cleanup.policy", "delete"), ("delete.retention.ms", "7")]), None);
         let both = [("cleanup.policy", "delete,compact"), ("delete.retention.ms", "7")];

@@ -17,7 +17,7 @@ use crate::config::Shared;
 use crate::kafka::{self, Admin};
 use crate::producer::Options;
 use crate::producer::clean::shelf::Fate;
-use crate::producer::clean::sweep::{self, AT_A_TIME, Doomed, Heap, Sweep};
+use crate::producer::clean::sweep::{self, AT_A_TIME, Doomed, Heap, Refused, Sweep};
 use crate::telemetry::Metrics;
 use crate::version::{Shard, Version};
 use crate::{Error, ErrorKind, Result};
@@ -166,17 +166,21 @@ impl Gc {
             );
             return Err(Error::new(ErrorKind::Unavailable, what));
         };
+        let mut refused = None;
         for shard in (0..u32::try_from(info.partitions).unwrap_or(0)).map(Shard) {
             let sweep = Sweep::new(options.clone(), admin.clone(), info.id, shard, None);
-            self.shard((sweep, shard), options, edge, stop, report).await.map_err(|error| {
-                Error::because(
-                    error.kind(),
-                    format!("cleaning shard {shard} of dataset {}", self.dataset),
-                    error,
-                )
-            })?;
+            if let Err(error) = self.shard((sweep, shard), options, edge, stop, report).await {
+                let is_refusal = error.is_refusal();
+                let what = format!("cleaning shard {shard} of dataset {}", self.dataset);
+                let error = Error::because(error.kind(), what, error);
+                if !is_refusal {
+                    return Err(error);
+                }
+                // One blob of one shard, say: the others are cleaned all the same.
+                refused.get_or_insert(error);
+            }
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     async fn shard(
@@ -203,6 +207,7 @@ impl Gc {
         report.letters.add(plan.letters);
         report.unknown.add(plan.strange);
         let work = edge.screen.work("deleting", "blobs", Some(plan.doomed.len() as u64));
+        let mut refused = Refused::default();
         for some in plan.doomed.chunks(AT_A_TIME) {
             let (gone, failed) = if self.dry_run {
                 (some.iter().collect(), Ok(()))
@@ -210,7 +215,7 @@ impl Gc {
                 if sweep.is_stale(&confirmed) {
                     confirmed = sweep.confirm(life, stop).await?;
                 }
-                sweep.delete(some, below, confirmed.pin).await
+                sweep.delete(some, below, confirmed.pin, &mut refused).await
             };
             for doomed in gone {
                 report.bytes += doomed.bytes;
@@ -219,7 +224,7 @@ impl Gc {
             work.set(report.blobs.len() as u64);
             failed?;
         }
-        Ok(())
+        refused.outcome()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::blob::{self, Listed};
 use crate::format::announcement::Message;
 use crate::kafka::{self, Admin, Poller, Tuning};
 use crate::producer::circuit::Gate;
-use crate::producer::{Options, control};
+use crate::producer::{Options, control, topics};
 use crate::record::TopicId;
 use crate::retry::Circuit;
 use crate::version::{Life, Shard, Version};
@@ -48,6 +48,9 @@ pub enum Error {
     /// What is retained is not known whole: nothing may go.
     #[error("cleaning is not safe: {0}; nothing is deleted")]
     Unknown(String),
+    /// The control topic is not as it must be: what is pinned may be lost.
+    #[error("cleaning is not safe; nothing is deleted")]
+    Control(#[from] topics::Error),
     /// A newer life writes the shard: it cleans.
     #[error("cleaning: life {0} has begun meanwhile")]
     Superseded(Life),
@@ -60,12 +63,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the store refuses what it was asked.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Error::Store(blob::Error::Refused { .. }))
+    }
+
     /// What the operator does about it.
     pub fn kind(&self) -> crate::ErrorKind {
         match self {
             Error::Kafka(error) => error.kind(),
             Error::Store(error) => error.kind(),
             Error::Unknown(_) => crate::ErrorKind::Rejected,
+            Error::Control(error) if error.is_transient() => crate::ErrorKind::Unavailable,
+            Error::Control(_) => crate::ErrorKind::Config,
             Error::Superseded(_) | Error::Waiting | Error::Injected(_) => crate::ErrorKind::Unavailable,
         }
     }
@@ -113,6 +123,33 @@ pub struct Plan {
     pub strange: Heap,
 }
 
+/// The first blob that the store refused to delete. It keeps no other from going: what is wrong with it (a lock, an owner)
+/// may be wrong with it alone.
+#[derive(Debug, Default)]
+pub struct Refused(Option<Error>);
+
+impl Refused {
+    /// Keeps a refusal.
+    ///
+    /// # Errors
+    /// Any other failure, behind which nothing goes.
+    pub fn take(&mut self, error: Error) -> Result<(), Error> {
+        if !error.is_refusal() {
+            return Err(error);
+        }
+        self.0.get_or_insert(error);
+        Ok(())
+    }
+
+    /// What was kept, once all others are gone.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub fn outcome(self) -> Result<(), Error> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
 /// What was read of pin and lives, and when.
 #[derive(Clone, Copy, Debug)]
 pub struct Confirmed {
@@ -133,12 +170,14 @@ pub struct Sweep {
     shelf: Shelf,
     /// The next offset to read.
     next: i64,
+    /// The offset below which the topic is still to be cut.
+    uncut: Option<i64>,
 }
 
 impl Sweep {
     /// Of a shard whose announcement topic has this id. Nothing is read yet.
     pub fn new(options: Options, admin: Admin, topic_id: TopicId, shard: Shard, gate: Option<Gate>) -> Sweep {
-        Sweep { options, admin, shard, topic_id, gate, shelf: Shelf::default(), next: 0 }
+        Sweep { options, admin, shard, topic_id, gate, shelf: Shelf::default(), next: 0, uncut: None }
     }
 
     /// What was read.
@@ -160,51 +199,61 @@ impl Sweep {
         if self.next >= end {
             return Ok(());
         }
-        let (options, stop, mut next) = (self.options.clone(), stop.clone(), self.next);
+        // Who is dropped here stops the thread; and who is asked again all the same begins anew.
+        let stop = stop.child_token();
+        let _stopped_on_drop = stop.clone().drop_guard();
+        let (options, next) = (self.options.clone(), std::mem::take(&mut self.next));
         let mut shelf = std::mem::take(&mut self.shelf);
         let read = tokio::task::spawn_blocking(move || {
-            let group = format!("stillwell.{}", options.dataset);
-            let tuning = Tuning { role: "cleaner", ..Tuning::tail(&group, FETCH_WAIT) };
-            let mut poller = Poller::new(&options.kafka, &tuning)?;
-            let (clock, at) = (&options.clock, (topic.as_str(), partition, next));
-            let end = kafka::read_on(&mut poller, at, clock, clock.now() + READ, &stop, |message| {
-                match Message::decode(message.value().unwrap_or_default()) {
-                    Ok(told) if told.dataset() == options.dataset => shelf.take(message.offset(), &told),
-                    Ok(_) => {}
-                    // If it was an announcement a version is missing, by which `is_whole` knows.
-                    Err(error) => tracing::debug!(offset = message.offset(), %error, topic, "passed over"),
-                }
-            })?;
-            next = end;
-            Ok::<_, kafka::Error>((shelf, next))
+            let read = |each: &mut dyn FnMut(i64, &[u8])| {
+                let group = format!("stillwell.{}", options.dataset);
+                let tuning = Tuning { role: "cleaner", ..Tuning::tail(&group, FETCH_WAIT) };
+                let mut poller = Poller::new(&options.kafka, &tuning)?;
+                let (clock, at) = (&options.clock, (topic.as_str(), partition, next));
+                kafka::read_on(&mut poller, at, clock, clock.now() + READ, &stop, |message| {
+                    each(message.offset(), message.value().unwrap_or_default());
+                })
+            };
+            let (next, done) = take_on(&mut shelf, next, &options.dataset, read);
+            (shelf, next, done)
         });
         let read = read.await.map_err(|_| kafka::Error::Closed { doing: "reading announcements".to_owned() });
-        match read.and_then(|read| read) {
-            Ok((shelf, next)) => (self.shelf, self.next) = (shelf, next),
-            Err(error) => {
-                // What was read of it in part is read again.
-                self.next = 0;
-                return Err(error.into());
-            }
-        }
-        Ok(())
+        let (shelf, next, done) = read?;
+        (self.shelf, self.next) = (shelf, next);
+        Ok(done?)
     }
 
-    /// Asks for the pin, and whether `life` is still the highest. In this order, and after `oldest_kept` was read: who pins
-    /// looks at the announcements after writing the pin, so that of a pin and a cleaning that cross at least one sees
-    /// the other.
+    /// Asks for the pin, and whether `life` is still the highest, in a topic that is still the same. In this order, and
+    /// after `oldest_kept` was read: who pins looks at the announcements after writing the pin, so that of a pin and a
+    /// cleaning that cross at least one sees the other.
     ///
     /// # Errors
     /// [`Error`]: then nothing may go.
     pub async fn confirm(&mut self, life: Life, stop: &CancellationToken) -> Result<Confirmed, Error> {
         let at = self.options.clock.now();
+        topics::keeps_pins(&self.admin, &self.options).await?;
         let pin = control::pinned(&self.admin, &self.options, self.shard).await?;
         let pin = pin.filter(|pin| pin.history == self.topic_id);
         let pin = pin.and_then(|pin| pin.versions.get(self.shard.0 as usize).copied());
         self.read(stop).await?;
+        // Behind the reading, so that what was read is known to be of it.
+        self.is_same().await?;
         match self.shelf.life() {
             Some(highest) if highest != life => Err(Error::Superseded(highest)),
             _ => Ok(Confirmed { pin: pin.map(|pin| (pin.version, pin.epoch)), at }),
+        }
+    }
+
+    /// Whether the announcement topic is still the one that was read: in one made anew the same offsets mean other records.
+    async fn is_same(&self) -> Result<(), Error> {
+        let topic = &self.options.announcements;
+        match self.admin.describe(topic).await? {
+            Some(info) if info.id == self.topic_id => Ok(()),
+            Some(info) => Err(Error::Unknown(format!(
+                "announcement topic {topic} was deleted and created again (its topic id was {}, and is {})",
+                self.topic_id, info.id
+            ))),
+            None => Err(Error::Unknown(format!("announcement topic {topic} is not there"))),
         }
     }
 
@@ -249,15 +298,16 @@ impl Sweep {
     }
 
     /// Deletes those of `doomed` that are still to go by what is known now; gives which they were. Whatever fails, the
-    /// others are gone or will be found again.
+    /// others are gone or will be found again. What the store refuses is left to `refused`.
     ///
     /// # Errors
-    /// The first of the store's.
+    /// The first of the store's but refusals.
     pub async fn delete<'a>(
         &self,
         doomed: &'a [Doomed],
         below: Version,
         pin: Pin,
+        refused: &mut Refused,
     ) -> (Vec<&'a Doomed>, Result<(), Error>) {
         let still = |doomed: &&Doomed| self.shelf.fate(&doomed.name, below, pin) == doomed.fate;
         let limit = self.options.performance.write_timeout;
@@ -269,25 +319,37 @@ impl Sweep {
         for (doomed, deleted) in futures::future::join_all(each).await {
             match deleted {
                 Ok(()) => gone.push(doomed),
-                Err(error) => failed = failed.and(Err(error)),
+                Err(error) => failed = failed.and(refused.take(error)),
             }
         }
         (gone, failed)
     }
 
-    /// Cuts off the announcements that nothing needs, and forgets what is gone.
+    /// Forgets what is gone from the store, and notes which announcements are to be cut off. Before Kafka is asked for
+    /// it: who may not cut must not remember for ever what is gone.
+    pub fn forget(&mut self, below: Version, pin: Pin) {
+        self.uncut = self.shelf.trim_to(below, pin).or(self.uncut);
+        self.shelf.forget(below, pin);
+    }
+
+    /// Whether announcements are still to be cut off.
+    pub fn is_uncut(&self) -> bool {
+        self.uncut.is_some()
+    }
+
+    /// Cuts off the announcements that nothing needs; to be confirmed before. Whatever is pinned by then is above: nothing
+    /// below what is kept can be pinned newly.
     ///
     /// # Errors
-    /// [`Error::Kafka`].
-    pub async fn trim(&mut self, below: Version, pin: Pin) -> Result<(), Error> {
+    /// [`Error::Kafka`]: they are still to be cut off.
+    pub async fn cut(&mut self) -> Result<(), Error> {
         let (topic, partition) = (&self.options.announcements, self.shard.0 as i32);
-        if let Some(before) = self.shelf.trim_to(below, pin) {
-            let (low, _) = self.admin.watermarks(topic, partition).await?;
-            if before > low {
-                self.admin.delete_records(topic, partition, before).await?;
-            }
+        let Some(before) = self.uncut else { return Ok(()) };
+        let (low, _) = self.admin.watermarks(topic, partition).await?;
+        if before > low {
+            self.admin.delete_records(topic, partition, before).await?;
         }
-        self.shelf.forget(below, pin);
+        self.uncut = None;
         Ok(())
     }
 
@@ -308,5 +370,28 @@ impl Sweep {
             })
         });
         Ok(asked?)
+    }
+}
+
+/// Shows to the shelf what `read` brings, from `next` on; gives the offset to go on with, however it ends. Records come in
+/// order, so what was read in part counts: read again, a topic that takes longer than [`READ`] would never be cleaned.
+pub(super) fn take_on(
+    shelf: &mut Shelf,
+    mut next: i64,
+    dataset: &str,
+    read: impl FnOnce(&mut dyn FnMut(i64, &[u8])) -> Result<i64, kafka::Error>,
+) -> (i64, Result<(), kafka::Error>) {
+    let end = read(&mut |offset, value| {
+        match Message::decode(value) {
+            Ok(told) if told.dataset() == dataset => shelf.take(offset, &told),
+            Ok(_) => {}
+            // If it was an announcement a version is missing, by which `is_whole` knows.
+            Err(error) => tracing::debug!(offset, %error, dataset, "passed over"),
+        }
+        next = offset + 1;
+    });
+    match end {
+        Ok(end) => (end, Ok(())),
+        Err(error) => (next, Err(error)),
     }
 }
