@@ -103,11 +103,12 @@ pub fn there_and_back(seed: u64) -> Outcome {
     scene.finish()
 }
 
-/// The cleaner keeps one snapshot, without any grace, and its writer dies in the midst of it, again and again; so does the
-/// reader, or it stands still until what it was about to read is gone.
+/// The cleaner keeps one snapshot, with hardly any grace, and its writer dies in the midst of it, again and again; so does
+/// the reader, or it stands still until what it was about to read is gone.
 pub fn cleaned(seed: u64) -> Outcome {
-    // Few records, in many versions, which a slow machine can keep up with.
-    let plan = Plan { cleaning: Some([1, 0]), rate: 200, batch: [20, 80], ..Plan::new(seed) };
+    // Few records, in many versions, which a slow machine can keep up with; and a grace in which a reader can open what it
+    // has read of. Without any, snapshots every half second were gone before a reader on a busy machine had them, ever again.
+    let plan = Plan { cleaning: Some([1, 2_000]), rate: 200, batch: [20, 80], ..Plan::new(seed) };
     let mut scene = Scene::set(Broker::shared(), &plan)?;
     for _ in 0..6 {
         match scene.chance.below(6) {
