@@ -395,7 +395,7 @@ impl<'a> Progress<'a> {
 struct Mended(Vec<PathBuf>);
 
 impl Mended {
-    /// `None`: a damaged file was discarded, so fetch it and try once more. A file that is damaged a second time is an
+    /// `None`: a damaged file was discarded, or one is gone, so fetch it and try once more. A file that is damaged a second time is an
     /// error: the disk is at fault then.
     async fn after(&mut self, cache: &Cache, made: Result<View, Error>) -> Result<Option<View>, Error> {
         match made {
@@ -403,6 +403,13 @@ impl Mended {
                 tracing::warn!(path = %path.display(), detail, "a file of the blob cache is damaged; fetching it again");
                 let (cache, damaged) = (cache.clone(), path.clone());
                 blocking(move || cache.discard(&damaged)).await?;
+                self.0.push(path);
+                Ok(None)
+            }
+            // Found a moment ago, and evicted by another process on the same directory before it was mapped.
+            Err(Error::Io { path, source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound && !self.0.contains(&path) =>
+            {
                 self.0.push(path);
                 Ok(None)
             }
