@@ -146,7 +146,8 @@ async fn a_rollback_is_one_change_set_for_listener_webhook_and_stream() {
         std::future::ready(if at == after { Ok(forward) } else { Err(format!("{forward:?}")) })
     })
     .await;
-    assert!(forward.iter().all(|set| !set.rollback) && forward[0].from == first.0, "{forward:?}");
+    // Of a version without a change between them nobody is told.
+    assert!(forward.iter().all(|set| !set.rollback) && forward[0].from >= first.0, "{forward:?}");
     let mut at = before.clone();
     while at != after {
         let (_, told_before) = next_version(&mut events, false);
