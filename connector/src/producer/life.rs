@@ -322,9 +322,8 @@ fn spawn(
     let (format, key, schema) = (options.format.clone(), options.key.clone(), options.schema.clone());
     let validator = Validator::new(format, key, schema, metrics.clone(), misfits)?;
     let library = Library::of(options, Some(&ground.circuits));
-    let librarian =
-        library.map(|library| Librarian::new(library.saying(ground.status.clone()), poller.waker()));
-    let (librarian, desk) = librarian.unzip();
+    let saying = |library: Library| Librarian::new(library.saying(ground.status.clone()), poller.waker());
+    let (librarian, desk) = library.map(saying).unzip();
     if let Some(librarian) = librarian {
         let stop = source_stop.clone();
         stages.spawn(async move {
@@ -332,6 +331,7 @@ fn spawn(
             Ok(Done::Other)
         });
     }
+    let survey = Survey::new(options, &fetch_from, ground.announced.subscribe())?;
     let source = Source::new(
         poller,
         &fetch_from,
@@ -347,7 +347,8 @@ fn spawn(
         clock.clone(),
         metrics.clone(),
     )?
-    .asking(desk);
+    .asking(desk)
+    .knowing(survey.ends());
     let stop = source_stop.clone();
     let (first, mut told) = (view.version().next(), ground.announced.subscribe());
     stages.spawn(async move {
@@ -360,7 +361,6 @@ fn spawn(
         tokio::task::spawn_blocking(move || Ok(source.run(&stop).map(|()| Done::Source)?)).await?
     });
 
-    let survey = Survey::new(options, fetch_from, ground.announced.subscribe())?;
     let stop = keeper_stop.clone();
     stages.spawn_blocking(move || {
         survey.run(&stop);

@@ -28,6 +28,7 @@ pub mod look;
 pub mod keep;
 pub mod source;
 pub mod survey;
+pub mod stall;
 pub mod intake;
 pub mod schemas;
 pub mod validate;

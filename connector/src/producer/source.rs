@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::intake::{Intake, Turn};
 use super::log::{self, Appender};
 use super::schemas::{Desk, Learnt};
+use super::stall::{KnownEnds, Stalls};
 use super::validate::Validator;
 use crate::clock::Clock;
 use crate::codec::{SchemaId, Unread};
@@ -96,6 +97,7 @@ pub struct Source {
     desk: Option<Desk>,
     /// Schemas that nobody knew, and when.
     strangers: Vec<(Instant, SchemaId)>,
+    stalls: Stalls,
     clock: Clock,
     metrics: Arc<ProducerMetrics>,
 }
@@ -138,6 +140,7 @@ impl Source {
             intake,
             desk: None,
             strangers: Vec::new(),
+            stalls: Stalls::new(KnownEnds::new(0), clock.now()),
             clock,
             metrics,
         })
@@ -147,6 +150,13 @@ impl Source {
     #[must_use]
     pub fn asking(mut self, desk: Option<Desk>) -> Source {
         self.desk = desk;
+        self
+    }
+
+    /// The same, which notices a partition that stands still before its end.
+    #[must_use]
+    pub fn knowing(mut self, ends: KnownEnds) -> Source {
+        self.stalls = Stalls::new(ends, self.clock.now());
         self
     }
 
@@ -166,6 +176,7 @@ impl Source {
                 None => IDLE_POLL,
             };
             let idle = !self.poll_once(wait)?;
+            self.look_for_stalls()?;
             if self.chunk.is_empty() {
                 continue;
             }
@@ -316,6 +327,24 @@ impl Source {
         match free.is_empty() || intake.is_shut() {
             true => Ok(()),
             false => poller.resume(free).map_err(Error::Kafka),
+        }
+    }
+
+    fn look_for_stalls(&mut self) -> Result<(), Error> {
+        let shut = self.intake.is_shut();
+        let next = self.partitions.iter();
+        let next = next.map(|partition| (!shut && partition.held.is_none()).then_some(partition.next));
+        let stalled = self.stalls.look(self.clock.now(), next);
+        for partition in stalled.iter().filter_map(|slot| self.partitions.get(*slot)) {
+            self.metrics.source_stalls_total.inc();
+            tracing::warn!(
+                source = %partition.source, offset = partition.next,
+                "nothing comes of a partition that holds more; it is assigned anew from there"
+            );
+        }
+        match stalled.is_empty() {
+            true => Ok(()),
+            false => self.poller.resume(stalled).map_err(Error::Kafka),
         }
     }
 

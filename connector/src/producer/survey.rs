@@ -5,7 +5,8 @@
 //!  last stable offset stands still below the high watermark  a transaction that hangs: nothing behind it can be read
 //! ```
 //!
-//! Owns: those two. Does not own: positions (`announce`), whether the topics are still the same (`look`).
+//! Owns: those two. Does not own: positions (`announce`), whether the topics are still the same (`look`), what is made of where
+//! they end (`stall`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::announce::Announced;
+use super::stall::KnownEnds;
 use crate::clock::Clock;
 use crate::kafka::{self, ends::Ends};
 use crate::record::{Position, SourcePartition};
@@ -69,6 +71,7 @@ pub struct Survey {
     clock: Clock,
     metrics: Arc<ProducerMetrics>,
     hangs: HashMap<SourcePartition, Hang>,
+    known: KnownEnds,
 }
 
 impl Survey {
@@ -78,17 +81,23 @@ impl Survey {
     /// Kafka's, for a property that librdkafka refuses.
     pub fn new(
         options: &super::Options,
-        began: Vec<Position>,
+        began: &[Position],
         announced: watch::Receiver<Option<Announced>>,
     ) -> Result<Survey, kafka::Error> {
         Ok(Survey {
             ends: Ends::new(&options.kafka, &format!("stillwell.{}", options.dataset))?,
-            began,
+            began: began.to_vec(),
             announced,
             clock: options.clock.clone(),
             metrics: options.metrics.clone(),
             hangs: HashMap::new(),
+            known: KnownEnds::new(began.len()),
         })
+    }
+
+    /// Where the partitions end, as each survey finds it.
+    pub fn ends(&self) -> KnownEnds {
+        self.known.clone()
     }
 
     /// Surveys until `stop`; what cannot be asked for is asked for again the next time. Blocks: for a thread of its own,
@@ -109,12 +118,14 @@ impl Survey {
 
     fn partitions(&mut self, stop: &CancellationToken) {
         let announced = self.announced.borrow().clone();
-        for began in &self.began {
+        for (slot, began) in self.began.iter().enumerate() {
             if stop.is_cancelled() {
                 return;
             }
             let source = &began.source;
-            let ends = match self.ends.of(&source.topic, source.partition) {
+            let found = self.ends.of(&source.topic, source.partition);
+            self.known.set(slot, found.as_ref().ok().map(|ends| ends.0));
+            let ends = match found {
                 Ok(ends) => ends,
                 Err(error) => {
                     tracing::debug!(%error, %source, "the survey leaves a partition out");

@@ -48,6 +48,8 @@ families! {
         source_paused: IntGauge,
         /// Partitions of the source that wait for a record's schema.
         source_waiting_partitions: IntGauge,
+        /// Times that a partition stood still although it holds more, and was assigned anew.
+        source_stalls_total: IntCounter,
         /// Pressure, 0 idle to 1 full: the largest of its inputs.
         pressure: Gauge,
         /// Records a second that leave the log at most, at the moment; 0: as many as come.
