@@ -335,14 +335,37 @@ fn a_dataset_without_a_schema_begins_with_the_newest_and_keeps_it() {
     let schema = format!("schema = \"{}\"\n", setting.dir.path().join("dataset.avsc").display());
     assert!(config.contains(&schema), "{config}");
     let text = config.replace(&schema, "").replace("\"json\"", "\"avro\"");
-    let text = format!("{text}\n[schema_registry]\nurl = \"{}\"\n", registry.url());
+    // One beside it whose schema is known, and which has nothing to wait for.
+    let other = format!("{}-other", setting.dataset());
+    let known =
+        format!("[datasets.\"{other}\"]\nsource = {{ topics = [\"{other}\"], format = \"json\" }}\n{schema}");
+    let text = format!("{text}\n{known}\n[schema_registry]\nurl = \"{}\"\n", registry.url());
     std::fs::write(instance.config(), text).expect("it is written");
     let check = run(stillwell(["check", "--connect", "-c"]).arg(instance.config()), LONG).expect_code(0);
     assert!(check.stdout.contains("schema registry at 127.0.0.1:"), "{}", check.stdout);
 
     let mut process = instance.start();
     let subject = format!("{}-value", setting.dataset());
-    process.wait_for_text(&format!("nothing is registered under subject {subject} yet"), LONG);
+    let nothing = format!("nothing is registered under subject {subject} yet");
+    process.wait_for_text(&nothing, LONG);
+    let served = |path: &str| instance.get(path).expect("it listens from the start");
+    wait_until("the other dataset is written and read", LONG, || {
+        let (status, body) = served("/health");
+        let health: Value = serde_json::from_str(&body).map_err(|_| body.clone())?;
+        let of = |name: &str| {
+            let all = health["datasets"].as_array().into_iter().flatten();
+            all.into_iter().find(|dataset| dataset["name"] == name).cloned().unwrap_or_default()
+        };
+        let (waiting, running) = (of(setting.dataset()), of(&other));
+        let said = waiting["reasons"].to_string().contains(&nothing);
+        let is_so = said && waiting["writer"] == "waiting" && running["status"] == "healthy";
+        if is_so && status == 200 && running["version"] != 0 { Ok(()) } else { Err(body) }
+    });
+    let (status, ready) = served("/ready");
+    assert!(status == 503 && ready.contains(&nothing), "{status} {ready}");
+    let (status, metrics) = served("/metrics");
+    assert!(status == 200 && metrics.contains("stillwell_build_info"), "{status}");
+    assert_eq!(served("/nowhere").0, 404);
     let first = registry.register(&subject, OWN, &[]);
     process.wait_for_text("the dataset's schema is known", LONG);
     let delete = setting.delete("nothing");

@@ -6,20 +6,27 @@
 //! ```
 //!
 //! So a restart, another instance or a schema that is registered meanwhile changes nothing. What was found is kept in
-//! `data_dir/schemas/DATASET.avsc`, since a writer must be able to start while Kafka is away.
+//! `data_dir/schemas/DATASET.avsc`, since a writer must be able to start while Kafka is away. Under `run` the one writer
+//! waits, in its own task (`host/writer`), and nothing else does.
 //!
 //! Owns: where such a schema comes from. Does not own: how it fits the configuration (`config`).
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use tokio::sync::watch;
+
 use super::edge::Edge;
 use crate::config::{Config, Shared};
 use crate::consumer::history::History;
+use crate::host::Later;
 use crate::kafka::Admin;
 use crate::registry::{self, Found};
+use crate::repeat;
 use crate::retry::Backoff;
 use crate::schema::Schema;
 use crate::version::Shard;
@@ -28,46 +35,62 @@ use crate::{Error, ErrorKind, Result};
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Finds what is missing, however long it takes, and keeps it for the next start. For who has the data directory.
-///
-/// # Errors
-/// [`ErrorKind::Config`] where what is found cannot be the dataset's schema.
-pub async fn wait(config: &mut Config, shared: &Shared) -> Result<()> {
-    for (name, subject) in config.adopting() {
-        let kept = config.data_dir().join("schemas").join(format!("{name}.avsc"));
-        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        let schema = loop {
-            let error = match find(config, shared, &name, &subject, Some(&kept)).await {
-                Ok(schema) => break schema,
-                Err(error) if error.kind() == ErrorKind::Config => return Err(error),
-                Err(error) => error,
-            };
-            let wait = backoff.next(&shared.entropy);
-            if backoff.failures().is_power_of_two() {
-                tracing::warn!(
-                    dataset = name, error = %error.chain(), tried = backoff.failures(),
-                    "the dataset's schema is not known yet; it is waited for"
-                );
-            }
-            tokio::time::sleep(wait).await;
+/// What is missing, by dataset: each comes by itself, however long it takes, and is kept for the next start. For who has
+/// the data directory. What is found and cannot be the dataset's schema is an [`ErrorKind::Config`].
+pub fn later(config: &Config, shared: &Shared) -> HashMap<String, Later> {
+    let all = Arc::new(config.clone());
+    let later = config.adopting().into_iter().map(|(name, subject)| {
+        let (say, why) = watch::channel("its schema is being asked for".to_owned());
+        let (config, shared, wanted) = (all.clone(), shared.clone(), name.clone());
+        let schema = async move { wait(&config, &shared, &wanted, &subject, &say).await };
+        (name, Later { schema: schema.boxed(), why })
+    });
+    later.collect()
+}
+
+async fn wait(
+    config: &Config,
+    shared: &Shared,
+    name: &str,
+    subject: &str,
+    say: &watch::Sender<String>,
+) -> Result<Arc<Schema>> {
+    let kept = config.data_dir().join("schemas").join(format!("{name}.avsc"));
+    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    let schema = loop {
+        let error = match find(config, shared, name, subject, Some(&kept)).await {
+            Ok(schema) => break schema,
+            Err(error) if error.kind() == ErrorKind::Config => return Err(error),
+            Err(error) => error.chain(),
         };
-        if let Err(error) = keep(&kept, &schema) {
-            tracing::warn!(dataset = name, error = %error.chain(), "its schema cannot be kept for a start without Kafka");
+        let wait = backoff.next(&shared.entropy);
+        if repeat::is_said(u64::from(backoff.failures())) {
+            tracing::warn!(
+                dataset = name,
+                error,
+                tried = backoff.failures(),
+                "the dataset's schema is not known yet; its writer waits for it"
+            );
         }
-        tracing::info!(
-            dataset = name,
-            fingerprint = format!("{:016x}", schema.fingerprint()),
-            "the dataset's schema is known"
-        );
-        config.adopt(&name, schema)?;
+        say.send_replace(error);
+        tokio::time::sleep(wait).await;
+    };
+    config.fits(name, &schema)?;
+    if let Err(error) = keep(&kept, &schema) {
+        tracing::warn!(dataset = name, error = %error.chain(), "its schema cannot be kept for a start without Kafka");
     }
-    Ok(())
+    tracing::info!(
+        dataset = name,
+        fingerprint = format!("{:016x}", schema.fingerprint()),
+        "the dataset's schema is known"
+    );
+    Ok(schema)
 }
 
 /// Finds what is missing of one dataset, once: for commands.
 ///
 /// # Errors
-/// As [`wait`], and what does not answer.
+/// As [`later`], and what does not answer.
 pub fn now(config: &mut Config, dataset: &str, edge: &Edge) -> Result<()> {
     let adopting = config.adopting();
     let Some((name, subject)) = adopting.into_iter().find(|(name, _)| name == dataset) else { return Ok(()) };

@@ -1,8 +1,9 @@
 //! `stillwell run`: every configured dataset, until it is told to stop.
 
+use std::collections::HashMap;
+
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind};
-use tokio_util::sync::CancellationToken;
 
 use super::adopt;
 use super::edge::{Answer, Edge};
@@ -12,7 +13,7 @@ use crate::config::{Config, Role, Shared};
 use crate::disk::DataDir;
 use crate::failpoint;
 use crate::host::{self, Goodbye, Host, Meaning, Part};
-use crate::http::{self, App, Listener};
+use crate::http::{App, Listener};
 use crate::telemetry::Metrics;
 use crate::{Error, ErrorKind, Result};
 
@@ -31,17 +32,17 @@ pub struct Run {
 
 impl Run {
     pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
-        let mut config = self.given.load_to_run(edge)?;
+        let config = self.given.load_to_run(edge)?;
         let _armed = failpoint::arm().map_err(|mistake| Error::new(ErrorKind::Config, mistake))?;
         let role = Role::from(self.role);
         let runtime = edge.runtime()?;
-        let outcome = runtime.block_on(serve(&mut config, role));
+        let outcome = runtime.block_on(serve(&config, role));
         runtime.shutdown_timeout(LEFT_BEHIND);
         outcome
     }
 }
 
-async fn serve(config: &mut Config, role: Role) -> Result<Answer> {
+async fn serve(config: &Config, role: Role) -> Result<Answer> {
     // First of all, so that a signal during the start is not the default's sudden end.
     let mut signals = Signals::new()?;
     let mut reload = listen(SignalKind::hangup())?;
@@ -51,30 +52,10 @@ async fn serve(config: &mut Config, role: Role) -> Result<Answer> {
     let metrics = Metrics::new();
     let shared = Shared::system(config, metrics.clone())?;
     // Before the datasets: an address that is taken is known at once, and what connects meanwhile waits.
-    let mut listener = match config.listen(role) {
+    let listener = match config.listen(role) {
         Some(address) => Some(Listener::bind(&address.to_string()).await?),
         None => None,
     };
-    if role != Role::Consumer && !config.adopting().is_empty() {
-        let waiting = config.adopting().into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
-        let address = listener.as_ref().map(Listener::address);
-        // Who asks meanwhile is answered: nothing is served, and nothing is wrong with the process.
-        let front = async {
-            match listener.take() {
-                Some(listener) => listener.serve(http::waiting(&waiting), CancellationToken::new()).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            known = adopt::wait(config, &shared) => known?,
-            ended = front => ended?,
-            () = signals.stop() => return Ok(Answer::Yes),
-        }
-        if let Some(address) = address {
-            listener = Some(Listener::bind(&address.to_string()).await?);
-        }
-    }
-    let config = &*config;
     let parts = parts(config, role, &shared)?;
     let consumer = &config.model().consumer;
     let options = host::Options {
@@ -148,10 +129,16 @@ async fn until_told(host: &mut Host, signals: &mut Signals, reload: &mut Signal)
 }
 
 fn parts(config: &Config, role: Role, shared: &Shared) -> Result<Vec<Part>> {
+    // A reader takes the schema from what is announced.
+    let mut later = match role {
+        Role::Consumer => HashMap::new(),
+        Role::Both | Role::Producer => adopt::later(config, shared),
+    };
     let part = |name: &str| {
         Ok(Part {
             name: name.to_owned(),
             producer: (role != Role::Consumer).then(|| config.producer(name, shared)).transpose()?,
+            schema: later.remove(name),
             consumer: (role != Role::Producer).then(|| config.consumer(name, shared)).transpose()?,
         })
     };

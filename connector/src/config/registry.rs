@@ -110,34 +110,44 @@ impl Config {
         named.collect()
     }
 
-    /// The schema of such a dataset: from now on it is as if it had been configured.
+    /// Whether a schema can be that of such a dataset.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] where it does not go together with what else is configured.
-    pub fn adopt(&mut self, name: &str, schema: Arc<Schema>) -> Result<()> {
+    pub fn fits(&self, name: &str, schema: &Arc<Schema>) -> Result<()> {
         let wrong = |key: &str, what: String| {
             Error::new(
                 ErrorKind::Config,
                 format!("datasets.{name}.{key} does not fit the dataset's schema: {what}"),
             )
         };
-        let (Some(reading), Some(dataset)) = (self.reading.get_mut(name), self.model.datasets.get(name))
-        else {
+        let (Some(reading), Some(dataset)) = (self.reading.get(name), self.model.datasets.get(name)) else {
             return Ok(());
         };
         Codec::new(reading.format.clone(), reading.key.clone(), schema.clone())
             .map_err(|error| wrong("key", error.to_string()))?;
         let hold = dataset.consumer.hold();
         for (key, misfit) in [
-            ("consumer.filter", hold.filter_misfit(&schema)),
-            ("consumer.fields", hold.fields_misfit(&schema)),
-            ("consumer.indexes", hold.index_misfit(&schema)),
+            ("consumer.filter", hold.filter_misfit(schema)),
+            ("consumer.fields", hold.fields_misfit(schema)),
+            ("consumer.indexes", hold.index_misfit(schema)),
         ] {
             if let Some(what) = misfit {
                 return Err(wrong(key, what));
             }
         }
-        (reading.schema, reading.adopts) = (schema, false);
+        Ok(())
+    }
+
+    /// The schema of such a dataset: from now on it is as if it had been configured.
+    ///
+    /// # Errors
+    /// As [`Config::fits`].
+    pub fn adopt(&mut self, name: &str, schema: Arc<Schema>) -> Result<()> {
+        self.fits(name, &schema)?;
+        if let Some(reading) = self.reading.get_mut(name) {
+            (reading.schema, reading.adopts) = (schema, false);
+        }
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use crate::blob::{self, Store};
 use crate::clock::{Clock, Entropy};
 use crate::dead::replay;
 use crate::error::ErrorKind;
-use crate::host::{Dataset, Directory, ReadingSide, WritingSide};
+use crate::host::{Dataset, Directory, ReadingSide, Writes, WritingSide};
 use crate::http::{App, Listener};
 use crate::kafka::{self, Cluster};
 use crate::producer::{Batching, Farewell, Performance};
@@ -155,7 +155,8 @@ impl System {
         });
         let log_dir = self.folder.path().join("producer").join("log").join(DATASET);
         let writing = WritingSide::new(&self.producer, self.wrote.clone(), log_dir);
-        let directory = Directory::new([Dataset::new(DATASET, reading, Some(writing))], self.clock.clone());
+        let writes = Writes { side: Some(writing), ..Writes::default() };
+        let directory = Directory::new([Dataset::new(DATASET, reading, Some(writes))], self.clock.clone());
         let router = App::new(directory, self.metrics.clone(), self.clock.clone()).router();
         self.front.spawn(listener.serve(router, self.stop_front.clone()));
     }

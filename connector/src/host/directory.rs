@@ -31,6 +31,9 @@ use crate::telemetry::{ConsumerMetrics, ProducerMetrics};
 use crate::version::{ShardVersions, Version};
 use crate::{consumer, producer};
 
+/// The state of a writer that cannot begin yet, as it is shown.
+const WAITING: &str = "waiting";
+
 /// All datasets of the process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Directory(Arc<Inner>);
@@ -97,6 +100,21 @@ impl Directory {
     }
 }
 
+/// A writer as its process has it: how it does, and what it takes from outside.
+#[derive(Debug, Default)]
+pub struct Writes {
+    /// How it does.
+    pub side: Option<WritingSide>,
+    /// Writes its records.
+    pub records: Option<producer::Writer>,
+    /// How fast it is written.
+    pub pace: Option<Pace>,
+    /// What pauses its source when too much fails.
+    pub storm: Option<Storm>,
+    /// What could not be processed, and its way back.
+    pub letters: Option<Letters>,
+}
+
 /// The writing side as others see it.
 #[derive(Debug)]
 pub struct WritingSide {
@@ -120,17 +138,12 @@ pub struct ReadingSide {
 pub struct Dataset {
     name: String,
     readable: Option<ReadingSide>,
-    writer: Option<WritingSide>,
-    /// Writes its records.
-    records: Option<producer::Writer>,
-    /// How fast it is written.
-    pace: Option<Pace>,
-    /// What pauses its source when too much fails.
-    storm: Option<Storm>,
+    /// Set once: at the start, or when a writer that has waited begins.
+    writes: OnceLock<Writes>,
+    /// What a writer waits for that has not begun yet.
+    awaited: Option<watch::Receiver<String>>,
     /// Pins it, and asks for snapshots.
     steering: Option<Steering>,
-    /// What could not be processed, and its way back.
-    letters: Option<Letters>,
     /// Set once, by whoever joins a side that ended by a mistake.
     ended: OnceLock<String>,
     /// Taken only to judge, never by a read.
@@ -181,8 +194,8 @@ pub struct Health {
     pub pinned: Option<Held>,
     /// The newest version, where this reader's guard refuses it.
     pub refused: Option<Refused>,
-    /// What the writing side does: `standby`, `recovering`, `running`, `draining`, `gone`, or `waiting` for Kafka. Null
-    /// where nothing is written here.
+    /// What the writing side does: `standby`, `recovering`, `running`, `draining`, `gone`, or `waiting` for Kafka or for
+    /// the dataset's schema. Null where nothing is written here.
     pub writer: Option<&'static str>,
 }
 
@@ -241,52 +254,30 @@ impl Refused {
 
 impl Dataset {
     /// A dataset with the sides that this process has of it.
-    pub fn new(
-        name: impl Into<String>,
-        readable: Option<ReadingSide>,
-        writer: Option<WritingSide>,
-    ) -> Dataset {
+    pub fn new(name: impl Into<String>, readable: Option<ReadingSide>, writes: Option<Writes>) -> Dataset {
         Dataset {
             name: name.into(),
             readable,
-            writer,
-            records: None,
-            pace: None,
-            storm: None,
+            writes: writes.map_or_else(OnceLock::new, OnceLock::from),
+            awaited: None,
             steering: None,
-            letters: None,
             ended: OnceLock::new(),
             errors: Mutex::default(),
             last_activity: AtomicI64::new(0),
         }
     }
 
-    /// The same, with what writes its records.
+    /// The same, whose writer begins later, and says here what it waits for until then.
     #[must_use]
-    pub fn written_by(mut self, writer: producer::Writer) -> Dataset {
-        self.records = Some(writer);
+    pub fn awaiting(mut self, why: watch::Receiver<String>) -> Dataset {
+        self.awaited = Some(why);
         self
     }
 
-    /// The same, with what pauses its source when too much fails.
-    #[must_use]
-    pub fn guarded_by(mut self, storm: Storm) -> Dataset {
-        self.storm = Some(storm);
-        self
-    }
-
-    /// The same, with its dead letters.
-    #[must_use]
-    pub fn with_letters(mut self, letters: Letters) -> Dataset {
-        self.letters = Some(letters);
-        self
-    }
-
-    /// The same, with how fast it is written.
-    #[must_use]
-    pub fn paced_by(mut self, pace: Pace) -> Dataset {
-        self.pace = Some(pace);
-        self
+    /// The writer that was waited for is there.
+    pub(super) fn begin(&self, writes: Writes) {
+        // There is one writer of a dataset in a process, and it begins once.
+        let _ = self.writes.set(writes);
     }
 
     /// The same, with what pins it.
@@ -303,22 +294,28 @@ impl Dataset {
 
     /// Writes its records; `None` where this process has no writing side of it.
     pub fn records(&self) -> Option<&producer::Writer> {
-        self.records.as_ref()
+        self.writes.get()?.records.as_ref()
+    }
+
+    /// What its writer waits for before it can begin; `None`: it has begun, has ended, or there is none.
+    pub fn awaited(&self) -> Option<String> {
+        let why = self.awaited.as_ref()?;
+        (self.writes.get().is_none() && self.ended().is_none()).then(|| why.borrow().clone())
     }
 
     /// What pauses its source when too much fails; `None` where this process does not write it.
     pub fn storm(&self) -> Option<&Storm> {
-        self.storm.as_ref()
+        self.writes.get()?.storm.as_ref()
     }
 
     /// Its dead letters; `None` where this process does not write it.
     pub fn letters(&self) -> Option<&Letters> {
-        self.letters.as_ref()
+        self.writes.get()?.letters.as_ref()
     }
 
     /// How fast it is written; `None` where this process has no writing side of it.
     pub fn pace(&self) -> Option<&Pace> {
-        self.pace.as_ref()
+        self.writes.get()?.pace.as_ref()
     }
 
     /// Pins it, and asks its owner for snapshots; whatever sides this process has of it.
@@ -336,15 +333,19 @@ impl Dataset {
         self.readable.as_ref()
     }
 
+    fn writer(&self) -> Option<&WritingSide> {
+        self.writes.get()?.side.as_ref()
+    }
+
     /// The last version that this process announced, with its positions.
     pub fn announced(&self) -> Option<(Version, Vec<Position>)> {
-        let announced = self.writer.as_ref()?.announced.borrow();
+        let announced = self.writer()?.announced.borrow();
         announced.as_ref().map(|announced| (announced.version, announced.positions.clone()))
     }
 
     /// Where the log lies, and how many records in it are not announced.
     pub(super) fn log(&self) -> Option<(PathBuf, i64)> {
-        self.writer.as_ref().map(|writer| (writer.log_dir.clone(), writer.metrics.pending_records.get()))
+        self.writer().map(|writer| (writer.log_dir.clone(), writer.metrics.pending_records.get()))
     }
 
     /// The mistake by which one of its sides has ended.
@@ -367,10 +368,18 @@ impl Dataset {
         if let Some(mistake) = self.ended() {
             return Some(format!("it has ended: {mistake}"));
         }
+        let awaited = self.awaited();
         if let Some(reader) = self.reader() {
-            return reader.not_ready();
+            let why = reader.not_ready()?;
+            return Some(match awaited {
+                Some(awaited) => format!("{why}; its writer waits: {awaited}"),
+                None => why,
+            });
         }
-        let status = self.writer.as_ref()?.status.borrow();
+        if awaited.is_some() {
+            return awaited;
+        }
+        let status = self.writer()?.status.borrow();
         match (&status.error, status.state) {
             (Some(error), _) => Some(error.clone()),
             (None, None) => Some("Kafka has not answered yet".to_owned()),
@@ -382,7 +391,12 @@ impl Dataset {
     /// How it is doing.
     pub fn health(&self, clock: &Clock) -> Health {
         let reading = self.readable.as_ref().map(|side| side.facts(clock));
-        let writing = self.writer.as_ref().map(WritingSide::facts);
+        let awaited = self.awaited().map(Writing::awaiting);
+        let writer = match &awaited {
+            Some(_) => Some(WAITING),
+            None => self.writer().map(WritingSide::state),
+        };
+        let writing = self.writer().map(WritingSide::facts).or(awaited);
         let (error_count, counted) = self.count_errors();
         let errors_last_minute = {
             let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -394,8 +408,7 @@ impl Dataset {
         let of_writer = writing.iter().flat_map(|writing| &writing.circuits);
         let of_writer = of_writer.map(|report| (report.dependency.name().to_owned(), report.state));
         let circuit = of_listeners.chain(of_tail).chain(of_writer).collect();
-        let announced = self.writer.as_ref().map(|writer| writer.announced.borrow().clone());
-        let announced = announced.flatten();
+        let announced = self.writer().and_then(|writer| writer.announced.borrow().clone());
         let version = match &reading {
             Some(reading) => reading.version,
             None => announced.as_ref().map_or(Version(0), |announced| announced.version),
@@ -410,7 +423,7 @@ impl Dataset {
             announced_at = (status.version > Version(0)).then_some(status.announced_at_ms);
             views.push(readable.reader.view());
         }
-        if let Some(writer) = &self.writer {
+        if let Some(writer) = self.writer() {
             let source: i64 = writer.metrics.source_lag_records.all().iter().map(|lag| lag.get()).sum();
             // Both count from what is announced; the source is asked now and then only.
             lag += source.max(writer.metrics.pending_records.get()).unsigned_abs();
@@ -445,7 +458,7 @@ impl Dataset {
             age_seconds: announced_at.map(|at| (clock.wall_ms() - at).max(0) as f64 / 1_000.0),
             pinned,
             refused,
-            writer: self.writer.as_ref().map(WritingSide::state),
+            writer,
         }
     }
 
@@ -458,7 +471,7 @@ impl Dataset {
             all = errors.all().iter().map(|errors| errors.get()).sum();
             counted = all - errors.with(&[UNREACHABLE]).get().min(all);
         }
-        if let Some(side) = &self.writer {
+        if let Some(side) = self.writer() {
             let (failures, unavailable) = {
                 let status = side.status.borrow();
                 (status.failures, status.unavailable)
@@ -470,7 +483,7 @@ impl Dataset {
     }
 
     fn processed_count(&self) -> u64 {
-        match (&self.readable, &self.writer) {
+        match (&self.readable, self.writer()) {
             (Some(readable), _) => readable.metrics.processed_versions_total.get(),
             (None, Some(writer)) => writer.metrics.versions_total.get(),
             (None, None) => 0,
@@ -481,7 +494,7 @@ impl Dataset {
     /// that were shed into letters, changes that a listener did not handle.
     fn dead_letters(&self) -> u64 {
         // Both sides count into one family: either one knows all.
-        let letters = match (&self.writer, &self.readable) {
+        let letters = match (self.writer(), &self.readable) {
             (Some(writer), _) => writer.metrics.dead_letters_total.all(),
             (None, Some(readable)) => readable.metrics.dead_letters_total.all(),
             (None, None) => Vec::new(),
@@ -545,7 +558,7 @@ impl WritingSide {
 
     fn state(&self) -> &'static str {
         match self.status.borrow().state {
-            None => "waiting",
+            None => WAITING,
             Some(State::Standby) => "standby",
             Some(State::Recovering) => "recovering",
             Some(State::Running) => "running",

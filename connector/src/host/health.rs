@@ -92,6 +92,20 @@ pub struct Writing {
     pub waiting: Option<String>,
 }
 
+impl Writing {
+    /// Of a writer that has not begun, since it waits for something.
+    pub fn awaiting(why: String) -> Writing {
+        Writing {
+            reached: false,
+            running: false,
+            circuits: Vec::new(),
+            error: Some(why),
+            paused: None,
+            waiting: None,
+        }
+    }
+}
+
 /// All that is known of a dataset at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {

@@ -25,29 +25,34 @@ pub mod health;
 pub mod directory;
 pub mod letters;
 pub mod task;
+pub mod writer;
 pub mod goodbye;
 
-pub use directory::{Dataset, Directory, Health, ReadingSide, WritingSide};
+pub use directory::{Dataset, Directory, Health, ReadingSide, Writes, WritingSide};
 pub use goodbye::Goodbye;
 pub use health::Status;
 pub use task::{End, Meaning, Task};
+pub use writer::Later;
 
 use crate::clock::Clock;
 use crate::consumer::history::Topics;
 use crate::consumer::{self, Consumer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::producer::{self, Farewell, Producer};
+use crate::producer::{self, Farewell};
 use crate::view::Cache;
-use letters::Letters;
 use task::{Finished, Label};
+use writer::Writer;
 
 /// One dataset and the sides that this process has of it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Part {
     /// Dataset name.
     pub name: String,
     /// Write it.
     pub producer: Option<producer::Options>,
+    /// The schema to write it with, where the options do not have it: until it is known its writer waits, and nothing
+    /// else does.
+    pub schema: Option<Later>,
     /// Read it.
     pub consumer: Option<consumer::Options>,
 }
@@ -97,8 +102,8 @@ impl Host {
             match start(part, &mut caches).await {
                 Ok(part) => started.push(part),
                 Err(error) => {
-                    for Started { producer, consumer, .. } in started {
-                        end_early(producer, consumer).await;
+                    for Started { writer, consumer, .. } in started {
+                        end_early(writer, consumer).await;
                     }
                     return Err(error);
                 }
@@ -106,18 +111,18 @@ impl Host {
         }
         let mut sides = Vec::new();
         let directory = Directory::new(
-            started.into_iter().map(|Started { dataset, producer, consumer }| {
-                sides.push((dataset.name().to_owned(), producer, consumer));
+            started.into_iter().map(|Started { dataset, writer, consumer }| {
+                sides.push((dataset.name().to_owned(), writer, consumer));
                 dataset
             }),
             options.clock.clone(),
         );
         let mut host = Host { options, directory, tasks: JoinSet::new(), labels: HashMap::new(), stop };
-        for (name, producer, consumer) in sides {
+        for (name, writer, consumer) in sides {
             let dataset = host.directory.get(&name).expect("it has just been entered").clone();
             let clock = host.options.clock.clone();
-            if let Some(producer) = producer {
-                let run = run_producer(producer, dataset.clone(), clock.clone(), host.stop.producers.clone());
+            if let Some(writer) = writer {
+                let run = writer.run(dataset.clone(), clock.clone(), host.stop.producers.clone());
                 host.spawn(Label::new(Task::Producer, &name), run);
             }
             if let Some(consumer) = consumer {
@@ -241,7 +246,7 @@ impl Host {
 /// A part that runs, before its tasks are the host's.
 struct Started {
     dataset: Dataset,
-    producer: Option<Producer>,
+    writer: Option<Writer>,
     consumer: Option<Consumer>,
 }
 
@@ -249,7 +254,7 @@ struct Started {
 type Caches = HashMap<PathBuf, Cache>;
 
 async fn start(part: Part, caches: &mut Caches) -> Result<Started> {
-    let Part { name, producer, consumer } = part;
+    let Part { name, producer, schema, consumer } = part;
     let topics =
         consumer.as_ref().map(consumer::Options::topics).or_else(|| producer.as_ref().map(topics_of));
     let mut reading = None;
@@ -265,40 +270,38 @@ async fn start(part: Part, caches: &mut Caches) -> Result<Started> {
         }
         None => None,
     };
-    let (mut writing, mut dead) = (None, None);
-    let producer = match producer {
-        Some(options) => {
-            let metrics = options.metrics.clone();
-            let log_dir = options.log_dir();
-            dead = Some(Letters::new(letters::options(&options)));
-            let shared = caches.get(&options.cache_dir()).cloned();
-            match Producer::start_in(options, shared).await {
-                Ok(producer) => {
-                    let cache = producer.cache();
-                    caches.insert(cache.dir().to_owned(), cache.clone());
-                    writing = Some(WritingSide::new(&producer, metrics, log_dir));
-                    Some(producer)
-                }
-                Err(error) => {
-                    end_early(None, consumer).await;
-                    return Err(error);
-                }
+    let (mut writer, mut writes, mut awaited) = (None, None, None);
+    if let Some(options) = producer {
+        let dir = options.cache_dir();
+        let begun = match (caches.get(&dir).cloned(), schema) {
+            (shared, None) => writer::begin(options, shared).await.map(|(producer, its)| {
+                caches.insert(dir, producer.cache().clone());
+                writes = Some(its);
+                Writer::Begun(Box::new(producer))
+            }),
+            // Opened before it is needed, so that whoever caches there shares it.
+            (shared, Some(later)) => shared.map_or_else(|| options.open_cache(), Ok).map(|cache| {
+                caches.insert(dir, cache.clone());
+                awaited = Some(later.why.clone());
+                Writer::Waits(Box::new(options), cache, later)
+            }),
+        };
+        match begun {
+            Ok(begun) => writer = Some(begun),
+            Err(error) => {
+                end_early(None, consumer).await;
+                return Err(error);
             }
         }
-        None => None,
-    };
-    let mut dataset = Dataset::new(name, reading, writing);
+    }
+    let mut dataset = Dataset::new(name, reading, writes);
+    if let Some(why) = awaited {
+        dataset = dataset.awaiting(why);
+    }
     if let Some(topics) = topics {
         dataset = dataset.steered_by(consumer::Steering::new(topics));
     }
-    if let Some(producer) = &producer {
-        dataset = dataset.written_by(producer.writer().clone()).paced_by(producer.pace());
-        dataset = dataset.guarded_by(producer.circuits().storm.clone());
-    }
-    if let Some(dead) = dead {
-        dataset = dataset.with_letters(dead);
-    }
-    Ok(Started { dataset, producer, consumer })
+    Ok(Started { dataset, writer, consumer })
 }
 
 /// Both sides know where the topics lie.
@@ -314,29 +317,12 @@ fn topics_of(options: &producer::Options) -> Topics {
 }
 
 /// Ends what was started for nothing. Its own errors are not what the operator has to mend.
-async fn end_early(producer: Option<Producer>, consumer: Option<Consumer>) {
-    if let Some(producer) = producer {
+async fn end_early(writer: Option<Writer>, consumer: Option<Consumer>) {
+    if let Some(Writer::Begun(producer)) = writer {
         let _ = producer.shutdown().await;
     }
     if let Some(consumer) = consumer {
         let _ = consumer.shutdown().await;
-    }
-}
-
-async fn run_producer(
-    mut producer: Producer,
-    dataset: Arc<Dataset>,
-    clock: Clock,
-    stop: CancellationToken,
-) -> Result<Option<Farewell>> {
-    let mut announced = producer.announced();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return producer.shutdown().await.map(Some),
-            ended = producer.ended() => return ended.map(Some),
-            // Gone with the producer, which the branch above sees.
-            Ok(()) = announced.changed() => dataset.touch(&clock),
-        }
     }
 }
 
@@ -395,23 +381,6 @@ async fn watch_health(
                 (_, Status::Healthy) => tracing::info!(dataset, "healthy again"),
                 (_, status) => tracing::warn!(dataset, reasons, "{}", status.name()),
             }
-        }
-    }
-}
-
-impl WritingSide {
-    /// The writing side of a dataset.
-    pub fn new(
-        producer: &Producer,
-        metrics: Arc<crate::telemetry::ProducerMetrics>,
-        log_dir: PathBuf,
-    ) -> Self {
-        WritingSide {
-            status: producer.watch(),
-            announced: producer.announced(),
-            circuits: producer.circuits().clone(),
-            metrics,
-            log_dir,
         }
     }
 }

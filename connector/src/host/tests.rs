@@ -108,7 +108,7 @@ fn without_kafka_a_consumer_starts_waits_and_stops() {
     let dir = tempfile::tempdir().unwrap();
     let consumer = away(dir.path(), "products");
     runtime.block_on(async {
-        let part = Part { name: "products".into(), producer: None, consumer: Some(consumer) };
+        let part = Part { name: "products".into(), producer: None, schema: None, consumer: Some(consumer) };
         let host = Host::start(vec![part], options(LONG)).await.unwrap();
         let why = host.directory().not_ready();
         assert!(why.iter().any(|why| why.starts_with("products: Kafka is not reached")), "{why:?}");
@@ -130,7 +130,8 @@ fn datasets_of_one_process_share_the_cache_of_their_directory() {
         let (mut caches, mut consumers) = (Caches::new(), Vec::new());
         for (dir, name) in [(&dir, "products"), (&dir, "orders"), (&elsewhere, "others")] {
             let consumer = Some(away(dir.path(), name));
-            let started = start(Part { name: name.into(), producer: None, consumer }, &mut caches).await;
+            let part = Part { name: name.into(), producer: None, schema: None, consumer };
+            let started = start(part, &mut caches).await;
             consumers.push(started.unwrap().consumer.unwrap());
         }
         assert_eq!(caches.len(), 2, "one for each directory");

@@ -143,10 +143,5 @@ fn letters<'a>(app: &'a App, uri: &Uri, route: &str) -> Result<&'a Letters, Prob
     // As it was sent: names are decoded once, where they are looked up.
     let name = uri.path().strip_prefix("/admin/datasets/").and_then(|rest| rest.strip_suffix(route));
     let dataset = records::dataset(app, name.unwrap_or_default())?;
-    dataset.letters().ok_or_else(|| {
-        Problem::not_found(format!(
-            "this process reads dataset {} and does not write it; ask one that runs with --role producer, or both",
-            dataset.name()
-        ))
-    })
+    dataset.letters().ok_or_else(|| records::unwritten(dataset))
 }

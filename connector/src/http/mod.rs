@@ -51,7 +51,6 @@ mod writes;
 
 pub use changes::MAX_STREAMS;
 pub use serve::{Listener, MAX_CONNECTIONS};
-pub use vitals::waiting;
 
 use problem::Problem;
 use token::Token;

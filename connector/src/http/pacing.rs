@@ -77,12 +77,7 @@ fn pace<'a>(app: &'a App, uri: &Uri) -> Result<&'a Pace, Problem> {
     // As it was sent: names are decoded once, where they are looked up.
     let name = uri.path().strip_prefix("/admin/datasets/").and_then(|rest| rest.strip_suffix("/pacing"));
     let dataset = records::dataset(app, name.unwrap_or_default())?;
-    dataset.pace().ok_or_else(|| {
-        Problem::not_found(format!(
-            "this process reads dataset {} and does not write it; ask one that runs with --role producer, or both",
-            dataset.name()
-        ))
-    })
+    dataset.pace().ok_or_else(|| records::unwritten(dataset))
 }
 
 /// The limits as they were told, and those of the moment, where null is unlimited.

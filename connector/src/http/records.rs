@@ -285,6 +285,23 @@ pub(super) fn reader(dataset: &Dataset) -> Result<&Reader, Problem> {
     })
 }
 
+/// Why the writer of a dataset cannot be asked.
+pub(super) fn unwritten(dataset: &Dataset) -> Problem {
+    let name = dataset.name();
+    match (dataset.awaited(), dataset.ended()) {
+        (Some(why), _) => {
+            Problem::of(ErrorKind::Unavailable, format!("dataset {name} is not written yet: {why}"))
+        }
+        (None, Some(mistake)) => Problem::of(
+            ErrorKind::Unavailable,
+            format!("dataset {name} is not written any more, it has ended: {mistake}"),
+        ),
+        (None, None) => Problem::not_found(format!(
+            "this process reads dataset {name} and does not write it; ask one that runs with --role producer, or both"
+        )),
+    }
+}
+
 fn not_readable(reader: &Reader) -> Problem {
     let why = reader.not_ready().unwrap_or_else(|| "it is just being opened".to_owned());
     let dataset = reader.dataset();

@@ -35,10 +35,5 @@ fn storm<'a>(app: &'a App, uri: &Uri) -> Result<&'a Storm, Problem> {
     // As it was sent: names are decoded once, where they are looked up.
     let name = uri.path().strip_prefix("/admin/datasets/").and_then(|rest| rest.strip_suffix("/storm"));
     let dataset = records::dataset(app, name.unwrap_or_default())?;
-    dataset.storm().ok_or_else(|| {
-        Problem::not_found(format!(
-            "this process reads dataset {} and does not write it; ask one that runs with --role producer, or both",
-            dataset.name()
-        ))
-    })
+    dataset.storm().ok_or_else(|| records::unwritten(dataset))
 }

@@ -17,7 +17,7 @@ use super::*;
 use crate::codec::{Misfit, Stage};
 use crate::consumer::Reader;
 use crate::format::container::{Kind, Writer};
-use crate::host::{Dataset, ReadingSide};
+use crate::host::{Dataset, ReadingSide, Writes};
 use crate::producer::Reliability;
 use crate::producer::pace::Pace;
 use crate::producer::storm::Storm;
@@ -275,14 +275,31 @@ async fn before_the_first_version_nothing_is_ready_but_all_is_alive() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_schema_is_alive_and_not_ready() {
-    for (path, status) in [("/health", 200), ("/live", 200), ("/ready", 503), ("/v1/datasets", 503)] {
-        let request = Request::get(path).body(Body::empty()).unwrap();
-        let response = TowerToHyperService::new(super::waiting("orders")).call(request).await.unwrap();
-        assert_eq!(response.status(), status, "{path}");
-        let text = body(response).await;
-        assert!(path == "/live" || text.contains("the schema of orders is not known yet"), "{path}: {text}");
-    }
+async fn a_writer_that_waits_for_its_schema_holds_up_nothing_else_and_says_why() {
+    let (clock, token) = (Clock::manual(1_700_000_000_000), serde_json::from_value(json!("t0ken")).unwrap());
+    let (say, why) = tokio::sync::watch::channel("its schema is asked for".to_owned());
+    let waiting = Dataset::new("orders", None, None).awaiting(why);
+    let reading = ReadingSide::new(Reader::of(view(3, &[b"P-1"])), ConsumerMetrics::detached(), 10);
+    let products = Dataset::new("products", Some(reading), None);
+    let directory = Directory::new([products, waiting], clock.clone());
+    let app = App::with_admin(directory, Metrics::new(), clock, Some(&token));
+    say.send_replace("nothing is registered".to_owned());
+    let (status, health) = get_json(&app, "/health").await;
+    assert_eq!((status.as_u16(), &health["status"]), (200, &json!("degraded")));
+    let orders = &health["datasets"][0];
+    assert_eq!((&orders["name"], &orders["writer"]), (&json!("orders"), &json!("waiting")));
+    assert_eq!(orders["reasons"], json!(["no versions are written: nothing is registered"]));
+    assert_eq!(health["datasets"][1]["status"], json!("healthy"));
+    let (status, ready) = get_json(&app, "/ready").await;
+    assert_eq!(status, 503);
+    assert_eq!(ready["reasons"], json!(["orders: nothing is registered"]));
+    assert_eq!(get(&app, "/v1/datasets/products/records/P-1").await.status(), 200);
+    assert_eq!(get(&app, "/metrics").await.status(), 200);
+    assert_eq!(get(&app, "/nowhere").await.status(), 404);
+    let pacing = Request::get("/admin/datasets/orders/pacing").header("authorization", "Bearer t0ken");
+    let refused = ask(&app, pacing.body(Body::empty()).unwrap()).await;
+    assert_eq!(refused.status(), 503);
+    assert!(body(refused).await.contains("not written yet: nothing is registered"));
 }
 
 #[tokio::test]
@@ -414,7 +431,8 @@ fn written(token: &str) -> App {
         .unwrap();
     let writer = crate::producer::Writer::new(&options, crate::producer::write::watch::Watchers::default());
     let pace = Pace::new(options.pacing.clone(), clock.clone());
-    let dataset = Dataset::new("products", None, None).written_by(writer.unwrap()).paced_by(pace);
+    let writes = Writes { records: Some(writer.unwrap()), pace: Some(pace), ..Writes::default() };
+    let dataset = Dataset::new("products", None, Some(writes));
     let read_only = Dataset::new("orders", None, None);
     let token = serde_json::from_value(json!(token)).unwrap();
     App::with_admin(Directory::new([dataset, read_only], clock.clone()), Metrics::new(), clock, Some(&token))
@@ -540,7 +558,8 @@ async fn an_empty_token_is_none() {
 async fn a_storm_is_shown_and_let_through_with_the_token() {
     let (clock, token) = (Clock::manual(1_700_000_000_000), serde_json::from_value(json!("t0ken")).unwrap());
     let storm = Storm::new(&Reliability { misfit_share: 0.1, misfit_window: 10, ..Reliability::default() });
-    let dataset = Dataset::new("products", None, None).guarded_by(storm.clone());
+    let writes = Writes { storm: Some(storm.clone()), ..Writes::default() };
+    let dataset = Dataset::new("products", None, Some(writes));
     let directory = Directory::new([dataset, Dataset::new("orders", None, None)], clock.clone());
     let app = App::with_admin(directory, Metrics::new(), clock, Some(&token));
     let ask_for = |method: &str, name: &str, authorization: &str| {

@@ -4,12 +4,11 @@
 //! is away, take away the last good version too. `/ready` decides whether traffic is sent here. `/live` fails only by not
 //! answering.
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use serde_json::json;
 
 use super::App;
@@ -41,20 +40,6 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     let ready = reasons.is_empty();
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(json!({ "ready": ready, "reasons": reasons }))).into_response()
-}
-
-/// The routes of a process that cannot begin yet, since the schema of these datasets is not known.
-pub fn waiting(datasets: &str) -> Router {
-    let why = format!("the schema of {datasets} is not known yet; all datasets of the process wait for it");
-    let (health, ready) = (
-        json!({ "status": Status::Degraded, "version": env!("CARGO_PKG_VERSION"), "reason": why, "datasets": [] }),
-        json!({ "ready": false, "reasons": [why] }),
-    );
-    let not_ready = move || async move { (StatusCode::SERVICE_UNAVAILABLE, Json(ready)) };
-    Router::new()
-        .route("/health", get(move || async move { Json(health) }))
-        .route("/live", get(live))
-        .fallback(not_ready)
 }
 
 /// `GET /live`.

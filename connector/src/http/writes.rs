@@ -84,12 +84,7 @@ async fn write(app: &App, request: Request, upsert: bool) -> Result<Response, Pr
 }
 
 fn writer(dataset: &Dataset) -> Result<&Writer, Problem> {
-    dataset.records().ok_or_else(|| {
-        Problem::not_found(format!(
-            "this process reads dataset {} and does not write it; ask one that runs with --role producer, or both",
-            dataset.name()
-        ))
-    })
+    dataset.records().ok_or_else(|| records::unwritten(dataset))
 }
 
 /// `?wait=`, as in `500ms` or `10s`.

@@ -179,15 +179,7 @@ impl Producer {
         )
         .await
         .map_err(|error| Error::because(error.kind(), doing(), error))?;
-        let cache_dir = options.cache_dir();
-        let opened = cache.map_or_else(|| Cache::open(&cache_dir, options.cache_bytes), Ok);
-        let cache = opened.map_err(|error| {
-            Error::because(
-                ErrorKind::Config,
-                format!("opening the blob cache in {}", cache_dir.display()),
-                error,
-            )
-        })?;
+        let cache = cache.map_or_else(|| options.open_cache(), Ok)?;
         let (status_in, status) = watch::channel(Status::default());
         let (announced_in, announced) = watch::channel(None);
         let stop = CancellationToken::new();

@@ -8,12 +8,14 @@ use super::shed::Shed;
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
 use crate::codec::{Format, KeyRule};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::origin::Origin;
 use crate::kafka;
 use crate::record::TopicId;
 use crate::registry::Registry;
 use crate::schema::Schema;
 use crate::telemetry::ProducerMetrics;
+use crate::view::Cache;
 
 /// Everything that the producer of one dataset needs to know.
 #[derive(Clone, Debug)]
@@ -201,6 +203,18 @@ impl Options {
     /// The directory of its blob cache.
     pub fn cache_dir(&self) -> PathBuf {
         self.data_dir.join("cache")
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] where it cannot be written.
+    pub(crate) fn open_cache(&self) -> Result<Cache> {
+        let dir = self.cache_dir();
+        Cache::open(&dir, self.cache_bytes).map_err(|error| {
+            let doing = format!("opening the blob cache in {}", dir.display());
+            Error::because(ErrorKind::Config, doing, error)
+        })
     }
 
     /// Static membership wants a name that stays the same over restarts and differs between instances: the host's
