@@ -5,6 +5,7 @@
 mod away;
 mod bad_input;
 mod caches;
+mod changed;
 mod cleaning;
 mod damage;
 mod debian;

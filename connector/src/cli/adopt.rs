@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use super::edge::Edge;
 use crate::config::{Config, Shared};
 use crate::consumer::history::History;
+use crate::format::announcement::Announcement;
 use crate::host::Later;
 use crate::kafka::Admin;
 use crate::registry::{self, Found};
@@ -109,7 +110,7 @@ async fn find(
     kept: Option<&Path>,
 ) -> Result<Arc<Schema>> {
     let announced = match announced(config, shared, name).await {
-        Ok(announced) => announced,
+        Ok(last) => last.map(|last| last.schema),
         Err(error) if error.kind() == ErrorKind::Unavailable => {
             let text = kept.and_then(|kept| std::fs::read_to_string(kept).ok());
             // Torn by a power cut, it is as good as none.
@@ -128,8 +129,11 @@ async fn find(
     schema.map(Arc::new).map_err(|error| Error::because(ErrorKind::Config, doing(), error))
 }
 
-/// The schema of the last announcement, if there is one.
-async fn announced(config: &Config, shared: &Shared, name: &str) -> Result<Option<String>> {
+/// The last announcement, if there is one.
+///
+/// # Errors
+/// Kafka's.
+pub async fn announced(config: &Config, shared: &Shared, name: &str) -> Result<Option<Box<Announcement>>> {
     let topics = config.consumer(name, shared)?.topics();
     let failed = |error: crate::kafka::Error| {
         Error::because(error.kind(), format!("looking for what was announced of {name}"), error)
@@ -139,7 +143,7 @@ async fn announced(config: &Config, shared: &Shared, name: &str) -> Result<Optio
         return Ok(None);
     }
     let last = History::find(topics).await?.last(Shard(0)).await?;
-    Ok(last.map(|last| last.announcement.schema))
+    Ok(last.map(|last| last.announcement))
 }
 
 /// The newest schema that is registered.

@@ -6,16 +6,19 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::adopt;
 use crate::blob::{self, Store};
 use crate::clock::{Clock, Entropy};
 use crate::config::{Config, Shared};
 use crate::disk::{self, Look};
 use crate::kafka::Admin;
-use crate::producer::topics;
+use crate::producer::{recover, topics};
+use crate::schema::Schema;
 use crate::telemetry::Metrics;
 use crate::{Error, ErrorKind, Result};
 
@@ -64,6 +67,8 @@ pub async fn look(config: &Config) -> Result<Vec<Looked>> {
             for name in config.datasets() {
                 let found = topics(&admin, config, name, &shared).await;
                 looked.push(Looked { what: format!("topics of {name}"), found });
+                let found = history(config, name, &shared).await;
+                looked.push(Looked { what: format!("versions of {name}"), found });
             }
         }
         // Without Kafka nothing is known of topics.
@@ -172,6 +177,25 @@ async fn topics(admin: &Admin, config: &Config, name: &str, shared: &Shared) -> 
         })
         .collect();
     Ok(seen.join(", "))
+}
+
+/// Whether what was announced last can be carried on: a writer that finds it cannot tries again for ever.
+async fn history(config: &Config, name: &str, shared: &Shared) -> Result<String> {
+    let Some(last) = adopt::announced(config, shared, name).await? else {
+        return Ok("none is announced yet".to_owned());
+    };
+    let mut options = config.producer(name, shared)?;
+    if config.adopting().iter().any(|(adopting, _)| adopting == name) {
+        // It is the announced one that will be taken.
+        let schema = Schema::dataset(&last.schema)
+            .map(Arc::new)
+            .map_err(|error| Error::because(ErrorKind::Config, "taking over the announced schema", error))?;
+        config.fits(name, &schema)?;
+        options.schema = schema;
+    }
+    let doing = "carrying on what is announced";
+    recover::continues(&last, &options).map_err(|error| Error::because(ErrorKind::Config, doing, error))?;
+    Ok(format!("version {} is announced, and can be carried on", last.version))
 }
 
 /// Puts a blob, finds it, and deletes it.

@@ -363,18 +363,19 @@ impl Dataset {
     }
 
     /// What keeps it from being ready. A standby is ready: it would take over at once, and waiting for more would hold
-    /// up a rolling restart for ever.
+    /// up a rolling restart for ever. One that never could take over, and without somebody's doing never will, is not, so
+    /// that such a restart ends there.
     pub fn not_ready(&self) -> Option<String> {
         if let Some(mistake) = self.ended() {
             return Some(format!("it has ended: {mistake}"));
         }
         let awaited = self.awaited();
         if let Some(reader) = self.reader() {
-            let why = reader.not_ready()?;
-            return Some(match awaited {
-                Some(awaited) => format!("{why}; its writer waits: {awaited}"),
-                None => why,
-            });
+            return match (reader.not_ready(), awaited) {
+                (Some(why), Some(awaited)) => Some(format!("{why}; its writer waits: {awaited}")),
+                (None, _) => self.writer().and_then(WritingSide::never_ran),
+                (why, None) => why,
+            };
         }
         if awaited.is_some() {
             return awaited;
@@ -551,9 +552,16 @@ impl WritingSide {
             running: status.state == Some(State::Running),
             circuits: self.circuits.report(),
             error: status.error.clone(),
+            refused: status.refused,
             paused: status.paused.clone(),
             waiting: status.waiting.clone(),
         }
+    }
+
+    /// Why it has not written since the start, where waiting does not mend that.
+    fn never_ran(&self) -> Option<String> {
+        let status = self.status.borrow();
+        status.error.clone().filter(|_| status.refused && !status.has_run)
     }
 
     fn state(&self) -> &'static str {

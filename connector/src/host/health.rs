@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | healthy | it writes or reads what there is | nothing |
 //! | degraded | it works, with less than it should: the last good version is served, or a failure is tried again | look |
-//! | unhealthy | it has ended by a mistake, or fails more often than `max_errors_per_minute` | act: restart or repair |
+//! | unhealthy | it has ended, or cannot write, by a mistake that waiting does not mend, or fails more often than `max_errors_per_minute` | act: restart or repair |
 //!
 //! Owns: the judgement. Does not own: gathering the facts (`directory`), showing them (`http`).
 
@@ -86,6 +86,8 @@ pub struct Writing {
     pub circuits: Vec<Report>,
     /// Why the last life ended, or the next cannot begin.
     pub error: Option<String>,
+    /// Whether nothing but somebody's doing mends that.
+    pub refused: bool,
     /// Why nothing is taken from the source at the moment.
     pub paused: Option<String>,
     /// Why some partitions of the source wait.
@@ -100,6 +102,7 @@ impl Writing {
             running: false,
             circuits: Vec::new(),
             error: Some(why),
+            refused: false,
             paused: None,
             waiting: None,
         }
@@ -196,7 +199,8 @@ pub fn judge(facts: &Facts, max_errors_per_minute: u32) -> (Status, Vec<String>)
     }
     if let Some(writing) = &facts.writing {
         if let Some(error) = &writing.error {
-            say(Status::Degraded, format!("no versions are written: {error}"));
+            let status = if writing.refused { Status::Unhealthy } else { Status::Degraded };
+            say(status, format!("no versions are written: {error}"));
         } else if !writing.reached {
             say(Status::Degraded, "no versions are written: Kafka has not answered yet".to_owned());
         }
@@ -320,6 +324,7 @@ mod tests {
             running: true,
             circuits: Vec::new(),
             error: None,
+            refused: false,
             paused: None,
             waiting: None,
         }
@@ -521,6 +526,16 @@ mod tests {
         let paused = Writing { paused: Some("the disk is full".into()), ..writing() };
         let (status, reasons) = judged(Facts { writing: Some(paused), ..Facts::default() });
         assert_eq!((status, reasons.as_str()), (Status::Degraded, "the source is paused: the disk is full"));
+    }
+
+    #[test]
+    fn a_writer_that_waits_is_degraded_and_one_that_only_people_can_help_is_unhealthy() {
+        let error = || Some("the schema is another".to_owned());
+        for (refused, status) in [(false, Status::Degraded), (true, Status::Unhealthy)] {
+            let writing = Writing { running: false, error: error(), refused, ..writing() };
+            let facts = Facts { reading: Some(reading()), writing: Some(writing), ..Facts::default() };
+            assert_eq!(judged(facts), (status, "no versions are written: the schema is another".to_owned()));
+        }
     }
 
     #[test]

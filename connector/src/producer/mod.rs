@@ -76,6 +76,10 @@ pub struct Status {
     pub state: Option<State>,
     /// Why the last life ended or the next one cannot begin, if it did not end well.
     pub error: Option<String>,
+    /// Whether that error is one that nothing but somebody's doing mends: it is tried again, and fails again.
+    pub refused: bool,
+    /// Whether a life of this process has taken over.
+    pub has_run: bool,
     /// Lives that ended with an error.
     pub failures: u64,
     /// Of these, lives that ended because Kafka was away: the circuits tell more.

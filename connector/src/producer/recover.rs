@@ -387,23 +387,8 @@ impl Recovery {
 
     /// What the last announcement says, held against the configuration.
     fn announced(&self, last: Option<&Announcement>) -> Result<Carried, Error> {
-        let options = &self.options;
         let Some(last) = last else { return Ok(Carried::default()) };
-        if last.dataset != options.dataset || last.shards != options.shards {
-            return Err(Error::Mismatch(format!(
-                "{} holds announcements of dataset {:?} with {} shard(s), configured is {:?} with {}: the \
-                 number of shards is fixed at creation. Correct the configuration, or choose another \
-                 announcement topic",
-                options.announcements, last.dataset, last.shards, options.dataset, options.shards
-            )));
-        }
-        if last.schema_fingerprint != options.schema.fingerprint() {
-            return Err(Error::Mismatch(format!(
-                "the schema of {} is not the one that version {} was written with. This release keeps one \
-                 schema for a dataset's life: give the old schema, or a new dataset name",
-                options.dataset, last.version
-            )));
-        }
+        continues(last, &self.options)?;
         Ok(Carried {
             previous: Some((last.version, last.life.epoch)),
             chain: last.chain(),
@@ -529,6 +514,29 @@ impl Recovery {
         carried.chain = chain;
         Ok((view, true))
     }
+}
+
+/// Whether what was announced last can be carried on by these options: what `check --connect` asks before `run` does.
+///
+/// # Errors
+/// [`Error::Mismatch`], with what to do.
+pub fn continues(last: &Announcement, options: &Options) -> Result<(), Error> {
+    if last.dataset != options.dataset || last.shards != options.shards {
+        return Err(Error::Mismatch(format!(
+            "{} holds announcements of dataset {:?} with {} shard(s), configured is {:?} with {}: the \
+             number of shards is fixed at creation. Correct the configuration, or choose another \
+             announcement topic",
+            options.announcements, last.dataset, last.shards, options.dataset, options.shards
+        )));
+    }
+    if last.schema_fingerprint != options.schema.fingerprint() {
+        return Err(Error::Mismatch(format!(
+            "the schema of {} is not the one that version {} was written with. This release keeps one \
+             schema for a dataset's life: give the old schema, or a new dataset name",
+            options.dataset, last.version
+        )));
+    }
+    Ok(())
 }
 
 /// A failpoint; what it is told to fail with is as good as Kafka's being away.

@@ -207,7 +207,9 @@ impl Supervisor {
                 }
                 () = recovered(&mut running) => {
                     recovered_at = Some(options.clock.now());
-                    self.status.send_modify(|status| status.error = None);
+                    self.status.send_modify(|status| {
+                        (status.error, status.refused, status.has_run) = (None, false, true);
+                    });
                     Event::Recovered
                 }
                 Some(ended) = lives.join_next() => {
@@ -344,7 +346,7 @@ impl Supervisor {
             tracing::error!(dataset, error = %error.chain(), "the life has ended; nothing that was logged is lost");
         }
         self.status.send_modify(|status| {
-            status.error = Some(error.chain());
+            (status.error, status.refused) = (Some(error.chain()), permanent);
             status.failures += 1;
             status.unavailable += u64::from(unavailable && !permanent);
         });
