@@ -118,7 +118,7 @@ fn a_line_that_does_not_fit_is_named_and_ends_it() {
     let ended = served.import(&[&file]).expect_code(65);
     assert!(ended.stderr.contains("line 3: "), "{}", ended.stderr);
     assert!(
-        ended.stdout.contains("1 records written") && ended.stdout.contains("1 did not fit"),
+        ended.stdout.contains("1 record written") && ended.stdout.contains("1 did not fit"),
         "{}",
         ended.stdout
     );
@@ -227,7 +227,7 @@ fn without_a_producer_it_is_durable_and_says_so() {
     let served = Served::new();
     let file = served.file("a.jsonl", "{\"key\":\"a\",\"value\":{\"id\":\"a\"}}\n");
     let done = served.import(&[&file, "--no-wait"]).expect_code(0);
-    assert!(done.stdout.starts_with("1 records written"), "{}", done.stdout);
+    assert!(done.stdout.starts_with("1 record written"), "{}", done.stdout);
     let ended = served.import(&[&file, "--patience", "1s"]).expect_code(69);
     assert!(ended.stderr.contains("durable in the source topic"), "{}", ended.stderr);
     assert_eq!(served.topic.read().len(), 2);

@@ -99,6 +99,52 @@ fn what_is_put_is_read_at_once_and_what_is_deleted_is_gone() {
     assert!(shown.stdout.contains("admin_token") && !shown.stdout.contains(TOKEN), "{}", shown.stdout);
 }
 
+/// What is written while readers are pinned is announced, and read by nobody until they follow again: who wrote is told so,
+/// and does not wait for it.
+#[test]
+fn what_is_written_behind_a_pin_is_said_to_be() {
+    let dir = scratch();
+    let (topic, name, port) = (Topic::create("products", 1), unique("shop"), free_port());
+    let config = configure(dir.path(), &name, topic.name(), bootstrap(), port);
+    let mut process = start(&config);
+    until_ready(&mut process, port);
+    let path = format!("/v1/datasets/{name}/records/P-1");
+    let first = version(&send(port, "PUT", &path, r#"{"id":"P-1"}"#));
+    let command = |arguments: &[&str]| run(stillwell(arguments).args(["-c", &config]), LONG).expect_code(0);
+    command(&["pin", &name, &first.to_string()]);
+    let pinned = format!("readers are pinned at {first}");
+    wait_until("the reader is pinned", LONG, || match get(port, "/health").body {
+        body if body.contains("\"pinned\":{") => Ok(()),
+        body => Err(body),
+    });
+    // Longer than the test may take.
+    let put = send(port, "PUT", &format!("{path}?wait=5m"), r#"{"id":"other"}"#);
+    let body = put.json();
+    // What is said of positions alone may have taken a version between.
+    let second = body["version"].as_u64().expect("it is announced");
+    assert!(put.status == 202 && second > first, "{body}");
+    assert_eq!(body["detail"], json!(format!("written in version {second}; {pinned}")));
+    assert_eq!(get(port, &path).json()["id"], "P-1");
+
+    let file = dir.path().join("one.jsonl");
+    std::fs::write(&file, r#"{"key":"P-2","value":{"id":"P-2"}}"#).unwrap();
+    let file = file.display().to_string();
+    let said = command(&["import", &name, &file]).stdout;
+    let (begins, ends) =
+        (format!("1 record written to dataset {name}, in version "), format!("; {pinned}\n"));
+    let third = said.strip_prefix(&begins).and_then(|said| said.strip_suffix(&ends));
+    assert!(third.is_some_and(|third| third.parse::<u64>().is_ok_and(|third| third > second)), "{said}");
+    command(&["unpin", &name]);
+    until_record(
+        port,
+        &format!("/v1/datasets/{name}/records/P-2"),
+        Some(&json!({ "id": "P-2", "price": null })),
+    );
+    let said = command(&["import", &name, &file]).stdout;
+    assert!(said.contains("readable in version"), "{said}");
+    process.stop(LONG).expect_code(0);
+}
+
 #[test]
 fn only_who_has_the_token_writes_and_only_what_fits() {
     let dir = scratch();

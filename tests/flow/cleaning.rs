@@ -199,6 +199,12 @@ async fn a_pin_holds_its_chain_and_unpinned_it_goes() {
     assert_eq!(late.view().version(), pinned);
     assert_eq!(crate::setting::contents(&late.view()), held);
     late.shutdown().await.expect("it stops");
+    let listed = Instance::new(&setting, "beside").versions();
+    let it = listed.iter().find(|listed| listed["version"] == pinned.0).expect("it is listed");
+    assert_eq!((&it["kept"], &it["pinned"]), (&json!(true), &json!(true)));
+    let passed =
+        listed.iter().find(|listed| listed["version"] == pinned.0 + 1).expect("the topic goes on from it");
+    assert_eq!((&passed["kept"], &passed["pinned"]), (&json!(false), &json!(false)));
 
     // A pin that only a newer release can read may name anything: nothing goes.
     let control = Topic::named_on(Broker::shared(), &format!("{}.control", setting.dataset()));

@@ -12,10 +12,11 @@ use super::reading::Which;
 use super::table::{self, Column, Output};
 use crate::Result;
 use crate::blob::Store;
-use crate::consumer::history::History;
+use crate::consumer::Steering;
+use crate::consumer::history::{History, Topics};
 use crate::format::announcement::{Announcement, read_positions};
 use crate::host::directory::rfc3339;
-use crate::record::Position;
+use crate::record::{Position, TopicId};
 use crate::version::{BlobRef, Checksum, Shard, Version};
 
 mod diff;
@@ -78,6 +79,7 @@ impl List {
         let work = edge.screen.work("reading announcements", "versions", None);
         let listed = runtime.block_on(async {
             let history = History::find(options.topics()).await?;
+            let pinned = pinned(options.topics(), history.topic_id()).await?;
             let mut listed = Vec::new();
             for shard in 0..history.shards() {
                 let (store, work) = (store.clone(), work.clone());
@@ -88,12 +90,12 @@ impl List {
                     })
                     .await?;
             }
-            Ok::<_, crate::Error>(listed)
+            Ok::<_, crate::Error>((listed, pinned))
         });
         runtime.shutdown_background();
         drop(work);
-        let mut listed = listed?;
-        keep(&mut listed);
+        let (mut listed, pinned) = listed?;
+        keep(&mut listed, &pinned);
         print(|out| match self.output {
             Output::Json => table::json(out, &listed),
             Output::Table => table::table(out, &COLUMNS, listed.iter().map(Listed::row)),
@@ -102,11 +104,17 @@ impl List {
     }
 }
 
-/// Says which can still be had: those from the oldest kept on, by what the newest of their shard says.
-fn keep(listed: &mut [Listed]) {
+/// The versions, one of each shard, that a pin of this history keeps.
+async fn pinned(topics: Topics, history: TopicId) -> Result<Vec<Version>> {
+    let pin = Steering::new(topics).pinned().await?.filter(|pin| pin.history == history);
+    Ok(pin.map_or(Vec::new(), |pin| pin.shard_versions().0))
+}
+
+/// Says which can still be had: those from the oldest kept on, by what the newest of their shard says, and what is pinned.
+fn keep(listed: &mut [Listed], pinned: &[Version]) {
     let newest: BTreeMap<Shard, Version> = listed.iter().map(|it| (it.shard, it.oldest_kept)).collect();
     for it in listed {
-        it.kept = newest.get(&it.shard).is_none_or(|oldest| it.version >= *oldest);
+        it.keep(newest.get(&it.shard).copied().unwrap_or_default(), pinned);
     }
 }
 
@@ -121,12 +129,13 @@ impl Show {
                 Some(_) => super::reading::find(&options, None).await?,
                 None => found.clone(),
             };
-            Ok::<_, crate::Error>((found, newest))
+            let pinned = pinned(options.topics(), found.topic_id).await?;
+            Ok::<_, crate::Error>((found, newest, pinned))
         });
         runtime.shutdown_background();
-        let (found, newest) = found?;
+        let (found, newest, pinned) = found?;
         let mut shown = Shown::of(&found.announcement, &store);
-        shown.listed.kept = shown.listed.version >= newest.announcement.oldest_kept;
+        shown.listed.keep(newest.announcement.oldest_kept, &pinned);
         print(|out| match self.output {
             Output::Json => table::json(out, &shown),
             Output::Table => shown.lines(out),
@@ -159,8 +168,10 @@ struct Listed {
     epoch: u64,
     announced_at: String,
     caught_up: bool,
-    /// Its blobs are kept; else they are gone or about to go, unless it is pinned. Of a version that is listed: by the newest.
+    /// Its blobs are kept, as the newest version says, or for the pin; else they are gone or about to go.
     kept: bool,
+    /// Readers are pinned to it.
+    pinned: bool,
     #[serde(skip)]
     oldest_kept: Version,
     records: u64,
@@ -239,6 +250,7 @@ impl Listed {
             announced_at: rfc3339(announcement.announced_at),
             caught_up: announcement.caught_up,
             kept: true,
+            pinned: false,
             oldest_kept: announcement.oldest_kept,
             records: announcement.records,
             upserts: announcement.upserts,
@@ -250,6 +262,20 @@ impl Listed {
         }
     }
 
+    fn keep(&mut self, oldest: Version, pinned: &[Version]) {
+        self.pinned = pinned.get(self.shard.0 as usize) == Some(&self.version);
+        self.kept = self.pinned || self.version >= oldest;
+    }
+
+    /// As a person reads it.
+    fn is_kept(&self) -> &'static str {
+        match (self.kept, self.pinned) {
+            (_, true) => "pinned",
+            (true, false) => "yes",
+            (false, false) => "no",
+        }
+    }
+
     fn row(&self) -> Vec<String> {
         vec![
             self.shard.to_string(),
@@ -257,7 +283,7 @@ impl Listed {
             self.epoch.to_string(),
             self.announced_at.clone(),
             if self.caught_up { "yes" } else { "no" }.to_owned(),
-            if self.kept { "yes" } else { "no" }.to_owned(),
+            self.is_kept().to_owned(),
             self.records.to_string(),
             self.upserts.to_string(),
             self.deletes.to_string(),
@@ -348,7 +374,7 @@ impl Shown {
             line("index", blob(index))?;
         }
         line("chain", format!("{} deltas since", self.chain.len()))?;
-        line("kept", if listed.kept { "yes" } else { "no" }.to_owned())?;
+        line("kept", listed.is_kept().to_owned())?;
         line("oldest kept", format!("{}, when it was announced", self.oldest_kept))?;
         line("schema", format!("fingerprint {}", self.schema_fingerprint))?;
         if let Some(schema) = &listed.schema {

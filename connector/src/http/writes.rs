@@ -2,7 +2,7 @@
 //!
 //! A write goes to the source topic as anybody's does, and is answered once it is readable: 200 with the version from
 //! which on a read here shows it. Where that takes longer than `?wait=`, 202 says where the record lies; the version
-//! will come.
+//! will come. Where readers here are pinned to an earlier one, waiting would be for an operator: 202 says so at once.
 
 use std::time::Duration;
 
@@ -68,10 +68,10 @@ async fn write(app: &App, request: Request, upsert: bool) -> Result<Response, Pr
     let left = until.saturating_duration_since(Instant::now());
     match written.published(left).await {
         Publication::Published { version, records } => {
-            let readable = is_readable(dataset, version, until).await;
-            Ok(answer(dataset, records.first(), Some(version), readable))
+            let read = read_in(dataset, version, until).await;
+            Ok(answer(dataset, records.first(), Some((version, read))))
         }
-        Publication::Durable { records } => Ok(answer(dataset, records.first(), None, false)),
+        Publication::Durable { records } => Ok(answer(dataset, records.first(), None)),
         Publication::Rejected { reason, .. } => Err(Problem::rejected(reason)),
         Publication::Unknown { reason, .. } => Err(Problem::of(
             ErrorKind::Unavailable,
@@ -132,27 +132,48 @@ fn refused(refused: Refused) -> Problem {
     }
 }
 
-/// Waits until what is read here is at least `version`. A process that does not read has nothing to wait for.
-async fn is_readable(dataset: &Dataset, version: Version, until: Instant) -> bool {
-    let Some(reader) = dataset.reader() else { return true };
+/// How a version stands to what is read here.
+#[derive(Clone, Copy)]
+enum Read {
+    /// It is readable, or nothing is read here.
+    Here,
+    /// Readers are held to this earlier one.
+    PinnedAt(Version),
+    /// It is not readable yet.
+    Later,
+}
+
+/// Waits until what is read here is at least `version`, or held before it. A process that does not read has nothing to
+/// wait for.
+async fn read_in(dataset: &Dataset, version: Version, until: Instant) -> Read {
+    let Some(reader) = dataset.reader() else { return Read::Here };
     let mut readable = reader.watch();
-    let reached = readable.wait_for(|readable| readable.version >= version);
-    matches!(tokio::time::timeout_at(until, reached).await, Ok(Ok(_)))
+    let settled = readable.wait_for(|readable| readable.version >= version || readable.pinned);
+    match tokio::time::timeout_at(until, settled).await {
+        Ok(Ok(readable)) if readable.version < version => Read::PinnedAt(readable.version),
+        Ok(Ok(_)) => Read::Here,
+        Ok(Err(_)) | Err(_) => Read::Later,
+    }
 }
 
 /// 200 with the version, where it is readable; else 202.
-fn answer(dataset: &Dataset, landed: Option<&Landed>, version: Option<Version>, readable: bool) -> Response {
+fn answer(dataset: &Dataset, landed: Option<&Landed>, version: Option<(Version, Read)>) -> Response {
     let mut body = json!({
         "dataset": dataset.name(),
-        "version": version,
+        "version": version.map(|(version, _)| version),
         "topic": landed.map(|landed| &*landed.topic),
         "partition": landed.map(|landed| landed.partition),
         "offset": landed.map(|landed| landed.offset),
     });
-    let why = match (version, readable) {
-        (Some(_), true) => return Json(body).into_response(),
-        (Some(version), false) => format!("announced in version {version}, which is not readable here yet"),
-        (None, _) => "durable in the source topic; the version that holds it is not announced yet".to_owned(),
+    let why = match version {
+        Some((_, Read::Here)) => return Json(body).into_response(),
+        Some((version, Read::PinnedAt(pinned))) => {
+            format!("written in version {version}; readers are pinned at {pinned}")
+        }
+        Some((version, Read::Later)) => {
+            format!("announced in version {version}, which is not readable here yet")
+        }
+        None => "durable in the source topic; the version that holds it is not announced yet".to_owned(),
     };
     if let Value::Object(members) = &mut body {
         members.insert("detail".to_owned(), why.into());

@@ -30,6 +30,8 @@ use super::given::Given;
 use super::progress::Work;
 use crate::codec::Format;
 use crate::config::Shared;
+use crate::consumer::Steering;
+use crate::error::counted;
 use crate::producer::write::Refused;
 use crate::producer::write::follow::Follower;
 use crate::producer::write::watch::{Ticket, Watchers};
@@ -94,6 +96,8 @@ struct Totals {
     readable: u64,
     bad: u64,
     version: Option<Version>,
+    /// The version before it to which readers are pinned.
+    pinned: Option<Version>,
     interrupted: bool,
     /// Why it ended before the file did.
     failed: Option<Error>,
@@ -110,6 +114,7 @@ impl Import {
         }
         let watchers = Watchers::default();
         let writer = Writer::new(&options, watchers.clone())?;
+        let steering = Steering::new(config.consumer(&self.dataset, &shared)?.topics());
         if !self.key.is_empty() {
             writer.keyed_by(&self.key)?;
         }
@@ -141,7 +146,9 @@ impl Import {
                 // Whether Kafka is there is known before anything is read, and how large a record may be.
                 writer.connect().await?;
             }
-            Ok(self.import(edge, &writer, reader, input, length).await)
+            let mut totals = self.import(edge, &writer, reader, input, length).await;
+            totals.pinned = pinned_before(&steering, totals.version).await;
+            Ok(totals)
         });
         // A read of standard input cannot be ended, and nothing depends on it any more.
         runtime.shutdown_background();
@@ -257,15 +264,21 @@ impl Import {
 
     /// Prints the totals; an error, where there is one, comes after them.
     fn tell(&self, totals: Totals) -> Result<Answer> {
-        let Totals { sent, durable, readable, bad, version, interrupted, failed } = totals;
+        let Totals { sent, durable, readable, bad, version, pinned, interrupted, failed } = totals;
         let mut line = if self.dry_run {
-            format!("{sent} records fit dataset {}; none was sent", self.dataset)
+            let fit = if sent == 1 { "fits" } else { "fit" };
+            format!("{} {fit} dataset {}; none was sent", counted(sent, "record"), self.dataset)
         } else {
-            format!("{durable} records written to dataset {}", self.dataset)
+            format!("{} written to dataset {}", counted(durable, "record"), self.dataset)
         };
         if let Some(version) = version {
             let all = if readable == durable { String::new() } else { format!("{readable} of them ") };
-            line.push_str(&format!(", {all}readable in version {version}"));
+            match pinned {
+                Some(pinned) => {
+                    line.push_str(&format!(", {all}in version {version}; readers are pinned at {pinned}"));
+                }
+                None => line.push_str(&format!(", {all}readable in version {version}")),
+            }
         }
         if bad > 0 {
             line.push_str(&format!("; {bad} did not fit"));
@@ -279,6 +292,19 @@ impl Import {
             None if interrupted => Ok(Answer::Interrupted),
             None if bad > 0 => Ok(Answer::No),
             None => Ok(Answer::Yes),
+        }
+    }
+}
+
+/// To which version before this one readers are pinned, if they are: then it is announced, and read by nobody.
+async fn pinned_before(steering: &Steering, version: Option<Version>) -> Option<Version> {
+    let version = version?;
+    match steering.pinned().await {
+        // A writer writes one shard, and there is one.
+        Ok(pin) => pin?.shard_versions().0.into_iter().next().filter(|pinned| *pinned < version),
+        Err(error) => {
+            tracing::warn!(error = %error.chain(), "whether readers are pinned cannot be asked");
+            None
         }
     }
 }
