@@ -16,6 +16,7 @@ use crate::blob::{self, Store};
 use crate::clock::{Clock, Entropy};
 use crate::config::{Config, Shared};
 use crate::disk::{self, Look};
+use crate::error::counted;
 use crate::kafka::Admin;
 use crate::producer::{recover, topics};
 use crate::schema::Schema;
@@ -63,7 +64,7 @@ pub async fn look(config: &Config) -> Result<Vec<Looked>> {
     let what = format!("Kafka at {servers}");
     match admin {
         Ok((admin, brokers)) => {
-            looked.push(Looked { what, found: Ok(format!("{brokers} broker(s)")) });
+            looked.push(Looked { what, found: Ok(counted(brokers as u64, "broker")) });
             for name in config.datasets() {
                 let found = topics(&admin, config, name, &shared).await;
                 looked.push(Looked { what: format!("topics of {name}"), found });
@@ -153,7 +154,8 @@ fn log(dir: &Path) -> Result<String> {
     let cut = look
         .cut
         .map_or(String::new(), |(seq, why)| format!("; it ends at chunk {seq}, which cannot be read: {why}"));
-    Ok(format!("{used}; {records} records in {} chunks{cut}", look.chunks.len()))
+    let (records, chunks) = (counted(records, "record"), counted(look.chunks.len() as u64, "chunk"));
+    Ok(format!("{used}; {records} in {chunks}{cut}"))
 }
 
 async fn kafka(config: &Config) -> Result<(Admin, usize)> {
@@ -172,7 +174,7 @@ async fn topics(admin: &Admin, config: &Config, name: &str, shared: &Shared) -> 
     let seen: Vec<_> = seen
         .into_iter()
         .map(|(topic, info)| match info {
-            Some(info) => format!("{topic} ({} partitions)", info.partitions),
+            Some(info) => format!("{topic} ({})", counted(info.partitions.max(0) as u64, "partition")),
             None => format!("{topic} (missing; will be created)"),
         })
         .collect();

@@ -12,6 +12,7 @@ use super::given::Given;
 use super::table::{self, Column, Output};
 use crate::clock::Clock;
 use crate::disk::{self, Checked, Damage, Look, Outcome, Repaired};
+use crate::error::counted;
 use crate::format::chunk::{Range, Summary};
 use crate::producer::log::joined;
 use crate::{Error, ErrorKind, Result};
@@ -336,13 +337,14 @@ impl Verdict {
     fn lines(&self, out: &mut dyn Write) -> io::Result<()> {
         let Verdict { chunks, records, .. } = self;
         let (dir, bytes) = (self.dir.display(), ByteSize(self.bytes));
+        let (chunks, records) = (counted(*chunks, "chunk"), counted(*records, "record"));
         if self.whole {
-            return writeln!(out, "{dir}: whole; {chunks} chunks, {records} records, {bytes}");
+            return writeln!(out, "{dir}: whole; {chunks}, {records}, {bytes}");
         }
         for Wrong { why, .. } in &self.damage {
             writeln!(out, "{dir}: damaged: {why}")?;
         }
-        writeln!(out, "{dir}: {chunks} chunks with {records} records ({bytes}) are whole")?;
+        writeln!(out, "{dir}: whole are {chunks} with {records} ({bytes})")?;
         writeln!(
             out,
             "what to do: nothing is lost as long as Kafka has it; the next `run` cuts the log there and asks Kafka \
@@ -412,7 +414,9 @@ impl Done {
             let Done { copied_chunks, copied_whole, copied_records, .. } = self;
             writeln!(
                 out,
-                "copied before: {copied_chunks} chunks, {copied_whole} of them whole, {copied_records} records, as found"
+                "copied before: {}, {copied_whole} of them whole, {}, as found",
+                counted(*copied_chunks, "chunk"),
+                counted(*copied_records, "record")
             )?;
             writeln!(out, "  bytes {}", copy.display())?;
             writeln!(out, "  index {}", index.display())?;

@@ -13,7 +13,7 @@ use super::given::Given;
 use super::table::{self, Column, Output};
 use crate::config::Shared;
 use crate::consumer::history::{self, Found, History};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, counted};
 use crate::format::control::{self, Control, From, Rebuilt, rebuild_key};
 use crate::kafka::{Admin, Outgoing, Sender};
 use crate::producer::control as topic;
@@ -410,16 +410,16 @@ impl Would {
         table::table(out, &COLUMNS, self.partitions.iter().map(Row::cells))?;
         writeln!(
             out,
-            "{}: {} records read; against version {} {} keys would be added, {} changed, {} deleted; {} stay the same; {} \
-             records would become dead letters",
+            "{}: {} read; against version {} {} would be added, {} changed, {} deleted; {} stay the same; {} would become \
+             dead letters",
             self.dataset,
-            self.read,
+            counted(self.read, "record"),
             self.version,
-            self.added,
+            counted(self.added, "key"),
             self.changed,
             self.deleted,
             self.unchanged,
-            self.letters
+            counted(self.letters, "record")
         )?;
         kept(out, self.kept, "would be")
     }
@@ -430,8 +430,8 @@ fn kept(out: &mut dyn Write, keys: u64, were: &str) -> io::Result<()> {
         0 => Ok(()),
         keys => writeln!(
             out,
-            "{keys} keys that the source does not hold {were} kept, since nothing says that they are gone; --deletes \
-             deletes them"
+            "{} that the source does not hold {were} kept, since nothing says that the source deleted them; --deletes does",
+            counted(keys, "key")
         ),
     }
 }
@@ -468,10 +468,15 @@ impl Done {
     fn lines(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
-            "{} is rebuilt as version {}: {} records read, {} keys added or changed, {} deleted, {} dead letters",
-            self.dataset, self.version, self.read, self.upserts, self.deletes, self.letters
+            "{} is rebuilt as version {}: {} read, {} added or changed, {} deleted, {}",
+            self.dataset,
+            self.version,
+            counted(self.read, "record"),
+            counted(self.upserts, "key"),
+            self.deletes,
+            counted(self.letters, "dead letter")
         )?;
-        kept(out, self.kept, "were")
+        kept(out, self.kept, if self.kept == 1 { "was" } else { "were" })
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::directory::Dataset;
 use super::task::{Label, Task};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, counted};
 use crate::producer::Farewell;
 
 /// The report of a shutdown. Prints as sentences, one a line.
@@ -39,10 +39,8 @@ impl Goodbye {
                 };
                 let log = match dataset.and_then(Dataset::log) {
                     Some((dir, records)) => {
-                        let dir = dir.display();
-                        format!(
-                            "{records} records are left in the log in {dir}, where the next start takes them up"
-                        )
+                        let (records, dir) = (counted(records.unsigned_abs(), "record"), dir.display());
+                        format!("left in the log in {dir}, where the next start goes on: {records}")
                     }
                     None => "what was logged is left in the log".to_owned(),
                 };

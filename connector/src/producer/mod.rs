@@ -51,7 +51,7 @@ pub use options::{Batching, Cleaning, Memory, Options, Pacing, Performance, Reli
 pub use shed::Shed;
 pub use write::{Landed, Publication, Write, Writer, Written};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, counted};
 use crate::format::chunk::Range;
 use crate::record::Position;
 use crate::version::Version;
@@ -110,7 +110,7 @@ impl std::fmt::Display for Farewell {
         for (i, position) in self.positions.iter().enumerate() {
             write!(f, "{} {position}", if i == 0 { "," } else { "" })?;
         }
-        write!(f, ", {} records left in the log", self.left_in_log)
+        write!(f, ", {} left in the log", counted(self.left_in_log, "record"))
     }
 }
 

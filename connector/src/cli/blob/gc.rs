@@ -14,6 +14,7 @@ use crate::cli::edge::{Answer, Edge, print};
 use crate::cli::given::Given;
 use crate::cli::table::{self, Column, Output};
 use crate::config::Shared;
+use crate::error::counted;
 use crate::kafka::{self, Admin};
 use crate::producer::Options;
 use crate::producer::clean::shelf::Fate;
@@ -237,18 +238,20 @@ impl Report {
         let done = if *dry_run { "would be deleted" } else { "deleted" };
         writeln!(
             out,
-            "{dataset}: {} blobs with {bytes} bytes {done}; {} with {} kept",
-            blobs.len(),
+            "{dataset}: {} with {} {done}; {} with {} kept",
+            counted(blobs.len() as u64, "blob"),
+            counted(*bytes, "byte"),
             kept.blobs,
             kept.bytes
         )?;
         for (sum, what) in [
-            (in_the_making, "are the present writer's, not announced yet"),
-            (letters, "are values of dead letters, and stay"),
-            (unknown, "are no blobs of this release, and stay"),
+            (in_the_making, "stay: the present writer's, not announced yet"),
+            (letters, "stay: values of dead letters"),
+            (unknown, "stay: not of this release"),
         ] {
             if sum.blobs > 0 {
-                writeln!(out, "{dataset}: {} blobs with {} bytes {what}", sum.blobs, sum.bytes)?;
+                let (blobs, bytes) = (counted(sum.blobs, "blob"), counted(sum.bytes, "byte"));
+                writeln!(out, "{dataset}: {blobs} with {bytes} {what}")?;
             }
         }
         Ok(())

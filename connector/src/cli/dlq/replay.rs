@@ -18,6 +18,7 @@ use crate::dead::held::Held;
 use crate::dead::outcome::{Outcome, Told, Totals};
 use crate::dead::replay::{self, Asked, Options};
 use crate::dead::text;
+use crate::error::counted;
 use crate::{Error, ErrorKind, Result, failpoint};
 
 /// Sends dead letters back to the partitions that they came from, once each
@@ -193,8 +194,9 @@ impl Replay {
     fn totals(&self, totals: &Totals) -> String {
         let Totals { selected, replayed, stale, known, left, not_now, .. } = totals;
         let verb = if self.dry_run { "would be replayed" } else { "replayed" };
+        let letters = counted(*selected, "letter");
         let mut line =
-            format!("{selected} letters selected: {replayed} {verb}, {stale} stale, {known} replayed before");
+            format!("{letters} selected: {replayed} {verb}, {stale} stale, {known} replayed before");
         let _ = write!(line, ", {} left", totals.unhandled());
         let whys: Vec<String> = left.iter().map(|(why, count)| format!("{count} {}", why.label())).collect();
         if !whys.is_empty() {
