@@ -401,8 +401,13 @@ fn a_dataset_without_a_schema_begins_with_the_newest_and_keeps_it() {
         let count = letters(&setting).len();
         if count == 1 { Ok(()) } else { Err(format!("{count} letters")) }
     });
-    let replay = instance.run(&["dlq", "replay"], &["--dry-run"]).expect_code(0);
-    assert!(replay.stderr.is_empty() || !replay.stderr.contains("error"), "{}", replay.stderr);
+    let replay = instance.run(&["dlq", "replay"], &["--dry-run"]).expect_code(1);
+    assert!(
+        replay.stdout.contains("does not fit: ") && replay.stdout.contains("888888"),
+        "{}",
+        replay.stdout
+    );
+    assert!(!replay.stderr.contains("error"), "{}", replay.stderr);
     let health = instance.get("/health").expect("it answers").1;
     assert!(health.contains("\"registry\":\"closed\""), "{health}");
     // By a registry that knows none of it a rebuild would lose all that was read once.

@@ -16,6 +16,7 @@ pub mod select;
 pub mod topic;
 pub mod listing;
 pub mod held;
+pub mod fit;
 pub mod fix;
 pub mod stale;
 pub mod progress;

@@ -15,6 +15,8 @@ pub enum Why {
     Misplaced,
     /// Whether it is stale cannot be told.
     Unjudged,
+    /// As it is it would become a letter again.
+    Unfit,
     /// The program would not mend it.
     Unmended,
     /// What of it lies in a blob is not there.
@@ -30,6 +32,7 @@ impl Why {
             Why::Capped => "replayed too often",
             Why::Misplaced => "no place in the source",
             Why::Unjudged => "staleness unknown",
+            Why::Unfit => "does not fit",
             Why::Unmended => "not mended",
             Why::BlobLost => "blob lost",
             Why::TooLarge => "too large",

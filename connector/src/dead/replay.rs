@@ -39,6 +39,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use super::fit::{Fit, Schemas};
 use super::fix::Fix;
 use super::found::Found;
 use super::held::Held;
@@ -144,6 +145,7 @@ pub struct Replay<'a> {
     transaction: Option<Transaction>,
     progress: Vec<Progress>,
     sources: Sources,
+    fit: Fit,
     limits: HashMap<String, Limit>,
     /// Source positions of what this run has sent: the same letter may stand in its topic twice.
     sent: HashSet<(u64, i32, i64)>,
@@ -212,7 +214,9 @@ impl<'a> Replay<'a> {
             progress
         });
         let progress = progress.collect();
-        let keys = Keys::new(&options.format, &options.key, &options.schema, options.registry.clone())?;
+        let schemas = Schemas::new(options.registry.clone());
+        let keys = Keys::new(&options.format, &options.key, &options.schema, schemas.clone())?;
+        let fit = Fit::new(&options.format, &options.key, &options.schema, schemas)?;
         let limiter = asked
             .rate
             .map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(half_a_second(rate))));
@@ -225,6 +229,7 @@ impl<'a> Replay<'a> {
             transaction,
             progress,
             sources: Sources::new(keys, options.clock.clone()),
+            fit,
             limits: HashMap::new(),
             sent: HashSet::new(),
             limiter,

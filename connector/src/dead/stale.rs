@@ -13,18 +13,18 @@
 //!
 //! Owns: reading the source, and the judgement. Does not own: what follows from it (`replay`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use super::fit::Schemas;
 use super::found::{Found, Source};
 use crate::clock::Clock;
-use crate::codec::{self, Codec, Encoded, Format, KeyRule, SchemaId};
+use crate::codec::{self, Codec, Encoded, Format, KeyRule};
 use crate::format::letter::header;
 use crate::kafka::{self, Admin, Message, Polled, Poller, Tuning, ends::Ends};
-use crate::registry::{self, Registry};
 use crate::schema::Schema;
 
 /// Bytes that the client fetches ahead.
@@ -45,6 +45,8 @@ pub enum Standing {
     Later(i64),
     /// The later record is a replay of this very letter.
     Replayed(i64),
+    /// Its key is in its value, which does not give it.
+    Keyless,
     /// It cannot be told, and why not.
     Unknown(String),
 }
@@ -53,10 +55,7 @@ pub enum Standing {
 pub struct Keys {
     /// `None`: the Kafka key is the key.
     codec: Option<Codec>,
-    /// Where schemas are asked for, if records name any.
-    registry: Option<Registry>,
-    /// Those that it does not know.
-    strangers: HashSet<SchemaId>,
+    schemas: Schemas,
 }
 
 impl Keys {
@@ -68,7 +67,7 @@ impl Keys {
         format: &Format,
         rule: &KeyRule,
         schema: &std::sync::Arc<Schema>,
-        registry: Option<Registry>,
+        schemas: Schemas,
     ) -> Result<Keys, codec::Error> {
         let codec = match (rule, format) {
             (KeyRule::Kafka, Format::Registered { keys: true }) | (KeyRule::Fields(_), _) => {
@@ -76,26 +75,14 @@ impl Keys {
             }
             (KeyRule::Kafka, _) => None,
         };
-        Ok(Keys { codec, registry, strangers: HashSet::new() })
+        Ok(Keys { codec, schemas })
     }
 
     /// The record's key; `None` where it has none, or it cannot be read. May ask the registry, and blocks then.
     fn of(&mut self, record: Encoded<'_>) -> Result<Option<u128>, Error> {
-        let Keys { codec, registry, strangers } = self;
+        let Keys { codec, schemas } = self;
         let Some(codec) = codec else { return Ok(record.key.map(hash)) };
-        while let (Some(id), Some(registry)) = (codec.unknown(record), &*registry) {
-            if strangers.contains(&id) {
-                break;
-            }
-            match tokio::runtime::Handle::current().block_on(registry.schema(id)) {
-                Ok(registry::Found::Avro(schema)) => codec.learn(id, Ok(&schema)),
-                Ok(registry::Found::Unusable(why)) => codec.learn(id, Err(&why)),
-                Err(registry::Error::Unknown { .. }) => {
-                    strangers.insert(id);
-                }
-                Err(error) => return Err(Error::Registry(error)),
-            }
-        }
+        schemas.teach(codec, record)?;
         Ok(codec.key(record).ok().map(hash))
     }
 }
@@ -320,11 +307,7 @@ impl Sources {
             Ok(Some(key)) => key,
             // Without a key nothing is the same.
             Ok(None) if self.keys.codec.is_none() => return Standing::Fresh,
-            Ok(None) => {
-                let why = "its key is made of fields, which its value does not give, or it names a schema that nobody \
-                           knows; mend it (--fix)";
-                return Standing::Unknown(why.to_owned());
-            }
+            Ok(None) => return Standing::Keyless,
             Err(error) => return Standing::Unknown(crate::error::chain(&error)),
         };
         match self.latest.get(&(at as u32, key)) {

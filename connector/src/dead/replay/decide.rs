@@ -9,6 +9,11 @@ use crate::dead::Error;
 use crate::dead::held::Held;
 use crate::dead::outcome::{Outcome, Why};
 use crate::dead::stale::Standing;
+use crate::error::chain;
+
+fn unfit(misfit: &str) -> Outcome {
+    Outcome::Left(Why::Unfit, format!("as it is it does not fit: {misfit}; mend it (--fix)"))
+}
 
 impl Replay<'_> {
     /// What is to become of each letter.
@@ -96,7 +101,22 @@ impl Replay<'_> {
                 Standing::Fresh => {}
                 Standing::Later(at) => return Outcome::Stale(at),
                 Standing::Replayed(at) => return Outcome::Known(Some(at)),
+                Standing::Keyless => {
+                    let unread = || "the key of its value cannot be read".to_owned();
+                    return match self.fit.misfit(held.encoded()) {
+                        Ok(misfit) => unfit(&misfit.unwrap_or_else(unread)),
+                        Err(error) => Outcome::Left(Why::Unjudged, chain(&error)),
+                    };
+                }
                 Standing::Unknown(why) => return Outcome::Left(Why::Unjudged, why),
+            }
+        }
+        // One that is sent is read by the writer, who has the last word; who only asks is told now.
+        if self.asked.dry_run {
+            match self.fit.misfit(held.encoded()) {
+                Ok(None) => {}
+                Ok(Some(misfit)) => return unfit(&misfit),
+                Err(error) => return Outcome::Left(Why::Unjudged, chain(&error)),
             }
         }
         let topic = xxhash_rust::xxh3::xxh3_64(source.topic.as_bytes());

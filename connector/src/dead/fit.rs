@@ -1,0 +1,101 @@
+//! Whether a record fits the dataset as it is: what does not, and is replayed, fails once more.
+//!
+//! Owns: the question, and asking the registry for schemas that records name. Does not own: what follows (`replay`).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::Error;
+use crate::codec::{self, Codec, Encoded, Format, KeyRule, SchemaId};
+use crate::registry::{self, Registry};
+use crate::schema::Schema;
+
+/// The registry's schemas, each asked for once, where records name them.
+#[derive(Clone)]
+pub struct Schemas {
+    registry: Option<Registry>,
+    /// Those that it does not know.
+    strangers: HashSet<SchemaId>,
+}
+
+impl Schemas {
+    /// Of this registry, if there is one.
+    pub fn new(registry: Option<Registry>) -> Schemas {
+        Schemas { registry, strangers: HashSet::new() }
+    }
+
+    /// Tells the codec all schemas that a record names, as far as anybody knows them. Blocks, within a runtime.
+    ///
+    /// # Errors
+    /// [`Error::Registry`]: it does not answer.
+    pub fn teach(&mut self, codec: &mut Codec, record: Encoded<'_>) -> Result<(), Error> {
+        while let (Some(id), Some(registry)) = (codec.unknown(record), &self.registry) {
+            if self.strangers.contains(&id) {
+                break;
+            }
+            match Handle::current().block_on(registry.schema(id)) {
+                Ok(registry::Found::Avro(schema)) => codec.learn(id, Ok(&schema)),
+                Ok(registry::Found::Unusable(why)) => codec.learn(id, Err(&why)),
+                Err(registry::Error::Unknown { .. }) => {
+                    self.strangers.insert(id);
+                }
+                Err(error) => return Err(Error::Registry(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads records as the dataset's writer would.
+pub struct Fit {
+    codec: Codec,
+    schemas: Schemas,
+}
+
+impl Fit {
+    /// By the dataset's format, key rule and schema.
+    ///
+    /// # Errors
+    /// The codec's, where these do not go together.
+    pub fn new(
+        format: &Format,
+        rule: &KeyRule,
+        schema: &Arc<Schema>,
+        schemas: Schemas,
+    ) -> Result<Fit, codec::Error> {
+        Ok(Fit { codec: Codec::new(format.clone(), rule.clone(), schema.clone())?, schemas })
+    }
+
+    /// Why a record would fail; `None`: it fits. Blocks, within a runtime.
+    ///
+    /// # Errors
+    /// [`Error::Registry`]: it does not answer.
+    pub fn misfit(&mut self, record: Encoded<'_>) -> Result<Option<String>, Error> {
+        self.schemas.teach(&mut self.codec, record)?;
+        Ok(self.codec.read(record).err().map(|unread| unread.misfit().message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::ExtraFields;
+
+    #[test]
+    fn the_value_is_blamed_and_not_the_key_that_it_would_make() {
+        let schema = r#"{"type":"record","name":"P","fields":[{"name":"id","type":"string"},{"name":"price","type":"double"}]}"#;
+        let schema = Arc::new(Schema::dataset(schema).unwrap());
+        let format = Format::Json { extra_fields: ExtraFields::Ignore };
+        let rule = KeyRule::Fields(vec!["id".to_owned()]);
+        let mut fit = Fit::new(&format, &rule, &schema, Schemas::new(None)).unwrap();
+        let mut misfit = |value: &str| {
+            let record = Encoded { value: Some(value.as_bytes()), ..Encoded::default() };
+            fit.misfit(record).unwrap()
+        };
+        assert_eq!(misfit(r#"{"id":"P-1","price":1}"#), None);
+        let why = misfit(r#"{"id":"P-1","price":"1.5"}"#).unwrap();
+        assert!(why.contains("price") && !why.contains("key"), "{why}");
+    }
+}
