@@ -4,7 +4,8 @@
 //! its lock, since it may be in use.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +13,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::adopt;
+use super::healthcheck::reachable;
 use crate::blob::{self, Store};
 use crate::clock::{Clock, Entropy};
-use crate::config::{Config, Shared};
+use crate::config::{Config, Role, Shared};
 use crate::disk::{self, Look};
 use crate::error::counted;
 use crate::kafka::Admin;
@@ -25,6 +27,9 @@ use crate::{Error, ErrorKind, Result};
 
 /// Longest that a store may take for a probe of a few bytes.
 const STORE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Longest that a process that listens where we would may take to say that it lives.
+const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Folder of probes in a store.
 const PROBES: &str = "stillwell-probe";
@@ -66,8 +71,7 @@ pub async fn look(config: &Config) -> Result<Vec<Looked>> {
         Ok((admin, brokers)) => {
             looked.push(Looked { what, found: Ok(counted(brokers as u64, "broker")) });
             for name in config.datasets() {
-                let found = topics(&admin, config, name, &shared).await;
-                looked.push(Looked { what: format!("topics of {name}"), found });
+                looked.extend(topics(&admin, config, name, &shared).await?);
                 let found = history(config, name, &shared).await;
                 looked.push(Looked { what: format!("versions of {name}"), found });
             }
@@ -91,6 +95,11 @@ pub async fn look(config: &Config) -> Result<Vec<Looked>> {
         Err(error) => Err(error),
     };
     looked.push(Looked { what: format!("blob store {url}"), found });
+    if let Some(address) = config.listen(Role::Both) {
+        let found = tokio::task::spawn_blocking(move || listen(address)).await;
+        let found = found.map_err(|error| Error::because(ErrorKind::Internal, "trying it panicked", error));
+        looked.push(Looked { what: format!("http.listen {address}"), found: found.and_then(|found| found) });
+    }
     for part in ["log", "cache"] {
         let dir = config.data_dir().join(part);
         let found = directory(&dir, shared.entropy.next_u64());
@@ -165,20 +174,60 @@ async fn kafka(config: &Config) -> Result<(Admin, usize)> {
     Ok((admin, brokers))
 }
 
-async fn topics(admin: &Admin, config: &Config, name: &str, shared: &Shared) -> Result<String> {
+/// Those that are right together, and each that is not.
+async fn topics(admin: &Admin, config: &Config, name: &str, shared: &Shared) -> Result<Vec<Looked>> {
     let options = config.producer(name, shared)?;
-    let seen = topics::look(admin, &options).await.map_err(|error| {
-        let kind = if error.is_transient() { ErrorKind::Unavailable } else { ErrorKind::Config };
-        Error::because(kind, "looking at them", error)
-    })?;
-    let seen: Vec<_> = seen
-        .into_iter()
-        .map(|(topic, info)| match info {
+    let what = || format!("topics of {name}");
+    let (mut right, mut looked) = (Vec::new(), Vec::new());
+    for (topic, found) in topics::look(admin, &options).await {
+        let found = found.map(|info| match info {
             Some(info) => format!("{topic} ({})", counted(info.partitions.max(0) as u64, "partition")),
             None => format!("{topic} (missing; will be created)"),
-        })
-        .collect();
-    Ok(seen.join(", "))
+        });
+        match found {
+            Ok(found) => right.push(found),
+            Err(error) => {
+                let kind = if error.is_transient() { ErrorKind::Unavailable } else { ErrorKind::Config };
+                looked.push(Looked {
+                    what: what(),
+                    found: Err(Error::because(kind, "looking at them", error)),
+                });
+            }
+        }
+    }
+    if !right.is_empty() {
+        looked.push(Looked { what: what(), found: Ok(right.join(", ")) });
+    }
+    Ok(looked)
+}
+
+/// Whether `run` could listen there: an address that a process of ours serves by now is no mistake.
+fn listen(address: SocketAddr) -> Result<String> {
+    let error = match TcpListener::bind(address) {
+        Ok(_) => return Ok("it is free".to_owned()),
+        Err(error) => error,
+    };
+    let taken = error.kind() == std::io::ErrorKind::AddrInUse;
+    if taken && is_ours(address).unwrap_or(false) {
+        return Ok("a process of Stillwell serves it by now".to_owned());
+    }
+    let what = if taken {
+        "another process listens there; stop it, or give http.listen another port"
+    } else {
+        "correct http.listen"
+    };
+    Err(Error::because(ErrorKind::Config, what, error))
+}
+
+/// Whether who listens there says what `/live` says.
+fn is_ours(address: SocketAddr) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect_timeout(&reachable(address), LIVE_TIMEOUT)?;
+    stream.set_read_timeout(Some(LIVE_TIMEOUT))?;
+    stream.write_all(b"GET /live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    // What trickles for ever is none of ours.
+    let _ = stream.take(1_024).read_to_end(&mut answer);
+    Ok(answer.ends_with(b"{\"live\":true}"))
 }
 
 /// Whether what was announced last can be carried on: a writer that finds it cannot tries again for ever.
@@ -287,6 +336,33 @@ mod tests {
         open.close().await.unwrap();
         drop(open);
         assert_eq!(super::log(&dir).unwrap(), "not in use; 0 records in 0 chunks");
+    }
+
+    #[test]
+    fn an_address_is_free_served_by_one_of_ours_or_taken() {
+        let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = stranger.local_addr().unwrap();
+        for (answer, said) in
+            [("{\"live\":true}", "of Stillwell"), ("hello", "another process listens there")]
+        {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let (mut stream, _) = stranger.accept().unwrap();
+                    let mut asked = [0; 1024];
+                    let read = stream.read(&mut asked).unwrap();
+                    assert!(asked[..read].starts_with(b"GET /live "));
+                    write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len())
+                        .unwrap();
+                });
+                let told = listen(address).unwrap_or_else(|error| {
+                    assert_eq!(error.kind(), ErrorKind::Config);
+                    error.chain()
+                });
+                assert!(told.contains(said), "{told}");
+            });
+        }
+        drop(stranger);
+        assert_eq!(listen(address).unwrap(), "it is free");
     }
 
     #[test]

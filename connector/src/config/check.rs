@@ -133,7 +133,8 @@ impl<'a> Check<'a> {
 
     fn kafka(&mut self) {
         for server in self.model.kafka.bootstrap_servers.split(',').map(str::trim) {
-            let (host, port) = server.rsplit_once(':').unwrap_or((server, "9092"));
+            // librdkafka would take its own default, which is a guess that Kafka's other clients do not make.
+            let (host, port) = server.rsplit_once(':').unwrap_or((server, ""));
             let host = host.rsplit("://").next().unwrap_or(host);
             if host.is_empty() || port.parse::<u16>().is_err() {
                 let what = format!(
@@ -381,10 +382,31 @@ impl<'a> Check<'a> {
         match Codec::new(format.clone(), key.clone(), schema.clone()) {
             Ok(_) => Some(Reading { schema, format, key, adopts: false }),
             Err(crate::codec::Error::Key { field, reason }) => {
+                // Each by itself; what is wrong only with them together is that one.
+                let alone = |field: &String| {
+                    let rule = KeyRule::Fields(vec![field.clone()]);
+                    match Codec::new(format.clone(), rule, schema.clone()) {
+                        Err(crate::codec::Error::Key { field, reason }) => Some((field, reason)),
+                        _ => None,
+                    }
+                };
+                let mut wrong: Vec<_> = match &own.key {
+                    Keyed::Fields(fields) => fields.iter().filter_map(alone).collect(),
+                    Keyed::Kafka(_) => Vec::new(),
+                };
+                if wrong.is_empty() {
+                    wrong.push((field, reason));
+                }
                 let names = field_names(&schema);
-                let near = nearest(&field, names.iter().map(String::as_str)).filter(|near| *near != field);
-                let hint = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
-                self.wrong(&["datasets", name, "key"], format!("{reason}{hint}"));
+                for (field, reason) in wrong {
+                    let near =
+                        nearest(&field, names.iter().map(String::as_str)).filter(|near| *near != field);
+                    let hint = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
+                    // Of several it must be known which.
+                    let is_named = field.is_empty() || reason.contains(&format!("`{field}`"));
+                    let which = if is_named { String::new() } else { format!("`{field}`: ") };
+                    self.wrong(&["datasets", name, "key"], format!("{which}{reason}{hint}"));
+                }
                 None
             }
             Err(error) => {

@@ -205,7 +205,7 @@ fn every_mistake_is_said_at_once_with_its_line() {
     case(
         r#"instance_idd = "x"
 [kafka]
-bootstrap_servers = "localhost"
+bootstrap_servers = "localhost:9092"
 [kafka.properties]
 "isolation.level" = "read_uncommitted"
 client.id = "me"

@@ -156,15 +156,13 @@ pub async fn letter_limit(admin: &Admin, options: &Options) -> Result<usize, kaf
     Ok(limit.min(CLIENT_LIMIT).saturating_sub(16 * 1024))
 }
 
-/// Looks at all topics of the dataset as [`prepare`] would, creating none: each with what it is, or `None` where it is
-/// missing and [`prepare`] would create it.
-///
-/// # Errors
-/// As [`prepare`].
-pub async fn look(
-    admin: &Admin,
-    options: &Options,
-) -> Result<Vec<(String, Option<kafka::TopicInfo>)>, Error> {
+/// A topic that was looked at: its name, and what it is; `None` where it is missing and [`prepare`] would create it, the
+/// error where [`prepare`] would end with it.
+pub type Seen = (String, Result<Option<kafka::TopicInfo>, Error>);
+
+/// Looks at all topics of the dataset as [`prepare`] would, creating none. Goes on behind what is wrong with one of them,
+/// unless Kafka does not answer.
+pub async fn look(admin: &Admin, options: &Options) -> Vec<Seen> {
     let mut seen = Vec::new();
     let sources = options.topics.iter().map(|topic| (topic, options.source_partitions, &[][..]));
     let own: [(_, _, &[_]); 3] = [
@@ -173,19 +171,32 @@ pub async fn look(
         (&options.announcements, options.shards as i32, ANNOUNCEMENTS),
     ];
     for (topic, partitions, config) in sources.chain(own) {
-        let failed = |source| Error::Kafka { topic: topic.clone(), source };
-        let info = admin.describe(topic).await.map_err(failed)?;
-        if info.is_none() && !options.create_topics {
-            return Err(missing(topic, partitions, config));
+        let found = look_at(admin, options, topic, partitions, config).await;
+        let is_away = found.as_ref().is_err_and(Error::is_transient);
+        seen.push((topic.clone(), found));
+        if is_away {
+            break;
         }
-        match info {
-            Some(info) if *topic == options.announcements => fits(admin, options, info).await?,
-            Some(_) if *topic == options.control => keeps_pins(admin, options).await?,
-            _ => {}
-        }
-        seen.push((topic.clone(), info));
     }
-    Ok(seen)
+    seen
+}
+
+async fn look_at(
+    admin: &Admin,
+    options: &Options,
+    topic: &str,
+    partitions: i32,
+    config: &[(&str, &str)],
+) -> Result<Option<kafka::TopicInfo>, Error> {
+    let failed = |source| Error::Kafka { topic: topic.to_owned(), source };
+    let info = admin.describe(topic).await.map_err(failed)?;
+    match info {
+        None if !options.create_topics => return Err(missing(topic, partitions, config)),
+        Some(info) if *topic == options.announcements => fits(admin, options, info).await?,
+        Some(_) if *topic == options.control => keeps_pins(admin, options).await?,
+        _ => {}
+    }
+    Ok(info)
 }
 
 /// Whether the announcement topic keeps what is announced.

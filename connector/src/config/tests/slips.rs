@@ -35,3 +35,22 @@ shards = 4
         "{wrong:#?}"
     );
 }
+
+/// Of a list each entry that is wrong is named, not the first one alone.
+#[test]
+fn each_server_and_each_key_field_is_looked_at() {
+    let text = LEAST.replace("[\"id\"]", "[\"idd\", \"price\", \"colour\"]");
+    let servers = "[kafka]\nbootstrap_servers = \"localhost, kafka-1:9092, :9092\"\n";
+    let wrong = case(&format!("{text}{servers}")).wrong();
+    assert_eq!(wrong.len(), 5, "{wrong:#?}");
+    for (at, said) in [
+        (0, "no field `idd`"),
+        (0, "did you mean \"id\"?"),
+        (1, "`price`"),
+        (2, "no field `colour`"),
+        (3, "\"localhost\" is not HOST:PORT"),
+        (4, "\":9092\" is not HOST:PORT"),
+    ] {
+        assert!(wrong[at].contains(said), "{said}: {wrong:#?}");
+    }
+}
