@@ -269,6 +269,31 @@ fn a_damaged_blob_is_told_from_a_missing_one() {
     told(&["blob", "inspect", "s3://bucket/x.delta.avro"]).expect_code(65);
 }
 
+/// A file that the command line names and that is not there, or is a folder, is 66 whatever the command does with it.
+#[test]
+fn what_is_not_there_has_a_code_of_its_own() {
+    let (dir, file) = configured(LEAST);
+    let (schema, folder) =
+        (dir.path().join("product.avsc").display().to_string(), dir.path().display().to_string());
+    for arguments in [
+        &["import", "products", "/nowhere", "-c", &file][..],
+        &["import", "products", &folder, "-c", &file],
+        &["schema", "check", "/nowhere", &schema],
+        &["schema", "check", &schema, &folder],
+        &["demo", "--input", "/nowhere", "--schema", &schema, "--key", "id"],
+        &["demo", "--input", &schema, "--schema", "/nowhere", "--key", "id"],
+        &["log", "verify", "--dir", "/nowhere"],
+        &["blob", "verify", "/nowhere"],
+    ] {
+        let missing = told(arguments).expect_code(66);
+        let named = arguments.iter().filter(|argument| **argument == "/nowhere" || **argument == folder);
+        for name in named {
+            assert!(missing.stderr.contains(name), "{arguments:?}: {}", missing.stderr);
+        }
+        assert_eq!(missing.stdout, "", "{arguments:?}");
+    }
+}
+
 #[test]
 fn health_is_asked_for_where_the_configuration_says() {
     let port = free_port();

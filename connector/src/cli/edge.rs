@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::progress::Screen;
 use super::{Logging, USAGE};
 use crate::config::{Config, Error as Mistaken};
+use crate::dead;
 use crate::host::letters::NoStage;
 use crate::kafka;
 use crate::producer::topics;
@@ -92,6 +94,35 @@ fn unwritten(error: io::Error) -> Error {
 #[error("{0}")]
 pub struct NoInput(io::Error);
 
+/// Opens a file that the command line names, to read it; a folder is none.
+///
+/// # Errors
+/// [`NoInput`].
+pub fn open(path: &Path) -> Result<File> {
+    let failed = |error| NoInput::error("cannot read", path, error);
+    let file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_dir() {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
+    Ok(file)
+}
+
+/// A file that the command line names, and that cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoOutput(io::Error);
+
+/// Makes a file that the command line names, which must not be there yet.
+///
+/// # Errors
+/// That it cannot be made: exit code 73.
+pub fn create_new(path: &Path) -> Result<File> {
+    File::create_new(path).map_err(|error| {
+        let doing = format!("cannot write {}", path.display());
+        Error::because(ErrorKind::Rejected, doing, NoOutput(error))
+    })
+}
+
 impl NoInput {
     /// The error, with what was being done to which file.
     pub fn error(doing: &str, path: &Path, error: io::Error) -> Error {
@@ -108,12 +139,15 @@ pub(super) fn is_broken_pipe(error: &Error) -> bool {
     unwritten_because(error) == Some(io::ErrorKind::BrokenPipe)
 }
 
-/// The exit code: by kind, save that output that cannot be written is an I/O error (`EX_IOERR`), that a file that the
-/// command line names has a code of its own (`EX_NOINPUT`), and that a misspelt stage is a wrong command line.
+/// The exit code: by kind, save that output that cannot be written is an I/O error (`EX_IOERR`), that a file or program
+/// that the command line names and that is not there has a code of its own (`EX_NOINPUT`), as one that cannot be made has
+/// (`EX_CANTCREAT`), and that a misspelt stage is a wrong command line.
 pub(super) fn exit_code(error: &Error) -> u8 {
     match error.source() {
         _ if unwritten_because(error).is_some() => 74,
         Some(source) if source.is::<NoInput>() => 66,
+        Some(source) if matches!(source.downcast_ref(), Some(dead::Error::NoProgram(_))) => 66,
+        Some(source) if source.is::<NoOutput>() => 73,
         Some(source) if source.is::<NoStage>() => USAGE,
         _ => error.kind().exit_code(),
     }
@@ -234,6 +268,19 @@ mod tests {
             "error: a.toml:3: http.lisen: unknown key; did you mean http.listen?\nerror: storage.data_dir: is \
              missing\n2 mistakes in the configuration\n"
         );
+    }
+
+    #[test]
+    fn files_of_the_command_line_have_codes_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let code = |error: Error| exit_code(&error);
+        assert_eq!(code(open(&dir.path().join("nothing")).unwrap_err()), 66);
+        assert_eq!(code(open(dir.path()).unwrap_err()), 66, "a folder");
+        let there = dir.path().join("there");
+        create_new(&there).unwrap();
+        assert_eq!(code(create_new(&there).unwrap_err()), 73);
+        let program = dead::Error::NoProgram(io::ErrorKind::NotFound.into());
+        assert_eq!(code(Error::because(program.kind(), "dead letters in d.dlq", program)), 66);
     }
 
     #[test]

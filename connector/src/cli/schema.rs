@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::edge::{Answer, Edge, print};
+use super::edge::{Answer, Edge, NoInput, print};
 use super::table::{self, Column, Output};
 use crate::schema::{self, Resolver};
 use crate::{Error, ErrorKind, Result};
@@ -132,11 +132,10 @@ fn mismatch(writer: &Arc<schema::Schema>, reader: &Arc<schema::Schema>) -> Optio
 }
 
 fn read(file: &Path) -> Result<Arc<schema::Schema>> {
-    let doing = || format!("reading the schema {}", file.display());
-    let text = std::fs::read_to_string(file);
-    let text = text.map_err(|error| Error::because(ErrorKind::Rejected, doing(), error))?;
-    let schema = schema::Schema::parse(&text);
-    schema.map(Arc::new).map_err(|error| Error::because(ErrorKind::Rejected, doing(), error))
+    let text = std::fs::read_to_string(file).map_err(|error| NoInput::error("cannot read", file, error))?;
+    schema::Schema::parse(&text).map(Arc::new).map_err(|error| {
+        Error::because(ErrorKind::Rejected, format!("reading the schema {}", file.display()), error)
+    })
 }
 
 #[cfg(test)]

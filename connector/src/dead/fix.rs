@@ -59,6 +59,9 @@ impl Fix {
     }
 }
 
+/// What a shell ends with where it finds no such program, or may not run it.
+const NOT_RUN: [Option<i32>; 2] = [Some(126), Some(127)];
+
 /// A program.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -146,6 +149,9 @@ impl Program {
         if !status.success() {
             drop(child);
             let said = said.join().ok().flatten().unwrap_or_default();
+            if NOT_RUN.contains(&status.code()) {
+                return Err(io::Error::new(io::ErrorKind::NotFound, first_line(&said).unwrap_or_default()));
+            }
             return Ok(Err(refusal(status, &said)));
         }
         let none = letter.value.is_none() && bytes.is_empty();
@@ -179,10 +185,13 @@ fn environment(command: &mut Command, letter: &Held) {
     }
 }
 
-fn refusal(status: ExitStatus, said: &[u8]) -> String {
+fn first_line(said: &[u8]) -> Option<String> {
     let said = String::from_utf8_lossy(said);
-    let line = said.lines().map(str::trim).find(|line| !line.is_empty());
-    match line {
+    said.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+}
+
+fn refusal(status: ExitStatus, said: &[u8]) -> String {
+    match first_line(said) {
         Some(line) => format!("the program would not mend it ({status}): {line}"),
         None => format!("the program would not mend it ({status})"),
     }
@@ -271,7 +280,17 @@ mod tests {
             "{refused}"
         );
         assert!(mend("kill -9 $$", Some(b"x")).is_err());
-        assert!(mend("no-such-program-anywhere", Some(b"x")).is_err());
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_leaves_no_letter_but_ends_it() {
+        let fix =
+            Program { command: "no-such-program-anywhere".to_owned(), timeout: Duration::from_secs(30) };
+        let error = fix.mend(&Clock::system(), &[&letter(Some(b"x"))]).unwrap_err();
+        assert!(
+            error.kind() == io::ErrorKind::NotFound && error.to_string().contains("not found"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub enum Error {
     /// The program that mends cannot be started.
     #[error("starting the program that mends values")]
     Fix(#[source] std::io::Error),
+    /// There is no such program, or it may not be run.
+    #[error("the program that is to mend values (--fix) cannot be run")]
+    NoProgram(#[source] std::io::Error),
     /// Too much would have to be remembered.
     #[error(
         "the source has had more than {0} keys since the first of these letters, and where keys are made of fields all \
@@ -81,9 +84,12 @@ impl Error {
             Error::Kafka { source, .. } => source.is_transient(),
             Error::Blob { source, .. } => source.is_transient(),
             Error::Registry(source) => source.is_transient(),
-            Error::NoTopic(_) | Error::Codec(_) | Error::Fix(_) | Error::TooManyKeys(_) | Error::Stopped => {
-                false
-            }
+            Error::NoTopic(_)
+            | Error::Codec(_)
+            | Error::Fix(_)
+            | Error::NoProgram(_)
+            | Error::TooManyKeys(_)
+            | Error::Stopped => false,
         }
     }
 
@@ -94,7 +100,7 @@ impl Error {
             Error::Blob { source, .. } => source.kind(),
             Error::Registry(source) => source.kind(),
             Error::Codec(_) => ErrorKind::Config,
-            Error::NoTopic(_) | Error::TooManyKeys(_) => ErrorKind::Rejected,
+            Error::NoTopic(_) | Error::NoProgram(_) | Error::TooManyKeys(_) => ErrorKind::Rejected,
             Error::Fix(_) => ErrorKind::Unavailable,
             Error::Stopped => ErrorKind::Closed,
         }

@@ -1,6 +1,5 @@
 //! `stillwell demo`: the whole system, with nothing installed.
 
-use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use clap::Args;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::edge::{Answer, Edge, NoInput, print};
+use super::edge::{Answer, Edge, NoInput, open, print};
 use super::signals::{LEFT_BEHIND, Signals};
 use crate::clock::{Clock, Entropy};
 use crate::demo::{self, Options, Progress, Report, Source};
@@ -144,16 +143,6 @@ impl Demo {
         };
         Ok((Source::Lines { name, input, schema: Arc::new(schema), key }, true))
     }
-}
-
-/// A file that can be read; a folder is none.
-fn open(path: &Path) -> Result<File> {
-    let failed = |error| NoInput::error("opening", path, error);
-    let file = File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.is_dir() {
-        return Err(failed(io::ErrorKind::IsADirectory.into()));
-    }
-    Ok(file)
 }
 
 /// Runs the demo, shows where it stands, and hands it the first signal. `None`: there was a second one.

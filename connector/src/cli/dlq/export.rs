@@ -1,6 +1,5 @@
 //! `stillwell dlq export`: letters as JSON lines, whole, whatever bytes are in them.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -9,6 +8,7 @@ use clap::Args;
 use tokio::runtime::Handle;
 
 use super::{Answer, Edge, Which, Whose, at_once, go_on, read};
+use crate::cli::edge::create_new;
 use crate::dead::held::Held;
 use crate::dead::select::Verdict;
 use crate::dead::text;
@@ -44,10 +44,7 @@ impl Export {
         let Some(selection) = self.which.selection(edge, &options)? else { return Ok(Answer::Interrupted) };
         let out: Box<dyn Write + Send> = match &self.to {
             None => Box::new(io::stdout()),
-            Some(path) => Box::new(File::create_new(path).map_err(|error| {
-                let doing = format!("cannot write {}", path.display());
-                Error::because(ErrorKind::Unavailable, doing, error)
-            })?),
+            Some(path) => Box::new(create_new(path)?),
         };
         let writing =
             Writing { out: Box::new(BufWriter::with_capacity(1 << 16, out)), count: 0, failed: None };

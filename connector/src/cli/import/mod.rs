@@ -9,7 +9,6 @@
 //! Runs beside the process that makes the versions, and needs neither its log nor its lock.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::Read;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -25,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 mod read;
 
-use super::edge::{Answer, Edge, NoInput, print};
+use super::edge::{Answer, Edge, open, print};
 use super::given::Given;
 use super::progress::Work;
 use crate::codec::Format;
@@ -121,8 +120,7 @@ impl Import {
         let (input, length): (Box<dyn Read + Send>, _) = if self.file.as_os_str() == "-" {
             (Box::new(std::io::stdin()), None)
         } else {
-            let file =
-                File::open(&self.file).map_err(|error| NoInput::error("cannot read", &self.file, error))?;
+            let file = open(&self.file)?;
             let length = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|file| file.len());
             (Box::new(file), length)
         };

@@ -27,7 +27,10 @@ impl Replay<'_> {
                 outcomes.iter().enumerate().filter(|(_, one)| one.is_none()).map(|(at, _)| at).collect();
             let given: Vec<&Held> =
                 open.iter().filter_map(|at| letters.get(*at).map(|held| &**held)).collect();
-            let mended = fix.mend(&self.options.clock, &given).map_err(Error::Fix)?;
+            let mended = fix.mend(&self.options.clock, &given).map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Error::NoProgram(error),
+                _ => Error::Fix(error),
+            })?;
             for (at, mended) in open.into_iter().zip(mended) {
                 match (mended, letters.get_mut(at), outcomes.get_mut(at)) {
                     (Ok(value), Some(held), _) => held.value = value,
