@@ -56,6 +56,8 @@ pub mod retry;
 #[doc(hidden)]
 pub mod repeat;
 #[doc(hidden)]
+pub mod words;
+#[doc(hidden)]
 pub mod gauge;
 #[doc(hidden)]
 pub mod failpoint;

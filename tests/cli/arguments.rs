@@ -54,7 +54,7 @@ fn every_mistake_has_its_line_and_the_way_out() {
          \"1s\" or \"10m\"\n\
          error: env STILLWELL_HTTP__LISTEN: http.listen: \"here\" cannot stand here: write an address and a port, as in \
          \"127.0.0.1:8080\", or \"off\"\n\
-         4 mistakes in the configuration\n"
+         4 mistakes in the configuration {file}\n"
     );
     assert_eq!(finished.stderr, expected);
 }
@@ -70,10 +70,40 @@ fn a_property_that_librdkafka_does_not_take_has_its_line_too() {
             "error: {file}:8: kafka.properties.\"securty.protocol\": is none of librdkafka's; did you mean \
              \"security.protocol\"?\n\
              error: {file}:9: kafka.properties.\"check.crcs\": is neither true nor false\n\
-             2 mistakes in the configuration\n"
+             2 mistakes in the configuration {file}\n"
         );
         assert_eq!(finished.stderr, expected);
     }
+}
+
+/// What is missing has no line; the file in which it is missed is named all the same.
+#[test]
+fn an_empty_file_is_named() {
+    let (_dir, file) = configured("");
+    let empty = told(&["check", "-c", &file]).expect_code(78);
+    assert!(empty.stderr.contains("error: storage.data_dir: is missing"), "{}", empty.stderr);
+    assert!(empty.stderr.ends_with(&format!(" mistakes in the configuration {file}\n")), "{}", empty.stderr);
+}
+
+/// A name with a slip in it is understood, wherever it stands.
+#[test]
+fn names_are_understood_with_a_slip() {
+    let more = "[datasets.products.consumer]\nfilter = \"idd = 'a'\"\nfields = [\"di\"]\n\
+                [storage.options]\naws_reigon = \"x\"\n";
+    let (_dir, file) = configured(&format!("{LEAST}{more}"));
+    let blobs = ["--set", "storage.blobs=s3://bucket"];
+    let checked = run(stillwell(["check", "-c", &file]).args(blobs), SHORT).expect_code(78);
+    for said in [
+        "schema: there is no field idd; did you mean \"id\"?",
+        "it has no field \"di\"; did you mean \"id\"?",
+        "storage.options.aws_reigon: is no option of s3:// stores; did you mean aws_region?",
+    ] {
+        assert!(checked.stderr.contains(said), "{said}\n{}", checked.stderr);
+    }
+    let (_dir, file) = configured(LEAST);
+    let log = told(&["log", "verify", "prodcts", "-c", &file]).expect_code(65);
+    assert!(log.stderr.contains("did you mean \"products\"?"), "{}", log.stderr);
+    assert_eq!(log.stderr.lines().count(), 1, "it has said what to do: {}", log.stderr);
 }
 
 #[test]
@@ -314,4 +344,16 @@ fn health_is_asked_for_where_the_configuration_says() {
     server.join().unwrap();
     let nobody = told(&["healthcheck", "--url", &url]).expect_code(1);
     assert!(nobody.stdout.contains("cannot connect"), "{}", nobody.stdout);
+    let nobody = told(&["healthcheck", "-c", &file]).expect_code(1);
+    assert!(
+        nobody.stdout.contains(&format!("/health, where {file} has a process listen: ")),
+        "{}",
+        nobody.stdout
+    );
+    // Whoever listens on the default's port, it is asked within no time.
+    let nowhere = scratch();
+    let mut default = stillwell(["healthcheck", "--timeout", "1ns"]);
+    let default = run(default.current_dir(nowhere.path()), SHORT).expect_code(1);
+    let said = "http://127.0.0.1:8080/health, the default, since no configuration is named";
+    assert!(default.stdout.starts_with(said), "{}", default.stdout);
 }

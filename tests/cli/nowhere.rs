@@ -35,6 +35,20 @@ fn an_outage_is_one_line_at_once_and_one_error_at_the_end() {
     }
 }
 
+/// Something else listens where Kafka should be: it is said, without advice about versions of Kafka and limits.
+#[test]
+fn who_is_no_broker_is_said_to_be_none() {
+    let dir = scratch();
+    let stranger = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let servers = stranger.local_addr().unwrap().to_string();
+    let config = configure(dir.path(), "shop", "products", &servers, free_port());
+    // It takes connections, and never says a word.
+    let ended =
+        Running::start(&mut stillwell(["check", "--connect", "-c", &config])).wait(LONG).expect_code(69);
+    assert!(ended.stderr.contains("who listens there is no Kafka broker"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("version < 0.10"), "{}", ended.stderr);
+}
+
 #[test]
 fn a_process_that_waits_says_so_and_is_not_flooded() {
     let dir = scratch();

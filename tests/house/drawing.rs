@@ -18,6 +18,7 @@ pub(crate) const DRAWING: &[Group] = &[
             "clock",
             "retry",
             "repeat",
+            "words",
             "gauge",
             "failpoint",
             "schema",

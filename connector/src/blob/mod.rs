@@ -28,7 +28,7 @@ mod profile;
 mod http;
 mod answer;
 
-pub use remote::{Options, far_url, is_option, is_secret};
+pub use remote::{OPTIONS, Options, far_url, is_option, is_secret};
 
 #[cfg(test)]
 mod tests;

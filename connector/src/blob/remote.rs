@@ -117,6 +117,50 @@ pub fn is_option(scheme: &str, name: &str) -> bool {
     }
 }
 
+/// Options that are often given, of all stores, for who has misspelt one; object_store knows more of them.
+pub const OPTIONS: &[(&str, &[&str])] = &[
+    (
+        "s3",
+        &[
+            "aws_access_key_id",
+            "aws_allow_http",
+            "aws_endpoint_url",
+            "aws_region",
+            "aws_secret_access_key",
+            "aws_server_side_encryption",
+            "aws_session_token",
+            "aws_sse_kms_key_id",
+            "aws_virtual_hosted_style_request",
+            "connect_timeout",
+        ],
+    ),
+    (
+        "gs",
+        &[
+            "allow_http",
+            "connect_timeout",
+            "google_application_credentials",
+            "google_base_url",
+            "google_service_account",
+            "google_service_account_key",
+        ],
+    ),
+    (
+        "az",
+        &[
+            "allow_http",
+            "azure_storage_account_key",
+            "azure_storage_account_name",
+            "azure_storage_client_id",
+            "azure_storage_client_secret",
+            "azure_storage_endpoint",
+            "azure_storage_sas_key",
+            "azure_storage_tenant_id",
+            "connect_timeout",
+        ],
+    ),
+];
+
 /// Whether the URL of a store that is far away has the form of one; else what is wrong with it. Opens nothing.
 pub fn far_url(url: &str) -> Result<(), String> {
     let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));

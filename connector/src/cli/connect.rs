@@ -18,11 +18,11 @@ use crate::blob::{self, Store};
 use crate::clock::{Clock, Entropy};
 use crate::config::{Config, Role, Shared};
 use crate::disk::{self, Look};
-use crate::error::counted;
 use crate::kafka::Admin;
 use crate::producer::{recover, topics};
 use crate::schema::Schema;
 use crate::telemetry::Metrics;
+use crate::words::counted;
 use crate::{Error, ErrorKind, Result};
 
 /// Longest that a store may take for a probe of a few bytes.

@@ -17,6 +17,7 @@ use crate::host::letters::NoStage;
 use crate::kafka;
 use crate::producer::topics;
 use crate::telemetry::log::{self, Form, Handle, Level};
+use crate::words::counted;
 use crate::{Error, ErrorKind, Result};
 
 /// What a command found.
@@ -159,7 +160,7 @@ pub(super) fn exit_code(error: &Error) -> u8 {
 pub(super) fn tell(error: &Error, runs: bool) -> String {
     let mut text = String::new();
     let configuration = error.source().and_then(|source| source.downcast_ref::<Mistaken>());
-    if let Some(Mistaken::Mistakes { mistakes, warnings }) = configuration {
+    if let Some(Mistaken::Mistakes { file, mistakes, warnings }) = configuration {
         for warning in warnings.list() {
             let _ = writeln!(text, "warning: {warning}");
         }
@@ -167,7 +168,7 @@ pub(super) fn tell(error: &Error, runs: bool) -> String {
             let _ = writeln!(text, "error: {mistake}");
         }
         let count = mistakes.list().len();
-        let _ = writeln!(text, "{count} mistake{} in the configuration", if count == 1 { "" } else { "s" });
+        let _ = writeln!(text, "{} in {file}", counted(count as u64, "mistake"));
         return text;
     }
     match error.source().and_then(|source| source.downcast_ref::<Faults>()) {
@@ -186,13 +187,14 @@ pub(super) fn tell(error: &Error, runs: bool) -> String {
         ErrorKind::Config if runs && is_of_kafka(error) => {
             "change it there or in the configuration; `stillwell check --connect` says all that is wrong between them"
         }
-        ErrorKind::Config => "change what it names, or what the configuration says of it",
+        ErrorKind::Config => "correct what it names, or what the configuration says of it, and start again",
         ErrorKind::Unavailable => "look at what it names; once that answers, run this again",
         ErrorKind::Fenced => "nothing: a newer writer has taken over, and this one has stopped",
         ErrorKind::Corrupt => {
             "look at the disk or the store it names; what can be fetched again is, on the next run"
         }
-        ErrorKind::Rejected => "change what was asked for",
+        // What is not acceptable, and what would be, it has said.
+        ErrorKind::Rejected => return text,
         ErrorKind::Closed => "it was shut down; start it again if it should run",
         ErrorKind::Internal => "this is a bug: please report it with this line and the log before it",
     };
@@ -229,8 +231,8 @@ mod tests {
             Error::because(ErrorKind::Config, "cannot open /var/lib/x (storage.data_dir, a.toml:3)", cause);
         assert_eq!(
             tell(&error, true),
-            "error: cannot open /var/lib/x (storage.data_dir, a.toml:3): permission denied\nwhat to do: change what it \
-             names, or what the configuration says of it\n"
+            "error: cannot open /var/lib/x (storage.data_dir, a.toml:3): permission denied\nwhat to do: correct what it \
+             names, or what the configuration says of it, and start again\n"
         );
         assert_eq!(exit_code(&error), 78);
     }
@@ -262,11 +264,12 @@ mod tests {
             "unknown key; did you mean http.listen?",
         );
         mistakes.add(None, "storage.data_dir", "is missing");
-        let error: Error = Mistaken::Mistakes { mistakes, warnings: Mistakes::default() }.into();
+        let file = "the configuration a.toml".to_owned();
+        let error: Error = Mistaken::Mistakes { file, mistakes, warnings: Mistakes::default() }.into();
         assert_eq!(
             tell(&error, false),
             "error: a.toml:3: http.lisen: unknown key; did you mean http.listen?\nerror: storage.data_dir: is \
-             missing\n2 mistakes in the configuration\n"
+             missing\n2 mistakes in the configuration a.toml\n"
         );
     }
 

@@ -36,8 +36,8 @@ pub struct Healthcheck {
 
 impl Healthcheck {
     pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
-        let url = match &self.url {
-            Some(url) => url.clone(),
+        let (url, why) = match &self.url {
+            Some(url) => (url.clone(), String::new()),
             None => self.configured(edge)?,
         };
         let asked = edge.runtime()?.block_on(async { tokio::time::timeout(self.timeout, ask(&url)).await });
@@ -46,21 +46,25 @@ impl Healthcheck {
                 print(|out| writeln!(out, "{}", report.trim_end()))?;
                 Ok(if healthy { Answer::Yes } else { Answer::No })
             }
-            Ok(Err(problem)) => no_answer(&url, &problem),
+            Ok(Err(problem)) => no_answer(&url, &why, &problem),
             Err(_) => {
-                no_answer(&url, &format!("no answer within {}", humantime::format_duration(self.timeout)))
+                let problem = format!("no answer within {}", humantime::format_duration(self.timeout));
+                no_answer(&url, &why, &problem)
             }
         }
     }
 
-    fn configured(&self, edge: &Edge) -> Result<String> {
-        let listen = if self.given.is_there() {
-            self.given.load(edge)?.listen(self.role.into())
+    /// Where to ask, and why there.
+    fn configured(&self, edge: &Edge) -> Result<(String, String)> {
+        let (listen, why) = if self.given.is_there() {
+            let config = self.given.load(edge)?;
+            (config.listen(self.role.into()), format!(", where {} has a process listen", config.file()))
         } else {
-            Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)))
+            let why = ", the default, since no configuration is named (-c FILE, or --url)".to_owned();
+            (Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))), why)
         };
         match listen {
-            Some(address) => Ok(format!("http://{}/health", reachable(address))),
+            Some(address) => Ok((format!("http://{}/health", reachable(address)), why)),
             None => Err(Error::new(
                 ErrorKind::Config,
                 "http.listen is off: there is nothing to ask; name it by --url",
@@ -79,8 +83,8 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn no_answer(url: &str, problem: &str) -> Result<Answer> {
-    print(|out| writeln!(out, "{url}: {problem}"))?;
+fn no_answer(url: &str, why: &str, problem: &str) -> Result<Answer> {
+    print(|out| writeln!(out, "{url}{why}: {problem}"))?;
     Ok(Answer::No)
 }
 

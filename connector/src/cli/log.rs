@@ -12,9 +12,9 @@ use super::given::Given;
 use super::table::{self, Column, Output};
 use crate::clock::Clock;
 use crate::disk::{self, Checked, Damage, Look, Outcome, Repaired};
-use crate::error::counted;
 use crate::format::chunk::{Range, Summary};
 use crate::producer::log::joined;
+use crate::words::counted;
 use crate::{Error, ErrorKind, Result};
 
 /// Looks into the write-ahead log on disk, checks it, repairs it
@@ -88,10 +88,7 @@ impl Which {
             }
             (None, Some(dataset)) => {
                 let config = self.given.load(edge)?;
-                if !config.datasets().any(|name| name == dataset) {
-                    let what = format!("the configuration has no dataset {dataset}");
-                    return Err(Error::new(ErrorKind::Rejected, what));
-                }
+                config.has(dataset)?;
                 Ok(config.data_dir().join("log").join(dataset))
             }
             (None, None) => Err(Error::new(ErrorKind::Rejected, "name a dataset, or a directory with --dir")),

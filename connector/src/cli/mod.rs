@@ -17,8 +17,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind as Usage};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::Result;
-use crate::config::mistakes::nearest;
 use crate::telemetry::log as logging;
+use crate::words::nearest;
 
 mod given;
 mod edge;

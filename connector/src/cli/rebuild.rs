@@ -13,7 +13,7 @@ use super::given::Given;
 use super::table::{self, Column, Output};
 use crate::config::Shared;
 use crate::consumer::history::{self, Found, History};
-use crate::error::{Error, ErrorKind, Result, counted};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::control::{self, Control, From, Rebuilt, rebuild_key};
 use crate::kafka::{Admin, Outgoing, Sender};
 use crate::producer::control as topic;
@@ -22,6 +22,7 @@ use crate::producer::schemas::Library;
 use crate::telemetry::Metrics;
 use crate::version::{Shard, Version};
 use crate::view::Cache;
+use crate::words::counted;
 use crate::{consumer, producer};
 
 /// Reads the source of a dataset anew, and announces what differs as one next version

@@ -19,6 +19,7 @@ use std::fmt;
 use super::part::Part;
 use crate::schema::node::Nodes;
 use crate::schema::{Id, Malformed, Node, Schema};
+use crate::words::instead;
 
 /// Deepest nesting of parentheses and `not`.
 const MAX_NESTING: usize = 64;
@@ -132,9 +133,11 @@ impl Path {
         for name in &self.0 {
             let mut next = Vec::new();
             let mut found = false;
+            let mut there = Vec::new();
             for id in here {
                 match nodes.get(id) {
                     Node::Record(record) => {
+                        there.extend(record.fields.iter().map(|field| &*field.name));
                         if let Some(field) =
                             record.field(name.as_bytes()).and_then(|at| record.fields.get(at))
                         {
@@ -147,7 +150,10 @@ impl Path {
                 }
             }
             if !found {
-                return Err(format!("there is no field {self}"));
+                return Err(match there.as_slice() {
+                    [] => format!("there is no field {self}"),
+                    there => format!("there is no field {self}; {}", instead(name, there.iter().copied())),
+                });
             }
             here = next;
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::load::{Effective, Loaded, path};
-use super::mistakes::{Mistakes, Place, nearest};
+use super::mistakes::{Mistakes, Place};
 use super::model::{DatasetModel, Model, Values as _, Webhook};
 use super::secret;
 use super::tree;
@@ -15,6 +15,7 @@ use crate::codec::{Codec, ExtraFields, Format, KeyRule};
 use crate::registry::Registry;
 use crate::schema::Schema;
 use crate::webhook::Endpoint;
+use crate::words::nearest;
 
 /// What a dataset's records are read with.
 #[derive(Clone, Debug)]
@@ -159,7 +160,14 @@ impl<'a> Check<'a> {
         let scheme = self.model.storage.blobs.split("://").next().unwrap_or_default();
         for name in self.model.options.0.keys() {
             if !blob::is_option(scheme, name) {
-                self.wrong(&["storage", "options", name], format!("is no option of {scheme}:// stores"));
+                let known =
+                    blob::OPTIONS.iter().find(|(of, _)| *of == scheme).map_or(&[][..], |(_, known)| known);
+                let near = nearest(name, known.iter().copied());
+                let hint = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
+                self.wrong(
+                    &["storage", "options", name],
+                    format!("is no option of {scheme}:// stores{hint}"),
+                );
             }
         }
     }

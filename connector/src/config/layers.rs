@@ -13,10 +13,11 @@ use figment::{Metadata, Profile, Provider};
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::mistakes::{Mistakes, Place, nearest};
+use super::mistakes::{Mistakes, Place};
 use super::secret::{MASK, is_secret};
 use super::tree::{self, Node, TREE};
 use super::values::{Kind, Raw};
+use crate::words::nearest;
 
 /// Prefix of the environment variables that are configuration.
 pub const PREFIX: &str = "STILLWELL_";

@@ -97,33 +97,9 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// The candidate that `word` was probably meant to be: a slip or two in a short word, more in a long one.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_ascii_lowercase().replace('-', "_");
-    let near = |candidate: &&str| {
-        let other = candidate.to_ascii_lowercase().replace('-', "_");
-        let slips = strsim::damerau_levenshtein(&word, &other);
-        let allowed = (word.chars().count().max(other.chars().count()) / 3).max(1);
-        (slips <= allowed).then_some(slips)
-    };
-    candidates
-        .into_iter()
-        .filter_map(|candidate| Some((near(&candidate)?, candidate)))
-        .min()
-        .map(|(_, near)| near)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_slip_is_understood_and_a_stranger_is_not() {
-        let keys = ["max_batch_size", "max_batch_bytes", "batch_timeout"];
-        assert_eq!(nearest("max_batchsize", keys), Some("max_batch_size"));
-        assert_eq!(nearest("batch-timeout", keys), Some("batch_timeout"));
-        assert_eq!(nearest("colour", keys), None);
-    }
 
     #[test]
     fn mistakes_come_in_the_order_of_the_file_and_once() {

@@ -49,6 +49,7 @@ pub use show::{Shown, to_toml};
 
 use crate::kafka::Reach;
 use crate::registry::Registry;
+use crate::words::counted;
 use check::{Check, Reading};
 use load::{Effective, Loaded};
 use model::Model;
@@ -76,8 +77,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// What it says is wrong.
-    #[error("{} in the configuration:\n{mistakes}", count(mistakes.list().len()))]
+    #[error("{} in {file}:\n{mistakes}", counted(mistakes.list().len() as u64, "mistake"))]
     Mistakes {
+        /// The configuration, with its file where it has one.
+        file: String,
         /// All that is wrong.
         mistakes: Mistakes,
         /// What is only odd.
@@ -96,10 +99,6 @@ impl From<Error> for crate::Error {
     fn from(error: Error) -> crate::Error {
         crate::Error::because(crate::ErrorKind::Config, "the configuration cannot be used", error)
     }
-}
-
-fn count(mistakes: usize) -> String {
-    if mistakes == 1 { "1 mistake".to_owned() } else { format!("{mistakes} mistakes") }
 }
 
 fn environment() -> BTreeMap<String, String> {
@@ -195,7 +194,10 @@ impl Config {
         }
         let Check { mistakes, warnings, reading, registry, .. } = check;
         if !mistakes.is_empty() {
-            return Err(Error::Mistakes { mistakes, warnings });
+            let file = sources.file.as_ref().map_or("the configuration".to_owned(), |(path, _)| {
+                format!("the configuration {}", path.display())
+            });
+            return Err(Error::Mistakes { file, mistakes, warnings });
         }
         let file = sources.file.as_ref().map(|(path, _)| path.clone());
         let Loaded { effective, model, .. } = loaded;

@@ -16,6 +16,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::log::{Form, Level};
 use crate::version::{Shard, Version};
 use crate::view::Hold;
+use crate::words::instead;
 use crate::{Error, ErrorKind, Result};
 use crate::{consumer, kafka, producer};
 
@@ -74,14 +75,18 @@ impl Config {
         }
     }
 
+    /// Whether there is such a dataset.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] where there is none, with what there is.
+    pub fn has(&self, name: &str) -> Result<()> {
+        self.dataset(name).map(drop)
+    }
+
     fn dataset(&self, name: &str) -> Result<&DatasetModel> {
         let datasets = &self.model().datasets;
         datasets.get(name).ok_or_else(|| {
-            let near = super::mistakes::nearest(name, datasets.keys().map(String::as_str));
-            let hint = match near {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => format!("there are: {}", datasets.keys().cloned().collect::<Vec<_>>().join(", ")),
-            };
+            let hint = instead(name, datasets.keys().map(String::as_str));
             Error::new(ErrorKind::Rejected, format!("no dataset {name:?} in {}; {hint}", self.file()))
         })
     }

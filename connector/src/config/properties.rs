@@ -4,10 +4,10 @@
 
 use super::check::Check;
 use super::load::path;
-use super::mistakes::nearest;
 use super::secret;
 use crate::kafka;
 use crate::kafka::properties::{self, KNOWN, Refused};
+use crate::words::nearest;
 
 /// librdkafka properties that a key of ours sets.
 const TYPED: &[(&str, &str)] = &[

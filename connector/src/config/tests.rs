@@ -480,9 +480,10 @@ fn what_is_held_has_to_fit_the_schema() {
          fields, as in [[\"category\"], [\"brand\", \"size\"]]",
     ]);
     case(&held("filter = \"cost = 1\"\nfields = [\"cost\"]\nindexes = [[\"price\", \"cost\"]]\n")).says(&[
-        "stillwell.toml:8: datasets.products.consumer.filter: the filter does not fit the schema: there is no field cost",
+        "stillwell.toml:8: datasets.products.consumer.filter: the filter does not fit the schema: there is no field cost; \
+         there are: id, price",
         "stillwell.toml:9: datasets.products.consumer.fields: the schema cannot be a dataset's: it has no field \"cost\"; \
-         it has: id, price",
+         there are: id, price",
         "stillwell.toml:10: datasets.products.consumer.indexes: the schema has no field cost",
     ]);
     // An index needs what is kept.

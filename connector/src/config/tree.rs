@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use super::mistakes::nearest;
 use super::model::{ALIASES, FEATURES, Key, SECTIONS};
 use super::values::Kind;
+use crate::words::nearest;
 
 /// What stands at a path.
 #[derive(Debug)]

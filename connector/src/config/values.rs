@@ -140,7 +140,7 @@ impl Kind {
             Kind::Choice(words) => match raw.text().map(str::trim) {
                 Some(text) if words.contains(&text) => Ok(text.into()),
                 Some(text) => {
-                    let near = super::mistakes::nearest(text, words.iter().copied());
+                    let near = crate::words::nearest(text, words.iter().copied());
                     let hint = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
                     Err(format!("{text:?} is not one of {}{hint}", words.join(", ")))
                 }

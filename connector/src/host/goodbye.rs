@@ -4,8 +4,9 @@ use std::fmt;
 
 use super::directory::Dataset;
 use super::task::{Label, Task};
-use crate::error::{Error, ErrorKind, Result, counted};
+use crate::error::{Error, ErrorKind, Result};
 use crate::producer::Farewell;
+use crate::words::counted;
 
 /// The report of a shutdown. Prints as sentences, one a line.
 #[derive(Debug, Default)]

@@ -15,7 +15,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::directory::rfc3339;
-use crate::config::mistakes::nearest;
 use crate::dead::fate::Replays;
 use crate::dead::found::Found;
 use crate::dead::listing::{Line, Listing};
@@ -25,6 +24,7 @@ use crate::dead::select::{STAGES, Selection, Verdict, is_stage};
 use crate::dead::topic::Topic;
 use crate::dead::{self, text};
 use crate::kafka::Admin;
+use crate::words::nearest;
 use crate::{Error, ErrorKind, Result, producer};
 
 /// The letters of one dataset. Cheap to clone; clones are the same.

@@ -1,5 +1,7 @@
 //! What all clients share: base configuration, and librdkafka's log lines, errors and statistics.
 
+use std::borrow::Cow;
+
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
@@ -22,6 +24,8 @@ pub(super) fn configuration(
     config.set("socket.nagle.disable", "true").set("socket.keepalive.enable", "true");
     // A broker that comes back is found within a second and not within ten; reconnecting costs little.
     config.set("reconnect.backoff.ms", "50").set("reconnect.backoff.max.ms", "1000");
+    // That who listens there is no broker is known before a command gives up, after ten seconds.
+    config.set("api.version.request.timeout.ms", "5000");
     if options.statistics.is_some() {
         config.set("statistics.interval.ms", "5000");
     }
@@ -74,7 +78,7 @@ impl Context {
         let role = self.role;
         if facility == "FAIL" {
             // That a connection ended which had worked is said here alone, and then it may be the last one.
-            self.reach.failed(without_thread(line));
+            self.reach.failed(&plain(without_thread(line)));
         }
         let warns = matches!(
             level,
@@ -98,7 +102,7 @@ impl Context {
         let kind = match code {
             Code::AllBrokersDown => return self.lost(),
             Code::BrokerTransportFailure | Code::Resolve => {
-                self.reach.failed(reason);
+                self.reach.failed(&plain(reason));
                 // Of a name that brokers were to be found by, or of no broker in particular, it is no news as long as
                 // others answer.
                 match node(reason) {
@@ -107,7 +111,7 @@ impl Context {
                 }
             }
             Code::Authentication | Code::SSL => {
-                self.reach.failed(reason);
+                self.reach.failed(&plain(reason));
                 format!("{code:?}")
             }
             other => format!("{role} {other:?}"),
@@ -161,6 +165,24 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
+/// librdkafka's words about who is no broker, or none in the way that is asked for, without its advice: what it names
+/// (versions of 2015, its own limits) is not what is wrong.
+fn plain(words: &str) -> Cow<'_, str> {
+    let said = [
+        ("might be caused by incorrect security.protocol", "or wants TLS or a login (security.protocol)"),
+        ("might be caused by broker version", "or not by this security.protocol"),
+        ("ApiVersionRequest failed", "since it does not answer as one"),
+        ("Invalid response size", "since its answer is none of Kafka's"),
+    ];
+    let found = said.into_iter().find_map(|(begins, besides)| Some((words.split_once(begins)?.0, besides)));
+    match found {
+        Some((before, besides)) => Cow::Owned(format!(
+            "{before}who listens there is no Kafka broker, {besides}: look at kafka.bootstrap_servers"
+        )),
+        None => Cow::Borrowed(words),
+    }
+}
+
 /// A log line without the name of its thread, as in `[thrd:kafka-1:9092/1]: kafka-1:9092/1: Disconnected`.
 fn without_thread(line: &str) -> &str {
     line.strip_prefix("[thrd:").and_then(|line| line.split_once("]: ")).map_or(line, |(_, words)| words)
@@ -187,6 +209,38 @@ mod tests {
         assert_eq!(options.reach.why().as_deref(), Some(ended));
         context.line(RDKafkaLogLevel::Info, "FAIL", "no thread");
         assert_eq!(options.reach.why().as_deref(), Some("no thread"));
+    }
+
+    #[test]
+    fn who_is_no_broker_is_said_to_be_none() {
+        let told = |line: &str| {
+            let options = Options::default();
+            let context = Context::new("tail", &options);
+            context.line(RDKafkaLogLevel::Error, "FAIL", &format!("[thrd:x:80/bootstrap]: {line}"));
+            context.lost();
+            options.reach.why().unwrap()
+        };
+        for (line, said) in [
+            (
+                "x:80/bootstrap: Receive failed: Invalid response size 1213486160 (0..100000000): increase \
+                 receive.message.max.bytes",
+                "x:80/bootstrap: Receive failed: who listens there is no Kafka broker, since its answer",
+            ),
+            (
+                "x:80/bootstrap: ApiVersionRequest failed: Local: Timed out: probably due to broker version < 0.10 (see \
+                 api.version.request configuration) (after 10023ms in state APIVERSION_QUERY)",
+                "x:80/bootstrap: who listens there is no Kafka broker, since it does not answer as one",
+            ),
+            (
+                "x:80/bootstrap: Disconnected: requesting ApiVersion: might be caused by incorrect security.protocol \
+                 configuration (connecting to a SSL listener?) or broker version is < 0.10 (see api.version.request)",
+                "requesting ApiVersion: who listens there is no Kafka broker, or wants TLS or a login",
+            ),
+        ] {
+            let why = told(line);
+            assert!(why.contains(said) && why.ends_with("look at kafka.bootstrap_servers"), "{why}");
+            assert!(!why.contains("receive.message") && !why.contains("0.10"), "{why}");
+        }
     }
 
     #[test]

@@ -51,11 +51,12 @@ pub use options::{Batching, Cleaning, Memory, Options, Pacing, Performance, Reli
 pub use shed::Shed;
 pub use write::{Landed, Publication, Write, Writer, Written};
 
-use crate::error::{Error, ErrorKind, Result, counted};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::chunk::Range;
 use crate::record::Position;
 use crate::version::Version;
 use crate::view::Cache;
+use crate::words::counted;
 use announce::Announced;
 use circuit::Circuits;
 use log::Log;

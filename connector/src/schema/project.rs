@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::Error;
+use crate::words::instead;
 
 /// The text of `json`'s schema with only these fields of its outermost record, in the schema's order.
 pub(super) fn json(json: &str, fields: &[String]) -> Result<String, Error> {
@@ -27,7 +28,10 @@ pub(super) fn json(json: &str, fields: &[String]) -> Result<String, Error> {
     let name = |field: &Value| field.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     let have: Vec<String> = all.iter().map(name).collect();
     if let Some(unknown) = fields.iter().find(|field| !have.contains(field)) {
-        return unsuitable(format!("it has no field {unknown:?}; it has: {}", have.join(", ")));
+        return unsuitable(format!(
+            "it has no field {unknown:?}; {}",
+            instead(unknown, have.iter().map(String::as_str))
+        ));
     }
     all.retain(|field| fields.contains(&name(field)));
     let full = full.unwrap_or_default();

@@ -14,13 +14,13 @@ use crate::cli::edge::{Answer, Edge, print};
 use crate::cli::given::Given;
 use crate::cli::table::{self, Column, Output};
 use crate::config::Shared;
-use crate::error::counted;
 use crate::kafka::{self, Admin};
 use crate::producer::Options;
 use crate::producer::clean::shelf::Fate;
 use crate::producer::clean::sweep::{self, AT_A_TIME, Doomed, Heap, Refused, Sweep};
 use crate::telemetry::Metrics;
 use crate::version::{Shard, Version};
+use crate::words::counted;
 use crate::{Error, ErrorKind, Result};
 
 /// Deletes blobs that nothing kept names: those below the oldest version kept, after storage.clean_grace, and those that

@@ -18,7 +18,7 @@ use crate::dead::held::Held;
 use crate::dead::outcome::{Outcome, Told, Totals};
 use crate::dead::replay::{self, Asked, Options};
 use crate::dead::text;
-use crate::error::counted;
+use crate::words::counted;
 use crate::{Error, ErrorKind, Result, failpoint};
 
 /// Sends dead letters back to the partitions that they came from, once each

@@ -30,13 +30,13 @@ use super::progress::Work;
 use crate::codec::Format;
 use crate::config::Shared;
 use crate::consumer::Steering;
-use crate::error::counted;
 use crate::producer::write::Refused;
 use crate::producer::write::follow::Follower;
 use crate::producer::write::watch::{Ticket, Watchers};
 use crate::producer::{Publication, Writer};
 use crate::telemetry::Metrics;
 use crate::version::Version;
+use crate::words::counted;
 use crate::{Error, ErrorKind, Result};
 use read::{Bad, Chunk, FileFormat, Reader};
 

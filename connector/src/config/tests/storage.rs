@@ -30,7 +30,7 @@ fn options_come_from_all_layers_and_keys_are_never_shown() {
 #[test]
 fn what_no_store_knows_is_a_mistake() {
     far("[storage.options]\naws_regoin = \"x\"\nazure_storage_account_name = \"me\"\n").says(&[
-        "stillwell.toml:5: storage.options.aws_regoin: is no option of s3:// stores",
+        "stillwell.toml:5: storage.options.aws_regoin: is no option of s3:// stores; did you mean aws_region?",
         "stillwell.toml:6: storage.options.azure_storage_account_name: is no option of s3:// stores",
     ]);
     let near = LEAST.replace("[datasets", "[storage.options]\naws_region = \"x\"\n[datasets");
