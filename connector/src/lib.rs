@@ -70,6 +70,8 @@ pub mod format;
 
 // pipes: one outside thing each, knowing no dataset; touch ground and telemetry
 #[doc(hidden)]
+pub mod tls;
+#[doc(hidden)]
 pub mod kafka;
 #[doc(hidden)]
 pub mod disk;

@@ -17,7 +17,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,24 +28,16 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 
 use crate::codec::SchemaId;
 use crate::error::ErrorKind;
 use crate::schema::Schema;
+use crate::tls::{self, Connector, Identity, Trust};
 
-/// Longest time for a connection to be made, within the time limit of the whole.
-const CONNECT: Duration = Duration::from_secs(5);
-/// An idle connection is kept for so long.
-const IDLE: Duration = Duration::from_secs(30);
 /// Most of an answer that is read, and most of a schema's text with all that it refers to: a schema of some thousand fields
 /// has a tenth of it.
 const ANSWER: usize = 4 << 20;
@@ -158,7 +150,7 @@ struct Inner {
     /// Index of the base that answered last.
     good: AtomicUsize,
     timeout: Duration,
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: Client<Connector, Empty<Bytes>>,
     /// Held for a lookup, never across an await. A cell is filled by one request, which others wait for.
     cache: Mutex<HashMap<SchemaId, Arc<OnceCell<Found>>>>,
 }
@@ -219,7 +211,7 @@ impl Registry {
         }
         let secure = bases.iter().any(|base| base.url.starts_with("https://"));
         let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE)
+            .pool_idle_timeout(tls::IDLE)
             .pool_timer(TokioTimer::new())
             .build(connector(options, secure)?);
         Ok(Registry(Arc::new(Inner {
@@ -526,61 +518,17 @@ fn escaped(text: &str) -> String {
     out
 }
 
-fn connector(options: &Options, secure: bool) -> Result<HttpsConnector<HttpConnector>, Error> {
-    let mut http = HttpConnector::new();
-    http.enforce_http(false);
-    http.set_nodelay(true);
-    http.set_connect_timeout(Some(options.timeout.min(CONNECT)));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.map_err(|error| Error::Options(format!("TLS: {error}")))?;
-    let config = match &options.ca_file {
-        Some(file) => config.with_root_certificates(trusted(file)?),
-        None if secure => config.with_native_roots().map_err(|error| {
-            Error::Options(format!(
-                "this machine has no certificates to trust an https:// registry by ({error}): install \
-                 ca-certificates, or name a file with ca_file"
-            ))
-        })?,
-        // Never asked: the scheme is http.
-        None => config.with_root_certificates(RootCertStore::empty()),
+fn connector(options: &Options, secure: bool) -> Result<Connector, Error> {
+    let trust = match &options.ca_file {
+        Some(file) => Trust::File(file),
+        None if secure => Trust::System,
+        None => Trust::Nobody,
     };
-    let config = match &options.identity {
-        None => config.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let private = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| Error::Options(format!("{} cannot be read: {error}", key.display())))?;
-            config.with_client_auth_cert(certificates(certificate)?, private).map_err(|error| {
-                Error::Options(format!(
-                    "{} and {} do not go together: {error}",
-                    certificate.display(),
-                    key.display()
-                ))
-            })?
-        }
-    };
-    let builder = HttpsConnectorBuilder::new().with_tls_config(config);
-    Ok(builder.https_or_http().enable_http1().wrap_connector(http))
-}
-
-fn trusted(file: &Path) -> Result<RootCertStore, Error> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(file)? {
-        roots
-            .add(certificate)
-            .map_err(|error| Error::Options(format!("{} cannot be trusted: {error}", file.display())))?;
-    }
-    Ok(roots)
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let unread = |error| Error::Options(format!("{} cannot be read: {error}", file.display()));
-    let found = CertificateDer::pem_file_iter(file).map_err(unread)?;
-    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(unread)?;
-    match found.is_empty() {
-        true => Err(Error::Options(format!("{} holds no certificate in PEM", file.display()))),
-        false => Ok(found),
-    }
+    let identity = options.identity.as_ref().map(|(certificate, key)| Identity { certificate, key });
+    tls::connector(trust, identity, options.timeout.min(tls::CONNECT)).map_err(|error| {
+        let file = if matches!(error, tls::Error::NoRoots(_)) { ", or one with ca_file" } else { "" };
+        Error::Options(format!("{error}{file}"))
+    })
 }
 
 #[cfg(test)]

@@ -23,17 +23,12 @@ use hyper::header::{
     CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
 use hyper::{Method, Request, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use ring::hmac;
-use rustls::{ClientConfig, RootCertStore};
 
-/// Longest time for a connection to be made, within the time limit of the whole.
-const CONNECT: Duration = Duration::from_secs(5);
-/// An idle connection is kept for so long; below the minute after which many servers close theirs.
-const IDLE: Duration = Duration::from_secs(30);
+use crate::tls::{self, Connector, Trust};
+
 /// Most of an answer's body that is read, so that its connection can be used again.
 const ANSWER: usize = 64 << 10;
 /// Longest that a receiver may ask to be left alone.
@@ -124,7 +119,7 @@ pub struct Endpoint {
     headers: HeaderMap,
     key: Option<hmac::Key>,
     timeout: Duration,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -156,7 +151,7 @@ impl Endpoint {
         let key = options.secret.as_deref().map(key).transpose()?;
         let receiver = url.authority().map(ToString::to_string).unwrap_or_default();
         let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE)
+            .pool_idle_timeout(tls::IDLE)
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(1)
             .build(connector(&url, options.timeout)?);
@@ -291,27 +286,9 @@ fn sign(key: &hmac::Key, id: &str, seconds: i64, body: &[u8]) -> String {
     format!("v1,{}", BASE64.encode(signed.sign()))
 }
 
-fn connector(url: &Uri, timeout: Duration) -> Result<HttpsConnector<HttpConnector>, Error> {
-    let mut http = HttpConnector::new();
-    http.enforce_http(false);
-    http.set_nodelay(true);
-    http.set_connect_timeout(Some(timeout.min(CONNECT)));
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let builder = HttpsConnectorBuilder::new();
-    let builder = if url.scheme_str() == Some("https") {
-        builder.with_provider_and_native_roots(provider).map_err(|error| {
-            Error::Options(format!(
-                "this machine has no certificates to trust an https:// receiver by ({error}): install ca-certificates, or \
-                 name a file in SSL_CERT_FILE"
-            ))
-        })?
-    } else {
-        // Never asked: the scheme is http.
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = config.map_err(|error| Error::Options(format!("TLS: {error}")))?;
-        builder.with_tls_config(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
-    };
-    Ok(builder.https_or_http().enable_http1().wrap_connector(http))
+fn connector(url: &Uri, timeout: Duration) -> Result<Connector, Error> {
+    let trust = if url.scheme_str() == Some("https") { Trust::System } else { Trust::Nobody };
+    tls::connector(trust, None, timeout.min(tls::CONNECT)).map_err(|error| Error::Options(error.to_string()))
 }
 
 #[cfg(test)]

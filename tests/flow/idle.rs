@@ -1,13 +1,14 @@
 //! Nothing is announced: the broker is asked rarely, and a version that comes then is readable as soon as any other. Or it
 //! fails: then too.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use stillwell::Consumer;
 use stillwell::clock::Clock;
 use stillwell::retry::Circuit;
+use stillwell::{Consumer, ConsumerBuilder};
 use stillwell_tests::{Broker, Tap, Then, protocol, scratch, wait_until_async};
 
 use crate::instance::LONG;
@@ -16,13 +17,22 @@ use crate::setting::Setting;
 
 const MAX_BACKOFF: Duration = Duration::from_millis(1_500);
 
+fn product(setting: &mut Setting, price: f64) {
+    let record = setting.upsert("P-1", json!({"id": "P-1", "price": price, "stock": null}));
+    setting.topic.produce([record]);
+}
+
+/// A reader whose requests go through `tap`, not started yet.
+fn behind(tap: &Tap, setting: &Setting, cache: &Path) -> ConsumerBuilder {
+    Consumer::builder(setting.dataset())
+        .bootstrap_servers(tap.bootstrap())
+        .blobs(setting.blobs())
+        .cache_dir(cache)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_reader_fetches_once_in_max_backoff_and_wakes_at_once() {
     let mut setting = Setting::new("idle", 1, SCHEMA);
-    let product = |setting: &mut Setting, price: f64| {
-        let record = setting.upsert("P-1", json!({"id": "P-1", "price": price, "stock": null}));
-        setting.topic.produce([record]);
-    };
     product(&mut setting, 1.0);
     let producer = setting.producer().await;
     let tap = Tap::on(Broker::shared().bootstrap());
@@ -35,14 +45,8 @@ async fn an_idle_reader_fetches_once_in_max_backoff_and_wakes_at_once() {
         Then::Forward
     });
     let cache = scratch();
-    let consumer = Consumer::builder(setting.dataset())
-        .bootstrap_servers(tap.bootstrap())
-        .blobs(setting.blobs())
-        .cache_dir(cache.path())
-        .max_backoff(MAX_BACKOFF)
-        .start()
-        .await
-        .expect("it starts");
+    let reader = behind(&tap, &setting, cache.path()).max_backoff(MAX_BACKOFF);
+    let consumer = reader.start().await.expect("it starts");
     setting.settled(&consumer).await;
 
     // Some fetches of the start are under way; then one of the tail after another, and of the control topic one in a
@@ -73,10 +77,6 @@ const VERY_LONG: Duration = Duration::from_secs(280);
 #[tokio::test(flavor = "multi_thread")]
 async fn after_an_idle_hour_an_announcement_ends_the_wait_at_once() {
     let mut setting = Setting::new("idle-hour", 1, SCHEMA);
-    let product = |setting: &mut Setting, price: f64| {
-        let record = setting.upsert("P-1", json!({"id": "P-1", "price": price, "stock": null}));
-        setting.topic.produce([record]);
-    };
     product(&mut setting, 1.0);
     let producer = setting.producer().await;
     let tap = Tap::on(Broker::shared().bootstrap());
@@ -93,15 +93,8 @@ async fn after_an_idle_hour_an_announcement_ends_the_wait_at_once() {
     let asked = || *asked.lock().unwrap_or_else(PoisonError::into_inner);
     let clock = Clock::manual(Clock::system().wall_ms());
     let cache = scratch();
-    let consumer = Consumer::builder(setting.dataset())
-        .bootstrap_servers(tap.bootstrap())
-        .blobs(setting.blobs())
-        .cache_dir(cache.path())
-        .max_backoff(VERY_LONG)
-        .clock(clock.clone())
-        .start()
-        .await
-        .expect("it starts");
+    let reader = behind(&tap, &setting, cache.path()).max_backoff(VERY_LONG).clock(clock.clone());
+    let consumer = reader.start().await.expect("it starts");
     setting.settled(&consumer).await;
     wait_until_async("the broker is not asked any more", LONG, || {
         let since = asked().0.map(|at| at.elapsed());
@@ -127,8 +120,7 @@ async fn after_an_idle_hour_an_announcement_ends_the_wait_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_back_off_behind_the_breaker_and_the_last_version_stays() {
     let mut setting = Setting::new("broken-off", 1, SCHEMA);
-    let record = setting.upsert("P-1", json!({"id": "P-1", "price": 1.0, "stock": null}));
-    setting.topic.produce([record]);
+    product(&mut setting, 1.0);
     let producer = setting.producer().await;
     let cache = scratch();
     let consumer = Consumer::builder(setting.dataset())

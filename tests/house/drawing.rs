@@ -29,8 +29,8 @@ pub(crate) const DRAWING: &[Group] = &[
     },
     Group {
         name: "pipes",
-        rooms: &["kafka", "disk", "blob", "registry", "webhook", "telemetry"],
-        may_touch: &["ground", "telemetry"],
+        rooms: &["tls", "kafka", "disk", "blob", "registry", "webhook", "telemetry"],
+        may_touch: &["ground", "telemetry", "tls"],
     },
     Group { name: "shared", rooms: &["view"], may_touch: &["ground", "pipes"] },
     Group {
@@ -50,7 +50,7 @@ pub(crate) const FEW_USERS: &[(&str, &[&str])] = &[
     ("rdkafka", &["kafka"]),
     ("rocksdb", &["disk"]),
     ("object_store", &["blob"]),
-    ("hyper_rustls", &["blob", "registry", "webhook"]),
+    ("hyper_rustls", &["tls"]),
     ("ring", &["webhook"]),
 ];
 

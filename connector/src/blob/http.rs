@@ -1,4 +1,4 @@
-//! The HTTP client under the stores that are far away: hyper, with TLS by rustls over ring and the system's certificates.
+//! The HTTP client under the stores that are far away: hyper, over connections of `tls`.
 //!
 //! Owns: connections, and how long a silence may last before a connection counts as broken. Does not own: what is asked,
 //! signed and tried again (object_store), or what an answer means (`answer`).
@@ -6,7 +6,6 @@
 //! Redirects are not followed: a signed request goes where it was configured to go, or nowhere.
 
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,8 +13,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{HeaderValue, USER_AGENT};
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector as Tcp;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use object_store::client::{
@@ -23,13 +20,10 @@ use object_store::client::{
     HttpResponseBody, HttpService,
 };
 use object_store::{ClientConfigKey, ClientOptions};
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use tokio::time::{Instant, Sleep};
 
-/// Longest time for a connection to be made.
-const CONNECT: Duration = Duration::from_secs(5);
-/// An idle connection is kept for so long; below the minute after which many servers close theirs.
-const IDLE: Duration = Duration::from_secs(30);
+use crate::tls::{self, Connector, Trust};
+
 /// Idle connections kept: as many as one reader or one writer has under way.
 const IDLE_CONNECTIONS: usize = 16;
 /// Longest silence within an answer, and before one: then the connection is broken, whatever TCP thinks.
@@ -46,23 +40,17 @@ impl HttpConnector for Wire {
         let given = |key: ClientConfigKey| options.get_config_value(&key);
         let in_the_clear = given(ClientConfigKey::AllowHttp).is_some_and(|allowed| allowed == "true");
         let connect = given(ClientConfigKey::ConnectTimeout);
-        let connect = connect.and_then(|text| humantime::parse_duration(&text).ok()).unwrap_or(CONNECT);
-        let tls = match certificates() {
-            Ok(tls) => tls,
+        let connect = connect.and_then(|text| humantime::parse_duration(&text).ok()).unwrap_or(tls::CONNECT);
+        let connector = match tls::connector(Trust::System, None, connect) {
             // Never asked for where the endpoint is http://.
-            Err(_) if in_the_clear => nobody().map_err(failed)?,
-            Err(why) => return Err(failed(why)),
+            Err(tls::Error::NoRoots(_)) if in_the_clear => tls::connector(Trust::Nobody, None, connect),
+            made => made,
         };
-        let mut tcp = Tcp::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(connect));
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls);
         let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE)
+            .pool_idle_timeout(tls::IDLE)
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(connector.https_or_http().enable_http1().wrap_connector(tcp));
+            .build(connector.map_err(|error| failed(error.to_string()))?);
         Ok(HttpClient::new(Service { client, in_the_clear, silence: SILENCE }))
     }
 }
@@ -71,34 +59,9 @@ fn failed(why: String) -> object_store::Error {
     object_store::Error::Generic { store: "HTTPS", source: why.into() }
 }
 
-/// The system's certificates, read once: a store has a client for itself and one for each source of its credentials.
-fn certificates() -> Result<ClientConfig, String> {
-    static READ: OnceLock<Result<ClientConfig, String>> = OnceLock::new();
-    let read = || {
-        let config = builder()?.with_native_roots().map_err(|error| {
-            format!(
-                "this machine has no certificates to trust an https:// endpoint by ({error}): install ca-certificates, or \
-                 name a file in SSL_CERT_FILE"
-            )
-        })?;
-        Ok(config.with_no_client_auth())
-    };
-    READ.get_or_init(read).clone()
-}
-
-fn nobody() -> Result<ClientConfig, String> {
-    Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
-}
-
-fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    builder.map_err(|error| format!("TLS: {error}"))
-}
-
 #[derive(Debug)]
 struct Service {
-    client: Client<HttpsConnector<Tcp>, HttpRequestBody>,
+    client: Client<Connector, HttpRequestBody>,
     in_the_clear: bool,
     silence: Duration,
 }
@@ -217,10 +180,9 @@ mod tests {
             // Until the client has had enough.
             while stream.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
         };
-        let connector = HttpsConnectorBuilder::new().with_tls_config(nobody().unwrap());
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
-            .build(connector.https_or_http().enable_http1().build());
+            .build(tls::connector(Trust::Nobody, None, tls::CONNECT).unwrap());
         let service = Service { client, in_the_clear: true, silence: Duration::from_millis(300) };
         let asking = async move {
             let mut request = HttpRequest::new(HttpRequestBody::empty());

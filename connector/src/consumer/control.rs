@@ -25,6 +25,7 @@ use crate::error::chain;
 use crate::format::control::{Control, Pin, Standing};
 use crate::kafka::{self, Admin, Message, Polled, Poller, Tuning};
 use crate::record::TopicId;
+use crate::repeat;
 use crate::retry::Backoff;
 
 /// How long reading it to its end may take before it counts as an error.
@@ -99,7 +100,7 @@ impl ControlTail {
 
     fn failed(&self, error: &kafka::Error, backoff: &Backoff) {
         let text = chain(error);
-        if backoff.failures().is_power_of_two() || backoff.failures() == 0 {
+        if repeat::is_said(u64::from(backoff.failures()) + 1) {
             tracing::warn!(
                 dataset = self.options.dataset,
                 topic = self.options.control,

@@ -38,6 +38,7 @@ use crate::format::control::Rebuilt;
 use crate::format::letter::Letter;
 use crate::gauge::Lease;
 use crate::record::{Entry, Position, SourcePartition, Stamp, which_are_read};
+use crate::repeat;
 use crate::telemetry::ProducerMetrics;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, Version};
 use crate::view::{About, Cache, DeltaFile, FileName, Identity, View};
@@ -449,8 +450,7 @@ impl State {
             return true;
         }
         self.conflicts += 1;
-        // Powers of two: loud at first, not for ever.
-        if self.conflicts.is_power_of_two() {
+        if repeat::is_said(self.conflicts) {
             let name =
                 |stamp: &Stamp| self.constants.sources.get(stamp.source as usize).map(ToString::to_string);
             tracing::warn!(

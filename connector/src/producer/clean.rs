@@ -24,6 +24,7 @@ use super::options::Cleaning;
 use crate::clock::{Clock, Entropy};
 use crate::error::chain;
 use crate::failpoint;
+use crate::repeat;
 use crate::retry::Backoff;
 use crate::telemetry::ProducerMetrics;
 use crate::version::{Life, Version};
@@ -156,8 +157,7 @@ impl Cleaner {
         self.metrics.clean_failures_total.inc();
         let failures = self.backoff.failures();
         let error = chain(error);
-        // At the first, and at doublings.
-        if failures == 0 || failures.is_power_of_two() {
+        if repeat::is_said(u64::from(failures) + 1) {
             tracing::warn!(
                 error,
                 failures,

@@ -28,6 +28,7 @@ use crate::codec::SchemaId;
 use crate::error::chain;
 use crate::kafka::Waker;
 use crate::registry::{Error, Found, Registry};
+use crate::repeat;
 use crate::retry::Backoff;
 use crate::schema::Schema;
 
@@ -136,7 +137,7 @@ impl Library {
             };
             attempts += 1;
             self.say(Some(format!("{error}; records with {id} wait in their place")));
-            if attempts == 1 || backoff.failures().is_power_of_two() {
+            if repeat::is_said(u64::from(backoff.failures()) + 1) {
                 tracing::warn!(
                     %id, error, failures = backoff.failures() + 1,
                     "the schema of a record cannot be had: its partition waits, and it is asked for again"

@@ -1,5 +1,8 @@
 use std::io::{Read as _, Write as _};
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
 use super::stub::{SILENCE, Stub, absent, schema};
 use super::*;
 
@@ -250,7 +253,7 @@ async fn what_is_longer_than_is_read_is_of_no_use_once_and_for_all() {
 
 /// Serves one request by TLS; whether it came so far.
 fn secure(answer: &'static str) -> (String, std::thread::JoinHandle<bool>) {
-    let chain = super::certificates(&pem("server.pem")).unwrap();
+    let chain = CertificateDer::pem_file_iter(pem("server.pem")).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(pem("server.key")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)

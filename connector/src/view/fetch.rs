@@ -23,7 +23,7 @@ use tokio::task::spawn_blocking;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::cache::Temporary;
-use super::parts::{self, Room};
+use super::parts::{self, Room, SILENCE};
 use super::{About, Base, BaseFiles, Cache, DeltaFile, Error, FileName, Files, Held, Hold, Identity, View};
 use crate::blob::name::Kind;
 use crate::blob::{self, Store};
@@ -36,9 +36,6 @@ const AT_A_TIME: usize = 8;
 
 /// Pieces on their way from the store to the disk.
 const PIECES: usize = 4;
-
-/// Longest wait for the next piece of a blob.
-const IDLE: Duration = Duration::from_secs(30);
 
 /// How often a blob that is long in coming is told of.
 const TELL_EVERY: Duration = Duration::from_secs(5);
@@ -153,7 +150,7 @@ impl Fetcher {
         inline: Option<(Version, Bytes)>,
         about: About,
     ) -> Result<View, Error> {
-        let mut mended = Mended::default();
+        let mut again = Again::default();
         loop {
             let files = self.fetch(identity, chain, inline.clone()).await?;
             let (identity, chain, about, whole) =
@@ -167,7 +164,7 @@ impl Fetcher {
                 }
                 view.hold(&hold, &cache)
             });
-            if let Some(done) = mended.after(&self.cache, opened.await).await? {
+            if let Some(done) = again.after(&self.cache, opened.await).await? {
                 return Ok(done);
             }
         }
@@ -184,7 +181,7 @@ impl Fetcher {
         inline: Option<Bytes>,
         about: About,
     ) -> Result<View, Error> {
-        let mut mended = Mended::default();
+        let mut again = Again::default();
         loop {
             let (fetcher, over, of, facts) = (self.clone(), view.clone(), delta.clone(), about.clone());
             let carried = inline.clone();
@@ -204,7 +201,7 @@ impl Fetcher {
                 Ok(Some(applied)) => Ok(applied),
                 Err(error) => Err(error),
             };
-            if let Some(done) = mended.after(&self.cache, applied).await? {
+            if let Some(done) = again.after(&self.cache, applied).await? {
                 return Ok(done);
             }
         }
@@ -240,7 +237,7 @@ impl Fetcher {
     /// # Errors
     /// As [`Fetcher::fetch`] and [`View::rebase`].
     pub async fn rebase(&self, view: &View, snapshot: &SnapshotRef) -> Result<View, Error> {
-        let mut mended = Mended::default();
+        let mut again = Again::default();
         loop {
             let files = self.snapshot(view.identity(), snapshot).await?;
             let (view, snapshot, whole) = (view.clone(), snapshot.clone(), self.whole);
@@ -251,7 +248,7 @@ impl Fetcher {
                 }
                 view.rebase(Arc::new(base))
             });
-            if let Some(done) = mended.after(&self.cache, rebased.await).await? {
+            if let Some(done) = again.after(&self.cache, rebased.await).await? {
                 return Ok(done);
             }
         }
@@ -293,12 +290,12 @@ impl Fetcher {
         let pieces = stream::unfold(content, move |mut content| {
             let url = url.clone();
             async move {
-                let piece = match tokio::time::timeout(IDLE, content.next()).await {
+                let piece = match tokio::time::timeout(SILENCE, content.next()).await {
                     Ok(piece) => piece?,
                     Err(_) => Err(blob::Error::Unavailable {
                         doing: "reading",
                         url,
-                        problem: format!("nothing came for {IDLE:?}"),
+                        problem: format!("nothing came for {SILENCE:?}"),
                     }),
                 };
                 Some((piece.map_err(store), content))
@@ -390,11 +387,11 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// Files of the cache that were found damaged and discarded on the way to one view.
+/// Files of the cache that were damaged, or gone before they were mapped, and are fetched again on the way to one view.
 #[derive(Default)]
-struct Mended(Vec<PathBuf>);
+struct Again(Vec<PathBuf>);
 
-impl Mended {
+impl Again {
     /// `None`: a damaged file was discarded, or one is gone, so fetch it and try once more. A file that is damaged a second time is an
     /// error: the disk is at fault then.
     async fn after(&mut self, cache: &Cache, made: Result<View, Error>) -> Result<Option<View>, Error> {

@@ -35,8 +35,8 @@ const AT_A_TIME: usize = 4;
 const AT_A_TIME_OF_ALL: usize = 8;
 /// Pieces in which a part is handed on.
 const PIECE: usize = 1 << 20;
-/// Longest wait for an answer, or for its next piece.
-const IDLE: Duration = Duration::from_secs(30);
+/// Longest wait for an answer, or for its next piece, also of a blob that comes in one.
+pub(super) const SILENCE: Duration = Duration::from_secs(30);
 /// A blob of which something has come is waited for as long without a byte more: to begin again later costs all of it.
 const HOLD_OUT: Duration = Duration::from_secs(60);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -147,10 +147,10 @@ impl One {
         let silent = || blob::Error::Unavailable {
             doing: "reading",
             url: self.store.absolute_url(name),
-            problem: format!("nothing came for {IDLE:?}"),
+            problem: format!("nothing came for {SILENCE:?}"),
         };
         let asked = self.store.get_range(name, rest.clone(), self.tag.get());
-        let part = match timeout(IDLE, asked).await.unwrap_or_else(|_| Err(silent())) {
+        let part = match timeout(SILENCE, asked).await.unwrap_or_else(|_| Err(silent())) {
             Ok(part) => part,
             Err(blob::Error::Changed { .. }) => return Err(self.corrupt(REPLACED)),
             Err(error @ blob::Error::Missing { .. }) => return Err(Error::Missing(error)),
@@ -170,7 +170,7 @@ impl One {
         let mut content = part.content;
         let wanted = (range.end - range.start) as usize;
         while have.len() < wanted {
-            let piece = match timeout(IDLE, content.next()).await {
+            let piece = match timeout(SILENCE, content.next()).await {
                 Ok(Some(piece)) => piece.map_err(Error::Store)?,
                 // A connection that ends between two pieces looks like an end.
                 Ok(None) => {

@@ -24,6 +24,7 @@ use crate::consumer::Options;
 use crate::consumer::recent::{Cursor, Opening, Recent, Step, is_same};
 use crate::error;
 use crate::format::announcement::Announcement;
+use crate::repeat;
 use crate::retry::{Backoff, Breaker};
 use crate::telemetry::ConsumerMetrics;
 use crate::version::Version;
@@ -391,8 +392,7 @@ impl Runner {
             if tried > tries.more {
                 return self.give_up(set, &why);
             }
-            // Once, then at every doubling: an outage of an hour is a handful of lines.
-            if backoff.failures() == 0 || backoff.failures().is_power_of_two() {
+            if repeat::is_said(u64::from(backoff.failures()) + 1) {
                 tracing::warn!(
                     dataset = self.dataset, listener = name, stage, version = %set.version, set = set.id, error = why,
                     failures = backoff.failures() + 1, "changes were not handled; trying again"
@@ -449,7 +449,7 @@ impl Runner {
             };
             let Err(error) = sent else { break };
             let text = error::chain(&error);
-            if backoff.failures() == 0 || backoff.failures().is_power_of_two() {
+            if repeat::is_said(u64::from(backoff.failures()) + 1) {
                 tracing::error!(
                     dataset = self.dataset,
                     listener = name,
