@@ -106,6 +106,13 @@ impl Circuits {
             .collect()
     }
 
+    /// What failed when it was last asked, as often as that is tried in a row, and why: what waits for it would wait for a
+    /// change that nobody has announced.
+    pub fn failing(&self) -> Option<(Dependency, String)> {
+        let reports = [self.store.report(), self.kafka.report()];
+        reports.into_iter().find_map(|report| Some((report.dependency, report.error?)))
+    }
+
     /// The dependency whose breaker is open, if any, and without which nothing that has begun can be finished: what waits
     /// for it waits longer than anybody should be kept waiting. Records that wait for the registry have not begun.
     pub fn open(&self) -> Option<Dependency> {

@@ -29,6 +29,7 @@ use crate::clock::{Clock, Entropy};
 use crate::failpoint;
 use crate::format::letter::{Elsewhere, Letter};
 use crate::gauge::{Outlet, Pressure};
+use crate::repeat;
 use crate::retry::{Backoff, Circuit};
 use crate::telemetry::ProducerMetrics;
 
@@ -152,14 +153,17 @@ impl Uploader {
                     break error;
                 }
                 let wait = backoff.next(&self.entropy);
-                tracing::warn!(%error, blob = name, ?wait, "a blob could not be stored; trying again");
+                if repeat::is_said(u64::from(backoff.failures())) {
+                    let failures = backoff.failures();
+                    tracing::warn!(%error, blob = name, failures, ?wait, "a blob could not be stored; trying again");
+                }
                 tokio::time::sleep(wait).await;
                 if !pass.is_probe() && self.gate.state() != Circuit::Closed {
                     // Opened meanwhile by what others saw: no more attempts.
                     break error;
                 }
             };
-            tracing::warn!(%error, blob = name, attempts, "a blob could not be stored; its version waits");
+            tracing::debug!(%error, blob = name, attempts, "a blob could not be stored; its version waits");
             pass.failed(error.to_string());
             let (failures, threshold) = self.gate.failures();
             self.pressure.failed(Outlet::Store, failures, threshold);

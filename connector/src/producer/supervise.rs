@@ -373,6 +373,10 @@ async fn in_vain(drain: &mut Option<Drain>, circuits: &Circuits, clock: &Clock) 
         let Some(Drain { handover }) = drain else { return std::future::pending().await };
         let why = match circuits.open() {
             Some(dependency) => Some(format!("{} is away: its circuit is open", dependency.name())),
+            // Who stops is waited for; the next start takes up what is in the log.
+            None if handover.is_none() => {
+                circuits.failing().map(|(dependency, error)| format!("{} fails: {error}", dependency.name()))
+            }
             // Whoever has it by now fences this life; it would only find out late.
             None if handover.is_some_and(|at| clock.now() >= at) => {
                 Some("the shard is handed over".to_owned())
@@ -422,5 +426,13 @@ mod tests {
         circuits.store.failed("full".into());
         let mut drain = Some(Drain { handover: None });
         assert!(in_vain(&mut drain, &circuits, &clock).await.contains("blob_store is away"));
+
+        // One that has failed once, and whose circuit is closed, may come back; nobody stops for so long.
+        let circuits = Circuits::new(&Reliability::default(), &clock, &ProducerMetrics::detached());
+        circuits.store.failed("denied".into());
+        let mut handed = Some(Drain { handover: Some(clock.now() + Duration::from_secs(20)) });
+        assert!(futures::poll!(std::pin::pin!(in_vain(&mut handed, &circuits, &clock))).is_pending());
+        let mut drain = Some(Drain { handover: None });
+        assert_eq!(in_vain(&mut drain, &circuits, &clock).await, "blob_store fails: denied");
     }
 }
