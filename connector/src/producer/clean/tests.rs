@@ -1,21 +1,31 @@
 //! What is kept, against a model that looks at every announcement anew; when a grace is over.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use proptest::prelude::*;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::shelf::{Fate, Pin, Shelf};
-use super::{AGAIN, Grace};
+use super::sweep::{Error, Refused, Sweep, take_on};
+use super::{AGAIN, Cleaner, Cleaning, Grace};
 use crate::blob::name::{Folder, Kind, Name};
-use crate::clock::Clock;
+use crate::blob::{self, BlobStore, Body, Content, Listed, Store};
+use crate::clock::{Clock, Entropy};
 use crate::format::announcement::{Announcement, EpochRecord, Message};
+use crate::kafka::{self, Admin, Cluster, Outgoing, Sender};
 use crate::record::TopicId;
+use crate::telemetry::ProducerMetrics;
 use crate::version::{BlobRef, Chain, Checksum, DeltaRef, Life, Shard, SnapshotRef, Version};
 
 fn name(version: Version, epoch: u64, kind: Kind) -> Name {
-    let folder = Folder { dataset: "d".into(), topic_id: TopicId([7; 16]), shard: Shard(0) };
+    // The embedded broker's topics have this id.
+    let folder = Folder { dataset: "d".into(), topic_id: TopicId::default(), shard: Shard(0) };
     // One content for each name.
     let checksum = Checksum(version.0 * 1_000 + epoch * 10 + kind as u64);
     Name { folder, version, epoch, checksum, kind }
@@ -344,6 +354,9 @@ fn a_pin_keeps_its_snapshot_and_the_deltas_up_to_it_and_no_more() {
     };
     assert_eq!(world.shelf.trim_to(Version(29), pin), offset(14));
     assert_eq!(world.shelf.trim_to(Version(29), None), offset(29));
+    let mut left = world.shelf.clone();
+    left.forget(Version(29), pin);
+    assert_eq!(left.trim_to(Version(29), pin), offset(14), "what is forgotten before it is cut is cut yet");
 }
 
 #[test]
@@ -393,4 +406,155 @@ fn each_oldest_kept_has_its_own_grace() {
     grace.done(Version(9), at(18));
     assert_eq!(grace.next(), Some(at(18) + AGAIN), "and nothing of the one before");
     assert_eq!(grace.due(at(18) + AGAIN), Some(Version(9)));
+}
+
+#[test]
+fn what_was_read_in_part_is_not_read_again() {
+    let world = thirty();
+    let mut shelf = Shelf::default();
+    let away = || kafka::Error::Unavailable { doing: "reading".to_owned(), detail: "too slow".to_owned() };
+    let mut next = 0;
+    // Each reading gets ten records further, and the last one to the end.
+    for turn in 1..=4 {
+        let from = world.topic.iter().filter(|(offset, _)| *offset >= next);
+        let some: Vec<_> = from.take(10).map(|(offset, message)| (*offset, message.encode())).collect();
+        let (reached, done) = take_on(&mut shelf, next, "d", |each| {
+            some.iter().for_each(|(offset, value)| each(*offset, value));
+            if turn < 4 { Err(away()) } else { Ok(world.next) }
+        });
+        assert_eq!(done.is_ok(), turn == 4);
+        assert!(reached > next, "{reached}");
+        next = reached;
+    }
+    assert_eq!((next, shelf.newest()), (world.next, Some(Version(30))));
+    assert_eq!(shelf.is_whole(Version(1), None), Ok(()));
+    let mut other = Shelf::default();
+    let (_, first) = &world.topic[0];
+    let read = |each: &mut dyn FnMut(i64, &[u8])| {
+        each(0, &first.encode());
+        each(1, b"not ours");
+        Ok(2)
+    };
+    let (reached, done) = take_on(&mut other, 0, "another", read);
+    assert_eq!((reached, done.is_ok(), other.life()), (2, true, None));
+}
+
+#[test]
+fn the_first_refusal_is_kept_and_no_other_failure() {
+    let url = |name: &str| name.to_owned();
+    let refusal = |name| blob::Error::Refused { doing: "deleting", url: url(name), problem: "locked".into() };
+    let away = blob::Error::Unavailable { doing: "deleting", url: url("c"), problem: "away".into() };
+    let mut refused = Refused::default();
+    refused.take(refusal("a").into()).unwrap();
+    refused.take(refusal("b").into()).unwrap();
+    assert!(matches!(refused.take(away.into()), Err(Error::Store(blob::Error::Unavailable { .. }))));
+    assert!(matches!(refused.take(Error::Waiting), Err(Error::Waiting)));
+    let kept = refused.outcome().unwrap_err();
+    assert!(matches!(&kept, Error::Store(blob::Error::Refused { url, .. }) if url == "a"), "{kept:?}");
+    assert!(Refused::default().outcome().is_ok());
+}
+
+/// A store that does not delete one of its blobs, while it is locked.
+#[derive(Debug)]
+struct Locked {
+    inner: Store,
+    blob: String,
+    locked: Arc<AtomicBool>,
+}
+
+impl BlobStore for Locked {
+    fn put<'a>(&'a self, name: &'a str, body: Body) -> BoxFuture<'a, Result<(), blob::Error>> {
+        Box::pin(self.inner.put(name, body))
+    }
+
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Content, blob::Error>> {
+        Box::pin(self.inner.get(name))
+    }
+
+    fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<u64>, blob::Error>> {
+        Box::pin(self.inner.head(name))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, blob::Error>> {
+        Box::pin(self.inner.list(prefix))
+    }
+
+    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), blob::Error>> {
+        Box::pin(async move {
+            if name == self.blob && self.locked.load(Ordering::Acquire) {
+                let (url, problem) = (self.inner.absolute_url(name), "it is locked".to_owned());
+                return Err(blob::Error::Refused { doing: "deleting", url, problem });
+            }
+            self.inner.delete(name).await
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_blob_that_is_refused_keeps_no_other_and_a_topic_made_anew_keeps_all() {
+    let mut world = thirty();
+    world.keep(1);
+    world.announce();
+    let below = Version(29);
+    let cluster = Cluster::start(1).unwrap();
+    for topic in ["d.announcements", "d.control"] {
+        cluster.create_topic(topic, 1).unwrap();
+    }
+    let sender = Sender::new(&cluster.options("test")).unwrap();
+    for (_, message) in &world.topic {
+        let value = message.encode();
+        let record = Outgoing {
+            topic: "d.announcements",
+            partition: Some(0),
+            value: Some(&value),
+            ..Outgoing::default()
+        };
+        sender.send(&record).await.unwrap();
+    }
+    let kept: BTreeSet<String> = world.retained(below).into_iter().flat_map(named).collect();
+    // The first in the order in which they go.
+    let blob = world.store.difference(&kept).next().expect("something goes").clone();
+    let inner = Store::open("memory://").unwrap();
+    for name in &world.store {
+        inner.put(name, b"x".to_vec()).await.unwrap();
+    }
+    let locked = Arc::new(AtomicBool::new(true));
+    let lock = Locked { inner: inner.clone(), blob: blob.clone(), locked: Arc::clone(&locked) };
+    let there = || async {
+        let listed = inner.list("d").await.unwrap();
+        listed.into_iter().map(|listed| listed.name).collect::<BTreeSet<String>>()
+    };
+    assert_eq!(there().await, world.store);
+    let schema = r#"{"type":"record","name":"P","fields":[{"name":"id","type":"string"}]}"#;
+    let options = crate::Producer::builder("d").source("products").kafka(cluster.options("test"));
+    let store = Store::new("locked://", Arc::new(lock));
+    let options = options.schema(schema).store(store).data_dir("unused").options().unwrap();
+    let life = world.life();
+    let (announced, keep_from) = (watch::channel(None).1, watch::channel(Version(0)).0);
+    let cleaner = |topic_id| {
+        let admin = Admin::new(&options.kafka).unwrap();
+        let sweep = Sweep::new(options.clone(), admin, topic_id, Shard(0), None);
+        let cleaning = Cleaning { keep_snapshots: 1, grace: Duration::ZERO };
+        let ground = (Clock::system(), Entropy::system(), Duration::from_millis(1));
+        let metrics = ProducerMetrics::detached();
+        Cleaner::new(sweep, life, &cleaning, announced.clone(), keep_from.clone(), ground, metrics)
+    };
+    let stop = CancellationToken::new();
+
+    let anew = cleaner(TopicId([7; 16])).turn(&stop).await.unwrap_err();
+    assert!(anew.to_string().contains("was deleted and created again"), "{anew}");
+    assert_eq!(there().await, world.store, "nothing is deleted");
+
+    let mut cleaner = cleaner(TopicId::default());
+    let refused = cleaner.turn(&stop).await.unwrap_err();
+    assert!(refused.is_refusal(), "{refused:?}");
+    let left: BTreeSet<String> = kept.iter().cloned().chain([blob]).collect();
+    assert_eq!(there().await, left, "all others are gone");
+    assert_eq!(cleaner.grace.due(cleaner.clock.now()), Some(below), "and it is tried again");
+
+    locked.store(false, Ordering::Release);
+    cleaner.turn(&stop).await.unwrap();
+    assert_eq!(there().await, kept);
+    assert_eq!(cleaner.grace.due(cleaner.clock.now()), None);
+    assert!(!cleaner.sweep.is_uncut());
 }
