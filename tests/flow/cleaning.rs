@@ -383,4 +383,27 @@ async fn blob_gc_deletes_what_its_dry_run_says_and_leaves_all_else() {
         consumer.shutdown().await.expect("it stops");
     }
     second.shutdown().await.expect("it stops");
+
+    // Where the control topic is missing, or lets pins age out, nothing goes, and in the latter case nothing begins.
+    let control = Topic::named_on(Broker::shared(), &format!("{}.control", setting.dataset()));
+    let before = blobs(&store);
+    control.delete();
+    wait_until("the control topic is gone", LONG, || match control.partitions() {
+        0 => Ok(()),
+        seen => Err(seen),
+    });
+    let refused = |said: &str| {
+        let done = instance.run(&["blob", "gc"], &none).expect_code(78);
+        assert!(done.stderr.contains("nothing is deleted") && done.stderr.contains(said), "{}", done.stderr);
+        assert_eq!(blobs(&store), before);
+    };
+    refused(control.name());
+    Topic::create_on(Broker::shared(), control.name(), 1, &[("cleanup.policy", "compact,delete")]);
+    refused(
+        "has cleanup.policy=compact,delete, but what is pinned must not age out: set cleanup.policy=compact",
+    );
+    let mut third = producer(&setting, 1, NEVER).await;
+    let ended = tokio::time::timeout(LONG, third.ended()).await.expect("it ends").expect_err("it is refused");
+    assert!(ended.chain().contains("set cleanup.policy=compact"), "{}", ended.chain());
+    let _ = third.shutdown().await;
 }
