@@ -209,11 +209,6 @@ impl Writer {
         self.shared.lock().failed.clone()
     }
 
-    /// Bytes that are not durable yet.
-    pub fn waiting_bytes(&self) -> u64 {
-        self.shared.lock().bytes
-    }
-
     /// The number of the next chunk.
     pub fn next(&self) -> u64 {
         self.shared.lock().next

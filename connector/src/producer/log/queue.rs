@@ -106,8 +106,8 @@ pub struct Queue {
     durable: u64,
     /// The number after the last chunk that went to memory before it was durable.
     ahead: u64,
-    /// Bytes of those that are not durable yet.
-    ahead_bytes: u64,
+    /// Bytes of chunks that were appended, and wait for being durable to be taken in.
+    coming_bytes: u64,
     /// All numbers below have been deleted, or are about to be.
     forgotten: u64,
     /// Bytes trimmed that are still there.
@@ -147,22 +147,22 @@ impl Queue {
     /// something before it waits, or there is no room.
     pub fn appended(&mut self, seq: u64, chunk: &Chunk, received_at: Instant) -> bool {
         let (bytes, records) = (chunk.len() as u64, chunk.records());
-        if !self.spilled.is_empty() || seq != self.ahead.max(self.durable) || !self.has_room(records) {
+        let is_next = self.spilled.is_empty() && seq == self.ahead.max(self.durable);
+        let room = self.room.as_ref().filter(|_| is_next && self.has_room(records));
+        let Some(lease) = room.and_then(|room| room.memory.try_lease(bytes)) else {
+            self.coming_bytes += bytes;
             return false;
-        }
-        let lease = self.room.as_ref().and_then(|room| room.memory.try_lease(bytes));
-        let Some(lease) = lease else { return false };
+        };
         self.ahead = seq + 1;
-        self.ahead_bytes += bytes;
         self.bytes += bytes;
         self.records += records as u64;
         self.ready(Ready { seq, chunk: chunk.clone(), lease, received_at });
         true
     }
 
-    /// Bytes that were taken in and are not durable.
-    pub fn ahead_bytes(&self) -> u64 {
-        self.ahead_bytes
+    /// Bytes that were appended and are not taken in: they will be once they are durable.
+    pub fn coming_bytes(&self) -> u64 {
+        self.coming_bytes
     }
 
     /// Takes in a chunk that has become durable, unless it was before.
@@ -170,9 +170,9 @@ impl Queue {
         let (bytes, records, misfits) = (chunk.len() as u64, chunk.records(), chunk.misfits());
         self.durable = seq + 1;
         if seq < self.ahead {
-            self.ahead_bytes -= bytes;
             return;
         }
+        self.coming_bytes -= bytes;
         self.bytes += bytes;
         self.records += records as u64;
         if self.spilled.is_empty()

@@ -52,7 +52,6 @@ impl Log {
     /// How full it is. Asks the file system, which takes a microsecond.
     pub fn fill(&self) -> Fill {
         let inner = &*self.0;
-        let writer = inner.writer();
         let (bytes, spills) = {
             let queue = inner.shared.queue();
             // Letters make room where records are handed on; what was is held by memory alone, and must not keep the
@@ -61,8 +60,7 @@ impl Log {
                 Shed::DeadLetter => queue.waiting_bytes(),
                 _ => queue.stats().log_bytes,
             };
-            let waiting = writer.map_or(0, |writer| writer.waiting_bytes());
-            (held + waiting.saturating_sub(queue.ahead_bytes()), queue.spilled().next().is_some())
+            (held + queue.coming_bytes(), queue.spilled().next().is_some())
         };
         Fill {
             bytes,

@@ -162,3 +162,35 @@ async fn a_process_that_starts_on_a_full_disk_waits_for_room() {
     assert_eq!(take(&mut roomy(&log), 10).await, offsets(0, 0, 10));
     log.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_chunk_counts_once_also_in_the_moment_in_which_it_becomes_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, seen) = (Arc::new(std::sync::OnceLock::<Log>::new()), Arc::new(Mutex::new(Vec::new())));
+    let options = Options {
+        // On the writer's thread, which has not yet counted it as written.
+        on_persisted: Some({
+            let (place, seen) = (place.clone(), seen.clone());
+            Arc::new(move |_| lock(&seen).push(place.get().unwrap().fill().bytes))
+        }),
+        ..options()
+    };
+    let log = Log::open(dir.path(), options).await.unwrap();
+    place.set(log.clone()).unwrap();
+    log.resume(&origin(1), &[at(0, 0)]).await.unwrap();
+    let appender = log.appender();
+    let before = *appender.persisted().borrow();
+    // Nobody reads yet: it is taken in once it is durable. The second goes to memory at once.
+    let first = chunk(0, 0, 10);
+    let bytes = first.len() as u64;
+    appender.try_append(first).unwrap();
+    persisted(&appender, before + 1).await;
+    let mut reader = roomy(&log);
+    assert_eq!(take(&mut reader, 10).await, offsets(0, 0, 10));
+    appender.try_append(chunk(0, 10, 20)).unwrap();
+    assert_eq!(log.fill().bytes, log.stats().log_bytes, "it lies ready");
+    assert_eq!(take(&mut reader, 10).await, offsets(0, 10, 20));
+    persisted(&appender, before + 2).await;
+    log.close().await.unwrap();
+    assert_eq!(*lock(&seen), [bytes, log.stats().log_bytes]);
+}
