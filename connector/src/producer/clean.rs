@@ -224,15 +224,17 @@ impl Cleaner {
             let pinned = confirmed.pin.map(|(version, _)| version.0);
             tracing::info!(oldest_kept = %below, blobs, bytes, orphans, pinned, "cleaned");
         }
-        refused.outcome()?;
         failpoint::reach("clean.deleted")?;
         // Last: what the topic names is known to the next life too.
         confirmed = self.confirmed(confirmed, stop).await?;
-        self.sweep.forget(below, confirmed.pin);
-        self.grace.done(below, now);
+        self.sweep.forget(below, confirmed.pin, &refused);
+        let refused = refused.outcome();
+        if refused.is_ok() {
+            self.grace.done(below, now);
+        }
         self.sweep.cut().await?;
         failpoint::reach("clean.trimmed")?;
-        Ok(())
+        refused
     }
 
     /// What was confirmed, or what is by now where that is too long ago.

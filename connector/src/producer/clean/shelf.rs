@@ -15,7 +15,7 @@
 //!
 //! Owns: that arithmetic. Does not own: reading the topic, the store (`sweep`), when it is done (`clean`).
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use crate::blob::name::{Kind, Name};
 use crate::format::announcement::{Announcement, Message};
@@ -185,8 +185,7 @@ impl Shelf {
 
     /// What becomes of a blob once nothing below `below` is kept but what is pinned.
     pub fn fate(&self, name: &Name, below: Version, pin: Pin) -> Fate {
-        let key = (name.version, name.epoch, name.checksum, name.kind);
-        match self.spans.get(&key) {
+        match self.spans.get(&key(name)) {
             Some(span) if span.is_retained(below, pin) => Fate::Kept,
             Some(_) => Fate::Passed,
             None if self.life().is_some_and(|life| name.epoch < life.epoch) => Fate::Orphan,
@@ -208,12 +207,17 @@ impl Shelf {
         Some(pin.map_or(lowest, |(version, _)| lowest.min(version)))
     }
 
-    /// Lets go of what is gone by now, from store and topic.
-    pub fn forget(&mut self, below: Version, pin: Pin) {
+    /// Lets go of what is gone by now, from store and topic; what is `left` in the store is still known to have passed.
+    pub fn forget(&mut self, below: Version, pin: Pin, left: &[Name]) {
         let Some(lowest) = self.lowest(below, pin) else { return };
-        self.spans.retain(|_, span| span.is_retained(below, pin));
+        let left: HashSet<Key> = left.iter().map(key).collect();
+        self.spans.retain(|key, span| span.is_retained(below, pin) || left.contains(key));
         self.seen = self.seen.split_off(&lowest);
     }
+}
+
+fn key(name: &Name) -> Key {
+    (name.version, name.epoch, name.checksum, name.kind)
 }
 
 impl Span {

@@ -123,22 +123,31 @@ pub struct Plan {
     pub strange: Heap,
 }
 
-/// The first blob that the store refused to delete. It keeps no other from going: what is wrong with it (a lock, an owner)
-/// may be wrong with it alone.
+/// Blobs that the store refused to delete. They keep no other from going, and the topic not from being trimmed: what is
+/// wrong with one (a lock, an owner) may be wrong with it alone, and for ever.
 #[derive(Debug, Default)]
-pub struct Refused(Option<Error>);
+pub struct Refused {
+    blobs: Vec<Name>,
+    first: Option<Error>,
+}
 
 impl Refused {
     /// Keeps a refusal.
     ///
     /// # Errors
     /// Any other failure, behind which nothing goes.
-    pub fn take(&mut self, error: Error) -> Result<(), Error> {
+    pub fn take(&mut self, blob: &Name, error: Error) -> Result<(), Error> {
         if !error.is_refusal() {
             return Err(error);
         }
-        self.0.get_or_insert(error);
+        self.blobs.push(blob.clone());
+        self.first.get_or_insert(error);
         Ok(())
+    }
+
+    /// Which they are.
+    pub fn blobs(&self) -> &[Name] {
+        &self.blobs
     }
 
     /// What was kept, once all others are gone.
@@ -146,7 +155,7 @@ impl Refused {
     /// # Errors
     /// The first refusal.
     pub fn outcome(self) -> Result<(), Error> {
-        self.0.map_or(Ok(()), Err)
+        self.first.map_or(Ok(()), Err)
     }
 }
 
@@ -319,17 +328,18 @@ impl Sweep {
         for (doomed, deleted) in futures::future::join_all(each).await {
             match deleted {
                 Ok(()) => gone.push(doomed),
-                Err(error) => failed = failed.and(refused.take(error)),
+                Err(error) => failed = failed.and(refused.take(&doomed.name, error)),
             }
         }
         (gone, failed)
     }
 
     /// Forgets what is gone from the store, and notes which announcements are to be cut off. Before Kafka is asked for
-    /// it: who may not cut must not remember for ever what is gone.
-    pub fn forget(&mut self, below: Version, pin: Pin) {
+    /// it: who may not cut must not remember for ever what is gone. What was refused is remembered, by this life; the next
+    /// one, to which no announcement names it any more, takes it for an orphan.
+    pub fn forget(&mut self, below: Version, pin: Pin, refused: &Refused) {
         self.uncut = self.shelf.trim_to(below, pin).or(self.uncut);
-        self.shelf.forget(below, pin);
+        self.shelf.forget(below, pin, refused.blobs());
     }
 
     /// Whether announcements are still to be cut off.

@@ -269,7 +269,7 @@ impl World {
         let before = self.shelf.trim_to(below, self.pin).expect("something is announced");
         assert_eq!(anew.trim_to(below, self.pin), Some(before));
         self.topic.retain(|(offset, _)| *offset >= before);
-        self.shelf.forget(below, self.pin);
+        self.shelf.forget(below, self.pin, &[]);
         for it in self.retained(below) {
             let there = self.topic.iter().any(|(_, message)| match message {
                 Message::Announcement(other) => **other == *it,
@@ -355,8 +355,12 @@ fn a_pin_keeps_its_snapshot_and_the_deltas_up_to_it_and_no_more() {
     assert_eq!(world.shelf.trim_to(Version(29), pin), offset(14));
     assert_eq!(world.shelf.trim_to(Version(29), None), offset(29));
     let mut left = world.shelf.clone();
-    left.forget(Version(29), pin);
+    // One blob that was to go is there yet.
+    let locked = name(Version(3), 1, Kind::Delta);
+    left.forget(Version(29), pin, std::slice::from_ref(&locked));
     assert_eq!(left.trim_to(Version(29), pin), offset(14), "what is forgotten before it is cut is cut yet");
+    assert_eq!(left.fate(&locked, Version(29), pin), Fate::Passed, "and tried again");
+    assert_eq!(left.fate(&name(Version(4), 1, Kind::Delta), Version(29), pin), Fate::Fresh, "forgotten");
 }
 
 #[test]
@@ -445,10 +449,12 @@ fn the_first_refusal_is_kept_and_no_other_failure() {
     let refusal = |name| blob::Error::Refused { doing: "deleting", url: url(name), problem: "locked".into() };
     let away = blob::Error::Unavailable { doing: "deleting", url: url("c"), problem: "away".into() };
     let mut refused = Refused::default();
-    refused.take(refusal("a").into()).unwrap();
-    refused.take(refusal("b").into()).unwrap();
-    assert!(matches!(refused.take(away.into()), Err(Error::Store(blob::Error::Unavailable { .. }))));
-    assert!(matches!(refused.take(Error::Waiting), Err(Error::Waiting)));
+    let [a, b, c] = [1, 2, 3].map(|version| name(Version(version), 1, Kind::Delta));
+    refused.take(&a, refusal("a").into()).unwrap();
+    refused.take(&b, refusal("b").into()).unwrap();
+    assert!(matches!(refused.take(&c, away.into()), Err(Error::Store(blob::Error::Unavailable { .. }))));
+    assert!(matches!(refused.take(&c, Error::Waiting), Err(Error::Waiting)));
+    assert_eq!(refused.blobs(), [a, b]);
     let kept = refused.outcome().unwrap_err();
     assert!(matches!(&kept, Error::Store(blob::Error::Refused { url, .. }) if url == "a"), "{kept:?}");
     assert!(Refused::default().outcome().is_ok());
@@ -551,6 +557,8 @@ async fn one_blob_that_is_refused_keeps_no_other_and_a_topic_made_anew_keeps_all
     let left: BTreeSet<String> = kept.iter().cloned().chain([blob]).collect();
     assert_eq!(there().await, left, "all others are gone");
     assert_eq!(cleaner.grace.due(cleaner.clock.now()), Some(below), "and it is tried again");
+    assert!(!cleaner.sweep.is_uncut(), "the announcements were cut off all the same");
+    assert_eq!(cleaner.sweep.shelf().oldest(), Version(29));
 
     locked.store(false, Ordering::Release);
     cleaner.turn(&stop).await.unwrap();
