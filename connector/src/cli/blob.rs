@@ -93,7 +93,7 @@ enum What {
     Container {
         codec: &'static str,
         plain_bytes: u64,
-        plain_checksum: Checksum,
+        plain_checksum: Option<Checksum>,
         dataset: String,
         topic_id: String,
         shard: u32,
@@ -166,7 +166,7 @@ fn container(url: &str, header: Header, unpacked: &Unpacked) -> Result<What> {
     let schema = serde_json::value::RawValue::from_string(schema.json().to_owned());
     Ok(What::Container {
         // Compressed blocks are announced by the header, so that not even the headers of both forms are the same.
-        codec: if unpacked.checksum == unpacked.plain_checksum { "null" } else { "zstandard" },
+        codec: if unpacked.plain_checksum == Some(unpacked.checksum) { "null" } else { "zstandard" },
         plain_bytes: unpacked.plain_bytes,
         plain_checksum: unpacked.plain_checksum,
         dataset: header.dataset,
@@ -253,7 +253,7 @@ fn unpack(url: &str, path: &Path, out: &mut (impl Write + Send)) -> Result<Unpac
         piece.truncate(read);
         (read > 0).then_some(piece)
     });
-    let unpacked = container::unpack(pieces, length, most, out);
+    let unpacked = container::unpack(pieces, length, most, true, out);
     match failed {
         Some(error) => Err(unreadable(url, error)),
         None => unpacked.map_err(|error| corrupt(url, error)),

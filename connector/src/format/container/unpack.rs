@@ -45,13 +45,13 @@ pub struct Unpacked {
     pub checksum: Checksum,
     /// Bytes that came out.
     pub plain_bytes: u64,
-    /// Their checksum.
-    pub plain_checksum: Checksum,
+    /// Their checksum, where it was asked for.
+    pub plain_checksum: Option<Checksum>,
 }
 
-/// Writes the plain form of a blob to `out`, whose stored form comes in `pieces` of any size; both checksums are made on
-/// the way, and are the caller's to compare. A blob stored in plain form passes as it is. Blocks of a large one are
-/// decompressed by several threads. Memory: a few blocks.
+/// Writes the plain form of a blob to `out`, whose stored form comes in `pieces` of any size; its checksum is made on
+/// the way, and with `sums` that of the plain form too: they are the caller's to compare. A blob stored in plain form passes as it
+/// is. Blocks of a large one are decompressed by several threads. Memory: a few blocks.
 ///
 /// # Errors
 /// [`Error::Malformed`] as soon as it cannot be a container of at most `most_bytes` stored and `most_plain` plain bytes;
@@ -60,15 +60,17 @@ pub fn unpack<P: AsRef<[u8]>>(
     pieces: impl IntoIterator<Item = P>,
     most_bytes: u64,
     most_plain: u64,
+    sums: bool,
     out: &mut (impl Write + Send),
 ) -> Result<Unpacked, Error> {
     let workers = match thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS) {
         workers if most_bytes >= WIDE => workers,
         _ => 1,
     };
-    unpack_by(workers, pieces, most_bytes, most_plain, out)
+    unpack_with(workers, Batch::unpack, sums, pieces, most_bytes, most_plain, out)
 }
 
+#[cfg(test)]
 pub(super) fn unpack_by<P: AsRef<[u8]>>(
     workers: usize,
     pieces: impl IntoIterator<Item = P>,
@@ -76,7 +78,7 @@ pub(super) fn unpack_by<P: AsRef<[u8]>>(
     most_plain: u64,
     out: &mut (impl Write + Send),
 ) -> Result<Unpacked, Error> {
-    unpack_with(workers, Batch::unpack, pieces, most_bytes, most_plain, out)
+    unpack_with(workers, Batch::unpack, true, pieces, most_bytes, most_plain, out)
 }
 
 /// What a worker does with a batch.
@@ -85,13 +87,14 @@ pub(super) type Work = fn(&Batch, &mut bulk::Decompressor<'_>, Vec<u8>) -> Resul
 pub(super) fn unpack_with<P: AsRef<[u8]>>(
     workers: usize,
     work: Work,
+    sums: bool,
     pieces: impl IntoIterator<Item = P>,
     most_bytes: u64,
     most_plain: u64,
     out: &mut (impl Write + Send),
 ) -> Result<Unpacked, Error> {
     let mut frames = Frames::new(most_bytes, most_plain);
-    let out = Plain { out, checksum: Xxh3::new() };
+    let out = Plain { out, checksum: sums.then(Xxh3::new) };
     let plain_checksum = if workers < 2 {
         let mut here = Here { zstd: bulk::Decompressor::new()?, buffer: Vec::new(), out };
         for piece in pieces {
@@ -106,8 +109,10 @@ pub(super) fn unpack_with<P: AsRef<[u8]>>(
 
 /// Where parts go, in order.
 trait Parts {
-    /// Plain bytes, as they are.
-    fn plain(&mut self, bytes: &[u8]) -> Result<(), Error>;
+    /// The header of the plain form.
+    fn header(&mut self, bytes: &[u8]) -> Result<(), Error>;
+    /// Bytes that are the same in both forms, and summed already.
+    fn copy(&mut self, bytes: &[u8]) -> Result<(), Error>;
     /// A block.
     fn block(&mut self, packed: &Packed<'_>) -> Result<(), Error>;
 }
@@ -232,7 +237,7 @@ impl Frames {
                 self.state = State::Blocks(metadata.sync);
                 let header = metadata.encode();
                 self.grow(at, header.len())?;
-                parts.plain(&header)?;
+                parts.header(&header)?;
                 Ok(length)
             }
             State::Blocks(sync) => {
@@ -263,7 +268,7 @@ impl Frames {
             }
             State::Copy => {
                 self.grow(at, rest.len())?;
-                parts.plain(rest)?;
+                parts.copy(rest)?;
                 Ok(rest.len())
             }
         }
@@ -278,28 +283,34 @@ impl Frames {
         Ok(())
     }
 
-    fn finish(self, plain_checksum: Xxh3) -> Result<Unpacked, Error> {
+    fn finish(self, plain: Option<Xxh3>) -> Result<Unpacked, Error> {
         if !self.pending.is_empty() || matches!(self.state, State::Header) {
             return Err(Error::Short { at: self.bytes });
         }
-        Ok(Unpacked {
-            bytes: self.bytes,
-            checksum: Checksum(self.checksum.digest()),
-            plain_bytes: self.plain_bytes,
-            plain_checksum: Checksum(plain_checksum.digest()),
-        })
+        let checksum = Checksum(self.checksum.digest());
+        let plain_checksum = match self.state {
+            State::Copy => Some(checksum),
+            _ => plain.map(|plain| Checksum(plain.digest())),
+        };
+        Ok(Unpacked { bytes: self.bytes, checksum, plain_bytes: self.plain_bytes, plain_checksum })
     }
 }
 
-/// Output that checks what goes through.
+/// Output that sums what goes through, if that is asked for.
 struct Plain<'w, W: Write> {
     out: &'w mut W,
-    checksum: Xxh3,
+    checksum: Option<Xxh3>,
 }
 
 impl<W: Write> Plain<'_, W> {
     fn emit(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.checksum.update(bytes);
+        if let Some(checksum) = &mut self.checksum {
+            checksum.update(bytes);
+        }
+        self.copy(bytes)
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Result<(), Error> {
         Ok(self.out.write_all(bytes)?)
     }
 }
@@ -344,8 +355,12 @@ struct Here<'w, W: Write> {
 }
 
 impl<W: Write> Parts for Here<'_, W> {
-    fn plain(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    fn header(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.out.emit(bytes)
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.out.copy(bytes)
     }
 
     fn block(&mut self, packed: &Packed<'_>) -> Result<(), Error> {
@@ -385,7 +400,9 @@ pub(super) type Unpacking = (Vec<u8>, usize);
 
 /// What is written next.
 enum Next {
-    Ready(Vec<u8>),
+    Header(Vec<u8>),
+    /// As it came, and summed already.
+    Copy(Vec<u8>),
     /// A worker has it in hand.
     Coming(Receiver<Result<Unpacking, Error>>),
 }
@@ -406,10 +423,12 @@ fn ended<T>(_: T) -> Error {
 
 impl Spread {
     fn flush(&mut self) -> Result<(), Error> {
-        let batch = std::mem::take(&mut self.batch);
-        if batch.blocks.is_empty() {
+        if self.batch.blocks.is_empty() {
             return Ok(());
         }
+        // The next one will be about as large: grown piece by piece it would be copied several times.
+        let bytes = Vec::with_capacity(self.batch.bytes.len() + self.batch.bytes.len() / 8);
+        let batch = std::mem::replace(&mut self.batch, Batch { bytes, ..Batch::default() });
         let (give, take) = sync_channel(1);
         self.order.send(Next::Coming(take)).map_err(ended)?;
         self.jobs.send((batch, give)).map_err(ended)
@@ -417,9 +436,12 @@ impl Spread {
 }
 
 impl Parts for Spread {
-    fn plain(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.flush()?;
-        self.order.send(Next::Ready(bytes.to_vec())).map_err(ended)
+    fn header(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.order.send(Next::Header(bytes.to_vec())).map_err(ended)
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.order.send(Next::Copy(bytes.to_vec())).map_err(ended)
     }
 
     fn block(&mut self, packed: &Packed<'_>) -> Result<(), Error> {
@@ -446,7 +468,7 @@ fn spread<P: AsRef<[u8]>, W: Write + Send>(
     frames: &mut Frames,
     pieces: impl IntoIterator<Item = P>,
     mut out: Plain<'_, W>,
-) -> Result<Xxh3, Error> {
+) -> Result<Option<Xxh3>, Error> {
     let (jobs, queue) = sync_channel::<Job>(workers);
     let (order, coming) = sync_channel(2 * workers);
     let queue = Arc::new(Mutex::new(queue));
@@ -473,7 +495,8 @@ fn spread<P: AsRef<[u8]>, W: Write + Send>(
         let writer = thread::Builder::new().spawn_scoped(scope, move || {
             for next in coming {
                 match next {
-                    Next::Ready(bytes) => out.emit(&bytes)?,
+                    Next::Header(bytes) => out.emit(&bytes)?,
+                    Next::Copy(bytes) => out.copy(&bytes)?,
                     Next::Coming(take) => {
                         let (buffer, length) = take.recv().map_err(panicked)??;
                         out.emit(buffer.get(..length).unwrap_or_default())?;
