@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use super::cache::{Held, Temporary};
+use super::delta::schema_of;
 use super::lookup::Tables;
 use super::map::{Map, Paged};
-use super::overlay::schema_of;
 use super::{Error, Found, Identity};
 use crate::format::container::{self, BlockHead, Header, Kind, Reader, SYNC_BYTES};
 use crate::format::index::{self, Layout};

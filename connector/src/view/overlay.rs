@@ -5,192 +5,37 @@
 //! run: [refs by key | hash table] -> deltas n, n-1      run -> deltas n-2 .. n-20      run -> ..      base
 //! ```
 //!
-//! A run refers to entries that lie in deltas; nothing is copied. A new delta is a run; while the newest run has at
-//! least half as many entries as the one before it, or both together are tiny, the two become one. So each run is more
-//! than twice as large as the one before it, the newest two hold more than 1024, and so of n entries there are at most
-//! 2 + log2(n / 683) runs: 5 for 10,000 entries, 12 for a million. An entry is merged about as often as there are runs.
+//! A run refers to entries that lie in deltas; nothing is copied. A new delta is a run. Runs are of classes: up to 1,024 entries,
+//! four times as many, and so on. Once four runs are of the newest's class or below it, they become one; two that are tiny
+//! together do at once. So there are at most three of each class: of 10,000 entries at most 9 runs, of a million 18, and half as
+//! many more often than not. Three of four deltas of one size merge nothing: what a version costs is its delta; an
+//! entry is merged once for each class.
 //!
 //! Owns: deltas in memory, runs. Does not own: the base, the order of versions (`mod`).
 
 use std::cmp::Ordering;
-use std::fs;
 use std::sync::Arc;
 
-use super::cache::Held;
+use super::delta::{Content, Data, DeltaFile, Ref};
 use super::lookup::Tables;
-use super::map::{Map, prefetch};
-use super::{Error, Found, Identity};
-use crate::format::container::{self, Counts, Header, Kind, Reader};
+use super::map::prefetch;
+use super::{Error, Found};
+use crate::format::container;
 use crate::format::index;
 use crate::schema::Schema;
-use crate::version::{Checksum, DeltaRef, Version};
-
-/// Smaller deltas are read rather than mapped: a map costs more than such a copy, and a kernel object besides.
-const MAP_FROM: u64 = 256 << 10;
+use crate::version::Version;
 
 /// Two newest runs with no more entries than this together are merged whatever their sizes: it takes microseconds.
 const TINY: usize = 1024;
 
+/// Runs of one class that stay apart.
+const APART: usize = 3;
+
+/// Entries ahead of those that are compared whose keys are asked for: a merge would wait for each one.
+const AHEAD: usize = 8;
+
 const OFFSET_BITS: u32 = 40;
 const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
-
-#[derive(Debug)]
-enum Data {
-    Mapped(Map),
-    Owned(Box<[u8]>),
-}
-
-impl Data {
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Data::Mapped(map) => map.bytes(),
-            Data::Owned(bytes) => bytes,
-        }
-    }
-}
-
-/// An entry: its key's hash, and where it lies.
-#[derive(Clone, Copy, Debug)]
-struct Ref {
-    hash: u64,
-    /// 24 bits: which of the run's files; 40 bits: offset there.
-    at: u64,
-}
-
-/// A delta's bytes, and what it takes to read them: all that a run keeps of it.
-#[derive(Debug)]
-struct Content {
-    header: Header,
-    schema: Arc<Schema>,
-    data: Data,
-}
-
-/// A delta in memory, checked whole.
-#[derive(Debug)]
-pub struct DeltaFile {
-    content: Arc<Content>,
-    refs: Arc<[Ref]>,
-    counts: Counts,
-    checksum: Checksum,
-    held: Option<Held>,
-}
-
-impl DeltaFile {
-    /// Opens a delta of the cache and checks it whole: its checksum, that it is the one `delta` speaks of, each entry.
-    /// `known` is shared where the delta's schema is the same. Blocking; cost: a pass over its bytes.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] if it is anything else; [`Error::Io`].
-    pub fn open(
-        held: &Held,
-        identity: &Identity,
-        delta: &DeltaRef,
-        known: &Arc<Schema>,
-    ) -> Result<DeltaFile, Error> {
-        let path = held.path();
-        let data = if held.bytes() >= MAP_FROM {
-            Data::Mapped(Map::open(path, delta.blob.plain_bytes)?)
-        } else {
-            Data::Owned(fs::read(path).map_err(|source| Error::io("reading", path, source))?.into())
-        };
-        let file = DeltaFile::parse(data, known).and_then(|file| {
-            let blob = &delta.blob;
-            let counts = Counts { upserts: delta.upserts, deletes: delta.deletes };
-            identity.expect(file.header(), Kind::Delta, delta.version, delta.epoch)?;
-            if file.checksum != blob.plain_checksum {
-                return Err(format!("its checksum is {} instead of {}", file.checksum, blob.plain_checksum));
-            }
-            if file.counts != counts {
-                return Err(format!("it holds {:?} instead of {counts:?}", file.counts));
-            }
-            Ok(DeltaFile { held: Some(held.clone()), ..file })
-        });
-        file.map_err(|detail| Error::corrupt(path, detail))
-    }
-
-    /// A delta that was just written by this process, or came inline; checked as one from disk is.
-    ///
-    /// # Errors
-    /// [`Error::Foreign`] if it is not a delta of this shard.
-    pub fn from_plain(bytes: Vec<u8>, identity: &Identity, known: &Arc<Schema>) -> Result<DeltaFile, Error> {
-        let foreign = |detail| Error::Foreign { what: "a delta in memory".into(), detail };
-        let file = DeltaFile::parse(Data::Owned(bytes.into()), known).map_err(foreign)?;
-        identity
-            .expect(file.header(), Kind::Delta, file.header().version, file.header().life.epoch)
-            .map_err(foreign)?;
-        Ok(file)
-    }
-
-    fn parse(data: Data, known: &Arc<Schema>) -> Result<DeltaFile, String> {
-        let reader = Reader::parse(data.bytes()).map_err(|error| error.to_string())?;
-        let header = reader.header();
-        let schema = schema_of(header, known)?;
-        let mut refs = Vec::with_capacity(header.counts.map_or(0, |counts| {
-            // A hint from bytes that are not checked yet: an entry takes five bytes at least.
-            counts.entries().min(data.bytes().len() as u64 / 5) as usize
-        }));
-        let mut counts = Counts::default();
-        for located in reader.entries(&schema) {
-            let located = located.map_err(|error| error.to_string())?;
-            refs.push(Ref { hash: index::hash(located.entry.key), at: located.offset });
-            match located.entry.value {
-                Some(_) => counts.upserts += 1,
-                None => counts.deletes += 1,
-            }
-        }
-        let header = reader.into_header();
-        let checksum = Checksum::of(data.bytes());
-        let content = Arc::new(Content { header, schema, data });
-        Ok(DeltaFile { content, refs: refs.into(), counts, checksum, held: None })
-    }
-
-    /// With its file in the cache, which then is kept for as long as a view needs it to be found after a restart.
-    pub fn with_file(self, held: Held) -> DeltaFile {
-        DeltaFile { held: Some(held), ..self }
-    }
-
-    /// Its file in the cache.
-    pub fn held(&self) -> Option<&Held> {
-        self.held.as_ref()
-    }
-
-    /// What it is.
-    pub fn header(&self) -> &Header {
-        &self.content.header
-    }
-
-    /// The schema of its values.
-    pub fn schema(&self) -> &Arc<Schema> {
-        &self.content.schema
-    }
-
-    /// Its entries, counted.
-    pub fn counts(&self) -> Counts {
-        self.counts
-    }
-
-    /// Its bytes.
-    pub fn plain(&self) -> &[u8] {
-        self.content.data.bytes()
-    }
-
-    /// Checksum of its bytes.
-    pub fn checksum(&self) -> Checksum {
-        self.checksum
-    }
-}
-
-/// The schema of a blob's values: `known` if it is the same, since parsing one for each delta would cost more than the
-/// delta.
-pub(super) fn schema_of(header: &Header, known: &Arc<Schema>) -> Result<Arc<Schema>, String> {
-    if *header.entry_schema == *known.entry_json() {
-        return Ok(known.clone());
-    }
-    let schema = header.schema().map_err(|error| error.to_string())?;
-    // Only documentation, defaults or the like differ: one schema for both spares every read a resolution.
-    Ok(if schema.encodes_like(known) { known.clone() } else { Arc::new(schema) })
-}
 
 /// Entries of one or more deltas by key, each key once.
 #[derive(Clone, Debug)]
@@ -201,7 +46,8 @@ struct Sorted {
 
 impl Sorted {
     fn of(delta: &DeltaFile) -> Sorted {
-        Sorted { refs: delta.refs.clone(), files: vec![delta.content.clone()] }
+        let (content, refs) = delta.parts();
+        Sorted { refs: refs.clone(), files: vec![content.clone()] }
     }
 
     #[inline]
@@ -227,48 +73,53 @@ impl Sorted {
         Ok(Found { entry, raw: window.get(..length).unwrap_or_default(), schema: &file.schema })
     }
 
-    /// Both as one; where both have a key, `newer` counts.
-    fn merge(newer: &Sorted, older: &Sorted) -> Result<Sorted, Error> {
-        let shift = newer.files.len() as u64;
-        if shift + older.files.len() as u64 > u64::from(u32::MAX >> 8) {
+    /// All of them as one, newest first; of a key that several have the newest entry counts. Each key is read once.
+    fn merge(all: &[&Sorted]) -> Result<Sorted, Error> {
+        let files: usize = all.iter().map(|sorted| sorted.files.len()).sum();
+        if files > (u32::MAX >> 8) as usize {
             return Err(Error::Internal(
                 "an overlay of more than 16 million deltas: it was never merged into a base",
             ));
         }
-        let mut refs: Vec<Ref> = Vec::with_capacity(newer.refs.len() + older.refs.len());
-        let moved = |at: &Ref| Ref { hash: at.hash, at: at.at + (shift << OFFSET_BITS) };
-        let (mut new, mut old) = (newer.refs.iter(), older.refs.iter());
-        let mut heads = (head(newer, new.next())?, head(older, old.next())?);
-        loop {
-            match heads {
-                (Some((at, key)), Some((before, beneath))) => match key.cmp(beneath) {
-                    Ordering::Less => {
-                        refs.push(*at);
-                        heads.0 = head(newer, new.next())?;
-                    }
-                    Ordering::Greater => {
-                        refs.push(moved(before));
-                        heads.1 = head(older, old.next())?;
-                    }
-                    Ordering::Equal => {
-                        refs.push(*at);
-                        heads = (head(newer, new.next())?, head(older, old.next())?);
-                    }
-                },
-                (Some((at, _)), None) => {
-                    refs.push(*at);
-                    refs.extend(new.copied());
-                    break;
+        let mut refs: Vec<Ref> = Vec::with_capacity(all.iter().map(|sorted| sorted.refs.len()).sum());
+        let mut walks = Vec::with_capacity(all.len());
+        let mut before = 0;
+        for sorted in all {
+            walks.extend(Walk::begin(sorted, (before as u64) << OFFSET_BITS)?);
+            before += sorted.files.len();
+        }
+        while walks.len() > 1 {
+            // The first of those with the least key, which is the newest.
+            let mut least = 0;
+            let mut key = walks.first().map(|walk| walk.key).unwrap_or_default();
+            let mut repeated = false;
+            for (number, walk) in walks.iter().enumerate().skip(1) {
+                match walk.key.cmp(key) {
+                    Ordering::Less => (least, key, repeated) = (number, walk.key, false),
+                    Ordering::Equal => repeated = true,
+                    Ordering::Greater => {}
                 }
-                (None, Some((before, _))) => {
-                    refs.push(moved(before));
-                    refs.extend(old.map(moved));
-                    break;
+            }
+            refs.extend(walks.get(least).map(|walk| walk.at));
+            if repeated {
+                let mut number = least;
+                while let Some(walk) = walks.get_mut(number) {
+                    if walk.key == key && !walk.step()? {
+                        walks.remove(number);
+                    } else {
+                        number += 1;
+                    }
                 }
-                (None, None) => break,
+            } else if let Some(walk) = walks.get_mut(least)
+                && !walk.step()?
+            {
+                walks.remove(least);
             }
         }
-        let files = newer.files.iter().chain(&older.files).cloned().collect();
+        if let Some(last) = walks.pop() {
+            last.rest(&mut refs);
+        }
+        let files = all.iter().flat_map(|sorted| &sorted.files).cloned().collect();
         Ok(Sorted { files, refs: refs.into() }.without_idle_files())
     }
 
@@ -308,13 +159,46 @@ impl Sorted {
     }
 }
 
-type Head<'a> = Option<(&'a Ref, &'a [u8])>;
+/// Walks a run in key order, with what comes next on its way from memory.
+struct Walk<'a> {
+    sorted: &'a Sorted,
+    /// What is added to where its entries lie, in a list of files that has others before its own.
+    moved: u64,
+    /// Number of the entry after the one at hand.
+    next: usize,
+    /// The entry at hand, as it lies in that list.
+    at: Ref,
+    key: &'a [u8],
+}
 
-#[inline]
-fn head<'a>(sorted: &'a Sorted, at: Option<&'a Ref>) -> Result<Head<'a>, Error> {
-    match at {
-        Some(at) => Ok(Some((at, sorted.key(*at)?))),
-        None => Ok(None),
+impl<'a> Walk<'a> {
+    /// `None` for a run without entries.
+    fn begin(sorted: &'a Sorted, moved: u64) -> Result<Option<Walk<'a>>, Error> {
+        let mut walk = Walk { sorted, moved, next: 0, at: Ref { hash: 0, at: 0 }, key: &[] };
+        Ok(walk.step()?.then_some(walk))
+    }
+
+    /// Goes on to the next entry. False: there is none.
+    #[inline]
+    fn step(&mut self) -> Result<bool, Error> {
+        let refs = &self.sorted.refs;
+        if let Some(ahead) = refs.get(self.next + AHEAD)
+            && let Some(byte) = self.sorted.file(*ahead)?.1.first()
+        {
+            prefetch(byte);
+        }
+        let Some(at) = refs.get(self.next) else { return Ok(false) };
+        self.next += 1;
+        self.key = self.sorted.key(*at)?;
+        self.at = Ref { hash: at.hash, at: at.at + self.moved };
+        Ok(true)
+    }
+
+    /// The entry at hand and all that follow.
+    fn rest(self, refs: &mut Vec<Ref>) {
+        refs.push(self.at);
+        let rest = self.sorted.refs.get(self.next..).unwrap_or_default();
+        refs.extend(rest.iter().map(|at| Ref { hash: at.hash, at: at.at + self.moved }));
     }
 }
 
@@ -482,6 +366,11 @@ impl<'a> RunCursor<'a> {
     }
 }
 
+/// The class of a run of so many entries: 0 up to [`TINY`], 1 up to four times that, and so on.
+fn class(entries: usize) -> u32 {
+    entries.div_ceil(TINY).next_power_of_two().ilog2().div_ceil(2)
+}
+
 /// All runs of a view, newest first. Immutable; what is added makes another.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overlay {
@@ -491,35 +380,35 @@ pub(super) struct Overlay {
 impl Overlay {
     /// Out of deltas in the order of their versions.
     pub fn of(deltas: &[DeltaFile]) -> Result<Overlay, Error> {
-        // In pairs of neighbours, then pairs of pairs: each entry moves log2 times, and only the last result is hashed.
-        let mut layer: Vec<Sorted> =
-            deltas.iter().filter(|delta| !delta.refs.is_empty()).map(Sorted::of).collect();
+        let newest_first = deltas.iter().rev().filter(|delta| !delta.parts().1.is_empty());
+        let mut layer: Vec<Sorted> = newest_first.map(Sorted::of).collect();
+        // A few neighbours at a time, since each entry is compared with all heads; only the last result is hashed.
         while layer.len() > 1 {
-            let mut above = Vec::with_capacity(layer.len().div_ceil(2));
-            for pair in layer.chunks(2) {
-                above.push(match pair {
-                    [older, newer] => Sorted::merge(newer, older)?,
-                    single => single.first().cloned().ok_or(Error::Internal("an empty pair"))?,
-                });
-            }
-            layer = above;
+            let several = layer.chunks(APART + 1).map(|some| Sorted::merge(&some.iter().collect::<Vec<_>>()));
+            layer = several.collect::<Result<_, _>>()?;
         }
         Ok(Overlay { runs: layer.into_iter().map(|sorted| Arc::new(Run::new(sorted))).collect() })
     }
 
     /// With one more delta on top. Cost: the delta's entries, and now and then the merging of runs (see above).
     pub fn with(&self, delta: &DeltaFile) -> Result<Overlay, Error> {
-        if delta.refs.is_empty() {
+        let mut newest = Sorted::of(delta);
+        if newest.refs.is_empty() {
             return Ok(self.clone());
         }
-        let mut newest = Sorted::of(delta);
         let mut rest = self.runs.as_slice();
-        while let Some((next, older)) = rest.split_first() {
-            let (new, old) = (newest.refs.len(), next.sorted.refs.len());
-            if new + old > TINY && new * 2 < old {
-                break;
-            }
-            newest = Sorted::merge(&newest, &next.sorted)?;
+        loop {
+            let most = class(newest.refs.len());
+            let alike = rest.iter().take_while(|run| class(run.len()) <= most).count();
+            let tiny = rest.first().is_some_and(|next| newest.refs.len() + next.len() <= TINY);
+            let taken = match alike {
+                APART.. => alike,
+                _ if tiny => 1,
+                _ => break,
+            };
+            let (merged, older) = rest.split_at(taken);
+            let all = std::iter::once(&newest).chain(merged.iter().map(|run| &run.sorted));
+            newest = Sorted::merge(&all.collect::<Vec<_>>())?;
             rest = older;
         }
         let mut runs = Vec::with_capacity(rest.len() + 1);

@@ -162,11 +162,25 @@ fn a_chain_of_512_deltas_opens_as_it_was_applied_and_stays_in_few_runs() {
         most = most.max(world.view.overlay().runs);
     }
     let entries = world.view.overlay().entries;
-    assert!(most as f64 <= 2.0 + (entries as f64 / 683.0).log2(), "{most} runs of {entries} entries");
+    let classes = 1.0 + (entries as f64 / 1024.0).log(4.0).ceil();
+    assert!(most as f64 <= 3.0 * classes, "{most} runs of {entries} entries");
     assert_eq!(contents(&world.view).unwrap(), world.model);
     let opened = world.open().unwrap();
     assert_eq!(opened.overlay().runs, 1);
     assert_eq!(contents(&opened).unwrap(), world.model);
+}
+
+#[test]
+fn deltas_of_one_size_stay_apart_until_there_are_four_and_so_do_their_runs() {
+    let mut world = World::new();
+    let mut runs = Vec::new();
+    for version in 0..16u32 {
+        // Half of the keys of the delta before change again.
+        world.advance(&numbered(version * 1_500..version * 1_500 + 3_000, &format!("v{version}")));
+        runs.push(world.view.overlay().runs);
+    }
+    assert_eq!(runs, [1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5, 3, 4, 5, 6, 1]);
+    assert_eq!(contents(&world.view).unwrap(), world.model);
 }
 
 #[test]

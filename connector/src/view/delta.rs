@@ -1,0 +1,180 @@
+//! A delta in memory, checked whole.
+//!
+//! Owns: its bytes and where its entries lie. Does not own: what becomes of several (`overlay`).
+
+use std::fs;
+use std::sync::Arc;
+
+use super::cache::Held;
+use super::map::Map;
+use super::{Error, Identity};
+use crate::format::container::{Counts, Header, Kind, Reader};
+use crate::format::index;
+use crate::schema::Schema;
+use crate::version::{Checksum, DeltaRef};
+
+/// Smaller deltas are read rather than mapped: a map costs more than such a copy, and a kernel object besides.
+const MAP_FROM: u64 = 256 << 10;
+
+#[derive(Debug)]
+pub(super) enum Data {
+    Mapped(Map),
+    Owned(Box<[u8]>),
+}
+
+impl Data {
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Data::Mapped(map) => map.bytes(),
+            Data::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// An entry: its key's hash, and where it lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ref {
+    pub hash: u64,
+    /// 24 bits: which of the run's files; 40 bits: offset there.
+    pub at: u64,
+}
+
+/// A delta's bytes, and what it takes to read them: all that a run keeps of it.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub header: Header,
+    pub schema: Arc<Schema>,
+    pub data: Data,
+}
+
+/// A delta in memory, checked whole.
+#[derive(Debug)]
+pub struct DeltaFile {
+    content: Arc<Content>,
+    refs: Arc<[Ref]>,
+    counts: Counts,
+    checksum: Checksum,
+    held: Option<Held>,
+}
+
+impl DeltaFile {
+    /// Opens a delta of the cache and checks it whole: its checksum, that it is the one `delta` speaks of, each entry.
+    /// `known` is shared where the delta's schema is the same. Blocking; cost: a pass over its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is anything else; [`Error::Io`].
+    pub fn open(
+        held: &Held,
+        identity: &Identity,
+        delta: &DeltaRef,
+        known: &Arc<Schema>,
+    ) -> Result<DeltaFile, Error> {
+        let path = held.path();
+        let data = if held.bytes() >= MAP_FROM {
+            Data::Mapped(Map::open(path, delta.blob.plain_bytes)?)
+        } else {
+            Data::Owned(fs::read(path).map_err(|source| Error::io("reading", path, source))?.into())
+        };
+        let file = DeltaFile::parse(data, known).and_then(|file| {
+            let blob = &delta.blob;
+            let counts = Counts { upserts: delta.upserts, deletes: delta.deletes };
+            identity.expect(file.header(), Kind::Delta, delta.version, delta.epoch)?;
+            if file.checksum != blob.plain_checksum {
+                return Err(format!("its checksum is {} instead of {}", file.checksum, blob.plain_checksum));
+            }
+            if file.counts != counts {
+                return Err(format!("it holds {:?} instead of {counts:?}", file.counts));
+            }
+            Ok(DeltaFile { held: Some(held.clone()), ..file })
+        });
+        file.map_err(|detail| Error::corrupt(path, detail))
+    }
+
+    /// A delta that was just written by this process, or came inline; checked as one from disk is.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] if it is not a delta of this shard.
+    pub fn from_plain(bytes: Vec<u8>, identity: &Identity, known: &Arc<Schema>) -> Result<DeltaFile, Error> {
+        let foreign = |detail| Error::Foreign { what: "a delta in memory".into(), detail };
+        let file = DeltaFile::parse(Data::Owned(bytes.into()), known).map_err(foreign)?;
+        identity
+            .expect(file.header(), Kind::Delta, file.header().version, file.header().life.epoch)
+            .map_err(foreign)?;
+        Ok(file)
+    }
+
+    fn parse(data: Data, known: &Arc<Schema>) -> Result<DeltaFile, String> {
+        let reader = Reader::parse(data.bytes()).map_err(|error| error.to_string())?;
+        let header = reader.header();
+        let schema = schema_of(header, known)?;
+        let mut refs = Vec::with_capacity(header.counts.map_or(0, |counts| {
+            // A hint from bytes that are not checked yet: an entry takes five bytes at least.
+            counts.entries().min(data.bytes().len() as u64 / 5) as usize
+        }));
+        let mut counts = Counts::default();
+        for located in reader.entries(&schema) {
+            let located = located.map_err(|error| error.to_string())?;
+            refs.push(Ref { hash: index::hash(located.entry.key), at: located.offset });
+            match located.entry.value {
+                Some(_) => counts.upserts += 1,
+                None => counts.deletes += 1,
+            }
+        }
+        let header = reader.into_header();
+        let checksum = Checksum::of(data.bytes());
+        let content = Arc::new(Content { header, schema, data });
+        Ok(DeltaFile { content, refs: refs.into(), counts, checksum, held: None })
+    }
+
+    /// What a run keeps of it: its bytes, and its entries in the order of their keys.
+    pub(super) fn parts(&self) -> (&Arc<Content>, &Arc<[Ref]>) {
+        (&self.content, &self.refs)
+    }
+
+    /// With its file in the cache, which then is kept for as long as a view needs it to be found after a restart.
+    pub fn with_file(self, held: Held) -> DeltaFile {
+        DeltaFile { held: Some(held), ..self }
+    }
+
+    /// Its file in the cache.
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// What it is.
+    pub fn header(&self) -> &Header {
+        &self.content.header
+    }
+
+    /// The schema of its values.
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.content.schema
+    }
+
+    /// Its entries, counted.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Its bytes.
+    pub fn plain(&self) -> &[u8] {
+        self.content.data.bytes()
+    }
+
+    /// Checksum of its bytes.
+    pub fn checksum(&self) -> Checksum {
+        self.checksum
+    }
+}
+
+/// The schema of a blob's values: `known` if it is the same, since parsing one for each delta would cost more than the
+/// delta.
+pub(super) fn schema_of(header: &Header, known: &Arc<Schema>) -> Result<Arc<Schema>, String> {
+    if *header.entry_schema == *known.entry_json() {
+        return Ok(known.clone());
+    }
+    let schema = header.schema().map_err(|error| error.to_string())?;
+    // Only documentation, defaults or the like differ: one schema for both spares every read a resolution.
+    Ok(if schema.encodes_like(known) { known.clone() } else { Arc::new(schema) })
+}
