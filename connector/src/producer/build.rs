@@ -51,7 +51,7 @@ const SAY_AFTER: Duration = Duration::from_secs(1);
 /// zstd's fastest positive level: blobs are fetched more often than stored, and the producer has better things to do.
 pub(super) const COMPRESSION_LEVEL: i32 = 1;
 /// Largest delta that travels inside its announcement, which saves readers the fetch.
-pub(super) const INLINE_BYTES: usize = 64 * 1024;
+pub const INLINE_BYTES: usize = 64 * 1024;
 
 /// A version that is built, not yet stored.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use crate::blob::{Body, Store, name};
 use crate::clock::Clock;
 use crate::format::announcement::{Announcement, Message};
 use crate::format::container::{self, Kind, Writer};
+use crate::producer::build::INLINE_BYTES;
 use crate::record::{Entry, Stamp, TopicId};
 use crate::schema::Schema;
 use crate::schema::wire::{put_bytes, put_long};
@@ -79,9 +80,18 @@ pub(super) fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>)
 impl Made {
     /// A snapshot of all records, in the store (compressed) and in the cache.
     pub(super) async fn new(dir: &Path, settings: &Settings) -> Result<Made> {
+        Made::of(dir, settings, "bench", TopicId([1; 16])).await
+    }
+
+    /// The same of the dataset whose announcements are in the topic with this id.
+    pub(super) async fn of(
+        dir: &Path,
+        settings: &Settings,
+        dataset: &str,
+        topic_id: TopicId,
+    ) -> Result<Made> {
         let schema = Arc::new(Schema::dataset(SCHEMA).expect("it is a record"));
-        let identity =
-            Identity { dataset: "bench".into(), topic_id: TopicId([1; 16]), shard: Shard(0), shards: 1 };
+        let identity = Identity { dataset: dataset.into(), topic_id, shard: Shard(0), shards: 1 };
         let cache = Cache::open(dir.join("cache"), u64::MAX).map_err(failed)?;
         let store = Store::open(&format!("file://{}", dir.join("blobs").display())).map_err(failed)?;
         let header = identity.header(Kind::Snapshot, Version(1), Version(0), LIFE, &schema, Vec::new());
@@ -98,25 +108,13 @@ impl Made {
         builder.write(&mut index).map_err(failed)?;
         let mut stored = Vec::new();
         container::compress(&plain, container::LEVEL, &mut stored).map_err(failed)?;
-        let blob = |kind: name::Kind, stored: &[u8], plain: &[u8]| {
-            let checksum = Checksum::of(stored);
-            let folder =
-                name::Folder { dataset: "bench".into(), topic_id: identity.topic_id, shard: Shard(0) };
-            let name = name::Name { folder, version: Version(1), epoch: 1, checksum, kind };
-            BlobRef {
-                name: name.to_string(),
-                bytes: stored.len() as u64,
-                checksum,
-                plain_bytes: plain.len() as u64,
-                plain_checksum: Checksum::of(plain),
-                location: None,
-            }
-        };
+        let first =
+            |kind: name::Kind, stored: &[u8], plain: &[u8]| blob(&identity, kind, Version(1), stored, plain);
         let snapshot = SnapshotRef {
             version: Version(1),
             epoch: 1,
-            blob: blob(name::Kind::Snapshot, &stored, &plain),
-            index: blob(name::Kind::Index, &index, &index),
+            blob: first(name::Kind::Snapshot, &stored, &plain),
+            index: first(name::Kind::Index, &index, &index),
             records: summary.counts.upserts,
         };
         cache.put(&identity, &FileName::snapshot(&snapshot), &plain).map_err(failed)?;
@@ -181,21 +179,44 @@ impl Made {
         Ok((delta, plain.into()))
     }
 
+    /// The same as a producer stores it: compressed, in the store, and with the announcement where it is small.
+    pub(super) async fn stored(&self, version: u64, count: u64) -> Result<(DeltaRef, Option<Bytes>)> {
+        let (mut delta, plain) = self.delta(version, count)?;
+        let mut stored = Vec::new();
+        container::compress(&plain, container::LEVEL, &mut stored).map_err(failed)?;
+        let stored = Bytes::from(stored);
+        delta.blob = blob(&self.identity, name::Kind::Delta, delta.version, &stored, &plain);
+        self.store.put(&delta.blob.name, Body::Bytes(stored.clone())).await.map_err(failed)?;
+        Ok((delta, (stored.len() <= INLINE_BYTES).then_some(stored)))
+    }
+
     /// Leaves the version in the cache as the one that was held last, so that a consumer starts from it.
     pub(super) fn note_current(&self, clock: &Clock) -> Result<()> {
         let (delta, _) = self.delta(1, 1)?;
+        let encoded = self.announcement(clock, delta, None, Vec::new());
+        self.cache.save_current(&self.identity, &encoded).map_err(failed)
+    }
+
+    /// An announcement of `delta`'s version, with the deltas since the snapshot, as it lies in its topic.
+    pub(super) fn announcement(
+        &self,
+        clock: &Clock,
+        delta: DeltaRef,
+        inline: Option<Bytes>,
+        chain: Vec<DeltaRef>,
+    ) -> Vec<u8> {
         let announcement = Announcement {
-            dataset: "bench".into(),
-            shard: Shard(0),
-            shards: 1,
+            dataset: self.identity.dataset.to_string(),
+            shard: self.identity.shard,
+            shards: self.identity.shards,
             life: LIFE,
-            version: Version(1),
-            previous: None,
+            version: delta.version,
+            previous: (delta.version > Version(1)).then(|| (Version(delta.version.0 - 1), LIFE.epoch)),
             announced_at: clock.wall_ms(),
             caught_up: true,
             records: self.settings.records,
-            upserts: 0,
-            deletes: 0,
+            upserts: delta.upserts,
+            deletes: delta.deletes,
             letters: 0,
             coalesced: 0,
             unchanged: 0,
@@ -203,14 +224,26 @@ impl Made {
             schema_fingerprint: self.schema.fingerprint(),
             positions: Vec::new(),
             delta,
-            inline: None,
+            inline,
             snapshot: Some(self.snapshot.clone()),
-            chain: Vec::new(),
+            chain,
             oldest_kept: Version(1),
             newest_timestamp: None,
             traceparent: None,
         };
-        let encoded = Message::Announcement(Box::new(announcement)).encode();
-        self.cache.save_current(&self.identity, &encoded).map_err(failed)
+        Message::Announcement(Box::new(announcement)).encode()
+    }
+}
+
+fn blob(identity: &Identity, kind: name::Kind, version: Version, stored: &[u8], plain: &[u8]) -> BlobRef {
+    let checksum = Checksum::of(stored);
+    let name = name::Name { folder: identity.folder(), version, epoch: LIFE.epoch, checksum, kind };
+    BlobRef {
+        name: name.to_string(),
+        bytes: stored.len() as u64,
+        checksum,
+        plain_bytes: plain.len() as u64,
+        plain_checksum: Checksum::of(plain),
+        location: None,
     }
 }

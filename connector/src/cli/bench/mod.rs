@@ -18,6 +18,7 @@ mod profiled;
 mod ingest;
 mod publish;
 mod propagate;
+mod follow;
 mod open;
 mod read;
 mod refresh;
@@ -38,6 +39,8 @@ enum What {
     Publish(Settings),
     /// Sent to readable at 1,000 records a second; against a bare Kafka transaction, begun to seen
     Propagate(Settings),
+    /// An announcement committed to its version readable; against a bare reader being told of it
+    Follow(Settings),
     /// From nothing, and from the cache, to the first get; against copying and checksumming the same bytes
     Open(open::Open),
     /// Random gets; against a HashMap with the same keys and values
@@ -104,6 +107,7 @@ impl Bench {
             What::Propagate(settings) => {
                 (settings.output, edge.runtime()?.block_on(propagate::run(&settings))?)
             }
+            What::Follow(settings) => (settings.output, edge.runtime()?.block_on(follow::run(&settings))?),
             What::Open(open) => match edge.runtime()?.block_on(open.run())? {
                 Some((output, lines)) => (output, lines),
                 None => return Ok(Answer::Yes),

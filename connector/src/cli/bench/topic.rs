@@ -7,7 +7,7 @@ use super::made::{json, key};
 use super::{Measured, Settings, measured, quantile};
 use crate::clock::{Clock, Entropy};
 use crate::kafka::{self, Admin, Outgoing, Polled, Poller, Sender, TopicSpec, Tuning};
-use crate::record::{Position, SourcePartition};
+use crate::record::{Position, SourcePartition, TopicId};
 use crate::{Error, ErrorKind, Result};
 
 /// Records under way to the broker at a time.
@@ -116,6 +116,17 @@ impl Filled {
         let id = info.map(|info| info.id).unwrap_or_default();
         let source = SourcePartition { topic: self.name.as_str().into(), topic_id: id, partition: 0 };
         Ok(Position { source, offset: 0 })
+    }
+
+    /// Makes another topic of one partition, `NAME.SUFFIX`, deleted at the end too; gives its name and id.
+    pub(super) async fn make(&mut self, suffix: &str) -> Result<(String, TopicId)> {
+        let name = format!("{}.{suffix}", self.name);
+        let spec =
+            TopicSpec { name: name.clone(), partitions: 1, replication: None, config: Default::default() };
+        self.admin.create(&spec).await.map_err(failed)?;
+        self.and(name.clone());
+        let info = self.admin.describe(&name).await.map_err(failed)?;
+        Ok((name, info.map(|info| info.id).unwrap_or_default()))
     }
 
     /// Also deletes `topic` at the end.
