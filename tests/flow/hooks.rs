@@ -4,13 +4,13 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
+use stillwell_tests::certificates::{Authority, openssl};
 use stillwell_tests::{Running, scratch, wait_until};
 
 use crate::instance::{Instance, LONG};
@@ -22,53 +22,14 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// Tries after the first.
 const RETRIES: usize = 2;
 
-/// Runs `openssl` in `dir`, and gives what it says.
-fn openssl(dir: &Path, arguments: &[&str], input: &[u8]) -> Vec<u8> {
-    let mut child = Command::new("openssl")
-        .args(arguments)
-        .current_dir(dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("openssl's command is there (see .ci/setup)");
-    child.stdin.take().expect("piped").write_all(input).expect("it reads");
-    let done = child.wait_with_output().expect("it ends");
-    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
-    done.stdout
-}
-
-/// A CA under this name, as `NAME.pem` and `NAME.key`.
-fn authority(dir: &Path, name: &str) {
-    let config = "[req]\ndistinguished_name = dn\nprompt = no\n[dn]\nCN = a test\n\
-                  [ca]\nbasicConstraints = critical, CA:TRUE\nkeyUsage = critical, keyCertSign\n\
-                  [server]\nbasicConstraints = critical, CA:FALSE\nsubjectAltName = IP:127.0.0.1\n";
-    std::fs::write(dir.join("config"), config).expect("it can be written");
-    let (key, pem) = (format!("{name}.key"), format!("{name}.pem"));
-    let made = ["req", "-x509", "-config", "config", "-extensions", "ca", "-days", "2"];
-    openssl(dir, &[&made[..], &NEW_KEY, &["-keyout", &key, "-out", &pem]].concat(), b"");
-}
-
-const NEW_KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-
-/// A receiver's certificate and key, by the CA `ca`.
-fn certified(dir: &Path) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-    let asked = ["req", "-new", "-config", "config", "-keyout", "server.key", "-out", "server.csr"];
-    openssl(dir, &[&asked[..], &NEW_KEY].concat(), b"");
-    let signed =
-        ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"];
-    let with = ["-days", "2", "-extfile", "config", "-extensions", "server", "-out", "server.pem"];
-    openssl(dir, &[&signed[..], &with].concat(), b"");
-    let certificate = CertificateDer::from_pem_file(dir.join("server.pem")).expect("a certificate");
-    (certificate, PrivateKeyDer::from_pem_file(dir.join("server.key")).expect("a key"))
-}
-
 /// Head and body of each request.
 type Requests = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
 /// Takes webhooks over TLS; answers with what `status` holds.
-fn receive(dir: &Path, status: Arc<Mutex<u16>>) -> (SocketAddr, Requests) {
-    let (certificate, key) = certified(dir);
+fn receive(authority: &Authority, status: Arc<Mutex<u16>>) -> (SocketAddr, Requests) {
+    let made = authority.server("server");
+    let certificate = CertificateDer::from_pem_file(made.pem).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(made.key).expect("a key");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.expect("versions").with_no_client_auth().with_single_cert(vec![certificate], key);
@@ -131,10 +92,9 @@ fn a_webhook_over_tls_is_sent_to_whom_it_trusts_and_signed_as_others_count() {
     let mut setting = Setting::new("trusted", 1, SCHEMA);
     let certificates = scratch();
     let dir = certificates.path();
-    authority(dir, "ca");
-    authority(dir, "stranger");
+    let (authority, _) = (Authority::new(dir, "ca"), Authority::new(dir, "stranger"));
     let status = Arc::new(Mutex::new(204));
-    let (address, requests) = receive(dir, status.clone());
+    let (address, requests) = receive(&authority, status.clone());
     let instance = Instance::new(&setting, "one");
     instance.append(&format!(
         r#"

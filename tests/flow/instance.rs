@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use stillwell_tests::{Finished, Running, bootstrap, free_port, run, stillwell, wait_until};
+use stillwell_tests::{Finished, Running, free_port, run, stillwell, wait_until};
 
 use crate::setting::Setting;
 
@@ -41,7 +41,7 @@ impl Instance {
             source = {{ topics = ["{dataset}"], format = "json" }}
             schema = "{schema}"
             "#,
-            servers = bootstrap(),
+            servers = setting.bootstrap,
             data = dir.join(name).display(),
             blobs = setting.blobs(),
             dataset = setting.dataset(),

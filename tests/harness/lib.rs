@@ -12,6 +12,8 @@
 
 pub mod broker;
 pub mod campaign;
+pub mod certificates;
+pub mod connect;
 pub mod debian;
 pub mod guard;
 pub mod port;
@@ -20,7 +22,9 @@ pub mod protocol;
 pub mod proxy;
 pub mod reference;
 pub mod registry;
+pub mod rights;
 pub mod s3;
+pub mod secure;
 pub mod setting;
 pub mod settings;
 pub mod tap;
@@ -34,7 +38,9 @@ pub use process::{Finished, Running, run, stillwell, unprivileged};
 pub use proxy::{Proxy, TOXICS, Toxic};
 pub use reference::read_by_avro_tools;
 pub use registry::Registry;
+pub use rights::{Resource, Right};
 pub use s3::S3;
+pub use secure::{Secure, User};
 pub use setting::Setting;
 pub use tap::{Tap, Then};
 pub use topic::{Message, Record, Topic};

@@ -102,7 +102,7 @@ pub fn describe_transaction(bootstrap: &str, id: &str) -> i16 {
 }
 
 /// Sends a request to the broker itself, and returns the answer without its length.
-fn exchange(bootstrap: &str, frame: &[u8]) -> Vec<u8> {
+pub(crate) fn exchange(bootstrap: &str, frame: &[u8]) -> Vec<u8> {
     let mut socket = TcpStream::connect(bootstrap).expect("the broker takes connections");
     socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
     write_frame(&mut socket, frame).expect("it can be sent");

@@ -4,8 +4,8 @@ use clap::Args;
 
 use super::connect::{self, Looked};
 use super::edge::{Answer, Edge, Faults, print};
-use super::given::Given;
-use crate::config::Config;
+use super::given::{Given, Side};
+use crate::config::{Config, Role};
 use crate::{Error, ErrorKind, Result};
 
 /// Validates the configuration: exits with 78 and one line for each mistake, with its file, line and key
@@ -13,9 +13,12 @@ use crate::{Error, ErrorKind, Result};
 pub struct Check {
     #[command(flatten)]
     given: Given,
-    /// Try also what it points at: Kafka, topics, schema registry, blob store, data directory
+    /// Try also what it points at: Kafka, topics and rights on them, schema registry, blob store, data directory
     #[arg(long)]
     connect: bool,
+    /// Which sides are to be run by it
+    #[arg(long, value_enum, default_value_t, requires = "connect")]
+    role: Side,
 }
 
 impl Check {
@@ -23,16 +26,16 @@ impl Check {
         let config = self.given.load_to_run(edge)?;
         print(|out| writeln!(out, "{}: right; {}", config.file(), summary(&config)))?;
         if self.connect {
-            connect(&config, edge)?;
+            connect(&config, self.role.into(), edge)?;
         }
         Ok(Answer::Yes)
     }
 }
 
 /// Says of everything that is right how it is; fails with all that is not.
-fn connect(config: &Config, edge: &Edge) -> Result<()> {
+fn connect(config: &Config, role: Role, edge: &Edge) -> Result<()> {
     let runtime = edge.runtime()?;
-    let looked = runtime.block_on(connect::look(config));
+    let looked = runtime.block_on(connect::look(config, role));
     runtime.shutdown_background();
     let looked = looked?;
     print(|out| {

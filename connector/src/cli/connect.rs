@@ -18,7 +18,7 @@ use crate::blob::{self, Store};
 use crate::clock::{Clock, Entropy};
 use crate::config::{Config, Role, Shared};
 use crate::disk::{self, Look};
-use crate::kafka::Admin;
+use crate::kafka::{Admin, allowed};
 use crate::producer::{recover, topics};
 use crate::schema::Schema;
 use crate::telemetry::Metrics;
@@ -43,11 +43,12 @@ pub struct Looked {
     pub found: Result<String>,
 }
 
-/// Looks at everything, whatever is found on the way.
+/// Looks at everything that the side needs, whatever is found on the way.
 ///
 /// # Errors
 /// [`ErrorKind::Internal`] where what stands in for the store cannot be had.
-pub async fn look(config: &Config) -> Result<Vec<Looked>> {
+pub async fn look(config: &Config, role: Role) -> Result<Vec<Looked>> {
+    let writes = role != Role::Consumer;
     let url = config.model().storage.blobs.clone();
     // Opening a store makes its folder.
     let _made = Made::below(url.strip_prefix("file://").map(|folder| Path::new(folder).join(PROBES)));
@@ -71,22 +72,26 @@ pub async fn look(config: &Config) -> Result<Vec<Looked>> {
         Ok((admin, brokers)) => {
             looked.push(Looked { what, found: Ok(counted(brokers as u64, "broker")) });
             for name in config.datasets() {
-                looked.extend(topics(&admin, config, name, &shared).await?);
-                let found = history(config, name, &shared).await;
-                looked.push(Looked { what: format!("versions of {name}"), found });
+                if writes {
+                    looked.extend(topics(&admin, config, name, &shared).await?);
+                    let found = history(config, name, &shared).await;
+                    looked.push(Looked { what: format!("versions of {name}"), found });
+                }
+                let found = rights(&admin, config, name, &shared, role).await;
+                looked.push(Looked { what: format!("rights on {name}"), found });
             }
         }
         // Without Kafka nothing is known of topics.
         Err(error) => looked.push(Looked { what, found: Err(error) }),
     }
-    if let Some(registry) = config.registry() {
+    if let Some(registry) = config.registry().filter(|_| writes) {
         let found = registry.probe().await;
         let found = found.map_err(|error| Error::because(error.kind(), "asking it for its subjects", error));
         looked.push(Looked { what: format!("schema registry at {}", registry.hosts()), found });
     }
     let probe = format!("{PROBES}/{:016x}", shared.entropy.next_u64());
     let found = match opened {
-        Ok(opened) => match tokio::time::timeout(STORE_TIMEOUT, store(&opened, &probe)).await {
+        Ok(opened) => match tokio::time::timeout(STORE_TIMEOUT, tried(&opened, &probe, writes)).await {
             Ok(found) => found.map_err(|error| Error::because(error.kind(), "trying the store", error)),
             Err(_) => {
                 Err(Error::new(ErrorKind::Unavailable, format!("it did not answer within {STORE_TIMEOUT:?}")))
@@ -100,12 +105,12 @@ pub async fn look(config: &Config) -> Result<Vec<Looked>> {
         let found = found.map_err(|error| Error::because(ErrorKind::Internal, "trying it panicked", error));
         looked.push(Looked { what: format!("http.listen {address}"), found: found.and_then(|found| found) });
     }
-    for part in ["log", "cache"] {
+    for part in ["log", "cache"].into_iter().filter(|part| writes || *part == "cache") {
         let dir = config.data_dir().join(part);
         let found = directory(&dir, shared.entropy.next_u64());
         looked.push(Looked { what: format!("{part} in {}", dir.display()), found });
     }
-    for name in config.datasets() {
+    for name in config.datasets().filter(|_| writes) {
         let dir = config.producer(name, &shared)?.log_dir();
         let found = tokio::task::spawn_blocking(move || log(&dir)).await;
         let found =
@@ -247,6 +252,35 @@ async fn history(config: &Config, name: &str, shared: &Shared) -> Result<String>
     let doing = "carrying on what is announced";
     recover::continues(&last, &options).map_err(|error| Error::because(ErrorKind::Config, doing, error))?;
     Ok(format!("version {} is announced, and can be carried on", last.version))
+}
+
+/// Whether Kafka allows what the side does, as far as that can be asked.
+async fn rights(admin: &Admin, config: &Config, name: &str, shared: &Shared, role: Role) -> Result<String> {
+    let mut needs = Vec::new();
+    if role != Role::Consumer {
+        needs.extend(topics::needs(&config.producer(name, shared)?));
+    }
+    if role != Role::Producer {
+        needs.extend(config.consumer(name, shared)?.topics().needs());
+    }
+    let lacking = allowed::lacking(admin, &config.kafka(), &needs).await;
+    let lacking = lacking.map_err(|error| Error::because(error.kind(), "asking for them", error))?;
+    let lacking: Vec<String> = lacking.iter().map(ToString::to_string).collect();
+    match lacking.as_slice() {
+        [] => Ok("this user has all that it needs".to_owned()),
+        all => Err(Error::new(
+            ErrorKind::Config,
+            format!("this user lacks the right to {}; give it (ACL)", all.join("; to ")),
+        )),
+    }
+}
+
+/// Who only reads may not be allowed to write there.
+async fn tried(opened: &Store, probe: &str, writes: bool) -> Result<String, blob::Error> {
+    match writes {
+        true => store(opened, probe).await,
+        false => opened.list(PROBES).await.map(|_| "it can be listed".to_owned()),
+    }
 }
 
 /// Puts a blob, finds it, and deletes it.

@@ -22,6 +22,7 @@ use crate::clock::{Clock, Entropy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::announcement::{Announcement, Message};
 use crate::format::succession::{Succession, Verdict, window_is_enough};
+use crate::kafka::allowed::{Need, On, Operation};
 use crate::kafka::{self, Admin, Kept, Polled, Poller, Tuning};
 use crate::record::TopicId;
 use crate::schema::Schema;
@@ -63,6 +64,18 @@ pub struct Topics {
     pub clock: Clock,
     /// Chance.
     pub entropy: Entropy,
+}
+
+impl Topics {
+    /// What the user of a reader needs to be allowed; docs/operations.md has the same list.
+    pub fn needs(&self) -> Vec<Need> {
+        let topic = |name: &String| On::Topic(name.clone());
+        let need = |on, operation, without| Need { on, operation, without };
+        vec![
+            need(topic(&self.announcements), Operation::Read, "nothing can be read"),
+            need(topic(&self.control), Operation::Read, "pins are not known"),
+        ]
+    }
 }
 
 /// The versions that a shard's topic holds, as far as they count.

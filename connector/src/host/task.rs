@@ -30,7 +30,7 @@ pub enum Meaning {
 impl Task {
     /// What it means that a task of this kind has ended by a mistake, when `left` of its kind still run.
     ///
-    /// A task ends early only by what waiting does not mend (a missing right, a topic that is not ours, a bug): what may
+    /// A task ends early only by what waiting does not mend (settings that would lose what a topic is for, a bug): what may
     /// pass is tried again within it.
     pub fn meaning(self, left: usize) -> Meaning {
         match self {

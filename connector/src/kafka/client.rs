@@ -7,6 +7,7 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::error::advised;
 use super::reach::Reach;
 use super::stats::Gauges;
 use super::{Error, Options};
@@ -78,7 +79,7 @@ impl Context {
         let role = self.role;
         if facility == "FAIL" {
             // That a connection ended which had worked is said here alone, and then it may be the last one.
-            self.reach.failed(&plain(without_thread(line)));
+            self.reach.failed(&advised(&plain(without_thread(line))));
         }
         let warns = matches!(
             level,
@@ -111,7 +112,7 @@ impl Context {
                 }
             }
             Code::Authentication | Code::SSL => {
-                self.reach.failed(&plain(reason));
+                self.reach.failed(&advised(&plain(reason)));
                 format!("{code:?}")
             }
             other => format!("{role} {other:?}"),

@@ -1,5 +1,7 @@
 //! Kafka's errors, sorted by what the caller does next.
 
+use std::borrow::Cow;
+
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::ErrorKind;
@@ -121,7 +123,9 @@ impl Error {
     /// Sorts an error code of the protocol or of librdkafka. `words` are librdkafka's own about this case, if any.
     pub(super) fn from_code(doing: impl Into<String>, code: Code, words: &str) -> Error {
         let doing = doing.into();
-        let said = if words.is_empty() { code.to_string() } else { format!("{words} ({code})") };
+        let code_says = code.to_string();
+        // librdkafka's words often are the code's own.
+        let said = if code_says.contains(words) { code_says } else { format!("{words} ({code_says})") };
         match class(code) {
             Class::Denied => Error::Denied { doing, detail: format!("{said}; {}", remedy(code)) },
             Class::Missing => Error::Missing { doing, detail: said },
@@ -136,6 +140,19 @@ impl Error {
             Class::Unavailable => Error::Unavailable { doing, detail: said },
         }
     }
+}
+
+/// Whether Kafka does not allow something, wherever behind `error` that came up: what is tried again would not be allowed
+/// either, before somebody has given the right.
+pub fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if matches!(error.downcast_ref(), Some(Error::Denied { .. })) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The code of an admin operation, which rdkafka holds but does not hand out.
@@ -208,17 +225,30 @@ fn class(code: Code) -> Class {
 const TOPIC_NAMES: &str =
     "a name is made of letters, digits, '.', '_' and '-', and no two may differ in '.' for '_' alone";
 
+/// Why a connection failed, and what to do about it where it is credentials or certificates: then none is made before
+/// somebody has done it, whatever else says only that Kafka is away.
+pub(super) fn advised(words: &str) -> Cow<'_, str> {
+    let advice = match () {
+        () if words.contains("SASL ") => remedy(Code::Authentication),
+        () if words.contains("SSL handshake") || words.contains("certificate") => remedy(Code::SSL),
+        () => return Cow::Borrowed(words),
+    };
+    Cow::Owned(format!("{words}; {advice}"))
+}
+
 fn remedy(code: Code) -> &'static str {
     match code {
-        Code::TopicAuthorizationFailed => "give this user the right to read, write or create the topic (ACL)",
+        Code::TopicAuthorizationFailed => "give this user the right to do so on the topic (ACL)",
         Code::GroupAuthorizationFailed => "give this user the right to read the consumer group (ACL)",
         Code::TransactionalIdAuthorizationFailed => {
-            "give this user the rights write and describe on the transactional id (ACL)"
+            "give this user the right to write with this transactional id (ACL)"
         }
         Code::ClusterAuthorizationFailed => {
             "give this user the right on the cluster, or create the topic by hand"
         }
-        Code::SSL => "check ssl.ca.location and the certificates in [kafka.properties]",
+        Code::SSL => {
+            "check ssl.ca.location and the certificates in [kafka.properties], and that none has expired"
+        }
         Code::PolicyViolation => "the broker's policy forbids it; create the topic by hand",
         _ => "check security.protocol and the sasl.* properties in [kafka.properties]",
     }
@@ -242,6 +272,16 @@ mod tests {
             denied.to_string().contains("reading orders[0]") && denied.to_string().contains("ACL"),
             "{denied}"
         );
+    }
+
+    #[test]
+    fn who_is_not_let_in_is_told_what_to_look_at() {
+        let why = "sasl_ssl://kafka:9093/1: SASL authentication error: Authentication failed (after 9ms)";
+        assert!(advised(why).starts_with(why) && advised(why).contains("sasl.*"), "{}", advised(why));
+        let why = "ssl://kafka:9093/1: SSL handshake failed: certificate verify failed: broker certificate";
+        assert!(advised(why).contains("ssl.ca.location"), "{}", advised(why));
+        let why = "sasl_ssl://kafka:9093/1: Connect to ipv4#127.0.0.1:9093 failed: Connection refused";
+        assert_eq!(advised(why), why);
     }
 
     #[test]

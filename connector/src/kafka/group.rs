@@ -8,11 +8,12 @@
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{Context, configuration};
 use super::rebalance::GroupMetadata;
-use super::{Error, Options, ids};
+use super::{Error, Options, describe, ids};
 
 /// Longest answer: an offset whose transaction is not ended yet is asked for again until it is.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -61,17 +62,24 @@ impl Group {
     /// offsets.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] where the group's coordinator does not answer, or a transaction holds an offset for longer.
+    /// [`Error::Unavailable`] where the group's coordinator does not answer, or a transaction holds an offset for longer;
+    /// [`Error::Denied`] without the right to describe the group.
     pub fn committed(&self, topic: &str, partitions: i32) -> Result<Vec<Committed>, Error> {
         let count = usize::try_from(partitions).unwrap_or(0);
         if self.embedded || count == 0 {
             return Ok(vec![Committed::default(); count]);
         }
+        // Who may not is told so at once by this question; of the next one's answer librdkafka waits for its time to pass.
+        let allowed = describe::group(self.consumer.client(), &self.id, TIMEOUT);
+        ids::serve_unread(self.consumer.client(), false);
+        if let Err((code @ Code::GroupAuthorizationFailed, words)) = allowed {
+            return Err(Error::from_code(self.doing(topic), code, &words));
+        }
         let mut asked = TopicPartitionList::with_capacity(count);
         asked.add_partition_range(topic, 0, partitions - 1);
         let found = self.consumer.committed_offsets(asked, TIMEOUT);
         ids::serve_unread(self.consumer.client(), false);
-        let doing = || format!("asking for the offsets of the group {} on {topic}", self.id);
+        let doing = || self.doing(topic);
         let found = found.map_err(|error| Error::from_kafka(doing(), &error))?;
         (0..partitions)
             .map(|partition| {
@@ -86,6 +94,10 @@ impl Group {
                 Ok(Committed { offset, note: element.metadata().to_owned() })
             })
             .collect()
+    }
+
+    fn doing(&self, topic: &str) -> String {
+        format!("asking for the offsets of the group {} on {topic}", self.id)
     }
 
     /// The group's metadata, for [`Transaction::send_positions`](super::Transaction): of nobody, since nobody joins.

@@ -1,16 +1,15 @@
-//! What rdkafka does not offer, straight from librdkafka: topic ids, and records and events with their topic.
+//! What rdkafka does not offer, straight from librdkafka: records and events with their topic, and many at a time.
 //!
-//! - rdkafka has no `DescribeTopics`, the only call that tells a topic's id.
 //! - rdkafka's consumer reports the end of a partition and a lost offset without topic and offset, both of which
 //!   librdkafka knows; with several source topics that is not enough to know where one stands.
 //! - rdkafka takes one record per call with an allocation each; librdkafka hands out batches.
 //!
-//! Owns: all `unsafe` of this room. Everything that leaves this file is safe, borrowed from its owner, and bounded.
+//! Owns: with `describe` all `unsafe` of this room. Everything that leaves this file is safe, borrowed from its owner, and bounded.
 
 #![expect(unsafe_code, reason = "the calls of librdkafka that rdkafka lacks; each has its SAFETY")]
 
 use std::collections::VecDeque;
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull, addr_of};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +21,6 @@ use rdkafka::client::Client;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
-
-use crate::record::TopicId;
 
 use super::client::Context;
 
@@ -449,99 +446,11 @@ impl<'a> Message<'a> {
     }
 }
 
-/// What [`describe`] found out.
-pub(super) struct Described {
-    pub(super) id: TopicId,
-    pub(super) partitions: usize,
-}
-
-/// Asks a broker for a topic's id and partition count. Blocks for up to `timeout`.
-///
-/// # Errors
-/// The broker's code and words; `UnknownTopicOrPartition` where there is no such topic.
-pub(super) fn describe(
-    client: &Client<Context>,
-    topic: &str,
-    timeout: Duration,
-) -> Result<Described, (Code, String)> {
-    let invalid = |_| (Code::InvalidTopic, "a topic name holds no zero byte".to_owned());
-    let name = CString::new(topic).map_err(invalid)?;
-    let millis = timeout.as_millis().min(i32::MAX as u128) as c_int;
-    let rk = client.native_ptr();
-    // SAFETY: `rk` lives as long as `client`. Collection and options are copied by the call and destroyed after it,
-    // the queue when it goes out of scope; an answer that comes later finds its queue closed.
-    let (event, _queue) = unsafe {
-        let Some(queue) = NonNull::new(rd::rd_kafka_queue_new(rk)).map(Queue) else {
-            return Err((Code::Fail, "no memory for a queue".to_owned()));
-        };
-        let mut names = [name.as_ptr()];
-        let topics = rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
-        let options =
-            rd::rd_kafka_AdminOptions_new(rk, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
-        rd::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
-        rd::rd_kafka_DescribeTopics(rk, topics, options, queue.as_ptr());
-        rd::rd_kafka_AdminOptions_destroy(options);
-        rd::rd_kafka_TopicCollection_destroy(topics);
-        (NonNull::new(rd::rd_kafka_queue_poll(queue.as_ptr(), millis)), queue)
-    };
-    let Some(event) = event.map(|event| Answer(event.as_ptr())) else {
-        return Err((Code::OperationTimedOut, String::new()));
-    };
-    // SAFETY: the event lives until `event` is dropped, and all that is read here with it; error codes are read as
-    // integers (see `Message`).
-    unsafe {
-        let code = event_code(event.0);
-        if code != 0 {
-            return Err((code_of(code), text(rd::rd_kafka_event_error_string(event.0)).to_owned()));
-        }
-        let result = rd::rd_kafka_event_DescribeTopics_result(event.0);
-        let mut count = 0;
-        let topics = if result.is_null() {
-            ptr::null_mut()
-        } else {
-            rd::rd_kafka_DescribeTopics_result_topics(result, &mut count)
-        };
-        if topics.is_null() || count == 0 {
-            return Err((Code::Fail, "the answer names no topic".to_owned()));
-        }
-        let topic = *topics;
-        let error = rd::rd_kafka_TopicDescription_error(topic);
-        if !error.is_null() {
-            let code = error_code(error);
-            if code != 0 {
-                return Err((code_of(code), text(rd::rd_kafka_error_string(error)).to_owned()));
-            }
-        }
-        let id = rd::rd_kafka_TopicDescription_topic_id(topic);
-        let (high, low) = if id.is_null() {
-            (0, 0)
-        } else {
-            (rd::rd_kafka_Uuid_most_significant_bits(id), rd::rd_kafka_Uuid_least_significant_bits(id))
-        };
-        let mut partitions = 0;
-        rd::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
-        let id = (u128::from(high as u64) << 64) | u128::from(low as u64);
-        Ok(Described { id: TopicId(id.to_be_bytes()), partitions })
-    }
-}
-
-/// An event, destroyed on drop.
-struct Answer(*mut rd::rd_kafka_event_t);
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        // SAFETY: it came from rd_kafka_queue_poll and is dropped once.
-        unsafe { rd::rd_kafka_event_destroy(self.0) }
-    }
-}
-
 unsafe extern "C" {
     // The same functions as in the bindings, with their results as the integers they are: a code that is newer than
     // the bindings' enum must not become one.
     #[link_name = "rd_kafka_event_error"]
     fn event_code(event: *mut rd::rd_kafka_event_t) -> c_int;
-    #[link_name = "rd_kafka_error_code"]
-    fn error_code(error: *const rd::rd_kafka_error_t) -> c_int;
 }
 
 /// The code as rdkafka names it; one that it does not know is `Unknown`.

@@ -7,7 +7,7 @@
 //!                                                  |   +-- Transaction --+   letters, source offsets, announcement
 //!            Member: who owns which shard ---------+       (one thread)
 //!            Ends: last stable offset, high watermark         Group: offsets of who joins none (replays)
-//!            Admin: topic ids, settings, creation        Sender: plain idempotent records
+//!            Admin: topic ids, settings, rights, creation Sender: plain idempotent records
 //!            Cluster: librdkafka's embedded broker, for the demo
 //! ```
 //!
@@ -26,7 +26,9 @@ use bytes::Bytes;
 use crate::telemetry::Metrics;
 
 mod client;
+mod describe;
 mod encoded;
+pub mod allowed;
 pub mod back;
 pub mod embedded;
 pub mod ends;
@@ -47,7 +49,7 @@ mod tests;
 
 pub use back::{Kept, read_back, read_on};
 pub use embedded::Cluster;
-pub use error::Error;
+pub use error::{Error, is_denied};
 pub use group::{Committed, Group};
 pub use ids::Message;
 pub use poll::{Polled, Poller, Tuning, Waker};

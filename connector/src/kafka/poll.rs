@@ -20,7 +20,7 @@ const EMBEDDED_FETCH_WAIT: u128 = 10;
 pub struct Tuning {
     /// What the client is for, in log lines.
     pub role: &'static str,
-    /// `group.id`. A consumer needs one, and the right to read it, even where it joins no group.
+    /// `group.id`. A consumer needs one, even where it joins no group; a right on it it does not need.
     pub group: String,
     /// Longest time that the broker holds a fetch back while nothing is there. What arrives ends it at once; what
     /// else is asked of the same broker by this client waits behind it.
@@ -305,6 +305,9 @@ fn told<'a>(slots: &mut [Slot], last: &mut usize, message: Message<'a>) -> Optio
         (Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation, Some(slot)) => {
             Some(Polled::Lost { slot, detail: message.words().to_owned() })
         }
+        // A consumer asks for its group's coordinator, though it joins none and commits nothing: who only reads needs no
+        // right on a group.
+        (Code::GroupAuthorizationFailed, None) => None,
         (code, _) => {
             let doing = match message.topic() {
                 "" => "reading".to_owned(),

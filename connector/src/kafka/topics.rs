@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::record::TopicId;
 
 use super::client::{Context, configuration};
-use super::{Error, Options, ids, reach};
+use super::{Error, Options, describe, ids, reach};
 
 /// How long one request may take. Longer than any healthy broker needs, short enough that a start which waits for
 /// Kafka says so soon.
@@ -84,7 +84,7 @@ impl Admin {
             if inner.embedded {
                 return inner.list(&name, &doing);
             }
-            match ids::describe(inner.client.inner(), &name, TIMEOUT) {
+            match describe::topic(inner.client.inner(), &name, false, TIMEOUT) {
                 Ok(found) => {
                     let partitions = i32::try_from(found.partitions).unwrap_or(i32::MAX);
                     Ok(Some(TopicInfo { id: found.id, partitions }))
@@ -94,6 +94,35 @@ impl Admin {
                 }
                 Err((code, words)) => Err(Error::from_code(doing, code, &words)),
             }
+        });
+        found.await
+    }
+
+    /// The operations that Kafka allows on a topic, by number, none where it does not tell; `None`: there is no such topic.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where not even describing it is allowed.
+    pub(super) async fn allowed_on_topic(&self, topic: &str) -> Result<Option<Vec<i32>>, Error> {
+        let doing = self.doing("asking what is allowed on topic", topic);
+        let name = topic.to_owned();
+        let found =
+            self.blocking(move |inner| match describe::topic(inner.client.inner(), &name, true, TIMEOUT) {
+                Ok(found) => Ok(Some(found.allowed)),
+                Err((Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId, _)) => {
+                    Ok(None)
+                }
+                Err((code, words)) => Err(Error::from_code(doing, code, &words)),
+            });
+        found.await
+    }
+
+    /// The same of a group, which need not be there.
+    pub(super) async fn allowed_on_group(&self, group: &str) -> Result<Vec<i32>, Error> {
+        let doing = self.doing("asking what is allowed on group", group);
+        let name = group.to_owned();
+        let found = self.blocking(move |inner| {
+            describe::group(inner.client.inner(), &name, TIMEOUT)
+                .map_err(|(code, words)| Error::from_code(doing, code, &words))
         });
         found.await
     }
@@ -116,7 +145,11 @@ impl Admin {
             // rdkafka drops the resource's own error, and a topic always has settings: ask what is wrong.
             Some(Ok(resource)) if resource.entries.is_empty() => Err(match self.describe(topic).await? {
                 None => Error::from_code(doing(), Code::UnknownTopicOrPartition, ""),
-                Some(_) => Error::from_code(doing(), Code::TopicAuthorizationFailed, ""),
+                Some(_) => Error::from_code(
+                    doing(),
+                    Code::TopicAuthorizationFailed,
+                    "DescribeConfigs is not allowed",
+                ),
             }),
             Some(Ok(resource)) => {
                 let set = resource.entries.into_iter().filter(|entry| !entry.is_sensitive);

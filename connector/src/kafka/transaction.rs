@@ -78,7 +78,20 @@ struct Told {
     missing: usize,
 }
 
-type Report = Result<Delivered, Code>;
+type Report = Result<Delivered, Undelivered>;
+
+/// Why a record did not arrive.
+struct Undelivered {
+    code: Code,
+    topic: String,
+}
+
+impl Undelivered {
+    /// Whether it was only taken out of the queue, since another had failed.
+    fn is_purged(&self) -> bool {
+        matches!(self.code, Code::PurgeQueue | Code::PurgeInflight)
+    }
+}
 
 /// Reports after which those who wait are told though some are missing.
 const TELL_EVERY: usize = 256;
@@ -114,7 +127,10 @@ impl ProducerContext for Reports {
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
         let report = match result {
             Ok(message) => Ok(Delivered { partition: message.partition(), offset: message.offset() }),
-            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(Code::Fail)),
+            Err((error, message)) => Err(Undelivered {
+                code: error.rdkafka_error_code().unwrap_or(Code::Fail),
+                topic: message.topic().to_owned(),
+            }),
         };
         // A report of an earlier transaction cannot come this late: that one waited for all of its own.
         let mut told = self.tally.lock();
@@ -395,18 +411,30 @@ impl Transaction {
 
     fn failed_delivery(&self) -> Option<Error> {
         let reports = self.reports.lock();
-        let failed = reports.reports.iter().enumerate().find_map(|(index, report)| match report {
-            Some(Ok(_)) => None,
-            Some(Err(code)) => Some((index, *code)),
-            None => Some((index, Code::Fail)),
-        });
-        let (index, code) = failed?;
-        let doing = self.doing(&format!("delivering record {} of {}", index + 1, reports.reports.len()));
+        let all = reports.reports.len();
+        let failed = reports.reports.iter().enumerate().filter(|(_, report)| !matches!(report, Some(Ok(_))));
+        // Of the first that did not go by itself: the others were purged for it.
+        let (index, report) = failed.min_by_key(|(index, report)| {
+            (matches!(report, Some(Err(undelivered)) if undelivered.is_purged()), *index)
+        })?;
+        let (code, to) = match report {
+            Some(Err(Undelivered { code, topic })) => (*code, format!(" to {topic}")),
+            _ => (Code::Fail, String::new()),
+        };
         drop(reports);
+        let doing = self.doing(&format!("delivering record {} of {all}{to}", index + 1));
         // In a failed transaction all that was queued is purged: the cause is what the client says, if it does.
-        match self.producer.client().fatal_error() {
-            Some((code, words)) => Some(Error::from_code(doing, code, &words)),
-            None => Some(Error::from_code(doing, code, "")),
+        let said = self.producer.client().fatal_error().or_else(|| self.why_it_failed());
+        let (code, words) = said.unwrap_or((code, String::new()));
+        Some(Error::from_code(doing, code, &words))
+    }
+
+    /// Why the transaction under way has failed; `None`: it has not. librdkafka keeps that, and says it to whoever asks for
+    /// what cannot be done any more: here, to begin another, which within a transaction never can.
+    fn why_it_failed(&self) -> Option<(Code, String)> {
+        match self.producer.begin_transaction() {
+            Err(KafkaError::Transaction(why)) if why.txn_requires_abort() => Some((why.code(), why.string())),
+            _ => None,
         }
     }
 
@@ -425,7 +453,8 @@ impl Transaction {
         match self.abort(timeout) {
             Ok(()) => Outcome::Aborted(error),
             Err(Error::Fenced { doing, detail }) => Outcome::Fenced(Error::Fenced { doing, detail }),
-            Err(Error::Fatal { doing, detail }) => Outcome::Fatal(Error::Fatal { doing, detail }),
+            // Why it is to be aborted says more than why it could not be: a right that is missing, say.
+            Err(Error::Fatal { .. } | Error::Denied { .. }) => Outcome::Fatal(error),
             // Never told to commit, so it cannot be committed; but until it is ended, readers wait before it.
             Err(_) => Outcome::Aborted(error),
         }
@@ -440,8 +469,8 @@ impl Transaction {
         // The error that fenced a client often shows only as "fatal" or "purged": the client keeps the first cause.
         match self.producer.client().fatal_error() {
             Some((code, words)) => match Error::from_code(self.doing(what), code, &words) {
-                fenced @ Error::Fenced { .. } => fenced,
-                other => Error::Fatal { doing: self.doing(what), detail: other.to_string() },
+                known @ (Error::Fenced { .. } | Error::Denied { .. } | Error::Fatal { .. }) => known,
+                _ => Error::Fatal { doing: self.doing(what), detail: format!("{words} ({code})") },
             },
             None => sorted,
         }

@@ -70,8 +70,8 @@ pub enum Error {
     /// The codec cannot be made.
     #[error("preparing the codec")]
     Codec(#[from] codec::Error),
-    /// Kafka refuses a client.
-    #[error("creating a Kafka client")]
+    /// Kafka refuses a client, or what it asks.
+    #[error("asking Kafka")]
     Kafka(#[from] kafka::Error),
     /// The log failed.
     #[error("the log failed")]

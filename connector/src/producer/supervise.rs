@@ -144,6 +144,7 @@ impl Supervisor {
         let mut stopping = false;
         let (mut recovered_at, mut permanent) = (None, false);
         let mut drain: Option<Drain> = None;
+        let mut ends = Ends::default();
         loop {
             self.status.send_modify(|status| status.state = Some(ownership.state()));
             let event = tokio::select! {
@@ -215,7 +216,7 @@ impl Supervisor {
                 Some(ended) = lives.join_next() => {
                     running = None;
                     drain = None;
-                    permanent = self.note_end(ended);
+                    permanent = self.note_end(ended, &mut ends);
                     // Only a life that lasted was a success: one that fails at its first step must not be begun hot.
                     let lasted = recovered_at.take().map(|at| options.clock.now().saturating_duration_since(at));
                     if lasted.is_some_and(|lasted| lasted > LONGEST_BACKOFF) {
@@ -291,18 +292,19 @@ impl Supervisor {
                 prepared = topics::prepare(&admin, options) => match prepared {
                     Ok(prepared) => {
                         self.status.send_modify(|status| status.error = None);
+                        topics::warn_of_rights(&admin, options).await;
                         return Ok(Some((admin, prepared)));
                     }
                     Err(error) => error,
                 },
             };
-            let transient = error.is_transient();
+            let (transient, denied) = (error.is_transient(), error.is_denied());
             let error = Error::because(
                 if transient { ErrorKind::Unavailable } else { ErrorKind::Config },
                 format!("preparing the topics of dataset {}", options.dataset),
                 error,
             );
-            if !transient {
+            if !transient && !denied {
                 return Err(error);
             }
             let wait = backoff.next(&options.entropy);
@@ -310,7 +312,7 @@ impl Supervisor {
                 tracing::warn!(
                     dataset = options.dataset, servers = options.kafka.bootstrap_servers, error = %error.chain(),
                     failures = backoff.failures(),
-                    "Kafka is not ready; trying again"
+                    "{}; trying again", if denied { "Kafka does not allow it" } else { "Kafka is not ready" }
                 );
             }
             self.status.send_modify(|status| status.error = Some(error.chain()));
@@ -322,7 +324,11 @@ impl Supervisor {
     }
 
     /// Says how a life ended. True: nothing but somebody's doing will make the next one better.
-    fn note_end(&self, ended: Result<Result<(), life::Error>, tokio::task::JoinError>) -> bool {
+    fn note_end(
+        &self,
+        ended: Result<Result<(), life::Error>, tokio::task::JoinError>,
+        ends: &mut Ends,
+    ) -> bool {
         let dataset = &self.options.dataset;
         let error = match ended {
             Ok(Ok(())) => {
@@ -333,17 +339,19 @@ impl Supervisor {
             Err(panic) => life::Error::Panicked(panic),
         };
         let (fenced, unavailable) = (error.is_fenced(), error.is_outage());
-        let permanent = !fenced && !error.is_transient();
+        // What is not allowed now is not allowed the next moment either.
+        let transient = error.is_transient() && !kafka::is_denied(&error);
+        let permanent = !fenced && !transient;
         let kind = match &error {
             _ if fenced => ErrorKind::Fenced,
-            error if error.is_transient() => ErrorKind::Unavailable,
+            _ if transient => ErrorKind::Unavailable,
             _ => ErrorKind::Config,
         };
         let error = Error::because(kind, format!("writing dataset {dataset}"), error);
         if fenced {
             tracing::warn!(dataset, error = %error.chain(), "fenced; standing by, or beginning anew where still owner");
-        } else {
-            tracing::error!(dataset, error = %error.chain(), "the life has ended; nothing that was logged is lost");
+        } else if let Some(times) = ends.count(&error.chain()) {
+            tracing::error!(dataset, error = %error.chain(), times, "the life has ended; nothing that was logged is lost");
         }
         self.status.send_modify(|status| {
             (status.error, status.refused) = (Some(error.chain()), permanent);
@@ -351,6 +359,24 @@ impl Supervisor {
             status.unavailable += u64::from(unavailable && !permanent);
         });
         permanent
+    }
+}
+
+/// Lives that ended alike: a missing right ends one every ten seconds, until somebody gives it.
+#[derive(Default)]
+struct Ends {
+    why: String,
+    times: u64,
+}
+
+impl Ends {
+    /// How many in a row have ended for this reason, where that is to be said.
+    fn count(&mut self, why: &str) -> Option<u64> {
+        if self.why != why {
+            *self = Ends { why: why.to_owned(), times: 0 };
+        }
+        self.times += 1;
+        repeat::is_said(self.times).then_some(self.times)
     }
 }
 
@@ -407,6 +433,16 @@ mod tests {
     use super::*;
     use crate::producer::Reliability;
     use crate::telemetry::ProducerMetrics;
+
+    #[test]
+    fn lives_that_end_alike_are_told_of_ever_more_rarely() {
+        let mut ends = Ends::default();
+        let said: Vec<u64> = (0..100).filter_map(|_| ends.count("denied")).collect();
+        assert_eq!(said.first(), Some(&1));
+        assert!(said.len() < 20, "{said:?}");
+        assert_eq!(ends.count("another"), Some(1));
+        assert_eq!(ends.count("denied"), Some(1));
+    }
 
     #[tokio::test]
     async fn a_drain_is_in_vain_when_nothing_can_go_out_or_nobody_waits_any_more() {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Options;
+use crate::kafka::allowed::{self, Need, On, Operation};
 use crate::kafka::{self, Admin, TopicSpec};
 use crate::record::TopicId;
 
@@ -65,6 +66,11 @@ impl Error {
     /// Whether trying again may help without anybody's doing.
     pub fn is_transient(&self) -> bool {
         matches!(self, Error::Kafka { source, .. } if source.is_transient())
+    }
+
+    /// Whether Kafka does not allow it: somebody may give the right while this process waits.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Error::Kafka { source: kafka::Error::Denied { .. }, .. })
     }
 }
 
@@ -197,6 +203,62 @@ async fn look_at(
         _ => {}
     }
     Ok(info)
+}
+
+/// What the user of a dataset's writer needs to be allowed; docs/operations.md has the same list.
+pub fn needs(options: &Options) -> Vec<Need> {
+    use Operation::{Delete, DescribeConfigs, Read, Write};
+    let need = |on: On| move |(operation, without)| Need { on: on.clone(), operation, without };
+    let topic = |name: &String| need(On::Topic(name.clone()));
+    let source = [
+        (Read, "nothing is read"),
+        (DescribeConfigs, "it is not noticed that a compacted topic has forgotten deletes"),
+    ];
+    let announcements = [
+        (Read, "no life can begin"),
+        (Write, "nothing can be announced"),
+        (DescribeConfigs, "it is not noticed that the topic loses announcements"),
+        (Delete, "announcements of versions that are gone stay"),
+    ];
+    let letters = [
+        (Write, "a record that does not fit stops the dataset"),
+        (DescribeConfigs, "it is not known how large a letter may be"),
+    ];
+    let control = [
+        (Read, "pins are not known, and nothing is cleaned"),
+        (Write, "no rebuild can be carried out"),
+        (DescribeConfigs, "it is not noticed that the topic loses pins"),
+    ];
+    let group = On::Group(format!("stillwell.{}", options.dataset));
+    let sources = options.topics.iter().flat_map(|name| source.map(topic(name)));
+    sources
+        .chain(announcements.map(topic(&options.announcements)))
+        .chain(letters.map(topic(&options.dead_letters)))
+        .chain(control.map(topic(&options.control)))
+        .chain([(Read, "nobody can own the dataset")].map(need(group)))
+        .chain(
+            [(Write, "nothing can be announced")]
+                .map(need(On::Transactions(format!("{}/", options.dataset)))),
+        )
+        .collect()
+}
+
+/// Says which rights are missing, before what needs them fails: a letter may be long in coming.
+pub async fn warn_of_rights(admin: &Admin, options: &Options) {
+    if options.kafka.embedded {
+        return;
+    }
+    let (dataset, mut needs) = (&options.dataset, needs(options));
+    // Those are tried by the takeover itself.
+    needs.retain(|need| !matches!(need.on, On::Transactions(_)));
+    match allowed::lacking(admin, &options.kafka, &needs).await {
+        Ok(lacking) => {
+            for need in lacking {
+                tracing::warn!(dataset, "this user lacks the right to {need}");
+            }
+        }
+        Err(error) => tracing::debug!(dataset, %error, "it is not known which rights this user has"),
+    }
 }
 
 /// Whether the announcement topic keeps what is announced.

@@ -15,6 +15,8 @@
 mod container;
 mod native;
 
+pub(crate) use native::jars;
+
 use std::io::Write;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -76,12 +78,31 @@ impl Broker {
     /// its own affair.
     pub fn own_behind_proxy(chance: Chance) -> (Broker, Proxy) {
         let proxy = Proxy::start(0, chance);
-        let native = native::Native::start(&Settings::load(), Some(proxy.port()))
+        let door = native::Door { name: "PROXIED", protocol: "PLAINTEXT", advertised: Some(proxy.port()) };
+        let native = native::Native::start(&Settings::load(), &[door], &[])
             .unwrap_or_else(|why| panic!("no broker of its own: {why}"));
-        proxy.lead_to(native.proxied().expect("it was asked for"));
+        proxy.lead_to(*native.doors().first().expect("it was asked for"));
         let broker = Broker { bootstrap: format!("127.0.0.1:{}", native.port()), kind: Kind::Native(native) };
         broker.wait();
         (broker, proxy)
+    }
+
+    /// A broker with a listener of each of these names and protocols besides the plain one, whose clients have all
+    /// rights; gives their ports. `format` are arguments for formatting its storage. Always native, too.
+    pub(crate) fn with_doors(
+        doors: &[(&'static str, &'static str)],
+        properties: &[(String, String)],
+        format: &[String],
+    ) -> Result<(Broker, Vec<u16>), String> {
+        let mut settings = Settings::load();
+        settings.properties.extend_from_slice(properties);
+        let doors: Vec<_> =
+            doors.iter().map(|&(name, protocol)| native::Door { name, protocol, advertised: None }).collect();
+        let native = native::Native::start(&settings, &doors, format)?;
+        let (port, doors) = (native.port(), native.doors().to_vec());
+        let broker = Broker { bootstrap: format!("127.0.0.1:{port}"), kind: Kind::Native(native) };
+        broker.wait();
+        Ok((broker, doors))
     }
 
     /// Stops the broker where it is, as by SIGSTOP: connections stay and nobody answers.
@@ -114,7 +135,7 @@ impl Broker {
             .extend(properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
         let kind = match choice(&settings)? {
             Choice::Testcontainers => Kind::Container(Box::new(container::Container::start(&settings)?)),
-            Choice::Native => Kind::Native(native::Native::start(&settings, None)?),
+            Choice::Native => Kind::Native(native::Native::start(&settings, &[], &[])?),
         };
         let port = match &kind {
             Kind::Container(container) => container.port(),

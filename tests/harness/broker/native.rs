@@ -19,20 +19,30 @@ pub(super) struct Native {
     folder: PathBuf,
     port: u16,
     running: Option<(Child, Guard)>,
-    /// Port of a second listener, whose clients are told to come by a proxy.
-    proxied: Option<u16>,
+    /// Ports of the further listeners, in their order.
+    doors: Vec<u16>,
     _folder_goes: Guard,
 }
 
+/// A listener besides the plain one, which has no credentials and all rights.
+#[derive(Clone, Debug)]
+pub(super) struct Door {
+    /// Its name, by which broker properties speak of it (`listener.name.NAME.…`, there in lower case).
+    pub(super) name: &'static str,
+    /// `PLAINTEXT`, `SSL`, `SASL_SSL`.
+    pub(super) protocol: &'static str,
+    /// The port that its clients are told to come by, where it is another one: a proxy's.
+    pub(super) advertised: Option<u16>,
+}
+
 impl Native {
-    /// Starts it; where `proxy` is the port of one, the broker has a second listener that tells its clients to come
-    /// by that port.
-    pub(super) fn start(settings: &Settings, proxy: Option<u16>) -> Result<Native, String> {
+    /// Starts it, with `doors` besides the plain listener; `format` are arguments for formatting its storage.
+    pub(super) fn start(settings: &Settings, doors: &[Door], format: &[String]) -> Result<Native, String> {
         let jars = jars()?;
         // A port found free may be taken by another process before the broker binds it.
         let mut last = String::new();
         for _ in 0..3 {
-            match Native::try_start(settings, &jars, proxy) {
+            match Native::try_start(settings, &jars, doors, format) {
                 Ok(native) => return Ok(native),
                 Err(why) if why.contains("Address already in use") => last = why,
                 Err(why) => return Err(why),
@@ -41,16 +51,21 @@ impl Native {
         Err(last)
     }
 
-    fn try_start(settings: &Settings, jars: &Path, proxy: Option<u16>) -> Result<Native, String> {
+    fn try_start(
+        settings: &Settings,
+        jars: &Path,
+        doors: &[Door],
+        format: &[String],
+    ) -> Result<Native, String> {
         let folder = tempfile::Builder::new()
             .prefix("stillwell-broker-")
             .tempdir()
             .map_err(|e| format!("no folder for the broker's data: {e}"))?
             .keep();
         let folder_goes = guard::at_end(format!("rm -rf {}", guard::quoted(&folder.to_string_lossy())));
-        let [port, controller, proxied] = [free_port(), free_port(), free_port()];
-        let proxy = proxy.map(|proxy| (proxied, proxy));
-        let properties = properties(settings, &folder, port, controller, proxy);
+        let [port, controller] = [free_port(), free_port()];
+        let ports: Vec<u16> = doors.iter().map(|_| free_port()).collect();
+        let properties = properties(settings, &folder, port, controller, doors, &ports);
         std::fs::write(folder.join("server.properties"), properties)
             .map_err(|e| format!("writing the broker's properties: {e}"))?;
         let mut native = Native {
@@ -60,12 +75,13 @@ impl Native {
             folder,
             port,
             running: None,
-            proxied: proxy.map(|(proxied, _)| proxied),
+            doors: ports,
             _folder_goes: folder_goes,
         };
         let status = native
             .java("kafka.tools.StorageTool")?
             .args(["format", "--standalone", "-t", &cluster_id(), "-c", "server.properties"])
+            .args(format)
             .status()
             .map_err(|e| format!("java cannot be started: {e}"))?;
         if !status.success() {
@@ -101,9 +117,9 @@ impl Native {
         self.port
     }
 
-    /// The port of the second listener.
-    pub(super) fn proxied(&self) -> Option<u16> {
-        self.proxied
+    /// The ports of the doors, in the order in which they were asked for.
+    pub(super) fn doors(&self) -> &[u16] {
+        &self.doors
     }
 
     /// Stops the process where it is, or lets it go on.
@@ -181,20 +197,24 @@ fn properties(
     folder: &Path,
     port: u16,
     controller: u16,
-    proxy: Option<(u16, u16)>,
+    doors: &[Door],
+    ports: &[u16],
 ) -> String {
-    // Whoever comes by the proxy's listener is told the proxy's address, and so comes that way again.
-    let (listener, advertised) = proxy.map_or_else(Default::default, |(proxied, proxy)| {
-        (format!(",PROXIED://127.0.0.1:{proxied}"), format!(",PROXIED://127.0.0.1:{proxy}"))
-    });
+    let [mut listeners, mut advertised, mut protocols] = [const { String::new() }; 3];
+    for (Door { name, protocol, advertised: other }, port) in doors.iter().zip(ports) {
+        listeners += &format!(",{name}://127.0.0.1:{port}");
+        // Who comes by a proxy's door is told the proxy's address, and so comes that way again.
+        advertised += &format!(",{name}://127.0.0.1:{}", other.unwrap_or(*port));
+        protocols += &format!(",{name}:{protocol}");
+    }
     let mut text = format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listener}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}\n\
          advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertised}\n\
          controller.listener.names=CONTROLLER\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
          inter.broker.listener.name=PLAINTEXT\n\
          log.dirs={}\n",
         folder.join("data").display()
@@ -213,7 +233,7 @@ fn cluster_id() -> String {
 }
 
 /// The jars, fetched by `.ci/kafka` unless they are there.
-fn jars() -> Result<PathBuf, String> {
+pub(crate) fn jars() -> Result<PathBuf, String> {
     let output = Command::new("bash")
         .arg(workspace().join(".ci/kafka"))
         .stdin(Stdio::null())

@@ -28,9 +28,9 @@ impl Recovery {
             let config = match self.admin.topic_config(topic).await {
                 Ok(config) => config,
                 Err(kafka::Error::Denied { .. }) => {
-                    tracing::info!(
+                    tracing::warn!(
                         topic,
-                        "its settings may not be read: whether it forgets deletes is not known"
+                        "its settings may not be seen (DescribeConfigs): whether it has forgotten deletes is not known"
                     );
                     continue;
                 }
