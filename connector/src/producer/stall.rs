@@ -124,7 +124,7 @@ mod tests {
     fn what_moves_is_paused_or_ends_is_no_stall() {
         let mut looking = Looking::new([1_000, 1_000]);
         assert_eq!(looking.seconds(100, |second| [Some(i64::from(second) / 10), None]), []);
-        let pauses = |second: u32| [(second % 15 != 0).then_some(3), Some(1_000)];
+        let pauses = |second: u32| [(!second.is_multiple_of(15)).then_some(3), Some(1_000)];
         assert_eq!(looking.seconds(100, pauses), []);
     }
 
