@@ -2,21 +2,29 @@
 //! rest is fetched from the right place.
 //!
 //! `STILLWELL_TORTURE=every` takes every byte of every file: a bit flipped there, and cut off there where files grow at
-//! their end. `all` does so to the one log that has files of all kinds, and to the others at one byte of four. `90s` or `3m`
-//! takes of these as many, by chance, as go in that time for each log. A number is the seed of a sample; without it the
-//! sample's seed is a new one in each run, and printed when something fails. `STILLWELL_TORTURE_ONLY="MANIFEST-000005 CutAt(17)"` leaves those whose name holds the text.
+//! their end. `all` does so to the one log that has two generations of files of all kinds, and to a small one; to the
+//! others at one byte of four. `90s` or `3m` takes the small one to its end, and of the others as many, by chance, as go
+//! in that time for each. A number is the seed of a sample; without it the sample's seed is a new one in each run, and
+//! printed when something fails. `STILLWELL_TORTURE_ONLY="MANIFEST-000005 CutAt(17)"` leaves those whose name holds the
+//! text.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 
+use self::maker::{InWal, Maker, copy, scratch, small};
 use super::*;
 use crate::clock::Entropy;
 use crate::disk::check;
 
+mod maker;
+
 /// The scene with files of all kinds, two generations of each.
 const ALL_KINDS: &str = "numbers used again";
+/// The scene that is always taken to its end, where more than a sample is asked for.
+const SMALL: &str = "small";
 /// Cases of each scene, in a sample.
 const SAMPLE: usize = 40;
 /// No case takes longer, or it hangs.
@@ -68,133 +76,6 @@ struct Scene {
     logged: Vec<InWal>,
     /// Of chunks that were written out: their bytes, the positions before and after them.
     blobs: Vec<(Bytes, At, At)>,
-}
-
-/// A chunk in a write-ahead log.
-struct InWal {
-    file: String,
-    /// Where its record ends.
-    end: u64,
-    /// The positions before it.
-    before: At,
-}
-
-/// A log being made.
-struct Maker {
-    root: tempfile::TempDir,
-    log: Log,
-    end: At,
-    announced: At,
-    appended: u64,
-    logged: Vec<InWal>,
-    chunks: Vec<(Bytes, At, At)>,
-    blobs: Vec<(Bytes, At, At)>,
-}
-
-fn small() -> Options {
-    Options { write_buffer_bytes: 8 << 10, ..options() }
-}
-
-/// In memory where there is such a place: a log is opened some ten thousand times, with several fsyncs each.
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
-}
-
-impl Maker {
-    async fn new() -> Maker {
-        let root = scratch();
-        let log = Log::open(&root.path().join("log"), small()).await.unwrap();
-        log.resume(&origin(1), &positions([0, 0])).await.unwrap();
-        let (logged, chunks, blobs) = (vec![], vec![], vec![]);
-        Maker { root, log, end: [0, 0], announced: [0, 0], appended: 0, logged, chunks, blobs }
-    }
-
-    /// Appends a chunk with so many offsets of each partition.
-    async fn append(&mut self, by: At) {
-        let before = self.end;
-        self.end = [before[0] + by[0], before[1] + by[1]];
-        let ranges = [(0, before[0], self.end[0]), (1, before[1], self.end[1])];
-        let ranges: Vec<_> = ranges.into_iter().filter(|(_, from, to)| from < to).collect();
-        let chunk = fetched(&ranges);
-        self.chunks.push((chunk.encoded().clone(), before, self.end));
-        let appender = self.log.appender();
-        self.appended = self.appended.max(*appender.persisted().borrow()) + 1;
-        appender.try_append(chunk).unwrap();
-        persisted(&appender, self.appended).await;
-        let (file, end) = self.newest_wal();
-        self.logged.push(InWal { file, end, before });
-    }
-
-    fn newest_wal(&self) -> (String, u64) {
-        let files = disk::raw::files(&self.root.path().join("log")).unwrap();
-        let wals = files.into_iter().filter(|(_, kind, _)| *kind == disk::FileKind::WriteAheadLog);
-        wals.map(|(name, _, bytes)| (name, bytes)).next_back().unwrap()
-    }
-
-    async fn on_disk(&self, job: impl FnOnce(&Database) -> Result<(), disk::Error> + Send + 'static) {
-        let keeper = self.log.0.keeper().unwrap();
-        blocking(move || Ok(keeper.call(job)?)).await.unwrap();
-    }
-
-    /// Has RocksDB write files of what it holds in memory.
-    async fn flush(&mut self) {
-        self.on_disk(Database::reclaim).await;
-        self.logged.clear();
-        self.blobs.append(&mut self.chunks);
-    }
-
-    /// Announces all up to `at`, and trims.
-    async fn announce(&mut self, at: At) {
-        let mut reader = roomy(&self.log);
-        let mut seen = self.announced;
-        while seen != self.end {
-            let logged = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap().unwrap();
-            for range in logged.chunk.ranges() {
-                seen[range.source.partition as usize] = range.to;
-            }
-        }
-        self.announced = at;
-        self.log.trim(&positions(at)).await.unwrap();
-        self.on_disk(|_| Ok(())).await; // what was asked for before is done
-    }
-
-    async fn restart(&mut self) {
-        self.log.close().await.unwrap();
-        self.log = Log::open(&self.root.path().join("log"), small()).await.unwrap();
-        let next = self.log.resume(&origin(1), &positions(self.announced)).await.unwrap();
-        assert_eq!(next, positions(self.end));
-        // The write-ahead log was written out and began anew.
-        self.logged.clear();
-        self.blobs.append(&mut self.chunks);
-    }
-
-    /// The log as a killed process leaves it.
-    async fn crashed(self, name: &'static str) -> Scene {
-        let dir = self.root.path().join("left");
-        copy(&self.root.path().join("log"), &dir);
-        self.log.close().await.unwrap();
-        self.scene(name, dir)
-    }
-
-    /// The log as it is after a stop in order.
-    async fn closed(self, name: &'static str) -> Scene {
-        self.log.close().await.unwrap();
-        let dir = self.root.path().join("log");
-        self.scene(name, dir)
-    }
-
-    fn scene(self, name: &'static str, dir: PathBuf) -> Scene {
-        let Maker { root, announced, end, logged, blobs, .. } = self;
-        Scene { name, root, dir, announced, end, logged, blobs }
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        fs::copy(file.path(), to.join(file.file_name())).unwrap();
-    }
 }
 
 /// What is done to a file.
@@ -417,8 +298,8 @@ impl Scene {
         Ok(at)
     }
 
-    /// All its cases. A failure names the case, and how to see it again.
-    fn run(self, runtime: tokio::runtime::Runtime) {
+    /// All its cases, several at a time. A failure names the case, and how to see it again.
+    fn run(self) {
         let given = std::env::var("STILLWELL_TORTURE");
         let bound = given.as_deref().ok().and_then(bound);
         let seed = match given.as_deref() {
@@ -428,7 +309,8 @@ impl Scene {
             Err(_) => Some(Entropy::system().next_u64()),
         };
         let mut cases = self.cases(seed);
-        if given.as_deref() != Ok("every") && seed.is_none() && self.name != ALL_KINDS {
+        let bound = bound.filter(|_| self.name != SMALL);
+        if given.as_deref() != Ok("every") && seed.is_none() && ![ALL_KINDS, SMALL].contains(&self.name) {
             cases.retain(|(_, harm)| match harm {
                 Harm::Gone => true,
                 // Cuts of some files are made at every 16th byte.
@@ -445,38 +327,52 @@ impl Scene {
             cases.sort_by_cached_key(|_| chance.next_u64());
         }
         println!(
-            "{name}: {count} cases, now in {}/case, of {:?}",
+            "{name}: {count} cases, now in {}/case-N, of {:?}",
             self.root.path().display(),
             self.files().iter().map(|(name, ..)| name).collect::<Vec<_>>()
         );
-        let mut harmed = BTreeSet::new();
         let (clock, thrice) = (Clock::system(), if count > 1_000 { 8 } else { 1 });
-        let (began, mut done) = (clock.now(), 0);
-        for (at, (file, harm)) in cases.into_iter().enumerate() {
-            if bound.is_some_and(|bound| clock.now() - began > bound) {
-                break;
-            }
-            done = at + 1;
-            let mode = seed.map_or("every".to_owned(), |seed| seed.to_string());
-            let context = format!("{name}: {file} {harm:?} (STILLWELL_TORTURE={mode})");
-            // What kills the process leaves this behind.
-            fs::write(self.root.path().join("case"), &context).unwrap();
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                runtime.block_on(async {
-                    tokio::time::timeout(PATIENCE * 2, self.survive(&file, harm, at % thrice == 0)).await
-                })
-            }));
-            match outcome {
-                Ok(Ok(())) => harmed.insert(file),
-                Ok(Err(_)) => {
+        let mode = seed.map_or("every".to_owned(), |seed| seed.to_string());
+        let began = clock.now();
+        let is_over = || bound.is_some_and(|bound| clock.now() - began > bound);
+        let next = AtomicUsize::new(0);
+        let (harmed, failed): (Mutex<BTreeSet<String>>, Mutex<Option<String>>) = Default::default();
+        let take = |thread: usize| {
+            let mut runtime = runtime();
+            while !is_over() && lock(&failed).is_none() {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some((file, harm)) = cases.get(at) else { return };
+                let context = format!("{name}: {file} {harm:?} (STILLWELL_TORTURE={mode})");
+                // What kills the process leaves this behind.
+                fs::write(self.root.path().join(format!("case-{thread}")), &context).unwrap();
+                let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    runtime.block_on(async {
+                        tokio::time::timeout(
+                            PATIENCE * 2,
+                            self.survive(file, *harm, at.is_multiple_of(thrice)),
+                        )
+                        .await
+                    })
+                }));
+                match outcome {
+                    Ok(Ok(())) => lock(&harmed).insert(file.clone()),
+                    Ok(Err(_)) => lock(&failed).replace(format!("{context}: it hangs")).is_none(),
+                    Err(_) => lock(&failed).replace(format!("{context}: see above")).is_none(),
+                };
+                if lock(&failed).is_some() {
                     // A thread of RocksDB's would be waited for.
-                    runtime.shutdown_background();
-                    panic!("{context}: it hangs");
+                    std::mem::replace(&mut runtime, self::runtime()).shutdown_background();
                 }
-                Err(_) => panic!("{context}: see above"),
-            };
+            }
+        };
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        std::thread::scope(|scope| (0..threads).for_each(|thread| drop(scope.spawn(move || take(thread)))));
+        if let Some(failed) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            panic!("{failed}");
         }
+        let harmed = harmed.into_inner().unwrap_or_else(PoisonError::into_inner);
         assert!(harmed.len() > 3 || std::env::var_os("STILLWELL_TORTURE_ONLY").is_some(), "{harmed:?}");
+        let done = next.into_inner().min(count);
         println!("{name}: {done} of {count} cases survived in {:.0?}", clock.now() - began);
     }
 }
@@ -493,6 +389,28 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
+fn every_byte_of_a_small_log() {
+    let runtime = runtime();
+    let scene = runtime.block_on(async {
+        let mut maker = Maker::new().await;
+        // Large enough for a file of blobs, and not.
+        for by in [[8, 7], [1, 0]] {
+            maker.append(by).await;
+        }
+        maker.flush().await;
+        for by in [[2, 0], [1, 1]] {
+            maker.append(by).await;
+        }
+        maker.crashed(SMALL).await
+    });
+    use disk::FileKind::{Blob, Manifest, Sorted, WriteAheadLog};
+    for kind in [Blob, Manifest, Sorted, WriteAheadLog] {
+        assert!(scene.files().iter().any(|(_, found, bytes)| *found == kind && *bytes > 0), "{kind:?}");
+    }
+    scene.run();
+}
+
+#[test]
 fn all_of_it_in_the_write_ahead_log() {
     let runtime = runtime();
     let scene = runtime.block_on(async {
@@ -503,7 +421,7 @@ fn all_of_it_in_the_write_ahead_log() {
         maker.crashed("in the write-ahead log").await
     });
     assert_eq!(scene.logged.len(), 6);
-    scene.run(runtime);
+    scene.run();
 }
 
 #[test]
@@ -521,7 +439,7 @@ fn sorted_and_blob_files_and_a_write_ahead_log() {
         maker.crashed("sorted, blob and write-ahead log").await
     });
     assert!(scene.files().iter().any(|(name, _, bytes)| name.ends_with(".blob") && *bytes > 1_000));
-    scene.run(runtime);
+    scene.run();
 }
 
 #[test]
@@ -543,7 +461,7 @@ fn trimmed_in_part() {
         maker.append([2, 2]).await;
         maker.crashed("trimmed in part").await
     });
-    scene.run(runtime);
+    scene.run();
 }
 
 #[test]
@@ -577,7 +495,7 @@ fn numbers_used_again() {
         maker.append([5, 5]).await;
         maker.crashed(ALL_KINDS).await
     });
-    scene.run(runtime);
+    scene.run();
 }
 
 #[test]
@@ -596,5 +514,5 @@ fn closed_in_order() {
         maker.closed("closed in order").await
     });
     assert!(scene.dir.join("CLEAN").exists());
-    scene.run(runtime);
+    scene.run();
 }
