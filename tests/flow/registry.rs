@@ -12,7 +12,7 @@ use stillwell::telemetry::ProducerMetrics;
 use stillwell::{Producer, ProducerBuilder};
 use stillwell_tests::campaign::Chance;
 use stillwell_tests::{
-    Message, Proxy, Record, Registry, Toxic, run, scratch, stillwell, wait_until, wait_until_async,
+    Message, Proxy, Record, Registry, Running, Toxic, run, scratch, stillwell, wait_until, wait_until_async,
 };
 
 use crate::instance::{Instance, LONG};
@@ -422,6 +422,26 @@ fn a_dataset_without_a_schema_begins_with_the_newest_and_keeps_it() {
     // The same again out of the source, by the same ids; what was a letter for its id's sake stays one.
     let rebuilt = instance.run(&["rebuild"], &["--yes"]);
     assert_eq!(rebuilt.code(), 0, "{}{}", rebuilt.stdout, rebuilt.stderr);
+    reads("b", &row("b", 2.5, None));
+    process.stop(LONG).expect_code(0);
+
+    // Asked for while a writer runs that has another registry: it says so, announces nothing, and goes on once nobody asks.
+    let before = instance.newest();
+    let config = std::fs::read_to_string(instance.config()).expect("there is one");
+    std::fs::write(instance.config(), config.replace(&registry.url(), &ignorant())).expect("it is written");
+    let mut process = instance.started();
+    let mut asking = Running::start(&mut instance.command(&["rebuild"], &["--yes"]));
+    process.wait_for_text(&stranger, LONG);
+    asking.signal("KILL");
+    assert_eq!(instance.newest(), before, "nothing is announced");
+    instance.run(&["rebuild"], &["--withdraw"]).expect_code(0);
+    setting.topic.produce([Record::delete("a")]);
+    wait_until("the record is gone", LONG, || {
+        match instance.get(&format!("/v1/datasets/{}/records/a", setting.dataset())) {
+            Ok((404, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
     reads("b", &row("b", 2.5, None));
     process.stop(LONG).expect_code(0);
 }
