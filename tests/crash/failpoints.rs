@@ -12,6 +12,7 @@ fn a_writer_that_dies_at_any_step_and_again_on_its_way_back_loses_nothing() {
             let [first, second] = [*scene.chance.pick(ALL), *scene.chance.pick(ALL)];
             scene.died_at(&[first, second])?;
         }
+        scene.left_open()?;
         scene.finish()
     });
 }

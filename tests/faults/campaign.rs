@@ -35,6 +35,7 @@ fn once() -> Vec<Scene> {
     let mut scenes = vec![
         scene("killed", scenes::killed),
         scene("failed", scenes::failed),
+        scene("left-open", scenes::left_open),
         scene("there-and-back", scenes::there_and_back),
         scene("storm", scenes::storm),
         scene("broker", scenes::broker),
@@ -42,6 +43,7 @@ fn once() -> Vec<Scene> {
         scene("store", scenes::store),
         scene("damaged", scenes::damaged),
         scene("full", scenes::full),
+        scene("broken", scenes::broken),
         scene("clocks", scenes::clocks),
         scene("cleaned", scenes::cleaned),
     ];
@@ -64,6 +66,7 @@ fn pairs(chance: &Chance) -> Vec<Scene> {
         let names: Vec<String> = chunk.iter().map(|pair| pair.join(",")).collect();
         scenes.push(scene(format!("pairs/{}", names.join("+")), move |seed| scenes::pairs(seed, &chunk)));
         scenes.extend(match at % 13 {
+            0 => Some(scene("broken", scenes::broken)),
             1 | 4 | 9 => Some(scene("killed", scenes::killed)),
             2 => Some(scene("storm", scenes::storm)),
             3 => Some(scene("failed", scenes::failed)),

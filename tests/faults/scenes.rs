@@ -79,6 +79,15 @@ pub fn singles(seed: u64, points: &[&str]) -> Outcome {
     scene.finish()
 }
 
+/// Death with a version in a transaction that nobody ends.
+pub fn left_open(seed: u64) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
+    for _ in 0..3 {
+        scene.left_open()?;
+    }
+    scene.finish()
+}
+
 /// Steps that fail.
 pub fn failed(seed: u64) -> Outcome {
     let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
@@ -206,6 +215,15 @@ pub fn full(seed: u64) -> Outcome {
     let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
     if !scene.disk_full()? {
         println!("not allowed to mount: no disk was filled");
+    }
+    scene.finish()
+}
+
+/// The disk under the log breaks.
+pub fn broken(seed: u64) -> Outcome {
+    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
+    if !scene.disk_broken()? {
+        println!("not allowed to mount, or without the tools to: no disk broke");
     }
     scene.finish()
 }

@@ -44,7 +44,7 @@ pub use secure::{Secure, User};
 pub use setting::Setting;
 pub use tap::{Tap, Then};
 pub use topic::{Message, Record, Topic};
-pub use volume::Volume;
+pub use volume::{Disk, Volume};
 pub use wait::{held_within, wait_until, wait_until_async};
 
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::oracle::{Violation, broken};
 use super::scene::Scene;
-use crate::{Volume, held_within};
+use crate::{Disk, Volume, held_within};
 
 /// Longest until a failpoint is reached: one that is not is a mistake in the test or in the list of failpoints. Some take
 /// tens of thousands of records until they are.
@@ -122,6 +122,38 @@ impl Scene {
                 Err(_) => return broken(0, format!("{point} is never reached\n{}", self.logs())),
             }
         }
+        let now = self.start(0, None)?;
+        self.settle(now)
+    }
+
+    /// SIGKILL with a version in a transaction that nobody ends: until somebody does, or Kafka gives it up after
+    /// [`TRANSACTION`] and more, no reader and no next life sees anything behind it.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn left_open(&mut self) -> Result<(), Violation> {
+        self.after_records(self.chance.between(1, 200));
+        self.kill()?;
+        let passed = self.chance.below(8);
+        self.start(0, Some(&format!("announce.announcements={passed}*off->sleep(60000)")))?;
+        let mut before = None;
+        let open = held_within(REACHED, || {
+            let ends = self.ends_of_announcements();
+            let (committed, end) = ends;
+            // Each transaction is open for a moment: this one for several looks.
+            let since = match before {
+                Some((seen, since)) if seen == ends => since,
+                _ => self.clock().now(),
+            };
+            before = Some((ends, since));
+            let stands = self.clock().now() - since > Duration::from_secs(1);
+            if committed < end && stands { Ok(()) } else { Err(ends) }
+        });
+        if let Err((committed, end)) = open {
+            let what = format!("no transaction stays open: {committed} of {end} are committed");
+            return broken(0, format!("{what}\n{}", self.logs()));
+        }
+        self.kill()?;
         let now = self.start(0, None)?;
         self.settle(now)
     }
@@ -302,6 +334,58 @@ impl Scene {
         // The old disk comes back, and on it the log of long ago.
         self.kill()?;
         drop(volume);
+        let now = self.start(0, None)?;
+        self.settle(now)?;
+        Ok(true)
+    }
+
+    /// The disk under the log breaks and is mended, twice; then it is taken out and put in again, and what was written
+    /// while it was broken is not on it. False: this user may not mount one.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn disk_broken(&mut self) -> Result<bool, Violation> {
+        self.after_records(self.chance.between(1, 300));
+        self.kill()?;
+        let log = self.writer().data().join("log");
+        std::fs::create_dir_all(&log).expect("the folder can be made");
+        let Some(disk) = Disk::mount(&log, 128) else {
+            self.start(0, None)?;
+            return Ok(false);
+        };
+        let now = self.start(0, None)?;
+        self.settle(now)?;
+        for _ in 0..2 {
+            self.after_records(self.chance.between(1, 300));
+            if !disk.breaks() {
+                return Ok(false);
+            }
+            self.fault();
+            let broken_is_said = held_within(REACHED, || match self.writer().ask("/health") {
+                Ok(health) if health.body.contains("Input/output error") => Ok(()),
+                other => Err(format!("{other:?}")),
+            });
+            if let Err(seen) = broken_is_said {
+                return broken(0, format!("a broken disk is not said: {seen}\n{}", self.logs()));
+            }
+            self.after_records(self.chance.between(100, 600));
+            disk.mend();
+            let now = self.clock().now();
+            self.settle(now)?;
+        }
+        self.after_records(self.chance.between(1, 300));
+        if !disk.breaks() {
+            return Ok(false);
+        }
+        self.after_records(self.chance.between(1, 600));
+        self.kill()?;
+        disk.mend();
+        disk.again();
+        let now = self.start(0, None)?;
+        self.settle(now)?;
+        // The old disk comes back, and on it the log of long ago.
+        self.kill()?;
+        drop(disk);
         let now = self.start(0, None)?;
         self.settle(now)?;
         Ok(true)

@@ -12,6 +12,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use stillwell::clock::Clock;
 use tempfile::TempDir;
 
@@ -214,6 +216,23 @@ impl Scene {
     /// Time.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Where the announcement topic ends: for who reads what is committed, and for who reads all.
+    pub fn ends_of_announcements(&self) -> (i64, i64) {
+        let end = |isolation: &str| {
+            let client: BaseConsumer = ClientConfig::new()
+                .set("bootstrap.servers", &self.bootstrap)
+                .set("group.id", "stillwell-tests")
+                .set("isolation.level", isolation)
+                .create()
+                .expect("a consumer can be made");
+            let ends = client.fetch_watermarks(&format!("{}.announcements", self.dataset), 0, START);
+            ends.expect("the broker says where the topic ends").1
+        };
+        // In this order: what is committed meanwhile is not taken for open.
+        let all = end("read_uncommitted");
+        (end("read_committed"), all)
     }
 
     /// The first writer.
