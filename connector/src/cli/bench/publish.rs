@@ -1,5 +1,5 @@
 //! `bench publish`: JSON records of a topic to announced versions, with the high-throughput profile; the same with one in a
-//! hundred that becomes a dead letter, and with a backlog that is paged back from the disk.
+//! hundred that becomes a dead letter, and with a backlog that is paged back from the disk; what is written for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
     let mut topic = Filled::new(settings, settings.records).await?;
     let mut poisoned = Filled::poisoned(settings, settings.records).await?;
     let mut compared = Compared::default();
-    let (mut misfits, mut spilled) = (Vec::new(), Vec::new());
+    let (mut misfits, mut spilled, mut amplified) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         for way in [Way::Plain, Way::Poisoned, Way::Spilled] {
             let of = if way == Way::Poisoned { &mut poisoned } else { &mut topic };
@@ -39,7 +39,11 @@ pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
             for suffix in ["announcements", "control", "dlq"] {
                 of.and(format!("{dataset}.{suffix}"));
             }
+            let before = written();
             let took = publish(of, &dataset, way, settings.records, &clock).await?;
+            if let (Way::Plain, Some(before), Some(after)) = (way, before, written()) {
+                amplified.push((after - before) as f64 / 1e6);
+            }
             let into = match way {
                 Way::Plain => &mut compared.ours,
                 Way::Poisoned => &mut misfits,
@@ -61,7 +65,19 @@ pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
     let with_spill = measured("publish", "records_per_second_spilled", rate(&mut spilled), plain);
     let mut lines = compared.lines("publish");
     lines.extend([with_poison, with_spill]);
+    if !amplified.is_empty() {
+        let values = ("bytes of the records' values", (settings.records * settings.value_bytes) as f64 / 1e6);
+        let bytes = (quantile(&mut amplified, 0.5), "MB");
+        lines.push(measured("publish", "written_to_disk", bytes, values));
+    }
     Ok(lines)
+}
+
+/// Bytes that this process has caused to be written, as Linux counts them: log, blobs and cache of a producer from its start
+/// to its stop, snapshots included; Kafka's are another process's. `None` on other systems.
+fn written() -> Option<u64> {
+    let io = std::fs::read_to_string("/proc/self/io").ok()?;
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.parse().ok()
 }
 
 /// Seconds from version 1, which the first life announces before it reads, until all records are announced.
