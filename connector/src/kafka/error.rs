@@ -243,8 +243,9 @@ fn remedy(code: Code) -> &'static str {
         Code::TransactionalIdAuthorizationFailed => {
             "give this user the right to write with this transactional id (ACL)"
         }
+        // Kafka says so to who may write to no topic at all (KIP-679), and of topics that may not be created.
         Code::ClusterAuthorizationFailed => {
-            "give this user the right on the cluster, or create the topic by hand"
+            "give this user the right to write to the topic, or to create it (ACL), or create it by hand"
         }
         Code::SSL => {
             "check ssl.ca.location and the certificates in [kafka.properties], and that none has expired"

@@ -88,7 +88,12 @@ impl Sender {
     /// # Errors
     /// [`Error::Unavailable`] when it was not acknowledged in time; it may have arrived all the same.
     pub async fn send(&self, record: &Outgoing<'_>) -> Result<Delivered, Error> {
-        self.enqueue(record).await?.await
+        let sent = self.enqueue(record).await?.await;
+        // Who cannot go on empties its line: why it cannot is said by itself, not by what was in the line.
+        sent.map_err(|error| match self.0.client().fatal_error() {
+            Some((code, words)) => Error::from_code(format!("sending to {}", record.topic), code, &words),
+            None => error,
+        })
     }
 
     /// Puts a record in line, waiting only while the line is full; what is returned resolves when it is acknowledged.
