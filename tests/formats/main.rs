@@ -8,3 +8,4 @@ mod hostile;
 mod mutate;
 mod play;
 mod reference;
+mod resolution;

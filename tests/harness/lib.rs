@@ -36,7 +36,7 @@ pub use broker::Broker;
 pub use port::free_port;
 pub use process::{Finished, Running, run, stillwell, unprivileged};
 pub use proxy::{Proxy, TOXICS, Toxic};
-pub use reference::read_by_avro_tools;
+pub use reference::{avro_tools, read_by_avro_tools};
 pub use registry::Registry;
 pub use rights::{Resource, Right};
 pub use s3::S3;

@@ -62,10 +62,18 @@ struct Row {
     compatible: bool,
     /// Whether it has to be.
     asked: bool,
-    /// Where in the schemas a rule fails.
+    /// Where in the schemas a rule fails, the first place if there are several.
     at: Option<String>,
     /// Which.
     rule: Option<String>,
+    /// All of them.
+    mismatches: Vec<Misfit>,
+}
+
+#[derive(Debug, Serialize)]
+struct Misfit {
+    at: String,
+    rule: String,
 }
 
 impl Schema {
@@ -81,15 +89,16 @@ impl Check {
         let (old, new) = (read(&self.old)?, read(&self.new)?);
         let name = |file: &Path| file.display().to_string();
         let row = |word, wanted, (reader, reads), (writer, writes)| {
-            let mismatch = mismatch(writes, reads);
+            let mismatches = mismatches(writes, reads);
             Row {
                 compatibility: word,
                 reader: name(reader),
                 writer: name(writer),
-                compatible: mismatch.is_none(),
+                compatible: mismatches.is_empty(),
                 asked: [wanted, Compatibility::Full].contains(&self.compatibility),
-                at: mismatch.as_ref().map(|(at, _)| at.clone()),
-                rule: mismatch.map(|(_, rule)| rule),
+                at: mismatches.first().map(|first| first.at.clone()),
+                rule: mismatches.first().map(|first| first.rule.clone()),
+                mismatches,
             }
         };
         let (old, new) = ((self.old.as_path(), &old), (self.new.as_path(), &new));
@@ -103,17 +112,16 @@ impl Check {
             Output::Table => {
                 let columns =
                     ["compatibility", "reader", "writer", "compatible", "at", "rule"].map(Column::Text);
-                let cells = rows.into_iter().map(|row| {
+                let line = |row: &Row, misfit: Option<&Misfit>| {
                     let compatible = if row.compatible { "yes" } else { "no" };
-                    let (at, rule) = (row.at.unwrap_or_default(), row.rule.unwrap_or_default());
-                    vec![
-                        row.compatibility.to_owned(),
-                        row.reader,
-                        row.writer,
-                        compatible.to_owned(),
-                        at,
-                        rule,
-                    ]
+                    let (at, rule) =
+                        misfit.map_or_else(Default::default, |one| (one.at.clone(), one.rule.clone()));
+                    let (compatibility, compatible) = (row.compatibility.to_owned(), compatible.to_owned());
+                    vec![compatibility, row.reader.clone(), row.writer.clone(), compatible, at, rule]
+                };
+                let cells = rows.iter().flat_map(|row| match row.mismatches.as_slice() {
+                    [] => vec![line(row, None)],
+                    misfits => misfits.iter().map(|misfit| line(row, Some(misfit))).collect(),
                 });
                 table::table(out, &columns, cells)
             }
@@ -123,11 +131,13 @@ impl Check {
 }
 
 /// Where and why what is written with one schema cannot be read with the other.
-fn mismatch(writer: &Arc<schema::Schema>, reader: &Arc<schema::Schema>) -> Option<(String, String)> {
+fn mismatches(writer: &Arc<schema::Schema>, reader: &Arc<schema::Schema>) -> Vec<Misfit> {
     match Resolver::new(writer, reader) {
-        Ok(_) => None,
-        Err(schema::Error::Incompatible { at, reason }) => Some((at, reason)),
-        Err(other) => Some((String::new(), other.to_string())),
+        Ok(_) => Vec::new(),
+        Err(schema::Error::Incompatible(mismatches)) => {
+            mismatches.into_iter().map(|one| Misfit { at: one.at, rule: one.rule }).collect()
+        }
+        Err(other) => vec![Misfit { at: String::new(), rule: other.to_string() }],
     }
 }
 
@@ -151,14 +161,17 @@ mod tests {
     fn a_rule_is_named_with_its_place() {
         let one = parse(r#"{"name":"a","type":"int"}"#);
         let two = parse(r#"{"name":"a","type":"long"},{"name":"b","type":"int","default":0}"#);
-        assert_eq!(mismatch(&one, &two), None, "promoted, and a field with a default");
-        let (at, rule) = mismatch(&two, &one).unwrap();
-        assert_eq!((at.as_str(), rule.as_str()), ("a", "long is no int"));
-        let lacks = parse(r#"{"name":"a","type":"int"},{"name":"b","type":"int"}"#);
-        let (at, rule) = mismatch(&one, &lacks).unwrap();
+        let named = |writer, reader| {
+            let mismatches = mismatches(writer, reader);
+            mismatches.into_iter().map(|one| format!("{}: {}", one.at, one.rule)).collect::<Vec<_>>()
+        };
+        assert!(named(&one, &two).is_empty(), "promoted, and a field with a default");
+        assert_eq!(named(&two, &one), ["a: long is no int"]);
+        let lacks = parse(r#"{"name":"a","type":"string"},{"name":"b","type":"int"}"#);
         assert_eq!(
-            (at.as_str(), rule.as_str()),
-            ("b", "the writer's record lacks it, and it has no default")
+            named(&one, &lacks),
+            ["a: int is no string", "b: the writer's record lacks it, and it has no default"],
+            "all of them"
         );
     }
 }

@@ -16,10 +16,9 @@ pub(super) struct Avro {
 
 impl Avro {
     pub fn new(writer: Arc<Schema>, schema: &Arc<Schema>) -> Result<Avro, Error> {
-        let resolver = match writer.encodes_like(schema) {
-            true => None,
-            false => Some(Resolver::new(&writer, schema)?),
-        };
+        // Compared in any case: decimals of another scale are encoded alike, and are other numbers.
+        let resolver = Resolver::new(&writer, schema)?;
+        let resolver = (!writer.encodes_like(schema)).then_some(resolver);
         Ok(Avro { writer, resolver, out: Vec::new() })
     }
 

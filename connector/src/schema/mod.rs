@@ -58,13 +58,24 @@ pub enum Error {
     #[error("the schema cannot be a dataset's: {0}")]
     Unsuitable(String),
     /// Data of the writer's schema cannot be read as the reader's.
-    #[error("the writer's schema does not resolve to the dataset's: {at}: {reason}")]
-    Incompatible {
-        /// Where in the schemas.
-        at: String,
-        /// The rule that fails.
-        reason: String,
-    },
+    #[error("the writer's schema does not resolve to the dataset's: {}", Mismatch::list(.0))]
+    Incompatible(Vec<Mismatch>),
+}
+
+/// Where two schemas do not resolve, and by which rule of Avro's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The way to it: names of fields, `items`, `values`.
+    pub at: String,
+    /// The rule that fails.
+    pub rule: String,
+}
+
+impl Mismatch {
+    /// All of them in one line.
+    pub fn list(mismatches: &[Mismatch]) -> String {
+        mismatches.iter().map(|one| format!("{}: {}", one.at, one.rule)).collect::<Vec<_>>().join("; ")
+    }
 }
 
 impl Error {
@@ -182,6 +193,17 @@ impl Schema {
     /// 64-bit CRC can collide.
     pub fn encodes_like(&self, other: &Schema) -> bool {
         self.fingerprint == other.fingerprint && self.canonical == other.canonical
+    }
+
+    /// Whether both are the same text, so that what does not change a datum is the same too: defaults, aliases, logical
+    /// types. With or without the namespace that [`Schema::entry_json`] adds.
+    pub fn is_same_as(&self, other: &Schema) -> bool {
+        self.json == other.json || self.encodes_like(other) && self.entry_json() == other.entry_json()
+    }
+
+    /// XXH3-64 of the text, the same for schemas that [are the same](Schema::is_same_as).
+    pub fn text_hash(&self) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(self.entry_json().as_bytes())
     }
 
     /// Whether it is the schema of raw bytes.

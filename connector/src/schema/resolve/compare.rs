@@ -7,13 +7,16 @@ use crate::schema::node::{Id, Name, Node, Record, Step};
 use crate::schema::{MAX_DEPTH, Schema};
 
 /// Why a pair of types does not resolve; the way to it, innermost first.
-pub(super) struct Mismatch {
+pub(super) struct Misfit {
     pub at: Vec<String>,
-    pub reason: String,
+    pub rule: String,
 }
 
-fn mismatch<T>(reason: impl Into<String>) -> Result<T, Mismatch> {
-    Err(Mismatch { at: Vec::new(), reason: reason.into() })
+/// Of a record each field that does not resolve; else one.
+pub(super) type Misfits = Vec<Misfit>;
+
+fn mismatch<T>(rule: impl Into<String>) -> Result<T, Misfits> {
+    Err(vec![Misfit { at: Vec::new(), rule: rule.into() }])
 }
 
 pub(super) struct Compare<'a> {
@@ -43,7 +46,7 @@ impl<'a> Compare<'a> {
     }
 
     /// What is done with a value of node `w` to make it one of node `r`.
-    pub fn pair(&mut self, w: Id, r: Id, depth: usize) -> Result<ActId, Mismatch> {
+    pub fn pair(&mut self, w: Id, r: Id, depth: usize) -> Result<ActId, Misfits> {
         if let Some(act) = self.known.get(&(w, r)) {
             return Ok(*act);
         }
@@ -62,17 +65,17 @@ impl<'a> Compare<'a> {
                 }
                 Ok(slot)
             }
-            Err(mismatch) => {
+            Err(misfits) => {
                 // what was found meanwhile may rest on this pair
                 for pair in self.noted.drain(noted..) {
                     self.known.remove(&pair);
                 }
-                Err(mismatch)
+                Err(misfits)
             }
         }
     }
 
-    fn compare(&mut self, w: Id, r: Id, depth: usize) -> Result<Act, Mismatch> {
+    fn compare(&mut self, w: Id, r: Id, depth: usize) -> Result<Act, Misfits> {
         let (writer, reader) = (&self.writer.nodes, &self.reader.nodes);
         Ok(match (writer.get(w), reader.get(r)) {
             (Node::Union(branches), _) => return self.written_union(w, branches, r, depth),
@@ -132,7 +135,7 @@ impl<'a> Compare<'a> {
         })
     }
 
-    fn decimals(&self, w: Id, r: Id) -> Result<(), Mismatch> {
+    fn decimals(&self, w: Id, r: Id) -> Result<(), Misfits> {
         match (self.writer.nodes.decimals.get(&w), self.reader.nodes.decimals.get(&r)) {
             (Some(one), Some(two)) if one.scale != two.scale => {
                 mismatch(format!("a decimal of scale {} is read as one of scale {}", one.scale, two.scale))
@@ -145,22 +148,22 @@ impl<'a> Compare<'a> {
         }
     }
 
-    fn written_union(&mut self, w: Id, branches: &[Id], r: Id, depth: usize) -> Result<Act, Mismatch> {
+    fn written_union(&mut self, w: Id, branches: &[Id], r: Id, depth: usize) -> Result<Act, Misfits> {
         let mut acts = Vec::with_capacity(branches.len());
         let mut first = None;
         for branch in branches {
             match self.pair(*branch, r, depth) {
                 Ok(act) => acts.push(act),
-                Err(mismatch) => {
+                Err(misfits) => {
                     acts.push(self.add(Act::Never));
-                    first.get_or_insert(mismatch);
+                    first.get_or_insert(misfits);
                 }
             }
         }
         if acts.iter().all(|act| matches!(self.acts.get(*act), Some(Act::Never)))
-            && let Some(mismatch) = first
+            && let Some(misfits) = first
         {
-            return Err(mismatch);
+            return Err(misfits);
         }
         let same = |(at, act): (usize, &ActId)| match self.acts.get(*act) {
             Some(Act::ToUnion(branch, act)) => *branch == at && self.is_copy(*act),
@@ -169,7 +172,7 @@ impl<'a> Compare<'a> {
         Ok(if acts.iter().enumerate().all(same) { Act::Copy(w) } else { Act::FromUnion(acts.into()) })
     }
 
-    fn read_union(&mut self, w: Id, branches: &[Id], depth: usize) -> Result<Act, Mismatch> {
+    fn read_union(&mut self, w: Id, branches: &[Id], depth: usize) -> Result<Act, Misfits> {
         let (writer, reader) = (self.writer, self.reader);
         let node = writer.nodes.get(w);
         let kind =
@@ -191,8 +194,8 @@ impl<'a> Compare<'a> {
                 }
                 match self.pair(w, *branch, depth) {
                     Ok(act) => return Ok(Act::ToUnion(at, act)),
-                    Err(mismatch) => {
-                        first.get_or_insert(mismatch);
+                    Err(misfits) => {
+                        first.get_or_insert(misfits);
                     }
                 }
             }
@@ -204,24 +207,27 @@ impl<'a> Compare<'a> {
         }
     }
 
-    fn record(&mut self, w: Id, one: &Record, two: &Record, depth: usize) -> Result<Act, Mismatch> {
+    fn record(&mut self, w: Id, one: &Record, two: &Record, depth: usize) -> Result<Act, Misfits> {
         let mut sources = Vec::with_capacity(two.fields.len());
+        let mut misfits = Misfits::new();
         for field in &two.fields {
             let aliases = field.aliases.iter().map(|alias| alias.as_bytes());
             let mut names = std::iter::once(field.name.as_bytes()).chain(aliases);
-            match names.find_map(|name| one.field(name)) {
-                Some(at) => {
+            let source = match (names.find_map(|name| one.field(name)), &field.default) {
+                (Some(at), _) => {
                     let node = one.fields.get(at).map_or(field.node, |field| field.node);
-                    sources.push(Source::Field(at, within(&field.name, self.pair(node, field.node, depth))?));
+                    self.pair(node, field.node, depth).map(|act| Source::Field(at, act))
                 }
-                None => match &field.default {
-                    Some(default) => sources.push(Source::Default(default.clone())),
-                    None => {
-                        let reason = "the writer's record lacks it, and it has no default";
-                        return within(&field.name, mismatch(reason));
-                    }
-                },
+                (None, Some(default)) => Ok(Source::Default(default.clone())),
+                (None, None) => mismatch("the writer's record lacks it, and it has no default"),
+            };
+            match within(&field.name, source) {
+                Ok(source) => sources.push(source),
+                Err(more) => misfits.extend(more),
             }
+        }
+        if !misfits.is_empty() {
+            return Err(misfits);
         }
         let taken: Vec<usize> = sources
             .iter()
@@ -255,15 +261,15 @@ impl<'a> Compare<'a> {
     }
 }
 
-fn within<T>(name: &str, result: Result<T, Mismatch>) -> Result<T, Mismatch> {
-    result.map_err(|mut mismatch| {
-        mismatch.at.push(name.to_owned());
-        mismatch
+fn within<T>(name: &str, result: Result<T, Misfits>) -> Result<T, Misfits> {
+    result.map_err(|mut misfits| {
+        misfits.iter_mut().for_each(|misfit| misfit.at.push(name.to_owned()));
+        misfits
     })
 }
 
 /// Named types match by name without namespace, or by an alias of the reader's.
-fn names(writer: &Name, reader: &Name) -> Result<(), Mismatch> {
+fn names(writer: &Name, reader: &Name) -> Result<(), Misfits> {
     let short = writer.short();
     let alias = |alias: &str| alias == &*writer.full || alias.rsplit('.').next() == Some(short);
     if short == reader.short() || reader.aliases.iter().any(|name| alias(name)) {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use self::compare::Compare;
 use self::run::Run;
 use super::node::{Default, Id};
-use super::{Error, MAX_DEPTH, Malformed, Schema};
+use super::{Error, MAX_DEPTH, Malformed, Mismatch, Schema};
 
 mod compare;
 mod run;
@@ -84,15 +84,39 @@ impl Resolver {
     /// Compares two schemas.
     ///
     /// # Errors
-    /// [`Error::Incompatible`]: no datum (save of single branches of unions) could be read.
+    /// [`Error::Incompatible`], with each field that does not resolve: no datum (save of single branches of unions) could
+    /// be read.
     pub fn new(writer: &Arc<Schema>, reader: &Arc<Schema>) -> Result<Resolver, Error> {
         let mut compare = Compare::new(writer, reader);
-        let root = compare.pair(writer.nodes.root, reader.nodes.root, 0).map_err(|mismatch| {
-            let at: Vec<String> = mismatch.at.into_iter().rev().collect();
-            let at = if at.is_empty() { "the schema".into() } else { at.join(".") };
-            Error::Incompatible { at, reason: mismatch.reason }
+        let root = compare.pair(writer.nodes.root, reader.nodes.root, 0).map_err(|misfits| {
+            let named = misfits.into_iter().map(|misfit| {
+                let at: Vec<String> = misfit.at.into_iter().rev().collect();
+                let at = if at.is_empty() { "the schema".into() } else { at.join(".") };
+                Mismatch { at, rule: misfit.rule }
+            });
+            Error::Incompatible(named.collect())
         })?;
         Ok(Resolver { writer: Arc::clone(writer), acts: compare.acts, root })
+    }
+
+    /// Whether each datum of the writer's can be read. `false`: some may not, those of a union's branch or with an enum's
+    /// symbol that the reader does not have, and bytes that are no text; that a default is nested deeper than a datum may
+    /// be counts too.
+    pub fn is_total(&self) -> bool {
+        let deep = |default: &Default| default.depth > 0;
+        !self.acts.iter().any(|act| match act {
+            Act::Never | Act::Text => true,
+            Act::Enum(indexes) => indexes.iter().any(Option::is_none),
+            Act::Record(fields) => match &**fields {
+                Fields::Stream(parts) => {
+                    parts.iter().any(|part| matches!(part, Part::Put(default) if deep(default)))
+                }
+                Fields::Jump { reader, .. } => {
+                    reader.iter().any(|source| matches!(source, Source::Default(default) if deep(default)))
+                }
+            },
+            _ => false,
+        })
     }
 
     /// Appends the reader's datum for the writer's, which has to be all of `datum`.
