@@ -273,7 +273,8 @@ impl Asked {
 
     /// What would change, by reading the source here.
     async fn compare(&self, plan: Plan, from: Begin, found: &Found, edge: &Edge) -> Result<Would> {
-        let view = history::open(&self.consumer, found, false).await?;
+        // Where the schema changes with it, what is held is compared as it will be read.
+        let view = history::open(&self.consumer, found, false).await?.turned_to(&self.producer.schema)?;
         let (options, all) = (self.producer.clone(), from == Begin::Earliest);
         let work = edge.screen.work("reading the source", "offsets", Some(plan.offsets()));
         let stop = CancellationToken::new();

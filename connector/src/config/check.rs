@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::load::{Effective, Loaded, path};
 use super::mistakes::{Mistakes, Place};
 use super::model::{DatasetModel, Model, Values as _, Webhook};
+use super::options::fingerprint;
 use super::secret;
 use super::tree;
 use super::values::Keyed;
@@ -215,6 +216,11 @@ impl<'a> Check<'a> {
         }
         if own.shards != 1 {
             self.wrong(&at("shards"), format!("{} shards are not in this release: 1 is", own.shards));
+        }
+        if let Some(text) = own.schema_replaces.as_deref().filter(|text| fingerprint(text).is_none()) {
+            let what =
+                format!("{text:?} is no fingerprint: 16 hexadecimal digits, as `versions show` prints it");
+            self.wrong(&at("schema_replaces"), what);
         }
         self.batching(name, dataset);
         self.bounded(name, dataset);

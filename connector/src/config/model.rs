@@ -300,6 +300,8 @@ section! {
     Dataset at "datasets.*" {
         /// The dataset's own Avro schema, in which values are kept. Not with format `raw`.
         schema: Option<PathBuf> = Path, Unset;
+        /// Fingerprint of the announced schema that `schema` may follow although it was in force before: for going back.
+        schema_replaces: Option<String> = Text, Unset;
         /// Where keys come from: the record's key, or fields of the value.
         key: Keyed = KeyRule, Is("kafka");
         /// Topic of the announcements.

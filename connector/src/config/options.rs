@@ -112,6 +112,9 @@ impl Config {
                 _ => None,
             },
             schema: reading.schema.clone(),
+            schema_adopted: dataset.own.schema.is_none()
+                && matches!(reading.format, Format::Registered { .. }),
+            schema_replaces: dataset.own.schema_replaces.as_deref().and_then(fingerprint),
             announcements: dataset.own.announcements.clone(),
             dead_letters: dataset.own.dead_letters.clone(),
             control: format!("{name}.control"),
@@ -308,6 +311,11 @@ impl Shared {
     pub fn system(config: &Config, metrics: Metrics) -> Result<Shared> {
         Ok(Shared { store: config.store()?, metrics, clock: Clock::system(), entropy: Entropy::system() })
     }
+}
+
+/// Out of 16 hexadecimal digits.
+pub(super) fn fingerprint(text: &str) -> Option<u64> {
+    (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
 
 /// The schema of a dataset, for commands that read without a producer.

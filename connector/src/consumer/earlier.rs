@@ -20,9 +20,8 @@ use tokio::task::spawn_blocking;
 
 use crate::clock::Clock;
 use crate::format::announcement::Announcement;
-use crate::schema::Schema;
 use crate::version::{Chain, Life, Version};
-use crate::view::{self, About, DeltaFile, Fetcher, Identity, Reads, View};
+use crate::view::{self, About, Fetcher, Identity, Reads, View};
 
 /// Views that stay open, so that a client which reads many records of one version pays for it once.
 const OPEN: usize = 4;
@@ -47,8 +46,6 @@ struct Shared {
 struct Newest {
     identity: Identity,
     about: About,
-    /// The dataset's, of which the view may hold a part only.
-    schema: String,
     chain: Chain,
     reads: Arc<Reads>,
 }
@@ -76,9 +73,8 @@ impl Earlier {
                 *open.view.identity() == identity && now.saturating_duration_since(open.used) < IDLE
             });
         }
-        let (schema, chain, reads) =
-            (announcement.schema.clone(), announcement.chain(), view.reads().clone());
-        self.0.newest.store(Some(Arc::new(Newest { identity, about, schema, chain, reads })));
+        let (chain, reads) = (announcement.chain(), view.reads().clone());
+        self.0.newest.store(Some(Arc::new(Newest { identity, about, chain, reads })));
     }
 
     /// The oldest version that can be had.
@@ -128,31 +124,14 @@ impl Earlier {
             life: Life { epoch, ..newest.about.life },
             announced_at_ms: 0,
             newest_timestamp_ms: None,
-            schema: self.schema(newest, chain).await?,
             ..newest.about.clone()
         };
         let view = fetcher.open(&newest.identity, chain, None, about).await?;
-        let is_base = chain.deltas.is_empty();
         let view = spawn_blocking(move || {
-            let mut about = About { records: view.count()?, ..view.about().clone() };
-            if let (true, Some(base)) = (is_base, view.base()) {
-                about.schema = base.schema().clone();
-            }
+            let about = About { records: view.count()?, ..view.about().clone() };
             view.restate(about)
         });
         let view = view.await.map_err(|_| view::Error::Closed)??;
         Ok(view.counting(newest.reads.clone()))
-    }
-
-    /// The dataset's schema as the last delta of the chain has it.
-    async fn schema(&self, newest: &Newest, chain: &Chain) -> Result<Arc<Schema>, view::Error> {
-        let known = Schema::parse(&newest.schema).map_err(|error| view::Error::Schema(error.into()))?;
-        let known = Arc::new(known);
-        let Some(delta) = chain.deltas.last() else { return Ok(known) };
-        let held = self.0.fetcher.delta(&newest.identity, delta, None).await?;
-        let (identity, delta) = (newest.identity.clone(), delta.clone());
-        let schema =
-            spawn_blocking(move || Ok(DeltaFile::open(&held, &identity, &delta, &known)?.schema().clone()));
-        schema.await.map_err(|_| view::Error::Closed)?
     }
 }

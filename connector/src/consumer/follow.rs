@@ -338,7 +338,9 @@ impl Follower {
         let follows = held.as_deref().is_some_and(|held| self.opener.follows(held, topic_id, announcement));
         let view = match &held {
             Some(held) if follows => match self.opener.apply(held, announcement).await {
-                Err(error) if error.is_gone() => self.opener.open_or_restore(topic_id, announcement).await?,
+                Err(error) if error.is_gone() || error.is_gap() => {
+                    self.opener.open_or_restore(topic_id, announcement).await?
+                }
                 applied => applied?,
             },
             _ => self.opener.open_or_restore(topic_id, announcement).await?,

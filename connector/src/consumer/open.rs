@@ -38,6 +38,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether no delta leads from the version that is held, although one follows the other: it has to be opened anew.
+    pub fn is_gap(&self) -> bool {
+        matches!(self, Error::View { source: view::Error::Gap(_), .. })
+    }
+
     /// Whether a blob is not in the store as it was announced.
     pub fn is_gone(&self) -> bool {
         matches!(self, Error::View { source, .. } if source.is_gone())
@@ -104,7 +109,7 @@ impl Opener {
     /// The next view, by the deltas above the one that is held.
     ///
     /// # Errors
-    /// [`Error`]; [`Error::is_gone`] where older blobs may help.
+    /// [`Error`]; [`Error::is_gone`] where older blobs may help; [`Error::is_gap`] where a part is held and the schema changes.
     pub async fn apply(&mut self, held: &View, announcement: &Announcement) -> Result<View, Error> {
         let version = announcement.version;
         let failed = |source| Error::View { version, source };
@@ -183,7 +188,8 @@ impl Opener {
     /// The announced schema, parsed once as long as it stays the same.
     fn schema(&mut self, announcement: &Announcement) -> Result<Arc<Schema>, Error> {
         match &self.schema {
-            Some(schema) if schema.fingerprint() == announcement.schema_fingerprint => Ok(schema.clone()),
+            // Not the fingerprint: defaults count when older values are read in it.
+            Some(schema) if schema.json() == announcement.schema => Ok(schema.clone()),
             _ => {
                 let schema = Schema::parse(&announcement.schema)
                     .map_err(|source| Error::Schema { version: announcement.version, source })?;

@@ -94,6 +94,8 @@ impl System {
             key,
             registry: None,
             schema: feed.schema().clone(),
+            schema_adopted: false,
+            schema_replaces: None,
             announcements: announcements(),
             dead_letters: letters(),
             control: format!("{DATASET}.control"),

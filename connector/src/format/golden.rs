@@ -64,6 +64,7 @@ fn header(kind: Kind) -> Header {
         entry_schema: Schema::dataset(SCHEMA).unwrap().entry_json().into(),
         sources: vec![source(0), source(1)],
         counts: None,
+        former: std::sync::Arc::default(),
     }
 }
 

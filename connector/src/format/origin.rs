@@ -103,6 +103,11 @@ impl Origin {
         })
     }
 
+    /// Whether values of the two are datums of different schemas.
+    pub fn is_of_other_schema(&self, other: &Origin) -> bool {
+        self.schema != other.schema
+    }
+
     /// The announcement topic's id.
     pub fn topic_id(&self) -> TopicId {
         self.announcements

@@ -425,7 +425,7 @@ impl State {
                 self.unsaid.unchanged += 1;
                 continue;
             }
-            // Bytes are compared as such: one life has one schema, and recovery refuses another one's blobs.
+            // Bytes are compared as such: what is of an older schema was read in this life's.
             let was = held.as_ref().and_then(|held| held.value.as_deref());
             if was == winner.value {
                 self.unsaid.unchanged += 1;
@@ -491,6 +491,7 @@ impl State {
             constants.sources.to_vec(),
         );
         header.counts = Some(Counts { upserts, deletes });
+        header.former = self.view.former().clone();
         let estimate: usize =
             changes.iter().map(|entry| entry.key.len() + entry.value.map_or(0, <[u8]>::len) + 24).sum();
         let mut writer =

@@ -39,6 +39,7 @@ pub struct ProducerBuilder {
     key: KeyRule,
     registry: Option<registry::Options>,
     schema: Option<String>,
+    schema_replaces: Option<u64>,
     schema_file: Option<PathBuf>,
     data_dir: PathBuf,
     blobs: Option<String>,
@@ -65,6 +66,7 @@ impl ProducerBuilder {
             key: KeyRule::Kafka,
             registry: None,
             schema: None,
+            schema_replaces: None,
             schema_file: None,
             data_dir: PathBuf::from("stillwell-data"),
             blobs: None,
@@ -157,6 +159,13 @@ impl ProducerBuilder {
     #[must_use]
     pub fn schema_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.schema_file = Some(file.into());
+        self
+    }
+
+    /// Goes back: lets the dataset's schema follow the one of this fingerprint although it was in force before that.
+    #[must_use]
+    pub fn schema_replaces(mut self, fingerprint: u64) -> Self {
+        self.schema_replaces = Some(fingerprint);
         self
     }
 
@@ -352,6 +361,8 @@ impl ProducerBuilder {
             key: self.key,
             registry,
             schema,
+            schema_adopted: false,
+            schema_replaces: self.schema_replaces,
             announcements: self.announcements.unwrap_or_else(|| format!("{dataset}.announcements")),
             dead_letters: format!("{dataset}.dlq"),
             control: format!("{dataset}.control"),

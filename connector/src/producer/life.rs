@@ -43,13 +43,13 @@ use super::survey::Survey;
 use super::turns::Turns;
 use super::validate::Validator;
 use super::write::watch::Watchers;
-use crate::blob;
-use crate::blob::name::Folder;
+use crate::blob::{self, name::Folder};
 use crate::codec;
 use crate::error::chain;
 use crate::format::control::{Control, Rebuild, Snapshot};
 use crate::gauge::{Budget, Pressure, Strain};
 use crate::kafka::{self, Membership, Poller, Transaction, Tuning};
+use crate::schema::Schema;
 use crate::version::{Life, Version};
 use crate::view::Identity;
 
@@ -288,7 +288,7 @@ fn spawn(
         transaction,
         read_back,
         carried,
-        view,
+        turned: view,
         fetch_from,
         must_say,
         remembers,
@@ -311,16 +311,15 @@ fn spawn(
     let (built, built_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
     let (listed, listed_in) = mpsc::channel(SNAPSHOTS);
     let (rebases, rebases_in) = mpsc::channel(SNAPSHOTS);
-    let (settled, settled_in) = oneshot::channel();
-    let (keep_from, kept_from) = watch::channel(Version(0));
+    let ((settled, settled_in), (keep_from, kept_from)) = (oneshot::channel(), watch::channel(Version(0)));
 
     // source -> log
     let divided = options.batching.memory();
     let tuning = Tuning::source(&format!("stillwell.{}", options.dataset), divided.fetch_ahead);
     let poller = Poller::new(&options.kafka, &tuning)?;
     let misfits = ground.circuits.misfits.clone();
-    let (format, key, schema) = (options.format.clone(), options.key.clone(), options.schema.clone());
-    let validator = Validator::new(format, key, schema, metrics.clone(), misfits)?;
+    let (format, key) = (options.format.clone(), options.key.clone());
+    let validator = Validator::new(format, key, options.schema.clone(), metrics.clone(), misfits)?;
     let library = Library::of(options, Some(&ground.circuits));
     let saying = |library: Library| Librarian::new(library.saying(ground.status.clone()), poller.waker());
     let (librarian, desk) = library.map(saying).unzip();
@@ -350,7 +349,8 @@ fn spawn(
     .asking(desk)
     .knowing(survey.ends());
     let stop = source_stop.clone();
-    let (first, mut told) = (view.version().next(), ground.announced.subscribe());
+    let (schema, first, mut told) =
+        (view.schema().clone(), view.version().next(), ground.announced.subscribe());
     stages.spawn(async move {
         // A partition's start is announced first: nothing is logged that might lack its beginning.
         let said = told.wait_for(|told| !must_say || told.as_ref().is_some_and(|told| told.version >= first));
@@ -389,7 +389,7 @@ fn spawn(
         identity: identity.clone(),
         life,
         sources,
-        schema: options.schema.clone(),
+        schema: schema.clone(),
         compress: options.performance.enable_compression,
         cache: cache.clone(),
         max_letter_bytes: options.batching.max_batch_bytes,
@@ -412,7 +412,7 @@ fn spawn(
         end,
         (built_in, listed_in, kept_from),
         letter_limit,
-        (life, transaction, read_back, carried),
+        (life, transaction, read_back, carried, schema),
     );
 
     // beside the flow
@@ -502,7 +502,7 @@ fn publish(
         watch::Receiver<Version>,
     ),
     letter_limit: usize,
-    (life, transaction, read_back, carried): (Life, Transaction, ReadBack, Carried),
+    (life, transaction, read_back, carried, schema): (Life, Transaction, ReadBack, Carried, Arc<Schema>),
 ) {
     let Recovery { options, shard, topic_id, .. } = &ground.recovery;
     let (stored, stored_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
@@ -525,7 +525,7 @@ fn publish(
         announcements: options.announcements.clone(),
         dead_letters: options.dead_letters.clone(),
         control: options.control.clone(),
-        schema: options.schema.clone(),
+        schema,
         max_letter_bytes: options.batching.max_batch_bytes,
         ledger: ground.ledger.clone(),
         at_once: options.batching.batch_timeout.is_zero(),
@@ -568,13 +568,14 @@ async fn rebuild(
     plan: Plan,
 ) -> Result<(), Error> {
     let Recovery { options, shard, topic_id, cache, log, .. } = &ground.recovery;
-    let Recovered { life, transaction, read_back, carried, view, lost, letter_limit, .. } = taken;
+    let Recovered { life, transaction, read_back, carried, turned: view, lost, letter_limit, .. } = taken;
     let identity = Identity {
         dataset: Arc::from(options.dataset.as_str()),
         topic_id: *topic_id,
         shard: *shard,
         shards: options.shards,
     };
+    let writing = (life, transaction, read_back, carried, view.schema().clone());
     let rebuilder = Rebuilder {
         options: options.clone(),
         request,
@@ -594,7 +595,6 @@ async fn rebuild(
     stages.spawn(async move { Ok(rebuilder.run(built, kill).await.map(|()| Done::Other)?) });
     // Nobody lists snapshots or cleans beside it.
     let ((_, listed), (_, kept_from)) = (mpsc::channel(1), watch::channel(Version(0)));
-    let writing = (life, transaction, read_back, carried);
     publish(&mut stages, &ground, &end, (built_in, listed, kept_from), letter_limit, writing);
     join(&mut stages, &end, &CancellationToken::new(), &CancellationToken::new()).await
 }

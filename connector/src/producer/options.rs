@@ -36,6 +36,10 @@ pub struct Options {
     pub registry: Option<Registry>,
     /// The dataset's own schema.
     pub schema: Arc<Schema>,
+    /// Nobody configured it: it is what was announced once, or the registry's newest at the beginning. It changes nothing.
+    pub schema_adopted: bool,
+    /// It may follow the schema of this fingerprint although it was in force before that one.
+    pub schema_replaces: Option<u64>,
     /// Announcement topic.
     pub announcements: String,
     /// Dead-letter topic.

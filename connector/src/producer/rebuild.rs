@@ -532,7 +532,7 @@ impl Rebuilder {
         };
         let held = cache.keep(&identity, &FileName::delta(&delta), file)?;
         failpoint::pass("rebuild.packed");
-        let file = DeltaFile::open(&held, &identity, &delta, &options.schema)?;
+        let file = DeltaFile::open(&held, &identity, &delta, view.schema())?;
         let about = About { version, life, records, ..view.about().clone() };
         let view = view.apply(Arc::new(file), about)?;
         tracing::warn!(

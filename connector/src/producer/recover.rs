@@ -4,7 +4,7 @@
 //!  (1) fence        a new transactional producer: ends or fences what was under way
 //!  (2) epoch record the highest epoch in the topic + 1, committed
 //!  (3) read up to it: the last valid announcement is the truth (version, positions)
-//!  (4) view         topic ids compared; the view of that version opened from cache or store
+//!  (4) view         topic ids and schemas compared; the view of that version opened from cache or store
 //!      a request    to rebuild that waits in the control topic is looked for before anything is refused
 //!  (5) log          what joins the positions is kept, the rest is discarded; Kafka from there on
 //! ```
@@ -14,6 +14,7 @@
 //! follow (`producer`).
 
 mod ground;
+mod schema;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +79,9 @@ pub enum Error {
     /// What the topic says does not fit the configuration or the sources.
     #[error("{0}")]
     Mismatch(String),
+    /// The configured schema cannot follow the announced one: another instance may have one that can.
+    #[error("{0}")]
+    Schema(String),
     /// The last version's blobs cannot be opened.
     #[error("opening version {version} of {dataset}")]
     View {
@@ -110,7 +114,7 @@ impl Error {
             }
             Error::Announcements { .. } => true,
             Error::Outrun { .. } => true,
-            Error::Mismatch(_) => false,
+            Error::Mismatch(_) | Error::Schema(_) => false,
             Error::View { source, .. } => source.is_transient(),
             Error::Rebuild(source) => source.is_transient(),
             Error::Log(_) | Error::Stopped => true,
@@ -130,13 +134,16 @@ pub struct Recovered {
     pub carried: Carried,
     /// The view of the last announced version.
     pub view: View,
+    /// The same as the next version begins with it: of the configured schema.
+    pub turned: View,
     /// Where Kafka continues, per source partition.
     pub fetch_from: Vec<Position>,
     /// How long the sources remember deletes, where one of them is compacted.
     pub remembers: Option<Duration>,
     /// Whether something must be said before a record is taken: the first version, or partitions never seen.
     pub must_say: bool,
-    /// The view was made by way of an older snapshot: a new one is due at once, or every reader has to do the same.
+    /// The view was made by way of an older snapshot, or its values are of an older schema: a new snapshot is due at once, or
+    /// every reader has to do the same.
     pub mended: bool,
     /// Where the control topic goes on: a request behind it ends the life.
     pub control_from: i64,
@@ -201,13 +208,16 @@ impl Recovery {
         truth: Truth,
     ) -> Result<Recovered, Error> {
         let last = truth.last.as_deref();
+        if let Some(last) = last {
+            schema::announced(last, &self.options)?;
+        }
         let newest = control::newest(&self.admin, &self.options, self.shard).await;
         let mut newest =
             newest.map_err(|source| Error::Kafka { doing: "reading the control topic", source })?;
         let version = last.map_or(Version(0), |last| last.version);
         let snapshot_asked = newest.standing.snapshots.remove(&self.shard);
         let snapshot_asked = snapshot_asked.filter(|request| request.history == self.topic_id);
-        let (mut carried, must_say, rebuild) = match pending(newest.control, self.topic_id, version) {
+        let (mut carried, mut must_say, rebuild) = match pending(newest.control, self.topic_id, version) {
             Some(request) => {
                 let wanted = (request.from, request.deletes);
                 let plan = rebuild::plan(&self.admin, &self.options, last, wanted).await;
@@ -231,7 +241,7 @@ impl Recovery {
                     dataset = self.options.dataset, version = %last.version, error = %source,
                     "nothing of the last version can be had; the next one is made from the source alone"
                 );
-                let about = About::announced(last, self.options.schema.clone());
+                let about = About::announced(last, schema::announced(last, &self.options)?);
                 lost = true;
                 (View::lost(self.identity(), about), false)
             }
@@ -247,6 +257,14 @@ impl Recovery {
             version,
             source,
         })?;
+        let mut turned = view.clone();
+        if let Some(last) = last {
+            self.can_be_read_again(&origin, last).await?;
+            turned = self.turned(view.clone(), last).await?;
+        }
+        // The change is a version by itself; a rebuild is one.
+        must_say |= rebuild.is_none() && !turned.schema().is_same_as(view.schema());
+        let mended = mended || turned.is_resolved();
         // A rebuild takes from the log what it needs by itself, and until it is announced nothing there is done with.
         let (mut fetch_from, mut remembers) = (Vec::new(), None);
         if rebuild.is_none() {
@@ -269,6 +287,7 @@ impl Recovery {
             read_back,
             carried,
             view,
+            turned,
             fetch_from,
             must_say,
             remembers,
@@ -479,7 +498,7 @@ impl Recovery {
         // A writer maps only what it has checked whole in this life.
         let fetcher = Fetcher::new(options.store.clone(), self.cache.clone()).checking_whole();
         let inline = last.inline.clone().map(|inline| (last.version, inline));
-        let about = About::announced(last, options.schema.clone());
+        let about = About::announced(last, schema::announced(last, &self.options)?);
         let error = match fetcher.open(&identity, &last.chain(), inline, about.clone()).await {
             Ok(view) => return Ok((view, false)),
             Err(error) if error.is_gone() => error,
@@ -519,7 +538,7 @@ impl Recovery {
 /// Whether what was announced last can be carried on by these options: what `check --connect` asks before `run` does.
 ///
 /// # Errors
-/// [`Error::Mismatch`], with what to do.
+/// [`Error::Mismatch`] and [`Error::Schema`], with what to do.
 pub fn continues(last: &Announcement, options: &Options) -> Result<(), Error> {
     if last.dataset != options.dataset || last.shards != options.shards {
         return Err(Error::Mismatch(format!(
@@ -529,13 +548,7 @@ pub fn continues(last: &Announcement, options: &Options) -> Result<(), Error> {
             options.announcements, last.dataset, last.shards, options.dataset, options.shards
         )));
     }
-    if last.schema_fingerprint != options.schema.fingerprint() {
-        return Err(Error::Mismatch(format!(
-            "the schema of {} is not the one that version {} was written with. This release keeps one \
-             schema for a dataset's life: give the old schema, or a new dataset name",
-            options.dataset, last.version
-        )));
-    }
+    schema::announced(last, options)?;
     Ok(())
 }
 

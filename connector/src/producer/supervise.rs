@@ -19,9 +19,9 @@ use super::announce::Announced;
 use super::circuit::Circuits;
 use super::life::{self, End, Ground};
 use super::log::Log;
-use super::own::{Action, Event, Ownership};
+use super::own::{Action, Event, Ownership, State};
 use super::pace::Pace;
-use super::recover::Recovery;
+use super::recover::{self, Recovery};
 use super::shed::Ledger;
 use super::write::watch::Watchers;
 use super::{Farewell, Options, Status, topics};
@@ -37,6 +37,9 @@ use crate::view::Cache;
 /// Between lives, and between attempts to reach Kafka.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// An instance whose schema will not do stays out of the group for as long: longer than the group remembers a member that has
+/// left (6 s), so that the shard goes to another, if there is one.
+const ASIDE: Duration = Duration::from_secs(15);
 /// How often a drain is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -46,6 +49,19 @@ enum Next {
     Stop,
     /// The group's client cannot go on: a new one may.
     JoinAgain,
+    /// Nothing can be written with the schema that is configured here.
+    StandAside,
+}
+
+/// What follows a life that has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// Another one.
+    Another,
+    /// Another one, late: nothing but somebody's doing will make it better.
+    Late,
+    /// Another one's turn.
+    Aside,
 }
 
 /// The task that begins lives and ends them.
@@ -72,8 +88,10 @@ impl Supervisor {
     pub(super) async fn run(self, stop: CancellationToken) -> Result<Farewell> {
         let dataset = self.options.dataset.clone();
         let mut backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
+        // Why this instance has stood aside: said until a life here takes over.
+        let mut aside: Option<String> = None;
         let ended = loop {
-            match self.supervise(stop.clone()).await {
+            match self.supervise(stop.clone(), aside.take().as_deref()).await {
                 Ok(Next::Stop) => break Ok(()),
                 Ok(Next::JoinAgain) => {
                     let wait = backoff.next(&self.options.entropy);
@@ -81,6 +99,14 @@ impl Supervisor {
                     tokio::select! {
                         () = stop.cancelled() => break Ok(()),
                         () = tokio::time::sleep(wait) => {}
+                    }
+                }
+                Ok(Next::StandAside) => {
+                    aside = self.status.borrow().error.clone();
+                    tracing::error!(dataset, wait = ?ASIDE, "the shard is left to another instance, if there is one");
+                    tokio::select! {
+                        () = stop.cancelled() => break Ok(()),
+                        () = tokio::time::sleep(ASIDE) => {}
                     }
                 }
                 Err(error) => break Err(error),
@@ -107,9 +133,13 @@ impl Supervisor {
         Ok(farewell)
     }
 
-    async fn supervise(&self, stop: CancellationToken) -> Result<Next> {
+    async fn supervise(&self, stop: CancellationToken, aside: Option<&str>) -> Result<Next> {
         let options = &self.options;
         let Some((admin, prepared)) = self.prepare(&stop).await? else { return Ok(Next::Stop) };
+        if let Some(why) = aside {
+            let why = why.to_owned();
+            self.status.send_modify(|status| (status.error, status.refused) = (Some(why), true));
+        }
         let unavailable = |doing: &str, error: crate::kafka::Error| {
             Error::because(error.kind(), format!("{doing} for dataset {}", options.dataset), error)
         };
@@ -142,7 +172,7 @@ impl Supervisor {
         let mut running: Option<Running> = None;
         let mut release = None;
         let mut stopping = false;
-        let (mut recovered_at, mut permanent) = (None, false);
+        let (mut recovered_at, mut after) = (None, After::Another);
         let mut drain: Option<Drain> = None;
         let mut ends = Ends::default();
         loop {
@@ -216,7 +246,7 @@ impl Supervisor {
                 Some(ended) = lives.join_next() => {
                     running = None;
                     drain = None;
-                    permanent = self.note_end(ended, &mut ends);
+                    after = self.note_end(ended, &mut ends);
                     // Only a life that lasted was a success: one that fails at its first step must not be begun hot.
                     let lasted = recovered_at.take().map(|at| options.clock.now().saturating_duration_since(at));
                     if lasted.is_some_and(|lasted| lasted > LONGEST_BACKOFF) {
@@ -227,9 +257,14 @@ impl Supervisor {
             };
             match ownership.on(event) {
                 Action::Wait => {}
+                Action::BeginAgain if after == After::Aside => {
+                    member.close().await;
+                    self.status.send_modify(|status| status.state = Some(State::Standby));
+                    return Ok(Next::StandAside);
+                }
                 action @ (Action::Begin | Action::BeginAgain) => {
                     let wait = match action {
-                        Action::BeginAgain if permanent => LONGEST_BACKOFF,
+                        Action::BeginAgain if after == After::Late => LONGEST_BACKOFF,
                         Action::BeginAgain => backoff.next(&options.entropy),
                         _ => Duration::ZERO,
                     };
@@ -323,17 +358,17 @@ impl Supervisor {
         }
     }
 
-    /// Says how a life ended. True: nothing but somebody's doing will make the next one better.
+    /// Says how a life ended.
     fn note_end(
         &self,
         ended: Result<Result<(), life::Error>, tokio::task::JoinError>,
         ends: &mut Ends,
-    ) -> bool {
+    ) -> After {
         let dataset = &self.options.dataset;
         let error = match ended {
             Ok(Ok(())) => {
                 tracing::info!(dataset, "the life has ended");
-                return false;
+                return After::Another;
             }
             Ok(Err(error)) => error,
             Err(panic) => life::Error::Panicked(panic),
@@ -342,6 +377,11 @@ impl Supervisor {
         // What is not allowed now is not allowed the next moment either.
         let transient = error.is_transient() && !kafka::is_denied(&error);
         let permanent = !fenced && !transient;
+        let after = match permanent {
+            true if matches!(&error, life::Error::Recover(recover::Error::Schema(_))) => After::Aside,
+            true => After::Late,
+            false => After::Another,
+        };
         let kind = match &error {
             _ if fenced => ErrorKind::Fenced,
             _ if transient => ErrorKind::Unavailable,
@@ -358,7 +398,7 @@ impl Supervisor {
             status.failures += 1;
             status.unavailable += u64::from(unavailable && !permanent);
         });
-        permanent
+        after
     }
 }
 

@@ -61,6 +61,7 @@ impl Identity {
             entry_schema: schema.entry_json().into(),
             sources,
             counts: None,
+            former: Arc::default(),
         }
     }
 

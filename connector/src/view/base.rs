@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::cache::{Held, Temporary};
-use super::delta::schema_of;
+use super::line::schema_of;
 use super::lookup::Tables;
 use super::map::{Map, Paged};
 use super::{Error, Found, Identity};

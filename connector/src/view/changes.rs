@@ -13,6 +13,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use super::line::Reading;
 use super::merge::Merged;
 use super::read::Value;
 use super::{Error, Found, Inner, View};
@@ -190,7 +191,7 @@ enum Compare {
     /// As bytes.
     Bytes,
     /// Read under the newer schema first.
-    Resolved(Resolver),
+    Resolved(Reading),
     /// Not at all: the schemas do not resolve, so each value that was written between them is another.
     Never,
 }
@@ -219,9 +220,17 @@ impl<'a> Pairs<'a> {
         } else {
             (older.merged(from)?, newer.merged(from)?, false)
         };
-        let compare = match (older.schema(), newer.schema()) {
-            (was, is) if Arc::ptr_eq(was, is) || was.encodes_like(is) => Compare::Bytes,
-            (was, is) => Resolver::new(was, is).map_or(Compare::Never, Compare::Resolved),
+        let (was, is) = (older.schema(), newer.schema());
+        let compare = match newer.0.line.from(older.version(), was) {
+            _ if Arc::ptr_eq(was, is) => Compare::Bytes,
+            Some(Reading::AsIs) => Compare::Bytes,
+            Some(reading) => Compare::Resolved(reading),
+            // What was in force between the two is not known here.
+            None => match Resolver::new(was, is) {
+                Ok(_) if was.encodes_like(is) => Compare::Bytes,
+                Ok(resolver) => Compare::Resolved(Reading::by(resolver)),
+                Err(_) => Compare::Never,
+            },
         };
         let (older, newer) = (Side::new(older, older_entries)?, Side::new(newer, newer_entries)?);
         let (before, after) = if inverse { (newer, older) } else { (older, newer) };
@@ -270,11 +279,10 @@ impl<'a> Pairs<'a> {
         match &self.compare {
             Compare::Bytes => Ok(old != new),
             Compare::Never => Ok(true),
-            Compare::Resolved(resolver) => {
+            Compare::Resolved(reading) => {
                 let (older, newer) = if self.inverse { (new, old) } else { (old, new) };
-                let mut read = Vec::with_capacity(newer.len());
                 // A single value that has no form under the newer schema is another than whatever is there now.
-                Ok(resolver.resolve(older, &mut read).is_err() || read != **newer)
+                Ok(reading.read(older).map_or(true, |read| read.as_deref() != Some(&**newer)))
             }
         }
     }

@@ -6,6 +6,7 @@ use std::fs;
 use std::sync::Arc;
 
 use super::cache::Held;
+use super::line::{as_announced, schema_of};
 use super::map::Map;
 use super::{Error, Identity};
 use crate::format::container::{Counts, Header, Kind, Reader};
@@ -132,6 +133,17 @@ impl DeltaFile {
         (&self.content, &self.refs)
     }
 
+    /// With its schema as it was announced, where it is another than `view`'s: the blob's text may have a namespace more.
+    pub fn announced_as(mut self, view: &Arc<Schema>, announced: &Schema) -> DeltaFile {
+        if !Arc::ptr_eq(view, self.schema())
+            && let Some(schema) = as_announced(self.header(), announced)
+            && let Some(content) = Arc::get_mut(&mut self.content)
+        {
+            content.schema = schema;
+        }
+        self
+    }
+
     /// With its file in the cache, which then is kept for as long as a view needs it to be found after a restart.
     pub fn with_file(self, held: Held) -> DeltaFile {
         DeltaFile { held: Some(held), ..self }
@@ -166,15 +178,4 @@ impl DeltaFile {
     pub fn checksum(&self) -> Checksum {
         self.checksum
     }
-}
-
-/// The schema of a blob's values: `known` if it is the same, since parsing one for each delta would cost more than the
-/// delta.
-pub(super) fn schema_of(header: &Header, known: &Arc<Schema>) -> Result<Arc<Schema>, String> {
-    if *header.entry_schema == *known.entry_json() {
-        return Ok(known.clone());
-    }
-    let schema = header.schema().map_err(|error| error.to_string())?;
-    // Only documentation, defaults or the like differ: one schema for both spares every read a resolution.
-    Ok(if schema.encodes_like(known) { known.clone() } else { Arc::new(schema) })
 }

@@ -242,7 +242,7 @@ impl Fetcher {
             let files = self.snapshot(view.identity(), snapshot).await?;
             let (view, snapshot, whole) = (view.clone(), snapshot.clone(), self.whole);
             let rebased = blocking(move || {
-                let base = Base::open(&files, view.identity(), &snapshot, view.schema())?;
+                let base = Base::open(&files, view.identity(), &snapshot, view.whole_schema())?;
                 if whole {
                     base.check_all(&snapshot)?;
                 }
@@ -417,7 +417,8 @@ impl Again {
 
 /// `view` with a delta that is in the cache. Blocks.
 fn apply(view: &View, held: &Held, delta: &DeltaRef, about: About) -> Result<View, Error> {
-    let file = DeltaFile::open(held, view.identity(), delta, view.schema())?;
+    let known = view.whole_schema();
+    let file = DeltaFile::open(held, view.identity(), delta, known)?.announced_as(known, &about.schema);
     view.apply(Arc::new(file), about)
 }
 

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use super::cache::Temporary;
 use super::map::Map;
 use super::{Cache, Error, Identity, View};
-use crate::format::container::{Entries, Kind, Reader, Summary, Writer, compress};
+use crate::format::container::{Entries, Header, Kind, Reader, Summary, Writer, compress};
 use crate::record::{Entry, SourcePartition, Stamp};
 use crate::schema::Schema;
 use crate::version::{Checksum, Life, Version};
@@ -252,9 +252,10 @@ impl Fold {
             view.version().next(),
             view.version(),
             life,
-            &self.schema,
+            view.schema(),
             self.sources.to_vec(),
         );
+        let header = Header { former: view.former().clone(), ..header };
         let file = self.cache.temporary(&self.identity)?;
         let path = file.path().to_owned();
         let writing = |error| Error::writing(&path, error);

@@ -15,6 +15,7 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::line::Line;
 use super::lookup::Index;
 use super::merge::Kept;
 use super::overlay::Overlay;
@@ -147,7 +148,9 @@ impl View {
             About { schema: narrow.kept, records: written.summary().counts.upserts, ..inner.about.clone() };
         let base = written.into_base()?;
         // Nothing of the whole is held on to, save what the cache keeps by itself.
-        let layers = Layers { base: Some(base), overlay: Overlay::default(), files: Vec::new() };
+        let mut line = Line::of(about.schema.clone(), self.former().clone());
+        line.whole = Some(self.schema().clone());
+        let layers = Layers { base: Some(base), overlay: Overlay::default(), line, files: Vec::new() };
         View::assemble(identity, about, layers, reads, hold)
     }
 }
@@ -155,43 +158,37 @@ impl View {
 impl Inner {
     /// What is held of `delta`, which follows this version and makes the one that `about` speaks of; and `about` as it
     /// is of what is held.
+    ///
+    /// Where the dataset's schema changes there is none: what was left out may be held by the new one, and what was held
+    /// be read in it otherwise.
     pub(super) fn narrowed(&self, delta: &DeltaFile, about: &About) -> Result<(DeltaFile, About), Error> {
-        let narrow = self.hold.narrow(&about.schema)?;
+        let whole = self.line.whole();
+        if !Arc::ptr_eq(delta.schema(), whole) && !delta.schema().is_same_as(whole) {
+            return Err(Error::Gap(format!(
+                "version {} is of another schema than the one before: what is held of it is made anew",
+                about.version
+            )));
+        }
+        let narrow = self.hold.narrow(whole)?;
+        let kept = &self.about.schema;
         let internal = |_| Error::Internal("a delta in memory cannot be written");
-        let resolve = match Arc::ptr_eq(delta.schema(), &narrow.whole)
-            || delta.schema().encodes_like(&narrow.whole)
-        {
-            true => None,
-            false => Some(
-                Resolver::new(delta.schema(), &narrow.whole).map_err(|error| Error::Schema(error.into()))?,
-            ),
-        };
-        let comparable = self.about.schema.encodes_like(&narrow.kept);
         let mut records = self.about.records;
         let mut header = delta.header().clone();
-        header.entry_schema = narrow.kept.entry_json().into();
+        header.entry_schema = kept.entry_json().into();
         header.counts = None;
         let mut writer = Writer::new(Vec::new(), &header).map_err(internal)?;
         let reader = Reader::parse(delta.plain()).map_err(internal)?;
         for located in reader.entries(delta.schema()) {
             let entry =
                 located.map_err(|_| Error::Internal("a delta that was checked cannot be read"))?.entry;
-            let value = match (entry.value, &resolve) {
-                (None, _) => None,
-                (Some(datum), None) => narrow.value(Cow::Borrowed(datum))?,
-                (Some(datum), Some(resolve)) => {
-                    let mut read = Vec::with_capacity(datum.len());
-                    resolve.resolve(datum, &mut read).map_err(|error| Error::Schema(error.into()))?;
-                    narrow.value(Cow::Owned(read))?
-                }
-            };
+            let value = entry.value.map(|datum| narrow.value(Cow::Borrowed(datum))).transpose()?.flatten();
             let held = match self.find(entry.key)? {
                 Some(found) => self.resolved(&found)?,
                 None => None,
             };
             match (held, &value) {
                 (None, None) => continue,
-                (Some(held), Some(value)) if comparable && held == *value => continue,
+                (Some(held), Some(value)) if held == *value => continue,
                 (None, Some(_)) => records += 1,
                 (Some(_), None) => records = records.saturating_sub(1),
                 (Some(_), Some(_)) => {}
@@ -199,17 +196,12 @@ impl Inner {
             writer.push(&Entry { value: value.as_deref(), ..entry }).map_err(internal)?;
         }
         let (_, plain) = writer.finish().map_err(internal)?;
-        let delta = DeltaFile::from_plain(plain, &self.identity, &narrow.kept)?;
-        Ok((delta, About { schema: narrow.kept, records, ..about.clone() }))
+        let delta = DeltaFile::from_plain(plain, &self.identity, kept)?;
+        Ok((delta, About { records, ..about.clone() }))
     }
 
     /// Facts about this very version, as they are of what is held of it.
-    pub(super) fn held_about(&self, about: About) -> Result<About, Error> {
-        if self.hold.is_whole() {
-            return Ok(about);
-        }
-        let own = about.schema.json() == self.about.schema.json();
-        let schema = if own { self.about.schema.clone() } else { self.hold.schema(&about.schema)? };
-        Ok(About { schema, records: self.about.records, ..about })
+    pub(super) fn held_about(&self, about: About) -> About {
+        if self.hold.is_whole() { about } else { About { records: self.about.records, ..about } }
     }
 }

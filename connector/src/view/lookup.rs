@@ -18,6 +18,7 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::line::Line;
 use super::overlay::Run;
 use super::read::Value;
 use super::{Base, Error, Found, Inner, View};
@@ -207,26 +208,26 @@ pub(super) type Table = Arc<[u64]>;
 
 /// The tables that were made of a layer, each once, whatever view asked first.
 #[derive(Debug, Default)]
-pub(super) struct Tables(Mutex<Vec<(Index, Arc<Schema>, Table)>>);
+pub(super) struct Tables(Mutex<Vec<(Index, Line, Table)>>);
 
 impl Tables {
     fn get(
         &self,
         index: &Index,
-        schema: &Arc<Schema>,
+        line: &Line,
         make: impl FnOnce() -> Result<Vec<u64>, Error>,
     ) -> Result<Table, Error> {
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |under: &Arc<Schema>| Arc::ptr_eq(under, schema) || under.encodes_like(schema);
-        if let Some((.., table)) = tables.iter().find(|(of, under, _)| of == index && same(under)) {
+        let same = |along: &Line| along.is_same_way(line);
+        if let Some((.., table)) = tables.iter().find(|(of, along, _)| of == index && same(along)) {
             return Ok(table.clone());
         }
         let mut table = make()?;
         table.sort_unstable();
         let table = Table::from(table);
         // What another schema's views hold, they hold themselves.
-        tables.retain(|(_, under, _)| same(under));
-        tables.push((index.clone(), schema.clone(), table.clone()));
+        tables.retain(|(_, along, _)| same(along));
+        tables.push((index.clone(), line.clone(), table.clone()));
         Ok(table)
     }
 }
@@ -241,7 +242,7 @@ pub(super) struct Lookup {
 
 /// The lookups that a view has, out of its layers' tables; what is not there yet is made.
 pub(super) fn of(view: &Inner) -> Result<Vec<Lookup>, Error> {
-    let schema = &view.about.schema;
+    let (schema, line) = (&view.about.schema, &view.line);
     let lookups = view.hold.indexes().iter().map(|index| {
         if let Some(why) = index.misfit(schema) {
             return Ok(Lookup { index: index.clone(), tables: Err(why) });
@@ -254,7 +255,7 @@ pub(super) fn of(view: &Inner) -> Result<Vec<Lookup>, Error> {
             Ok(Some(hash_of(&buffer) | at & WHERE_MASK))
         };
         let base = view.base.as_ref().map(|base| {
-            base.tables().get(index, schema, || {
+            base.tables().get(index, line, || {
                 let mut table = Vec::with_capacity(base.records() as usize);
                 base.each(|at, found| {
                     table.extend(word(found, at)?);
@@ -265,7 +266,7 @@ pub(super) fn of(view: &Inner) -> Result<Vec<Lookup>, Error> {
         });
         let base = base.transpose()?;
         let runs = view.overlay.runs().iter().map(|run| {
-            run.tables().get(index, schema, || {
+            run.tables().get(index, line, || {
                 let mut table = Vec::with_capacity(run.len());
                 for at in 0..run.len() {
                     table.extend(word(&run.nth(at)?, at as u64)?);

@@ -186,7 +186,9 @@ impl View {
     pub fn snapshot_header(&self, life: Life) -> Header {
         let previous = Version(self.version().0.saturating_sub(1));
         let sources = self.about().positions.iter().map(|position| position.source.clone()).collect();
-        self.identity().header(Kind::Snapshot, self.version(), previous, life, self.schema(), sources)
+        let schema = self.schema();
+        let header = self.identity().header(Kind::Snapshot, self.version(), previous, life, schema, sources);
+        Header { former: self.former().clone(), ..header }
     }
 
     /// Merges base and overlay into a snapshot of this version and its index, in two files of the cache that have no

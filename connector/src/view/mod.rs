@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::format::container::Kind;
 use crate::record::{Entry, Stamp};
-use crate::schema::{Resolver, Schema};
+use crate::schema::Schema;
 use crate::version::{Chain, Version};
 
 mod error;
@@ -31,6 +31,7 @@ pub mod map;
 mod delta;
 mod overlay;
 mod base;
+mod line;
 mod merge;
 mod read;
 mod many;
@@ -56,6 +57,7 @@ pub use merge::Snapshot;
 pub use past::{Past, Restored};
 pub use read::{Origin, Reads, Scan, Value};
 
+use line::{Line, Reading};
 use lookup::Lookup;
 use overlay::Overlay;
 
@@ -95,12 +97,15 @@ pub struct OverlaySize {
 #[derive(Clone, Debug)]
 pub struct View(Arc<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     identity: Identity,
     about: About,
     base: Option<Arc<Base>>,
+    /// Whether values of the base are read as they lie there.
+    direct: bool,
     overlay: Overlay,
+    line: Line,
     /// Files of the cache from which a restart makes this version again. Held, so that they are not evicted: also those
     /// that a local base or a merged run has made superfluous here.
     files: Vec<(Version, Held)>,
@@ -109,24 +114,6 @@ struct Inner {
     /// What is held of the dataset; views that are made of this one hold the same.
     hold: Arc<Hold>,
     lookups: Vec<Lookup>,
-}
-
-/// How values of a schema other than the version's own are read.
-#[derive(Clone)]
-enum Reading {
-    /// As they are: only documentation, defaults or names of logical types differ.
-    AsIs,
-    /// Decoded, and encoded anew.
-    Resolved(Arc<Resolver>),
-}
-
-impl std::fmt::Debug for Reading {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Reading::AsIs => "AsIs",
-            Reading::Resolved(_) => "Resolved",
-        })
-    }
 }
 
 /// The files of a chain, fetched: see `Fetcher::fetch`.
@@ -143,9 +130,11 @@ impl View {
     pub fn empty(identity: Identity, schema: Arc<Schema>) -> View {
         View(Arc::new(Inner {
             identity,
-            about: About::nothing(schema),
+            about: About::nothing(schema.clone()),
             base: None,
+            direct: false,
             overlay: Overlay::default(),
+            line: Line::of(schema, Arc::default()),
             files: Vec::new(),
             resolvers: Vec::new(),
             reads: Arc::new(Reads::default()),
@@ -156,15 +145,16 @@ impl View {
 
     /// A version of which nothing can be had any more: its number and what was announced of it, and no key.
     pub fn lost(identity: Identity, about: About) -> View {
-        let empty = View::empty(identity.clone(), about.schema.clone());
-        let about = About { records: 0, ..about };
-        let Layers { base, overlay, files } = empty.0.layers();
-        let (resolvers, reads, hold) = (Vec::new(), empty.0.reads.clone(), empty.0.hold.clone());
-        let lookups = Vec::new();
-        View(Arc::new(Inner { identity, about, base, overlay, files, resolvers, reads, hold, lookups }))
+        let View(mut inner) = View::empty(identity, about.schema.clone());
+        if let Some(inner) = Arc::get_mut(&mut inner) {
+            inner.about = About { records: 0, ..about };
+        }
+        View(inner)
     }
 
     /// Maps the files of `chain` as one version. Blocking. Cost: a pass over the deltas; nothing for the snapshot.
+    ///
+    /// Its schema is that of its newest blob, whatever `about` says: that is what was announced with it.
     ///
     /// # Errors
     /// [`Error::Corrupt`] with the file to discard and fetch again; [`Error::Gap`] if the chain is not one, or not the
@@ -178,33 +168,44 @@ impl View {
                 "a chain to version {chain} with {deltas} files for version {about}"
             )));
         }
+        // From the newest on: neighbours share their schema. One that comes back after another is not shared, or what was
+        // written before could not be told from what was written since.
+        let mut deltas: Vec<DeltaFile> = Vec::with_capacity(chain.deltas.len());
+        for (held, delta) in files.deltas.iter().zip(&chain.deltas).rev() {
+            let known = deltas.last().map_or(&about.schema, |next| next.schema());
+            deltas.push(DeltaFile::open(held, identity, delta, known)?);
+        }
+        deltas.reverse();
+        let known = deltas.first().map_or(&about.schema, |next| next.schema());
         let base = match (&chain.snapshot, &files.base) {
-            (Some(snapshot), Some(files)) => {
-                Some(Arc::new(Base::open(files, identity, snapshot, &about.schema)?))
-            }
+            (Some(snapshot), Some(files)) => Some(Arc::new(Base::open(files, identity, snapshot, known)?)),
             (None, None) => None,
             _ => return Err(Error::Gap("a chain with a snapshot, and files without, or the reverse".into())),
         };
-        let mut deltas: Vec<DeltaFile> = Vec::with_capacity(chain.deltas.len());
-        for (held, delta) in files.deltas.iter().zip(&chain.deltas) {
-            // Neighbours share their schema, also where it is an older one than the version's.
-            let known = deltas.last().map_or(&about.schema, |last| last.schema());
-            deltas.push(DeltaFile::open(held, identity, delta, known)?);
+        let first = base.as_ref().map_or(known, |base| base.schema());
+        let mut line = Line::of(first.clone(), Arc::default());
+        for delta in &deltas {
+            line = line.to(delta.header().version, delta.schema())?;
+        }
+        let newest = deltas.last().map(DeltaFile::header).or(base.as_ref().map(|base| base.header()));
+        if let Some(newest) = newest {
+            line = line.knowing(&newest.former);
         }
         let mut held = base.iter().flat_map(|base| base_files(base)).collect::<Vec<_>>();
         held.extend(
             chain.deltas.iter().zip(&files.deltas).map(|(delta, held)| (delta.version, held.clone())),
         );
-        let layers = Layers { base, overlay: Overlay::of(&deltas)?, files: held };
+        let layers = Layers { base, overlay: Overlay::of(&deltas)?, line, files: held };
         View::assemble(identity.clone(), about, layers, Arc::default(), Arc::default())
     }
 
     /// The next version: this one with `delta` on top. Cost: the delta's entries (see `overlay` for the merging that
-    /// comes now and then). Blocking only as computing is.
+    /// comes now and then). Blocking only as computing is. Its schema is the delta's, whatever `about` says.
     ///
     /// # Errors
-    /// [`Error::Gap`] if the delta does not follow this version; [`Error::Foreign`]; [`Error::Schema`].
-    pub fn apply(&self, delta: Arc<DeltaFile>, mut about: About) -> Result<View, Error> {
+    /// [`Error::Gap`] if the delta does not follow this version, or is of another schema where only a part is held;
+    /// [`Error::Foreign`]; [`Error::Schema`].
+    pub fn apply(&self, delta: Arc<DeltaFile>, about: About) -> Result<View, Error> {
         let inner = &*self.0;
         let header = delta.header();
         let follows = header.version == self.version().next() && header.previous == self.version();
@@ -219,16 +220,47 @@ impl View {
             .expect(header, Kind::Delta, about.version, about.life.epoch)
             .map_err(|detail| Error::Foreign { what: "the delta".into(), detail })?;
         if inner.hold.is_whole() {
-            inner.share_schema(&mut about);
+            let line = inner.line.clone().to(header.version, delta.schema())?.knowing(&header.former);
             let mut files = Vec::with_capacity(inner.files.len() + 1);
             files.extend_from_slice(&inner.files);
             files.extend(delta.held().map(|held| (header.version, held.clone())));
-            let layers = Layers { base: inner.base.clone(), overlay: inner.overlay.with(&delta)?, files };
+            let layers =
+                Layers { base: inner.base.clone(), overlay: inner.overlay.with(&delta)?, line, files };
             return inner.remade(about, layers);
         }
         let (delta, about) = inner.narrowed(&delta, &about)?;
         let layers = Layers { overlay: inner.overlay.with(&delta)?, ..inner.layers() };
         inner.remade(about, layers)
+    }
+
+    /// The same version as the next one sees it that is of `schema`: each value read in that. The same, where it is its own.
+    ///
+    /// # Errors
+    /// [`Error::Schema`] if its values cannot be.
+    pub fn turned_to(&self, schema: &Arc<Schema>) -> Result<View, Error> {
+        let inner = &*self.0;
+        let line = inner.line.clone().to(self.version().next(), schema)?;
+        inner.remade(inner.about.clone(), Layers { line, ..inner.layers() })
+    }
+
+    /// How many of its records cannot be read in its schema although that resolves, and the first one's key; `None`: all can.
+    /// Blocking. Cost: a pass over all of it.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if a page is damaged.
+    pub fn unreadable(&self) -> Result<Option<(u64, Vec<u8>)>, Error> {
+        let mut unreadable: Option<(u64, Vec<u8>)> = None;
+        let mut merged = self.merged(&[])?;
+        while let Some(found) = merged.next()? {
+            match self.0.resolved(&found) {
+                Ok(_) => {}
+                Err(Error::Schema(_)) => {
+                    unreadable.get_or_insert_with(|| (0, found.entry.key.to_vec())).0 += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(unreadable)
     }
 
     /// The same version on another base: deltas that the base covers are let go of.
@@ -254,7 +286,8 @@ impl View {
             files.retain(|(of, _)| *of > version);
             files.extend(base_files(&base));
         }
-        let layers = Layers { base: Some(base), overlay: inner.overlay.above(version), files };
+        let line = inner.line.clone().on(&base)?;
+        let layers = Layers { base: Some(base), overlay: inner.overlay.above(version), line, files };
         inner.remade(inner.about.clone(), layers)
     }
 
@@ -267,19 +300,16 @@ impl View {
         if inner.files.iter().all(|(of, _)| *of >= oldest) {
             return self;
         }
-        let Layers { base, overlay, mut files } = inner.layers();
-        files.retain(|(of, _)| *of >= oldest);
-        let (identity, about, resolvers) =
-            (inner.identity.clone(), inner.about.clone(), inner.resolvers.clone());
-        let (reads, hold, lookups) = (inner.reads.clone(), inner.hold.clone(), inner.lookups.clone());
-        View(Arc::new(Inner { identity, about, base, overlay, files, resolvers, reads, hold, lookups }))
+        let mut inner = inner.clone();
+        inner.files.retain(|(of, _)| *of >= oldest);
+        View(Arc::new(inner))
     }
 
     /// The same version with other facts about it, as when Kafka is back and confirms that it is the newest.
     ///
     /// # Errors
     /// [`Error::Gap`] if they are another version's.
-    pub fn restate(&self, mut about: About) -> Result<View, Error> {
+    pub fn restate(&self, about: About) -> Result<View, Error> {
         let inner = &*self.0;
         if about.version != self.version() {
             return Err(Error::Gap(format!(
@@ -288,18 +318,12 @@ impl View {
                 self.version()
             )));
         }
-        inner.share_schema(&mut about);
-        inner.remade(inner.held_about(about)?, inner.layers())
+        inner.remade(inner.held_about(about), inner.layers())
     }
 
     /// The same view, counting its reads in `reads`, and all views made from it too.
     pub fn counting(&self, reads: Arc<Reads>) -> View {
-        let inner = &*self.0;
-        let Layers { base, overlay, files } = inner.layers();
-        let (identity, about, resolvers) =
-            (inner.identity.clone(), inner.about.clone(), inner.resolvers.clone());
-        let (hold, lookups) = (inner.hold.clone(), inner.lookups.clone());
-        View(Arc::new(Inner { identity, about, base, overlay, files, resolvers, reads, hold, lookups }))
+        View(Arc::new(Inner { reads, ..(*self.0).clone() }))
     }
 
     fn assemble(
@@ -309,23 +333,18 @@ impl View {
         reads: Arc<Reads>,
         hold: Arc<Hold>,
     ) -> Result<View, Error> {
-        let Layers { base, overlay, files } = layers;
-        let mut resolvers: Vec<(Arc<Schema>, Reading)> = Vec::new();
-        for schema in base.iter().map(|base| base.schema()).chain(overlay.schemas()) {
-            let known = resolvers.iter().any(|(have, _)| Arc::ptr_eq(have, schema));
-            if known || Arc::ptr_eq(schema, &about.schema) {
-                continue;
-            }
-            let reading = if schema.encodes_like(&about.schema) {
-                Reading::AsIs
-            } else {
-                let resolver = Resolver::new(schema, &about.schema);
-                Reading::Resolved(Arc::new(resolver.map_err(|error| Error::Schema(error.into()))?))
+        let Layers { base, overlay, line, files } = layers;
+        let about = About { schema: line.schema().clone(), ..about };
+        let resolvers = line.readings(base.as_deref(), &overlay)?;
+        let direct = base.as_ref().is_some_and(|base| {
+            let is = |(have, reading): &(_, Reading)| {
+                Arc::ptr_eq(have, base.schema()) && matches!(reading, Reading::AsIs)
             };
-            resolvers.push((schema.clone(), reading));
-        }
+            Arc::ptr_eq(base.schema(), &about.schema) || resolvers.iter().any(is)
+        });
         let lookups = Vec::new();
-        let mut inner = Inner { identity, about, base, overlay, files, resolvers, reads, hold, lookups };
+        let mut inner =
+            Inner { identity, about, base, direct, overlay, line, files, resolvers, reads, hold, lookups };
         inner.lookups = lookup::of(&inner)?;
         Ok(View(Arc::new(inner)))
     }
@@ -387,6 +406,21 @@ impl View {
         &self.0.about.schema
     }
 
+    /// The dataset's schema, where the version's own is a part of it.
+    pub(crate) fn whole_schema(&self) -> &Arc<Schema> {
+        self.0.line.whole()
+    }
+
+    /// Whether some of its values were written under schemas before its own, and are decoded to be read.
+    pub fn is_resolved(&self) -> bool {
+        self.0.line.is_resolved()
+    }
+
+    /// Hashes of the texts of schemas that the dataset had before this one, oldest first ([`Schema::text_hash`]).
+    pub fn former(&self) -> &Arc<[u64]> {
+        self.0.line.former()
+    }
+
     /// The base below, if there is one.
     pub fn base(&self) -> Option<&Arc<Base>> {
         self.0.base.as_ref()
@@ -412,6 +446,7 @@ impl View {
 struct Layers {
     base: Option<Arc<Base>>,
     overlay: Overlay,
+    line: Line,
     files: Vec<(Version, Held)>,
 }
 
@@ -422,19 +457,13 @@ fn base_files(base: &Base) -> impl Iterator<Item = (Version, Held)> + '_ {
 
 impl Inner {
     fn layers(&self) -> Layers {
-        Layers { base: self.base.clone(), overlay: self.overlay.clone(), files: self.files.clone() }
+        let (base, overlay) = (self.base.clone(), self.overlay.clone());
+        Layers { base, overlay, line: self.line.clone(), files: self.files.clone() }
     }
 
     /// A view of other facts or layers that counts and holds as this one does.
     fn remade(&self, about: About, layers: Layers) -> Result<View, Error> {
         View::assemble(self.identity.clone(), about, layers, self.reads.clone(), self.hold.clone())
-    }
-
-    /// Takes this view's schema where the next version's is the same text: all that compares by pointer then fits.
-    fn share_schema(&self, about: &mut About) {
-        if about.schema.json() == self.about.schema.json() {
-            about.schema = self.about.schema.clone();
-        }
     }
 
     /// The value of an entry in the version's schema.
@@ -450,15 +479,9 @@ impl Inner {
     #[cold]
     fn resolve<'a>(&self, schema: &Arc<Schema>, datum: &'a [u8]) -> Result<Cow<'a, [u8]>, Error> {
         let reading = self.resolvers.iter().find(|(have, _)| Arc::ptr_eq(have, schema));
-        match reading {
-            Some((_, Reading::AsIs)) => Ok(Cow::Borrowed(datum)),
-            Some((_, Reading::Resolved(resolver))) => {
-                let mut out = Vec::with_capacity(datum.len());
-                resolver.resolve(datum, &mut out).map_err(|error| Error::Schema(error.into()))?;
-                Ok(Cow::Owned(out))
-            }
-            None => Err(Error::Internal("no resolver for a schema of the view")),
-        }
+        let (_, reading) = reading.ok_or(Error::Internal("no reading for a schema of the view"))?;
+        let read = reading.read(datum).map_err(|error| Error::Schema(error.into()))?;
+        Ok(read.map_or(Cow::Borrowed(datum), Cow::Owned))
     }
 }
 

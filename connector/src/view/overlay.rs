@@ -311,14 +311,10 @@ impl Run {
                 high = middle;
             }
         }
-        let above = if self.sorted.files.iter().all(|file| file.header.version > version) {
-            Version(0)
-        } else {
-            version
-        };
+        let all_above = self.sorted.files.iter().all(|file| file.header.version > version);
+        let above = if all_above { Version(0) } else { version };
         let mut cursor = RunCursor { run: self, next: low, key: None, above };
-        cursor.advance()?;
-        Ok(cursor)
+        cursor.advance().map(|()| cursor)
     }
 }
 
@@ -465,9 +461,10 @@ impl Overlay {
         &self.runs
     }
 
-    /// Schemas that its entries are encoded in, each at least once.
-    pub fn schemas(&self) -> impl Iterator<Item = &Arc<Schema>> {
-        self.runs.iter().flat_map(|run| run.sorted.files.iter().map(|file| &file.schema))
+    /// Schemas that its entries are encoded in, each at least once, with the version of a delta that is.
+    pub fn schemas(&self) -> impl Iterator<Item = (Version, &Arc<Schema>)> {
+        let files = self.runs.iter().flat_map(|run| &run.sorted.files);
+        files.map(|file| (file.header.version, &file.schema))
     }
 
     /// What it takes.

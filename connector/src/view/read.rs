@@ -246,12 +246,12 @@ impl Inner {
         }
     }
 
-    /// As [`Inner::find`] and [`Inner::value`], for what most reads find: a key of the base alone, written in the
-    /// version's schema, on pages that were seen before. `None`: ask those.
+    /// As [`Inner::find`] and [`Inner::value`], for what most reads find: a key of the base alone, read as it was
+    /// written, on pages that were seen before. `None`: ask those.
     #[inline(always)]
     fn glance(&self, hash: u64, key: &[u8]) -> Option<Value<'_>> {
         let base = self.base.as_deref()?;
-        if self.overlay.may_hold(hash) || !Arc::ptr_eq(base.schema(), &self.about.schema) {
+        if !self.direct || self.overlay.may_hold(hash) {
             return None;
         }
         let (key, rest) = base.glance(hash, key)?;

@@ -54,3 +54,14 @@ fn each_server_and_each_key_field_is_looked_at() {
         assert!(wrong[at].contains(said), "{said}: {wrong:#?}");
     }
 }
+
+#[test]
+fn a_fingerprint_has_sixteen_digits() {
+    let with = |text: &str| case(&format!("{LEAST}schema_replaces = \"{text}\"\n"));
+    with("4f1c").says(&[
+        "stillwell.toml:7: datasets.products.schema_replaces: \"4f1c\" is no fingerprint: 16 hexadecimal digits, as \
+         `versions show` prints it",
+    ]);
+    let (value, _) = shown(&with("4f1c2a9be0d37785").right(), "datasets.products.schema_replaces");
+    assert!(value.contains("4f1c2a9be0d37785"), "{value}");
+}

@@ -10,6 +10,7 @@
 //! stillwell.epoch, .writer                 the life that wrote it
 //! stillwell.sources      [{"topic", "topic_id", "partition"}], what an entry's `source` counts into
 //! stillwell.upserts, .deletes              where known before the first entry is written
+//! stillwell.former_schemas                 where there are any: XXH3-64 of each, hexadecimal, commas between
 //! ```
 
 use std::sync::Arc;
@@ -27,7 +28,8 @@ use crate::version::{Life, Shard, Version};
 const MAGIC: &[u8; 4] = b"Obj\x01";
 const SCHEMA: &str = "avro.schema";
 const CODEC: &str = "avro.codec";
-/// Most pairs that metadata may have: ours has fifteen, and a header of nothing but empty ones would take 24 times its bytes.
+const FORMER: &str = "stillwell.former_schemas";
+/// Most pairs that metadata may have: ours has sixteen, and a header of nothing but empty ones would take 24 times its bytes.
 const MOST_PAIRS: usize = 4096;
 
 /// What a blob holds.
@@ -97,6 +99,9 @@ pub struct Header {
     pub sources: Vec<SourcePartition>,
     /// How many entries follow, where it was known beforehand.
     pub counts: Option<Counts>,
+    /// Hashes of schemas that the dataset's versions before this one were of, oldest first, without its own: who comes
+    /// with one of them comes with yesterday's configuration.
+    pub former: Arc<[u64]>,
 }
 
 impl Header {
@@ -140,6 +145,10 @@ impl Header {
             pairs.push(("stillwell.upserts", counts.upserts.to_string().into_bytes()));
             pairs.push(("stillwell.deletes", counts.deletes.to_string().into_bytes()));
         }
+        if !self.former.is_empty() {
+            let former: Vec<String> = self.former.iter().map(|hash| format!("{hash:016x}")).collect();
+            pairs.push((FORMER, former.join(",").into_bytes()));
+        }
         let metadata = Metadata {
             pairs: pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             sync: self.sync(),
@@ -168,6 +177,13 @@ impl Header {
                 deletes: metadata.parsed("stillwell.deletes")?,
             }),
         };
+        let hash = |hash: &str| {
+            u64::from_str_radix(hash, 16).map_err(|_| Error::malformed(0, format!("{FORMER} has {hash:?}")))
+        };
+        let former = match metadata.get(FORMER) {
+            None => Ok(Arc::default()),
+            Some(_) => metadata.text(FORMER)?.split(',').map(hash).collect::<Result<Arc<_>, _>>(),
+        };
         let header = Header {
             kind,
             dataset: metadata.text("stillwell.dataset")?.to_owned(),
@@ -183,6 +199,7 @@ impl Header {
             entry_schema: metadata.text(SCHEMA)?.into(),
             sources,
             counts,
+            former: former?,
         };
         // The marker binds the blocks to this header: those of another blob do not fit behind it.
         if header.sync() != metadata.sync {

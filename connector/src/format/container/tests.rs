@@ -26,6 +26,7 @@ fn header(kind: Kind, schema: &Schema) -> Header {
         entry_schema: schema.entry_json().into(),
         sources: vec![SourcePartition { topic: "products".into(), topic_id: TopicId([5; 16]), partition: 2 }],
         counts: None,
+        former: Arc::default(),
     }
 }
 
@@ -404,4 +405,21 @@ fn the_datasets_schema_comes_back_out_of_the_entries() {
         strange.entry_schema = Arc::from(text);
         assert!(strange.schema().is_err());
     }
+}
+
+#[test]
+fn former_schemas_stand_in_the_header_where_there_are_any() {
+    let first = header(Kind::Delta, &Schema::raw());
+    let written = |header: &Header| Writer::new(Vec::new(), header).unwrap().finish().unwrap().1;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains("former_schemas");
+    assert!(!text(&written(&first)));
+    let later = Header { former: [1, u64::MAX].into(), ..first };
+    let bytes = written(&later);
+    assert!(text(&bytes));
+    assert_eq!(Reader::parse(&bytes).unwrap().header(), &later);
+    let at = bytes.windows(16).position(|window| window == b"ffffffffffffffff").unwrap();
+    let mut bad = bytes.clone();
+    bad[at] = b'g';
+    let error = Reader::parse(&bad).unwrap_err().to_string();
+    assert!(error.contains("stillwell.former_schemas has \"gfffffffffffffff\""), "{error}");
 }

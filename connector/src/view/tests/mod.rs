@@ -23,6 +23,7 @@ mod reading;
 mod changes;
 mod churn;
 mod holding;
+mod evolving;
 
 /// What a version holds.
 pub(super) type Model = BTreeMap<Vec<u8>, Vec<u8>>;
