@@ -93,7 +93,7 @@ fn a_letter_of_connect_and_one_of_ours_say_the_same_and_both_come_back() {
     assert_eq!((listed.len(), &listed[0]["written_by"]), (1, &json!("connect")), "{listed:?}");
     let mended = instance.run(&["dlq", "replay"], &[topic[0], topic[1], "--fix", "cat; echo '}'"]);
     let mended = mended.expect_code(0);
-    assert!(mended.stdout.contains("1 letters selected: 1 replayed"), "{}", mended.stdout);
+    assert!(mended.stdout.contains("1 letter selected: 1 replayed"), "{}", mended.stdout);
     wait_until("what Connect could not read is in the dataset", LONG, || {
         match instance.get(&format!("/v1/datasets/{}/records/bad", setting.dataset())) {
             Ok((200, body)) if body.contains("2.5") => Ok(()),
