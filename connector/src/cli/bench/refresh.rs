@@ -35,10 +35,11 @@ pub(super) fn run(settings: &Settings, runtime: &Runtime) -> Result<Vec<Measured
     let clock = Clock::system();
     let tenth = Settings { records: (settings.records / 10).max(1), ..settings.clone() };
     let (of_tenth, all) = (Versions::of(runtime, &tenth)?, Versions::of(runtime, settings)?);
+    let stop = AtomicBool::new(false);
+    // Before memory is looked at, too: what this thread has let go of goes back only while it asks for more.
+    let mut at_rest = read(&clock, &all.slot, settings.records, 200_000, &stop)?;
     let before = settled(&clock);
     let (of_tenth, all) = (of_tenth.with_deltas(&tenth, COMPARED)?, all.with_deltas(settings, VERSIONS)?);
-    let stop = AtomicBool::new(false);
-    let mut at_rest = read(&clock, &all.slot, settings.records, 200_000, &stop)?;
     let (mut applied, mut compared, mut onto_tenth) = (Vec::new(), Vec::new(), Vec::new());
     let (mut slowest, mut copied) = (Vec::new(), Vec::new());
     let mut during = std::thread::scope(|scope| {
