@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::adopt;
 use super::edge::{Answer, Edge, print};
@@ -134,7 +135,10 @@ impl Rebuild {
             deletes: self.deletes,
             at: asked.producer.clock.wall_ms(),
         };
-        let outcome = asked.ask(&admin, &history, request);
+        let id = request.id;
+        // What is said where the time is over holds once the request is there, however long that took.
+        let next = asked.ask(&admin, request).await?;
+        let outcome = asked.answered(&history, id, next);
         let outcome = match self.wait {
             None => outcome.await?,
             Some(longest) => tokio::time::timeout(longest, outcome).await.unwrap_or_else(|_| {
@@ -227,13 +231,18 @@ impl Asked {
         Ok(())
     }
 
-    /// Puts the request, and waits until its version is announced.
-    async fn ask(&self, admin: &Admin, history: &History, request: control::Rebuild) -> Result<Rebuilt> {
+    /// Puts the request. The offset of the control topic from which on it is answered.
+    async fn ask(&self, admin: &Admin, request: control::Rebuild) -> Result<i64> {
         let newest = topic::newest(admin, &self.producer, Shard(0)).await;
-        let mut next = newest.map_err(|error| self.failed(error))?.next;
+        let next = newest.map_err(|error| self.failed(error))?.next;
         let id = request.id;
         self.put(Some(request)).await?;
         tracing::info!(dataset = self.producer.dataset, request = %id, "asked; waiting for the owner");
+        Ok(next)
+    }
+
+    /// Waits until the version of request `id` is announced.
+    async fn answered(&self, history: &History, id: Uuid, mut next: i64) -> Result<Rebuilt> {
         loop {
             let (options, stop) = (self.producer.clone(), CancellationToken::new());
             let _stopped_on_drop = stop.clone().drop_guard();
