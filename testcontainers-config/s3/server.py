@@ -11,11 +11,30 @@ import sys
 # Until this many calls are over nobody has to sign: the users are made by such calls.
 os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "1000"
 
+import functools
 import logging
+import threading
 from urllib.request import Request, urlopen
 
 import boto3
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
+
+one_at_a_time = threading.RLock()
+
+
+def at_once(put):
+    """Asks whether a key is there, and stores it, without another put in between, as Amazon does and moto does not."""
+
+    @functools.wraps(put)
+    def alone(*arguments, **named):
+        with one_at_a_time:
+            return put(*arguments, **named)
+
+    return alone
+
+
+S3Response.put_object = at_once(S3Response.put_object)
 
 logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
