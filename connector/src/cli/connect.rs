@@ -100,7 +100,7 @@ pub async fn look(config: &Config, role: Role) -> Result<Vec<Looked>> {
         Err(error) => Err(error),
     };
     looked.push(Looked { what: format!("blob store {url}"), found });
-    if let Some(address) = config.listen(Role::Both) {
+    if let Some(address) = config.listen(role) {
         let found = tokio::task::spawn_blocking(move || listen(address)).await;
         let found = found.map_err(|error| Error::because(ErrorKind::Internal, "trying it panicked", error));
         looked.push(Looked { what: format!("http.listen {address}"), found: found.and_then(|found| found) });
