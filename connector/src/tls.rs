@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
@@ -102,7 +103,7 @@ pub fn connector(
 fn configuration(trust: Trust<'_>, identity: Option<Identity<'_>>) -> Result<ClientConfig, Error> {
     let config = match trust {
         Trust::System if identity.is_none() => return system(),
-        Trust::System => builder()?.with_native_roots().map_err(|error| Error::NoRoots(Arc::new(error)))?,
+        Trust::System => native()?,
         Trust::File(file) => builder()?.with_root_certificates(trusted(file)?),
         Trust::Nobody => builder()?.with_root_certificates(RootCertStore::empty()),
     };
@@ -118,11 +119,11 @@ fn configuration(trust: Trust<'_>, identity: Option<Identity<'_>>) -> Result<Cli
 /// The system's certificates, read once: a store alone has a client for itself and one for each source of its credentials.
 fn system() -> Result<ClientConfig, Error> {
     static READ: OnceLock<Result<ClientConfig, Error>> = OnceLock::new();
-    let read = || {
-        let config = builder()?.with_native_roots().map_err(|error| Error::NoRoots(Arc::new(error)))?;
-        Ok(config.with_no_client_auth())
-    };
-    READ.get_or_init(read).clone()
+    READ.get_or_init(|| Ok(native()?.with_no_client_auth())).clone()
+}
+
+fn native() -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
+    builder()?.with_native_roots().map_err(|error| Error::NoRoots(Arc::new(error)))
 }
 
 fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, Error> {

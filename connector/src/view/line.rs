@@ -180,10 +180,8 @@ impl Line {
         let mut readings: Vec<(Arc<Schema>, Reading)> = Vec::new();
         let base = base.map(|base| (base.version(), base.schema()));
         for (version, schema) in base.into_iter().chain(overlay.schemas()) {
-            if Arc::ptr_eq(schema, self.schema())
-                || readings.last().is_some_and(|(have, _)| Arc::ptr_eq(have, schema))
-                || readings.iter().any(|(have, _)| Arc::ptr_eq(have, schema))
-            {
+            let known = readings.iter().any(|(have, _)| Arc::ptr_eq(have, schema));
+            if known || Arc::ptr_eq(schema, self.schema()) {
                 continue;
             }
             let place = self.place(version, schema).ok_or_else(|| stranger(version))?;
