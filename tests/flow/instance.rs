@@ -25,7 +25,10 @@ impl Instance {
         let port = free_port();
         let dir = setting.dir.path();
         let (schema, config) = (dir.join("dataset.avsc"), dir.join(format!("{name}.toml")));
-        std::fs::write(&schema, &setting.schema).expect("the schema is written");
+        // in one step: a process of this dataset that was started before may be reading it
+        let next = dir.join("dataset.avsc.next");
+        std::fs::write(&next, &setting.schema).expect("the schema is written");
+        std::fs::rename(&next, &schema).expect("the schema is in its place");
         let text = format!(
             r#"
             [kafka]
