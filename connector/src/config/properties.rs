@@ -34,6 +34,10 @@ const FIXED: &[(&str, &str)] = &[
     ("auto.offset.reset", "a lost position must be an error, not a jump"),
     ("isolation.level", "aborted records must not be seen"),
     ("enable.partition.eof", "positions at the end of a partition depend on it"),
+    (
+        "allow.auto.create.topics",
+        "a topic that the broker made by itself would have its settings and not Stillwell's",
+    ),
     ("partitioner", "keys must lie where Java's clients put them"),
 ];
 

@@ -37,6 +37,8 @@ pub(super) fn configuration(
         config.set(key, value);
     }
     config.set("bootstrap.servers", &options.bootstrap_servers);
+    // A topic that a broker makes by itself since it was asked for has the broker's settings and not ours.
+    config.set("allow.auto.create.topics", "false");
     if !options.client_id.is_empty() {
         config.set("client.id", &options.client_id);
     }

@@ -34,12 +34,7 @@ impl Ends {
             let config = configuration(
                 options,
                 &[("statistics.interval.ms", "0")],
-                &[
-                    ("group.id", group),
-                    ("enable.auto.commit", "false"),
-                    ("isolation.level", isolation),
-                    ("allow.auto.create.topics", "false"),
-                ],
+                &[("group.id", group), ("enable.auto.commit", "false"), ("isolation.level", isolation)],
             );
             let doing = || format!("making the client that asks {} for ends", options.bootstrap_servers);
             config

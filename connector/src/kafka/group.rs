@@ -48,7 +48,6 @@ impl Group {
                 ("enable.auto.commit", "false"),
                 // An offset that a transaction holds is waited for.
                 ("isolation.level", "read_committed"),
-                ("allow.auto.create.topics", "false"),
             ],
         );
         let context = Context::new("group", &Options { statistics: None, ..options.clone() });

@@ -154,7 +154,6 @@ impl Poller {
                 // A lost position is an error with a remedy, never a silent jump.
                 ("auto.offset.reset", "error"),
                 ("isolation.level", "read_committed"),
-                ("allow.auto.create.topics", "false"),
             ],
         );
         let consumer: BaseConsumer<Context> = config

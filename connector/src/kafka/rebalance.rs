@@ -137,7 +137,6 @@ impl Member {
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
             ("auto.offset.reset", "latest"),
-            ("allow.auto.create.topics", "false"),
         ];
         // The embedded broker's groups know no static members.
         if !options.embedded {
