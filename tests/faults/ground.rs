@@ -9,7 +9,7 @@ use stillwell_tests::campaign::instance::Instance;
 use stillwell_tests::{Broker, Setting, Topic, scratch, wait_until, wait_until_async};
 
 use crate::SCHEMA;
-use crate::history::{DEADLINE, History, announced, announcements, good, set};
+use crate::history::{DEADLINE, History, announced, announcements, good};
 
 /// All that a topic of one partition has goes, as retention takes it.
 fn empty(topic: &Topic) {
@@ -254,12 +254,11 @@ async fn announcements_that_are_compacted_under_it_lose_nothing_and_the_next_sta
     let producer = setting.producer().await;
     let consumer = setting.consumer(cache.path()).await;
     let versions = announcements(&setting);
-    set(
-        &setting,
-        &versions,
-        &[("cleanup.policy", "compact"), ("segment.ms", "100"), ("min.cleanable.dirty.ratio", "0.01")],
-    )
-    .await;
+    versions.set(&[
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "100"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+    ]);
     let mut written = 0;
     wait_until_async("the broker has compacted", DEADLINE, || {
         // A segment that is written to is never compacted: each version closes the one before.
@@ -288,7 +287,7 @@ async fn announcements_that_are_compacted_under_it_lose_nothing_and_the_next_sta
     assert!(said.contains("cleanup.policy=compact") && said.contains("set cleanup.policy=delete"), "{said}");
 
     let kept = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
-    set(&setting, &versions, &kept).await;
+    versions.set(&kept);
     let producer = setting.producer().await;
     let last = good(&mut setting, "after", 2.0);
     setting.topic.produce([last]);

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
 use serde_json::json;
 use stillwell::Producer;
 use stillwell::format::announcement::{Announcement, Message};
@@ -108,16 +105,6 @@ pub async fn ended(producer: &Producer, lives: u64) -> String {
 }
 
 /// Sets the largest record that a topic takes.
-pub async fn limit(setting: &Setting, topic: &Topic, bytes: &str) {
-    set(setting, topic, &[("max.message.bytes", bytes)]).await;
-}
-
-/// Gives a topic these settings, and the defaults for all others.
-pub async fn set(setting: &Setting, topic: &Topic, config: &[(&str, &str)]) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", &setting.bootstrap).create().expect("an admin client");
-    let change = AlterConfig::new(ResourceSpecifier::Topic(topic.name()));
-    let change = config.iter().fold(change, |change, (key, value)| change.set(key, value));
-    let changed = admin.alter_configs([&change], &AdminOptions::new()).await.expect("it is answered");
-    assert!(changed.iter().all(Result::is_ok), "{changed:?}");
+pub fn limit(topic: &Topic, bytes: &str) {
+    topic.set(&[("max.message.bytes", bytes)]);
 }

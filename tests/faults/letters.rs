@@ -16,7 +16,7 @@ async fn a_limit_that_was_lowered_costs_one_life() {
     let mut setting = Setting::new("lowered", 1, SCHEMA);
     let producer = setting.producer().await;
     announced(&producer, 1).await;
-    limit(&setting, &dead_letters(&setting), "50000").await;
+    limit(&dead_letters(&setting), "50000");
     let records = [Record::upsert("misfit", "{".repeat(100_000)), good(&mut setting, "beside it", 1.0)];
     setting.topic.produce(records);
     let cache = scratch();

@@ -223,7 +223,7 @@ async fn after_an_abort_nothing_is_announced_by_the_same_producer() {
     announced(&producer, 1).await;
     // The topic takes no letter any more, so that the transaction with one in it is aborted.
     let letters = dead_letters(&setting);
-    limit(&setting, &letters, "100").await;
+    limit(&letters, "100");
     let records = [misfit("refused"), good(&mut setting, "with it", 1.0)];
     setting.topic.produce(records);
     ended(&producer, 1).await;
@@ -232,7 +232,7 @@ async fn after_an_abort_nothing_is_announced_by_the_same_producer() {
         assert!(script.abort.is_some(), "it was aborted");
         script.armed = true;
     }
-    limit(&setting, &letters, "1000000").await;
+    limit(&letters, "1000000");
     let consumer = setting.consumer(cache.path()).await;
     setting.settled(&consumer).await;
     let answered = script.lock().expect("no hook panics").answered.expect("the duplicate was sent");

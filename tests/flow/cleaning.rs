@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stillwell::producer::{Batching, Cleaning, Performance};
+use stillwell::producer::{Batching, Cleaning, Performance, Reliability};
 use stillwell::telemetry::ProducerMetrics;
 use stillwell::{ErrorKind, Producer, ProducerBuilder, Version};
 use stillwell_tests::campaign::announced::{Announcement, Told};
@@ -89,7 +89,8 @@ async fn until_cleaned(setting: &Setting, snapshots: usize, pinned: Option<Versi
     .await;
 }
 
-fn is_cleaned(setting: &Setting, snapshots: usize, pinned: Option<Version>) -> Result<(), String> {
+/// Whether the store holds what is kept and nothing else, whatever the topic holds.
+fn is_emptied(setting: &Setting, snapshots: usize, pinned: Option<Version>) -> Result<(), String> {
     let kept = kept(setting, snapshots, pinned)?;
     let there = blobs(&store(setting));
     if there != kept {
@@ -97,6 +98,11 @@ fn is_cleaned(setting: &Setting, snapshots: usize, pinned: Option<Version>) -> R
             (kept.difference(&there).collect(), there.difference(&kept).collect());
         return Err(format!("missing: {lost:?}; left: {left:?}"));
     }
+    Ok(())
+}
+
+fn is_cleaned(setting: &Setting, snapshots: usize, pinned: Option<Version>) -> Result<(), String> {
+    is_emptied(setting, snapshots, pinned)?;
     let all = announcements(setting);
     let (Some((_, first)), Some((_, newest))) = (all.first(), all.last()) else {
         return Err("no topic".into());
@@ -220,6 +226,57 @@ async fn a_pin_holds_its_chain_and_unpinned_it_goes() {
     until_cleaned(&setting, 1, None).await;
     let again = steering(&setting).pin(&one(pinned), "the test", "").await.expect_err("it is gone");
     assert_eq!(again.kind(), ErrorKind::Rejected);
+    consumer.shutdown().await.expect("it stops");
+    producer.shutdown().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_trim_deletes_all_the_same_and_without_a_control_topic_nothing_goes() {
+    let mut setting = Setting::new("hindered", 1, SCHEMA);
+    let beside = |name| Topic::named_on(Broker::shared(), &format!("{}.{name}", setting.dataset()));
+    let (topic, control) = (beside("announcements"), beside("control"));
+    produce(&mut setting, 0);
+    let metrics = ProducerMetrics::detached();
+    let soon_again = Reliability { retry_backoff: Duration::from_millis(100), ..Reliability::default() };
+    let builder = builder(&setting, 1, SOON).metrics(metrics.clone()).reliability(soon_again);
+    let producer = builder.start().await.expect("it starts");
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    rounds(&mut setting, &consumer, 1..3).await;
+    until_cleaned(&setting, 1, None).await;
+    assert_eq!(metrics.clean_failures_total.get(), 0);
+
+    // Kafka deletes no records of a topic that is compacted; and it does not compact what it writes to.
+    topic.set(&[("cleanup.policy", "compact")]);
+    let begins = announcements(&setting)[0].1.version;
+    rounds(&mut setting, &consumer, 3..6).await;
+    let is_hindered = |failures: u64| {
+        let seen = metrics.clean_failures_total.get();
+        if seen > failures { Ok(()) } else { Err(format!("{seen} failures")) }
+    };
+    wait_until_async("all blobs are gone that are to go, and Kafka has refused", LONG, || {
+        std::future::ready(is_emptied(&setting, 1, None).and_then(|()| is_hindered(0)))
+    })
+    .await;
+    assert_eq!(announcements(&setting)[0].1.version, begins, "and trimmed nothing");
+    topic.set(&[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")]);
+    until_cleaned(&setting, 1, None).await;
+
+    // What was pinned is not known: versions go on, and nothing goes.
+    control.delete();
+    wait_until("the control topic is gone", LONG, || match control.partitions() {
+        0 => Ok(()),
+        seen => Err(seen),
+    });
+    let (failures, before) = (metrics.clean_failures_total.get(), blobs(&store(&setting)));
+    rounds(&mut setting, &consumer, 6..8).await;
+    wait_until_async("the cleaner says that it cannot", LONG, || std::future::ready(is_hindered(failures)))
+        .await;
+    let lost: Vec<_> = before.difference(&blobs(&store(&setting))).cloned().collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    assert_eq!(producer.status().failures, 0, "{:?}", producer.status());
+    Topic::create_on(Broker::shared(), control.name(), 1, &[("cleanup.policy", "compact")]);
+    until_cleaned(&setting, 1, None).await;
     consumer.shutdown().await.expect("it stops");
     producer.shutdown().await.expect("it stops");
 }

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -162,6 +164,17 @@ impl Topic {
             let seen = self.partitions();
             if seen == partitions { Ok(()) } else { Err(format!("{} has {seen} partitions", self.name)) }
         });
+    }
+
+    /// Gives it these settings, and the defaults for all others.
+    pub fn set(&self, config: &[(&str, &str)]) {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name));
+        let change = config.iter().fold(change, |change, (key, value)| change.set(key, value));
+        let set = futures::executor::block_on(
+            admin(&self.bootstrap).alter_configs([&change], &AdminOptions::new()),
+        );
+        let set = set.unwrap_or_else(|e| panic!("the settings of topic {}: {e}", self.name));
+        assert!(set.iter().all(Result::is_ok), "the settings of topic {}: {set:?}", self.name);
     }
 
     /// Deletes it.

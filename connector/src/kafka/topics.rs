@@ -215,7 +215,16 @@ impl Admin {
         let doing = self.doing("reading the ends of", &format!("{topic}[{partition}]"));
         let topic = topic.to_owned();
         let found = self.blocking(move |inner| {
-            let ends = inner.client.inner().fetch_watermarks(&topic, partition, TIMEOUT);
+            let client = inner.client.inner();
+            let mut ends = client.fetch_watermarks(&topic, partition, TIMEOUT);
+            let code = ends.as_ref().err().and_then(|error| error.rdkafka_error_code());
+            if let Some(Code::UnknownPartition | Code::UnknownTopic) = code
+                && client.fetch_metadata(Some(&topic), TIMEOUT).is_ok()
+            {
+                // It said so from memory, where a topic that was once found missing stays for `metadata.max.age.ms`, a quarter
+                // of an hour, though it was made anew since. Now it has asked.
+                ends = client.fetch_watermarks(&topic, partition, TIMEOUT);
+            }
             ends.map_err(|error| Error::from_kafka(doing, &error))
         });
         found.await
