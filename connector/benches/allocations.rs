@@ -100,7 +100,7 @@ fn texts(records: u64) -> Vec<(String, String)> {
 
 /// Decodes all of them; gives the chunks, and the allocations of the second half.
 fn decode(schema: &Arc<Schema>, texts: &[(String, String)]) -> (Vec<Chunk>, u64) {
-    let format = Format::Json { extra_fields: ExtraFields::Ignore };
+    let format = Format::json(ExtraFields::Ignore);
     let mut codec = Codec::new(format, KeyRule::Kafka, schema.clone()).expect("a codec");
     let (mut builder, source) = (ChunkBuilder::new(), source());
     let mut chunks = Vec::with_capacity(texts.len() * 200 / CHUNK_BYTES + 2);
@@ -140,7 +140,7 @@ fn builder(
         compress: true,
         cache: Cache::open(dir.join("cache"), u64::MAX).expect("a cache"),
         max_letter_bytes: 1 << 20,
-        format: Format::Json { extra_fields: ExtraFields::Ignore },
+        format: Format::json(ExtraFields::Ignore),
         chain: 0,
     };
     Builder::new(

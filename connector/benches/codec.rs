@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use stillwell::clock::Clock;
-use stillwell::codec::{Codec, Encoded, ExtraFields, Format, KeyRule, SchemaId};
+use stillwell::codec::{Codec, Encoded, ExtraFields, Format, KeyRule, Kind, SchemaId};
 use stillwell::schema::Schema;
 use stillwell::schema::wire::{put_bytes, put_long, take_bytes, take_long};
 
@@ -226,11 +226,11 @@ fn main() {
     let by_hand = bench.rate(&values, |value| {
         black_box(decode_own(value).expect("it is one"));
     });
-    let ours = bench.ours(&values, &mut codec(Format::Avro { writer: Arc::clone(&schema) }));
+    let ours = bench.ours(&values, &mut codec(Format::avro(Arc::clone(&schema))));
     bench.line("avro, passed through", ours, "decoded by hand, borrowed", by_hand);
 
-    let mut registered = codec(Format::Registered { keys: false });
-    registered.learn(SchemaId::Number(7), Ok(&schema));
+    let mut registered = codec(Format::registered(Kind::Avro));
+    registered.learn(SchemaId::Number(7), Ok(&Arc::clone(&schema).into()));
     let framed: Vec<Vec<u8>> = values.iter().map(|value| [&[0, 0, 0, 0, 7], &value[..]].concat()).collect();
     let ours = bench.ours(&framed, &mut registered);
     bench.line("avro, by id", ours, "decoded by hand, borrowed", by_hand);
@@ -241,7 +241,7 @@ fn main() {
         resolve_other(value, &mut out).expect("it is one");
         black_box(&out);
     });
-    let ours = bench.ours(&values, &mut codec(Format::Avro { writer }));
+    let ours = bench.ours(&values, &mut codec(Format::avro(writer)));
     bench.line("avro, resolved", ours, "decoded and encoded by hand", by_hand);
 
     let values = made(json);
@@ -252,7 +252,7 @@ fn main() {
     let tree = bench.rate(&values, |value| {
         black_box(serde_json::from_slice::<serde_json::Value>(value).expect("it is JSON"));
     });
-    let ours = bench.ours(&values, &mut codec(Format::Json { extra_fields: ExtraFields::Ignore }));
+    let ours = bench.ours(&values, &mut codec(Format::json(ExtraFields::Ignore)));
     bench.line("json", ours, "serde_json into a struct", typed);
     bench.line("json", ours, "serde_json into its tree", tree);
 }

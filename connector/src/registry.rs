@@ -33,7 +33,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 
-use crate::codec::SchemaId;
+use crate::codec::{SchemaId, Written, proto};
 use crate::error::ErrorKind;
 use crate::schema::Schema;
 use crate::tls::{self, Connector, Identity, Trust};
@@ -135,9 +135,9 @@ impl Error {
 /// A schema as the registry has it. An id always means the same one.
 #[derive(Clone, Debug)]
 pub enum Found {
-    /// An Avro schema, whatever it refers to inlined.
-    Avro(Arc<Schema>),
-    /// Of no use here, and why: another type of schema, or no valid one.
+    /// A schema, with whatever it refers to.
+    Schema(Written),
+    /// Of no use here, and why: of a type that is not known here, or no valid one.
     Unusable(String),
 }
 
@@ -174,6 +174,9 @@ struct Registered {
 
 #[derive(Deserialize)]
 struct Reference {
+    /// What it is called where it is referred to: in Protobuf, the file that is imported.
+    #[serde(default)]
+    name: String,
     subject: String,
     version: i64,
 }
@@ -297,12 +300,15 @@ impl Registry {
 
     async fn collected(&self, path: &str, what: &str) -> Result<Found, Error> {
         let main = self.registered(path, what).await?;
-        if let Some(kind) = main.kind.as_deref().filter(|kind| !kind.eq_ignore_ascii_case("AVRO")) {
-            return Ok(Found::Unusable(format!("it is of type {kind}, not AVRO")));
+        let kind = main.kind.as_deref().unwrap_or("AVRO").to_ascii_uppercase();
+        match &*kind {
+            "AVRO" | "PROTOBUF" => {}
+            "JSON" => return Ok(Found::Schema(Written::Json)),
+            _ => return Ok(Found::Unusable(format!("it is of type {kind}, which is not known here"))),
         }
         let mut open: VecDeque<Reference> = main.references.into_iter().flatten().collect();
         let (mut seen, mut texts, mut bytes) = (HashSet::new(), Vec::new(), main.schema.len());
-        while let Some(Reference { subject, version }) = open.pop_front() {
+        while let Some(Reference { name, subject, version }) = open.pop_front() {
             if !seen.insert((subject.clone(), version)) {
                 continue;
             }
@@ -319,16 +325,21 @@ impl Registry {
                 return Ok(Found::Unusable(why));
             }
             open.extend(other.references.into_iter().flatten());
-            texts.push(other.schema);
+            texts.push((name, other.schema));
         }
-        let parsed = match texts.as_slice() {
-            [] => Schema::parse(&main.schema),
-            texts => Schema::with_references(&main.schema, texts.iter().map(String::as_str)),
+        let avro = |parsed: Result<Schema, crate::schema::Error>| {
+            parsed.map(|schema| Written::Avro(Arc::new(schema))).map_err(|error| crate::error::chain(&error))
         };
-        Ok(parsed.map_or_else(
-            |error| Found::Unusable(crate::error::chain(&error)),
-            |schema| Found::Avro(Arc::new(schema)),
-        ))
+        let parsed = match (&*kind, texts.as_slice()) {
+            ("PROTOBUF", texts) => {
+                proto::File::compile(&main.schema, texts).map(Arc::new).map(Written::Protobuf)
+            }
+            (_, []) => avro(Schema::parse(&main.schema)),
+            (_, texts) => {
+                avro(Schema::with_references(&main.schema, texts.iter().map(|(_, text)| text.as_str())))
+            }
+        };
+        Ok(parsed.map_or_else(Found::Unusable, Found::Schema))
     }
 
     async fn registered(&self, path: &str, what: &str) -> Result<Registered, Error> {

@@ -10,6 +10,7 @@ mod cleaning;
 mod connect;
 mod damage;
 mod debian;
+mod encodings;
 mod evolving;
 mod ground;
 mod hanging;

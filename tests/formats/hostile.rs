@@ -121,7 +121,21 @@ macro_rules! formats {
     }};
 }
 
-formats!(container, snapshot, index, announcement, control, letter, origin, chunk, summary, note, schema);
+formats!(
+    container,
+    snapshot,
+    index,
+    announcement,
+    control,
+    letter,
+    origin,
+    chunk,
+    summary,
+    note,
+    schema,
+    protobuf,
+    change
+);
 
 /// What a file of the corpus is refused with: which format it has, which one is read, what to do.
 #[test]
@@ -156,6 +170,18 @@ fn what_is_wrong_is_said() {
         ("chunk/ranges-of-max.bin", "the content makes no sense"),
         ("summary/future.bin", "format 3; this build reads up to 1: upgrade it"),
         ("schema/doubling-defaults.avsc", "more than 256 parts"),
+        ("protobuf/length-of-max.bin", "a length reaches beyond the end"),
+        ("protobuf/deep.bin", "nested deeper than 128 levels"),
+        ("protobuf/deep-groups.bin", "nested deeper than 128 levels"),
+        ("protobuf/not-utf-8.bin", "a string is not UTF-8"),
+        ("protobuf/varint-of-11-bytes.bin", "more than 64 bits"),
+        ("protobuf/other-wire-type.bin", "another type on the wire"),
+        ("protobuf/field-0.bin", "a field's number is 0 or too large"),
+        ("change/truncated-table.json", "the table was truncated"),
+        ("change/strange-op.json", "none of c, r, u, d and t"),
+        ("change/op-twice.json", "occurs twice"),
+        ("change/deep.json", "nested deeper than 128 levels"),
+        ("change/no-row.json", "no row in `after`"),
     ] {
         let (format, _) = file.split_once('/').expect("a folder");
         let format = ALL.iter().find(|all| all.name == format).expect("a format");

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use stillwell::codec::proto::File;
+use stillwell::codec::{self, Codec, Envelope, ExtraFields, KeyFormat, KeyRule};
 use stillwell::format::announcement::Message;
 use stillwell::format::chunk::{Chunk, Packer, Summary, carve};
 use stillwell::format::container::{AnyReader, Kind, LEVEL, Reader, compress, unpack};
@@ -33,7 +35,7 @@ pub struct Format {
 }
 
 /// All of them.
-pub const ALL: [Format; 11] = [
+pub const ALL: [Format; 13] = [
     Format {
         name: "container",
         golden: &["delta/v1/plain.avro", "delta/v1/stored.avro", "snapshot/v1/stored.avro"],
@@ -111,6 +113,8 @@ pub const ALL: [Format; 11] = [
         memory: 1 << 20,
     },
     Format { name: "schema", golden: &[], play: schema, reseal: None, memory: 8 << 20 },
+    Format { name: "protobuf", golden: &[], play: protobuf, reseal: None, memory: 8 << 20 },
+    Format { name: "change", golden: &[], play: change, reseal: None, memory: 8 << 20 },
 ];
 
 /// All levels of an error.
@@ -122,6 +126,48 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
+}
+
+/// What a message and a change are read as.
+const PRODUCT: &str = r#"{"type":"record","name":"Product","fields":[
+    {"name":"id","type":"string"},
+    {"name":"stock","type":"long"},
+    {"name":"price","type":["null","double"],"default":null},
+    {"name":"sizes","type":{"type":"array","items":"int"},"default":[]},
+    {"name":"counts","type":{"type":"map","values":"long"},"default":{}},
+    {"name":"next","type":["null","Product"],"default":null},
+    {"name":"all","type":{"type":"array","items":"Product"},"default":[]}]}"#;
+const MESSAGE: &str = r#"syntax = "proto3";
+    message Product {
+      string id = 1; int64 stock = 2; optional double price = 3; repeated int32 sizes = 4;
+      map<string, int64> counts = 5; Product next = 6; repeated Product all = 7;
+      oneof which { string one = 8; bytes two = 9; }
+    }"#;
+
+/// A value by the rules of `format`: what is read is a datum of its schema, which shows the same twice.
+fn value(format: codec::Format, key: KeyRule, bytes: &[u8]) -> Result<String, String> {
+    let schema = Arc::new(Schema::dataset(PRODUCT).expect("a schema"));
+    let mut codec = Codec::new(format, key, schema.clone()).expect("they go together");
+    let decoded = codec.decode(Some(br#"{"id":"k"}"#), Some(bytes)).map_err(|misfit| {
+        assert!(misfit.message.len() < 2_000, "{misfit}");
+        misfit.message
+    })?;
+    let Some(datum) = decoded.value else { return Ok("deleted".to_owned()) };
+    assert_eq!(schema.validate(datum), Ok(datum.len()));
+    let mut text = String::new();
+    codec::text::to_json(&schema, datum, &mut text).map_err(|malformed| malformed.to_string())?;
+    Ok(format!("{} bytes of JSON", text.len()))
+}
+
+fn protobuf(bytes: &[u8]) -> Result<String, String> {
+    let file = File::compile(MESSAGE, &[]).expect("a file");
+    let message = Arc::new(file.message(&[0]).expect("a message"));
+    value(codec::Format::protobuf(message), KeyRule::Kafka, bytes)
+}
+
+fn change(bytes: &[u8]) -> Result<String, String> {
+    let format = codec::Format::json(ExtraFields::Ignore).within(Envelope::Debezium);
+    value(format.with_keys(KeyFormat::Json), KeyRule::Fields(vec!["id".to_owned()]), bytes)
 }
 
 /// Plain bytes that a blob was announced with, at most.

@@ -51,9 +51,15 @@ impl Registry {
 
     /// Registers an Avro schema that refers to the newest of these subjects (name of a type, subject); gives its id.
     pub fn register(&self, subject: &str, schema: &str, references: &[(&str, &str)]) -> u32 {
+        self.register_as("AVRO", subject, schema, references)
+    }
+
+    /// The same for a schema of another type: `JSON` or `PROTOBUF`.
+    pub fn register_as(&self, kind: &str, subject: &str, schema: &str, references: &[(&str, &str)]) -> u32 {
         let references =
             references.iter().map(|(name, subject)| json!({"name": name, "subject": subject, "version": 1}));
-        let body = json!({"schema": schema, "references": references.collect::<Vec<_>>()});
+        let body =
+            json!({"schema": schema, "schemaType": kind, "references": references.collect::<Vec<_>>()});
         let (status, answer) = self
             .ask("POST", &format!("/subjects/{subject}/versions"), &body.to_string())
             .unwrap_or_else(|e| panic!("registering {subject}: {e}"));

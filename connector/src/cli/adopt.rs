@@ -21,6 +21,7 @@ use futures::FutureExt as _;
 use tokio::sync::watch;
 
 use super::edge::Edge;
+use crate::codec::Written;
 use crate::config::{Config, Shared};
 use crate::consumer::history::History;
 use crate::format::announcement::Announcement;
@@ -152,7 +153,15 @@ async fn newest(config: &Config, name: &str, subject: &str) -> Result<String> {
         return Err(Error::new(ErrorKind::Config, format!("dataset {name} has neither schema nor registry")));
     };
     match registry.latest(subject).await {
-        Ok(Found::Avro(schema)) => Ok(schema.json().to_owned()),
+        Ok(Found::Schema(Written::Avro(schema))) => Ok(schema.json().to_owned()),
+        Ok(Found::Schema(other)) => {
+            let what = format!(
+                "the newest schema of subject {subject} is of type {}, and that of {name} is AVRO: name a file with \
+                 datasets.{name}.schema",
+                other.kind()
+            );
+            Err(Error::new(ErrorKind::Config, what))
+        }
         Ok(Found::Unusable(why)) => {
             let what = format!("the newest schema of subject {subject} cannot be that of {name}: {why}");
             Err(Error::new(ErrorKind::Config, what))

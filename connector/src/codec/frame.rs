@@ -9,9 +9,14 @@
 //!                                              00 | id, 4 bytes         header counts, before what the datum begins with
 //! ```
 //!
+//! Of Protobuf, the list of indexes that says which message of the file it is stands behind the id, in either place.
+//!
 //! Both forms are read in both places, as `DualSchemaIdDeserializer` does.
 
 use std::fmt;
+
+use crate::schema::MAX_DEPTH;
+use crate::schema::wire::split_int;
 
 /// Header that names the schema of a record's value.
 pub const VALUE_HEADER: &str = "__value_schema_id";
@@ -80,9 +85,30 @@ pub(super) fn split(bytes: &[u8]) -> Result<(SchemaId, &[u8]), Unframed> {
     }
 }
 
-/// The id that a header holds. What stands behind it (Protobuf's indexes) is for other formats.
+/// The id that a header holds. What stands behind it (Protobuf's indexes) is for who needs it.
 pub(super) fn in_header(value: &[u8]) -> Result<SchemaId, Unframed> {
     split(value).map(|(id, _)| id)
+}
+
+/// Takes the list of indexes off the front that says which message of a Protobuf file the bytes behind it are: a count,
+/// then the place of a message in its file, of one within that, and so on, all as zig-zag varints. Of the first message a
+/// single 0 is enough. `None`: it is no such list.
+#[inline]
+pub(super) fn indexes<'a>(bytes: &'a [u8], path: &mut Vec<u32>) -> Option<&'a [u8]> {
+    path.clear();
+    let (count, mut rest) = split_int(bytes)?;
+    if count == 0 {
+        path.push(0);
+        return Some(rest);
+    }
+    // Each takes a byte, and messages do not nest deeper than this.
+    let count = usize::try_from(count).ok().filter(|count| *count <= MAX_DEPTH)?;
+    for _ in 0..count {
+        let (index, after) = split_int(rest)?;
+        path.push(u32::try_from(index).ok()?);
+        rest = after;
+    }
+    Some(rest)
 }
 
 /// What is behind a frame, where there is one: for formats that cannot begin with a byte 0 or 1.
@@ -115,6 +141,20 @@ mod tests {
             (b"{\"id\":1}", Unframed::Magic),
         ] {
             assert_eq!(split(bytes), Err(why), "{bytes:?}");
+        }
+        let mut path = Vec::new();
+        for (bytes, indexes, rest) in [
+            (&[0, 9][..], &[0u32][..], Some(&[9][..])),
+            (&[2, 2, 9], &[1], Some(&[9])),
+            (&[4, 0, 6], &[0, 3], Some(&[])),
+            (&[2], &[], None),
+            (&[1, 0], &[], None),
+            (&[2, 1], &[], None),
+            (&[0xfe, 0xff, 0xff, 0xff, 0x0f, 0], &[], None),
+            (&[], &[], None),
+        ] {
+            assert_eq!(super::indexes(bytes, &mut path), rest, "{bytes:?}");
+            assert!(rest.is_none() || path == indexes, "{bytes:?}: {path:?}");
         }
         assert_eq!(behind(b"{}"), b"{}");
         assert_eq!(behind(&[0, 0, 0, 0, 1, b'{', b'}']), b"{}");

@@ -52,6 +52,14 @@ impl Fields {
         paths.collect::<Result<_, _>>().map(Fields)
     }
 
+    /// The fields that are named, where a key's own schema has them all; else all of it.
+    pub fn named_or_whole(schema: &Schema, names: &[String]) -> Result<Fields, String> {
+        match Fields::find(schema, names) {
+            Ok(fields) => Ok(fields),
+            Err(_) => Fields::whole(schema),
+        }
+    }
+
     /// Writes the key of `datum` into `out`, which is cleared first.
     pub fn write(&self, schema: &Schema, datum: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> {
         out.clear();
@@ -139,8 +147,7 @@ fn not_null(nodes: &Nodes, id: Id) -> Result<Id, String> {
 /// Appends a part of a key; `false` where it is null.
 fn append(part: Part<'_>, composite: bool, out: &mut Vec<u8>) -> bool {
     if let Some(value) = part.as_i64() {
-        let mut digits = [0; 20];
-        out.extend_from_slice(decimal(value, &mut digits));
+        append_integer(value, out);
         return true;
     }
     let bytes = match part.as_bool() {
@@ -151,9 +158,15 @@ fn append(part: Part<'_>, composite: bool, out: &mut Vec<u8>) -> bool {
             None => return false,
         },
     };
+    append_bytes(bytes, composite, out);
+    true
+}
+
+/// Appends bytes as a part of a key; where it has several, a slash in them is not one between them.
+pub(super) fn append_bytes(bytes: &[u8], composite: bool, out: &mut Vec<u8>) {
     if !composite {
         out.extend_from_slice(bytes);
-        return true;
+        return;
     }
     for byte in bytes {
         match byte {
@@ -162,7 +175,12 @@ fn append(part: Part<'_>, composite: bool, out: &mut Vec<u8>) -> bool {
             byte => out.push(*byte),
         }
     }
-    true
+}
+
+/// Appends an integer as a part of a key.
+pub(super) fn append_integer(value: i64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    out.extend_from_slice(decimal(value, &mut digits));
 }
 
 fn decimal(value: i64, digits: &mut [u8; 20]) -> &[u8] {

@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!  value --raw---------------> length + bytes                    \
-//!        --avro--> validated as it is, or resolved (schema/)       > datum --key--> key
-//!   (frame: which schema of the registry's, by its id)            |
+//!        --avro--> validated as it is, or resolved (schema/)      |
+//!        --proto-> one pass over the message, fields put in order  > datum --key--> key
 //!        --json--> one pass over the text, by the schema's nodes  /
+//!   (frame: which schema of the registry's, by its id; change: the row in Debezium's envelope)
+//!
+//!  Kafka key --keys--> what it says, whatever it is written in
 //!
 //!  datum --text---> JSON again, whole or one field
 //!        --typed--> a type of the caller's, through serde
@@ -20,55 +23,29 @@ use std::sync::Arc;
 
 use crate::schema::{self, Schema};
 
+mod format;
 mod avro;
 mod frame;
 mod registered;
+mod change;
 mod json;
 mod filter;
 mod key;
+mod keys;
 mod misfit;
 mod part;
+pub mod proto;
 mod raw;
 mod typed;
 pub mod text;
 
+pub use change::TRUNCATED;
 pub use filter::{Error as FilterError, Filter};
+pub use format::{Envelope, ExtraFields, Format, KeyFormat, Kind, Values, Written};
 pub use frame::{KEY_HEADER, SchemaId, VALUE_HEADER};
 pub use misfit::{Misfit, Stage};
 pub use part::Part;
 pub use typed::Error as Unfit;
-
-/// What a JSON value's fields that the schema does not know cause.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ExtraFields {
-    /// Nothing: they are dropped.
-    #[default]
-    Ignore,
-    /// A misfit.
-    Reject,
-}
-
-/// How a source's values are encoded.
-#[derive(Clone, Debug)]
-pub enum Format {
-    /// JSON text. A registry's id before it is skipped: no JSON begins as one.
-    Json {
-        /// What fields unknown to the schema cause.
-        extra_fields: ExtraFields,
-    },
-    /// Avro datums, bare: no container, no registry header.
-    Avro {
-        /// The schema they were written with.
-        writer: Arc<Schema>,
-    },
-    /// Avro datums, each with the id by which a schema registry knows the schema that it was written with.
-    Registered {
-        /// Kafka keys are written so, too.
-        keys: bool,
-    },
-    /// Bytes, taken as they come.
-    Raw,
-}
 
 /// A record as it came: what is encoded, and the headers that name the schemas of it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -164,16 +141,33 @@ pub struct Codec {
     reader: Reader,
     fields: Option<key::Fields>,
     key: Vec<u8>,
-    /// Where Kafka keys are datums, too.
-    keys: Option<registered::Keys>,
+    /// Where Kafka keys are not taken as they come.
+    keys: Option<keys::Keys>,
+    /// Where values may be deletes: what is left of a record that is gone, and the key's fields in it.
+    gone: Option<(Arc<Schema>, key::Fields)>,
+    changes: bool,
 }
 
 #[derive(Debug)]
 enum Reader {
     Json(Box<json::Json>),
+    JsonChanges(Box<change::Json>),
+    /// JSON whose ids are checked.
+    Checked(registered::Ids, Box<Reader>),
     Avro(avro::Avro),
+    AvroChanges(change::Avro),
+    Protobuf(proto::Protobuf),
     Registered(registered::Registered),
     Raw(raw::Raw),
+}
+
+/// What a value says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told<'a> {
+    /// The record as it is from now on.
+    Upsert(&'a [u8]),
+    /// It is gone. What the value says of it, of the schema of the key's fields.
+    Delete(Option<&'a [u8]>),
 }
 
 impl Codec {
@@ -182,31 +176,77 @@ impl Codec {
     /// # Errors
     /// [`Error`], where the three do not fit together.
     pub fn new(format: Format, key: KeyRule, schema: Arc<Schema>) -> Result<Codec, Error> {
-        let keys = matches!(format, Format::Registered { keys: true }).then(registered::Keys::new);
-        let reader = match format {
-            Format::Json { extra_fields } => {
-                Reader::Json(Box::new(json::Json::new(Arc::clone(&schema), extra_fields)))
+        let Format { values, envelope, keys } = format;
+        // What is wrong with the values is said first.
+        let fields = match &key {
+            KeyRule::Kafka => Ok(None),
+            KeyRule::Fields(names) => key::Fields::find(&schema, names).map(Some),
+        };
+        let changes = envelope == Envelope::Debezium;
+        // The schema of the key's fields alone: for what is left of a record that is gone, and for keys that have them.
+        let alone = match &key {
+            KeyRule::Fields(names) if fields.is_ok() && (changes || matches!(keys, KeyFormat::Json)) => {
+                let outermost = names.iter().map(|name| name.split('.').next().unwrap_or(name).to_owned());
+                let alone = Arc::new(schema.only(&outermost.collect::<Vec<_>>())?);
+                Some((Arc::clone(&alone), names))
             }
-            Format::Avro { writer } => Reader::Avro(avro::Avro::new(writer, &schema)?),
-            Format::Registered { .. } => Reader::Registered(registered::Registered::new(Arc::clone(&schema))),
-            Format::Raw if schema.is_raw() => Reader::Raw(raw::Raw::default()),
-            Format::Raw => {
+            _ => None,
+        };
+        let gone = match &alone {
+            Some((alone, names)) if changes => Some((Arc::clone(alone), key::Fields::find(alone, names)?)),
+            _ => None,
+        };
+        let left = gone.as_ref().map(|(schema, _)| schema);
+        let reader = match values {
+            Values::Json { extra_fields, checked } => {
+                let reader = match changes {
+                    false => Reader::Json(Box::new(json::Json::new(Arc::clone(&schema), extra_fields))),
+                    true => Reader::JsonChanges(Box::new(change::Json::new(
+                        Arc::clone(&schema),
+                        extra_fields,
+                        left,
+                    ))),
+                };
+                match checked {
+                    true => Reader::Checked(registered::Ids::new(), Box::new(reader)),
+                    false => reader,
+                }
+            }
+            Values::Avro { writer } if changes => {
+                Reader::AvroChanges(change::Avro::new(writer, &schema, left)?)
+            }
+            Values::Avro { writer } => Reader::Avro(avro::Avro::new(writer, &schema)?),
+            Values::Registered(Kind::Protobuf) | Values::Protobuf { .. } | Values::Raw if changes => {
+                return Err(Error::Format(
+                    "changes in Debezium's envelope are read as json or avro, not in this format".to_owned(),
+                ));
+            }
+            Values::Protobuf { message } => Reader::Protobuf(proto::Protobuf::new(&message, &schema)?),
+            Values::Registered(kind) => {
+                let reader = registered::Registered::new(kind, Arc::clone(&schema), changes, left.cloned());
+                Reader::Registered(reader)
+            }
+            Values::Raw if schema.is_raw() => Reader::Raw(raw::Raw::default()),
+            Values::Raw => {
                 let title = schema.nodes.title(schema.nodes.root);
                 return Err(Error::Format(format!(
                     "raw values need the schema {{\"type\":\"bytes\"}} (or none); this dataset's is {title}"
                 )));
             }
         };
-        let fields = match key {
-            KeyRule::Kafka => None,
-            KeyRule::Fields(names) => Some(key::Fields::find(&schema, &names)?),
+        let fields = fields?;
+        let names = match &key {
+            KeyRule::Fields(names) => names.as_slice(),
+            KeyRule::Kafka => &[],
         };
-        Ok(Codec { schema, reader, fields, key: Vec::new(), keys })
+        let keys = keys::Keys::new(keys, names, alone.as_ref().map(|(alone, _)| alone))?;
+        Ok(Codec { schema, reader, fields, key: Vec::new(), keys, gone, changes })
     }
 
     /// Whether headers may name schemas, so that [`Encoded`] needs them.
     pub fn looks_at_headers(&self) -> bool {
-        matches!(self.reader, Reader::Registered(_))
+        let of_values = matches!(self.reader, Reader::Registered(_) | Reader::Checked(..));
+        of_values || self.keys.as_ref().is_some_and(keys::Keys::are_registered)
     }
 
     /// A record's key alone: what is wrong with a value whose fields do not make it does not matter.
@@ -226,19 +266,26 @@ impl Codec {
 
     /// A schema that this record names and that is not known; for who asks before it reads.
     pub fn unknown(&self, record: Encoded<'_>) -> Option<SchemaId> {
-        let Reader::Registered(values) = &self.reader else { return None };
-        let keys = self.keys.as_ref().filter(|_| self.fields.is_none() || record.value.is_none());
-        let of_value = record.value.and_then(|value| values.unknown(value, record.value_header));
+        let of_value = record.value.and_then(|value| match &self.reader {
+            Reader::Registered(values) => values.unknown(value, record.value_header),
+            Reader::Checked(ids, _) => ids.unknown(value, record.value_header),
+            _ => None,
+        });
+        // A change may be a delete that says nothing of the row.
+        let wants_key = self.fields.is_none() || record.value.is_none() || self.changes;
+        let keys = self.keys.as_ref().filter(|_| wants_key);
         of_value.or_else(|| keys?.unknown(record.key?, record.key_header))
     }
 
     /// What a registry says of a schema that was not known: the schema, or why it is of no use for good.
-    pub fn learn(&mut self, id: SchemaId, schema: Result<&Arc<Schema>, &str>) {
-        if let Reader::Registered(values) = &mut self.reader {
-            values.learn(id, schema);
+    pub fn learn(&mut self, id: SchemaId, written: Result<&Written, &str>) {
+        match &mut self.reader {
+            Reader::Registered(values) => values.learn(id, written),
+            Reader::Checked(ids, _) => ids.learn(id, written),
+            _ => {}
         }
         if let Some(keys) = &mut self.keys {
-            keys.learn(id, schema);
+            keys.learn(id, written);
         }
     }
 
@@ -262,33 +309,60 @@ impl Codec {
     /// [`Unread`].
     pub fn read<'a>(&'a mut self, record: Encoded<'a>) -> Result<Decoded<'a>, Unread> {
         let Encoded { key, value, key_header, value_header } = record;
-        // Where the key is made of the value's fields, what the Kafka key is does not matter but for deletes.
-        let key = match (&mut self.keys, key) {
-            (Some(keys), Some(key)) if self.fields.is_none() || value.is_none() => {
-                Some(keys.decode(key, key_header)?)
+        let Codec { schema, reader, fields, key: made, keys, gone, .. } = self;
+        let told = match value {
+            Some(value) if key.is_some() || fields.is_some() => reader.decode(value, value_header)?,
+            // Where a change comes without a key it says what it is first: a table that was emptied has none.
+            Some(value) => {
+                reader.decode(value, value_header)?;
+                return Err(no_key("the record", r#"; `key = ["FIELD"]` makes it of fields"#).into());
             }
-            (_, key) => key,
+            None => Told::Delete(None),
         };
-        let Some(value) = value else {
-            return Ok(Decoded { key: key.ok_or_else(|| no_key("a delete", ""))?, value: None });
-        };
-        if self.fields.is_none() && key.is_none() {
-            return Err(no_key("the record", r#"; `key = ["FIELD"]` makes it of fields"#).into());
-        }
-        let datum = match &mut self.reader {
-            Reader::Json(json) => json.decode(frame::behind(value))?,
-            Reader::Avro(avro) => avro.decode(value)?,
-            Reader::Registered(registered) => registered.decode(value, value_header)?,
-            Reader::Raw(raw) => raw.decode(value),
-        };
-        let key = match (&self.fields, key) {
-            (None, key) => key.unwrap_or_default(),
-            (Some(fields), _) => {
-                fields.write(&self.schema, datum, &mut self.key)?;
-                &self.key
+        // Where the key is made of the value's fields, what the Kafka key is does not matter but for deletes without any.
+        let key: &[u8] = match (fields, told) {
+            (Some(fields), Told::Upsert(datum)) => {
+                fields.write(schema, datum, made)?;
+                &*made
+            }
+            (Some(_), Told::Delete(Some(left))) => {
+                let Some((schema, fields)) = gone else { unreachable!("it was read by this schema") };
+                fields.write(schema, left, made)?;
+                &*made
+            }
+            (Some(_), Told::Delete(None)) if value.is_some() && keys.is_none() => {
+                return Err(change::unsaid().into());
+            }
+            (_, told) => {
+                let what = if matches!(told, Told::Delete(_)) { "a delete" } else { "the record" };
+                let key = key.ok_or_else(|| no_key(what, ""))?;
+                match keys {
+                    Some(keys) => keys.decode(key, key_header)?,
+                    None => key,
+                }
             }
         };
-        Ok(Decoded { key, value: Some(datum) })
+        let value = match told {
+            Told::Upsert(datum) => Some(datum),
+            Told::Delete(_) => None,
+        };
+        Ok(Decoded { key, value })
+    }
+}
+
+impl Reader {
+    #[inline]
+    fn decode<'a>(&'a mut self, value: &'a [u8], header: Option<&[u8]>) -> Result<Told<'a>, Unread> {
+        Ok(match self {
+            Reader::Json(json) => Told::Upsert(json.decode(frame::behind(value))?),
+            Reader::JsonChanges(changes) => changes.decode(frame::behind(value))?,
+            Reader::Checked(ids, reader) => return reader.decode(ids.check(value, header)?, None),
+            Reader::Avro(avro) => Told::Upsert(avro.decode(value)?),
+            Reader::AvroChanges(changes) => changes.decode(value)?,
+            Reader::Protobuf(messages) => Told::Upsert(messages.decode(value)?),
+            Reader::Registered(registered) => registered.decode(value, header)?,
+            Reader::Raw(raw) => Told::Upsert(raw.decode(value)),
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Avro datums whose schema a registry knows, by the id that comes with each of them.
+//! Datums and messages whose schema a registry knows, by the id that comes with each of them.
 //!
 //! ```text
 //!  id ---shelf---> known: the writer's schema, compared with the dataset's once --> passed through, or resolved
@@ -14,7 +14,8 @@ use std::sync::Arc;
 use super::avro::Avro;
 use super::frame::{self, SchemaId, Unframed};
 use super::key::Fields;
-use super::{Misfit, Stage, Unread};
+use super::proto::{self, File, Message, Protobuf};
+use super::{Kind, Misfit, Stage, Told, Unread, Written, change};
 use crate::schema::{Malformed, Schema};
 
 /// Most schemas on a shelf.
@@ -69,35 +70,169 @@ impl<T> Shelf<T> {
 /// Reads values.
 #[derive(Debug)]
 pub(super) struct Registered {
+    kind: Kind,
     schema: Arc<Schema>,
-    shelf: Shelf<Avro>,
+    /// In Debezium's envelope.
+    changes: bool,
+    /// The schema of the key's fields, where a change may be a delete that has to say them.
+    left: Option<Arc<Schema>>,
+    shelf: Shelf<Reader>,
+}
+
+/// What reads the values of one schema of the registry's.
+#[derive(Debug)]
+enum Reader {
+    Avro(Avro),
+    Changes(change::Avro),
+    Protobuf(Types<Protobuf>),
 }
 
 impl Registered {
-    pub fn new(schema: Arc<Schema>) -> Registered {
-        Registered { schema, shelf: Shelf::new() }
+    pub fn new(kind: Kind, schema: Arc<Schema>, changes: bool, left: Option<Arc<Schema>>) -> Registered {
+        Registered { kind, schema, changes, left, shelf: Shelf::new() }
     }
 
     /// The datum in the dataset's schema; `header` is what names the value's schema beside it, if anything does.
-    pub fn decode<'a>(&'a mut self, value: &'a [u8], header: Option<&[u8]>) -> Result<&'a [u8], Unread> {
+    #[inline]
+    pub fn decode<'a>(&'a mut self, value: &'a [u8], header: Option<&[u8]>) -> Result<Told<'a>, Unread> {
         let (id, datum) = framed(value, header).map_err(|why| unframed(why, Stage::Decode, "value"))?;
-        Ok(self.shelf.find(id, Stage::Decode)?.decode(datum)?)
+        match self.shelf.find(id, Stage::Decode)? {
+            Reader::Avro(avro) => Ok(Told::Upsert(avro.decode(datum)?)),
+            Reader::Changes(changes) => Ok(changes.decode(datum)?),
+            Reader::Protobuf(types) => {
+                let make = |message: &Message| Protobuf::new(message, &self.schema);
+                let (messages, datum) = types.find(id, datum, header, Stage::Decode, make)?;
+                Ok(Told::Upsert(messages.decode(datum)?))
+            }
+        }
     }
 
     pub fn unknown(&self, value: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
         framed(value, header).ok().map(|(id, _)| id).filter(|id| self.shelf.lacks(*id))
     }
 
-    pub fn learn(&mut self, id: SchemaId, writer: Result<&Arc<Schema>, &str>) {
-        let known = match writer {
-            Ok(writer) => Avro::new(Arc::clone(writer), &self.schema).map_err(|error| Misfit {
-                stage: Stage::Validate,
-                class: "stillwell.codec.Incompatible",
-                message: format!("{id} of the registry: {error}"),
-            }),
-            Err(why) => Err(unusable(id, why, Stage::Decode)),
+    pub fn learn(&mut self, id: SchemaId, written: Result<&Written, &str>) {
+        let incompatible = |error: super::Error| Misfit {
+            stage: Stage::Validate,
+            class: "stillwell.codec.Incompatible",
+            message: format!("{id} of the registry: {error}"),
+        };
+        let known = match (written, self.kind) {
+            (Ok(Written::Avro(writer)), Kind::Avro) if self.changes => {
+                let reader = change::Avro::new(Arc::clone(writer), &self.schema, self.left.as_ref());
+                reader.map(Reader::Changes).map_err(incompatible)
+            }
+            (Ok(Written::Avro(writer)), Kind::Avro) => {
+                Avro::new(Arc::clone(writer), &self.schema).map(Reader::Avro).map_err(incompatible)
+            }
+            (Ok(Written::Protobuf(file)), Kind::Protobuf) => {
+                Ok(Reader::Protobuf(Types::new(Arc::clone(file))))
+            }
+            (Ok(other), kind) => Err(other_kind(id, other, kind.name(), Stage::Decode)),
+            (Err(why), _) => Err(unusable(id, why, Stage::Decode)),
         };
         self.shelf.put(id, known);
+    }
+}
+
+/// Checks the ids of values that need no schema: JSON says itself what it holds.
+#[derive(Debug)]
+pub(super) struct Ids(Shelf<()>);
+
+impl Ids {
+    pub fn new() -> Ids {
+        Ids(Shelf::new())
+    }
+
+    /// What is behind the id, where that is known as one of a JSON schema.
+    pub fn check<'a>(&mut self, value: &'a [u8], header: Option<&[u8]>) -> Result<&'a [u8], Unread> {
+        let (id, text) = framed(value, header).map_err(|why| unframed(why, Stage::Decode, "value"))?;
+        self.0.find(id, Stage::Decode)?;
+        Ok(text)
+    }
+
+    pub fn unknown(&self, value: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
+        framed(value, header).ok().map(|(id, _)| id).filter(|id| self.0.lacks(*id))
+    }
+
+    pub fn learn(&mut self, id: SchemaId, written: Result<&Written, &str>) {
+        let known = match written {
+            Ok(Written::Json) => Ok(()),
+            Ok(other) => Err(other_kind(id, other, "JSON", Stage::Decode)),
+            Err(why) => Err(unusable(id, why, Stage::Decode)),
+        };
+        self.0.put(id, known);
+    }
+}
+
+/// The types of a file of the registry's, each read once something is of it.
+#[derive(Debug)]
+struct Types<R> {
+    file: Arc<File>,
+    /// Few: a topic has one or two.
+    known: Vec<(Box<[u32]>, Result<R, Misfit>)>,
+    path: Vec<u32>,
+}
+
+impl<R> Types<R> {
+    fn new(file: Arc<File>) -> Types<R> {
+        Types { file, known: Vec::new(), path: Vec::new() }
+    }
+
+    /// What reads the message, and the message, behind the indexes that say which type of the file it is of.
+    fn find<'a>(
+        &mut self,
+        id: SchemaId,
+        bytes: &'a [u8],
+        header: Option<&[u8]>,
+        stage: Stage,
+        make: impl FnOnce(&Message) -> Result<R, super::Error>,
+    ) -> Result<(&mut R, &'a [u8]), Misfit> {
+        let Types { file, known, path } = self;
+        let bytes = match header.and_then(|header| frame::split(header).ok()) {
+            // Beside the id, they stand behind it, or are left out: the first.
+            Some((_, [])) => {
+                path.clear();
+                path.push(0);
+                Some(bytes)
+            }
+            Some((_, indexes)) => frame::indexes(indexes, path).filter(|rest| rest.is_empty()).map(|_| bytes),
+            None => frame::indexes(bytes, path),
+        };
+        let Some(bytes) = bytes else {
+            return Err(Misfit {
+                stage,
+                class: "stillwell.codec.NoMessageIndex",
+                message: format!(
+                    "the list of indexes behind {id} is none: it says which message of the file it is"
+                ),
+            });
+        };
+        let place = known.iter().position(|(known, _)| **known == **path);
+        let place = match place {
+            Some(place) => place,
+            None => {
+                let Some(message) = file.message(path) else {
+                    return Err(Misfit {
+                        stage,
+                        class: "stillwell.codec.UnknownMessage",
+                        message: format!("{id} of the registry has no message at the indexes {path:?}"),
+                    });
+                };
+                let reader = make(&message).map_err(|error| Misfit {
+                    stage: if stage == Stage::Key { stage } else { Stage::Validate },
+                    class: "stillwell.codec.Incompatible",
+                    message: format!("{} of {id} of the registry: {error}", message.name()),
+                });
+                known.push((path.as_slice().into(), reader));
+                known.len() - 1
+            }
+        };
+        match known.get_mut(place) {
+            Some((_, Ok(reader))) => Ok((reader, bytes)),
+            Some((_, Err(misfit))) => Err(misfit.clone()),
+            None => unreachable!("it was found or pushed"),
+        }
     }
 }
 
@@ -105,25 +240,35 @@ impl Registered {
 /// another id. A record's fields make it as `key = [FIELDS]` would.
 #[derive(Debug)]
 pub(super) struct Keys {
+    kind: Kind,
+    /// The fields that keys are made of, where they are.
+    names: Vec<String>,
     shelf: Shelf<Key>,
     out: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Key {
-    schema: Arc<Schema>,
-    fields: Fields,
+enum Key {
+    Avro { schema: Arc<Schema>, fields: Fields },
+    Protobuf(Types<proto::Key>),
 }
 
 impl Keys {
-    pub fn new() -> Keys {
-        Keys { shelf: Shelf::new(), out: Vec::new() }
+    pub fn new(kind: Kind, names: &[String]) -> Keys {
+        Keys { kind, names: names.to_vec(), shelf: Shelf::new(), out: Vec::new() }
     }
 
     /// The key of the dataset.
     pub fn decode(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<&[u8], Unread> {
         let (id, datum) = framed(key, header).map_err(|why| unframed(why, Stage::Key, "key"))?;
-        let Key { schema, fields } = self.shelf.find(id, Stage::Key)?;
+        let (schema, fields) = match self.shelf.find(id, Stage::Key)? {
+            Key::Avro { schema, fields } => (schema, fields),
+            Key::Protobuf(types) => {
+                let make = |message: &Message| proto::Key::new(message, &self.names);
+                let (keys, message) = types.find(id, datum, header, Stage::Key, make)?;
+                return Ok(keys.decode(message)?);
+            }
+        };
         let whole = schema.validate(datum).and_then(|length| match length == datum.len() {
             true => Ok(()),
             false => Err(Malformed { at: length, what: "something behind the datum" }),
@@ -141,17 +286,19 @@ impl Keys {
         framed(key, header).ok().map(|(id, _)| id).filter(|id| self.shelf.lacks(*id))
     }
 
-    pub fn learn(&mut self, id: SchemaId, writer: Result<&Arc<Schema>, &str>) {
-        let known = match writer {
-            Ok(schema) => match Fields::whole(schema) {
-                Ok(fields) => Ok(Key { schema: Arc::clone(schema), fields }),
+    pub fn learn(&mut self, id: SchemaId, written: Result<&Written, &str>) {
+        let known = match (written, self.kind) {
+            (Ok(Written::Avro(schema)), Kind::Avro) => match Fields::named_or_whole(schema, &self.names) {
+                Ok(fields) => Ok(Key::Avro { schema: Arc::clone(schema), fields }),
                 Err(reason) => Err(Misfit {
                     stage: Stage::Key,
                     class: "stillwell.codec.NoKey",
                     message: format!("{id} of the registry does not make a key: {reason}"),
                 }),
             },
-            Err(why) => Err(unusable(id, why, Stage::Key)),
+            (Ok(Written::Protobuf(file)), Kind::Protobuf) => Ok(Key::Protobuf(Types::new(Arc::clone(file)))),
+            (Ok(other), kind) => Err(other_kind(id, other, kind.name(), Stage::Key)),
+            (Err(why), _) => Err(unusable(id, why, Stage::Key)),
         };
         self.shelf.put(id, known);
     }
@@ -180,6 +327,11 @@ fn unusable(id: SchemaId, why: &str, stage: Stage) -> Misfit {
         class: "stillwell.codec.UnusableSchema",
         message: format!("{id} of the registry cannot be used: {why}"),
     }
+}
+
+#[cold]
+fn other_kind(id: SchemaId, written: &Written, wanted: &str, stage: Stage) -> Misfit {
+    unusable(id, &format!("it is of type {}, not {wanted}", written.kind()), stage)
 }
 
 /// The misfit of a record whose schema the registry does not know.

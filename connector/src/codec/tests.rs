@@ -8,7 +8,7 @@ mod properties;
 
 fn codec(schema: &str, extra_fields: ExtraFields) -> Codec {
     let schema = Arc::new(Schema::parse(schema).unwrap());
-    Codec::new(Format::Json { extra_fields }, KeyRule::Kafka, schema).unwrap()
+    Codec::new(Format::json(extra_fields), KeyRule::Kafka, schema).unwrap()
 }
 
 /// Decodes JSON and prints it again.
@@ -375,7 +375,7 @@ fn lists_of_nothing_are_bounded() {
 
 #[test]
 fn raw_bytes_come_as_they_are() {
-    let mut codec = Codec::new(Format::Raw, KeyRule::Kafka, Arc::new(Schema::raw())).unwrap();
+    let mut codec = Codec::new(Format::raw(), KeyRule::Kafka, Arc::new(Schema::raw())).unwrap();
     let decoded = codec.decode(Some(b"k"), Some(b"\x00abc")).unwrap();
     assert_eq!((decoded.key, decoded.value), (&b"k"[..], Some(&b"\x08\x00abc"[..])));
     assert_eq!(codec.decode(Some(b"k"), Some(b"")).unwrap().value, Some(&b"\x00"[..]));
@@ -384,8 +384,8 @@ fn raw_bytes_come_as_they_are() {
         let misfit = codec.decode(None, value).unwrap_err();
         assert_eq!((misfit.stage, misfit.class), (Stage::Key, "stillwell.codec.MissingKey"));
     }
-    let error =
-        Codec::new(Format::Raw, KeyRule::Kafka, Arc::new(Schema::parse(r#""string""#).unwrap())).unwrap_err();
+    let error = Codec::new(Format::raw(), KeyRule::Kafka, Arc::new(Schema::parse(r#""string""#).unwrap()))
+        .unwrap_err();
     assert!(error.to_string().contains("raw values need the schema"), "{error}");
 }
 
@@ -398,7 +398,7 @@ fn avro_of_the_same_schema_passes_through_and_is_checked() {
     let writer =
         r#"{"type":"record","name":"R","doc":"other","fields":[{"name":"a","type":"string","default":""}]}"#;
     let writer = Arc::new(Schema::parse(writer).unwrap());
-    let mut codec = Codec::new(Format::Avro { writer }, KeyRule::Fields(vec!["a".into()]), schema).unwrap();
+    let mut codec = Codec::new(Format::avro(writer), KeyRule::Fields(vec!["a".into()]), schema).unwrap();
     let value = b"\x04ab";
     let decoded = codec.decode(None, Some(value)).unwrap();
     assert_eq!(decoded.key, b"ab");
@@ -425,8 +425,7 @@ fn avro_of_another_schema_is_resolved() {
     let schema = r#"{"type":"record","name":"R","fields":[{"name":"n","type":"long"},{"name":"a","type":"string","default":"?"}]}"#;
     let writer = r#"{"type":"record","name":"R","fields":[{"name":"gone","type":"double"},{"name":"n","type":"int"}]}"#;
     let parse = |json| Arc::new(Schema::parse(json).unwrap());
-    let mut codec =
-        Codec::new(Format::Avro { writer: parse(writer) }, KeyRule::Kafka, parse(schema)).unwrap();
+    let mut codec = Codec::new(Format::avro(parse(writer)), KeyRule::Kafka, parse(schema)).unwrap();
     let mut value = 1.5f64.to_le_bytes().to_vec();
     put_long(&mut value, 7);
     assert_eq!(codec.decode(Some(b"k"), Some(&value)).unwrap().value, Some(&b"\x0e\x02?"[..]));
@@ -435,8 +434,7 @@ fn avro_of_another_schema_is_resolved() {
         misfit.message,
         "the value is not an Avro datum of R: byte 8: an int is cut off or has more than 32 bits"
     );
-    let error =
-        Codec::new(Format::Avro { writer: parse(r#""int""#) }, KeyRule::Kafka, parse(schema)).unwrap_err();
+    let error = Codec::new(Format::avro(parse(r#""int""#)), KeyRule::Kafka, parse(schema)).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the writer's schema does not resolve to the dataset's: the schema: int is no R"
@@ -457,7 +455,7 @@ fn keys_are_made_of_fields() {
     let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
     let codec = |fields: &[&str]| {
         let rule = KeyRule::Fields(fields.iter().map(|field| field.to_string()).collect());
-        Codec::new(Format::Json { extra_fields: ExtraFields::Ignore }, rule, Arc::clone(&schema))
+        Codec::new(Format::json(ExtraFields::Ignore), rule, Arc::clone(&schema))
     };
     for (fields, text, key) in [
         (&["s"][..], r#"{"s":"a/b%c"}"#, &b"a/b%c"[..]),
@@ -498,7 +496,7 @@ fn keys_are_made_of_fields() {
         assert!(error.to_string().contains(words) && !error.is_transient(), "{error}");
     }
     let raw =
-        Codec::new(Format::Raw, KeyRule::Fields(vec!["id".into()]), Arc::new(Schema::raw())).unwrap_err();
+        Codec::new(Format::raw(), KeyRule::Fields(vec!["id".into()]), Arc::new(Schema::raw())).unwrap_err();
     assert!(raw.to_string().contains("which is no record"), "{raw}");
 }
 
@@ -506,12 +504,9 @@ fn keys_are_made_of_fields() {
 fn composite_keys_are_injective() {
     let schema = r#"{"type":"record","name":"R","fields":[{"name":"a","type":"string"},{"name":"b","type":"string"}]}"#;
     let schema = Arc::new(Schema::parse(schema).unwrap());
-    let mut codec = Codec::new(
-        Format::Avro { writer: Arc::clone(&schema) },
-        KeyRule::Fields(vec!["a".into(), "b".into()]),
-        schema,
-    )
-    .unwrap();
+    let mut codec =
+        Codec::new(Format::avro(Arc::clone(&schema)), KeyRule::Fields(vec!["a".into(), "b".into()]), schema)
+            .unwrap();
     let parts = ["", "/", "%", "%2F", "//", "a", "/%", "%25"];
     let mut seen = std::collections::HashMap::new();
     for a in parts {

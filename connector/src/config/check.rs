@@ -10,9 +10,8 @@ use super::model::{DatasetModel, Model, Values as _, Webhook};
 use super::options::fingerprint;
 use super::secret;
 use super::tree;
-use super::values::Keyed;
 use crate::blob;
-use crate::codec::{Codec, ExtraFields, Format, KeyRule};
+use crate::codec::{Format, KeyRule, Values};
 use crate::registry::Registry;
 use crate::schema::Schema;
 use crate::webhook::Endpoint;
@@ -98,7 +97,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn warn(&mut self, parts: &[&str], what: impl Into<String>) {
+    pub(super) fn warn(&mut self, parts: &[&str], what: impl Into<String>) {
         let path = path(parts);
         self.warnings.add(self.place(&path), tree::show(&path), what);
     }
@@ -119,7 +118,7 @@ impl<'a> Check<'a> {
         matches!(place, Some(Place::File(..) | Place::Env(_) | Place::Flag(_)))
     }
 
-    fn is_right(&self, parts: &[&str]) -> bool {
+    pub(super) fn is_right(&self, parts: &[&str]) -> bool {
         !self.wrong.contains(&path(parts))
     }
 
@@ -251,14 +250,17 @@ impl<'a> Check<'a> {
         if dataset.producer.spill.shed != "dead_letter" {
             return;
         }
-        let what = match &reading.format {
-            Format::Avro { writer } if writer.fingerprint() != reading.schema.fingerprint() => format!(
-                "\"dead_letter\" is not for values with a schema of their own (datasets.{name}.source.schema): their \
-                 letters could not be replayed. Take another strategy, or have them written in the dataset's schema"
+        let what = match (reading.format.read_only(), &reading.format.values) {
+            (Some(why), _) => format!(
+                "\"dead_letter\" is not for a source that is only read: its letters could not be replayed ({why}). Take another \
+                 strategy"
             ),
-            Format::Registered { .. } => "\"dead_letter\" is not for values with ids of a schema registry: the log holds \
-                                          them without, so their letters could not be replayed. Take another strategy"
-                .to_owned(),
+            (None, Values::Avro { writer }) if writer.fingerprint() != reading.schema.fingerprint() => {
+                format!(
+                    "\"dead_letter\" is not for values with a schema of their own (datasets.{name}.source.schema): their \
+                 letters could not be replayed. Take another strategy, or have them written in the dataset's schema"
+                )
+            }
             _ => return,
         };
         self.wrong(&["datasets", name, "producer", "spill", "shed"], what);
@@ -337,101 +339,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// The dataset's schema, format and key rule, as far as they are right and fit together.
-    fn read(&mut self, name: &str, dataset: &DatasetModel) -> Option<Reading> {
-        let (own, source) = (&dataset.own, &dataset.source);
-        let schema_at = ["datasets", name, "schema"];
-        let writer_at = ["datasets", name, "source", "schema"];
-        let extra_at = ["datasets", name, "source", "extra_fields"];
-        let registry = self.is_registered(name, dataset)?;
-        if source.format != "avro" && source.schema.is_some() {
-            self.wrong(
-                &writer_at,
-                format!("is for avro; {} values have no schema of their own", source.format),
-            );
-        }
-        if source.format != "json" && source.extra_fields != "ignore" {
-            self.wrong(&extra_at, format!("is for json, not for {}", source.format));
-        }
-        let schema = match (source.format.as_str(), &own.schema) {
-            ("raw", None) => Arc::new(Schema::raw()),
-            ("raw", Some(_)) => {
-                self.wrong(&schema_at, "is not for raw values, which are kept as they come: remove it");
-                return None;
-            }
-            (_, Some(file)) => self.schema(&schema_at, file, Schema::dataset)?,
-            ("avro", None) if registry => Arc::new(Schema::raw()),
-            (format, None) => {
-                let what = format!(
-                    "is missing: {format} values need the dataset's Avro schema, as in schema = \"FILE.avsc\""
-                );
-                self.wrong(&schema_at, what);
-                return None;
-            }
-        };
-        let format = match source.format.as_str() {
-            "raw" => Format::Raw,
-            "avro" if registry => Format::Registered { keys: source.key_format == "avro" },
-            "avro" => {
-                let writer = match &source.schema {
-                    Some(file) => self.schema(&writer_at, file, Schema::parse)?,
-                    None => schema.clone(),
-                };
-                Format::Avro { writer }
-            }
-            _ => Format::Json {
-                extra_fields: match source.extra_fields.as_str() {
-                    "reject" => ExtraFields::Reject,
-                    _ => ExtraFields::Ignore,
-                },
-            },
-        };
-        let key = match &own.key {
-            Keyed::Kafka(_) => KeyRule::Kafka,
-            Keyed::Fields(fields) => KeyRule::Fields(fields.clone()),
-        };
-        if own.schema.is_none() && registry {
-            return Some(Reading { schema, format, key, adopts: true });
-        }
-        match Codec::new(format.clone(), key.clone(), schema.clone()) {
-            Ok(_) => Some(Reading { schema, format, key, adopts: false }),
-            Err(crate::codec::Error::Key { field, reason }) => {
-                // Each by itself; what is wrong only with them together is that one.
-                let alone = |field: &String| {
-                    let rule = KeyRule::Fields(vec![field.clone()]);
-                    match Codec::new(format.clone(), rule, schema.clone()) {
-                        Err(crate::codec::Error::Key { field, reason }) => Some((field, reason)),
-                        _ => None,
-                    }
-                };
-                let mut wrong: Vec<_> = match &own.key {
-                    Keyed::Fields(fields) => fields.iter().filter_map(alone).collect(),
-                    Keyed::Kafka(_) => Vec::new(),
-                };
-                if wrong.is_empty() {
-                    wrong.push((field, reason));
-                }
-                let names = field_names(&schema);
-                for (field, reason) in wrong {
-                    let near =
-                        nearest(&field, names.iter().map(String::as_str)).filter(|near| *near != field);
-                    let hint = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
-                    // Of several it must be known which.
-                    let is_named = field.is_empty() || reason.contains(&format!("`{field}`"));
-                    let which = if is_named { String::new() } else { format!("`{field}`: ") };
-                    self.wrong(&["datasets", name, "key"], format!("{which}{reason}{hint}"));
-                }
-                None
-            }
-            Err(error) => {
-                let at = if source.schema.is_some() { &writer_at[..] } else { &schema_at[..] };
-                self.wrong(at, error.to_string());
-                None
-            }
-        }
-    }
-
-    fn schema(
+    pub(super) fn schema(
         &mut self,
         at: &[&str],
         file: &Path,
@@ -508,21 +416,6 @@ impl<'a> Check<'a> {
             }
         }
     }
-}
-
-/// The names of a record schema's fields.
-fn field_names(schema: &Schema) -> Vec<String> {
-    #[derive(serde::Deserialize)]
-    struct Record {
-        #[serde(default)]
-        fields: Vec<Field>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Field {
-        name: String,
-    }
-    let record = serde_json::from_str::<Record>(schema.json());
-    record.map_or(Vec::new(), |record| record.fields.into_iter().map(|field| field.name).collect())
 }
 
 /// Kafka's rule for the names of topics, which instance ids obey too, and which is safe in blob names.

@@ -33,6 +33,7 @@ mod layers;
 mod load;
 mod derive;
 mod check;
+mod formats;
 mod registry;
 mod properties;
 mod options;

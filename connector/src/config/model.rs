@@ -327,18 +327,30 @@ section! {
         /// Partitions of a source topic that is created because it is missing.
         partitions: i32 = Whole(1, 100_000), Is("1");
         /// How values are written there.
-        format: String = Choice(&["avro", "json", "raw"]), Required;
+        format: String = Choice(&["avro", "json", "protobuf", "raw"]), Required;
+        /// What a value is: the record itself, and a Kafka null deletes it (what Flink, Materialize and RisingWave call upsert);
+        /// or, in `avro` and `json`, a change of a row as Debezium writes it.
+        envelope: String = Choice(&["upsert", "debezium"]), Is("upsert");
         /// Schema with which `avro` values were written, where it is not the dataset's own. Not with a registry.
         schema: Option<PathBuf> = Path, Unset;
-        /// Whether `avro` values begin with ids of the schema registry (or have them in headers). Unset: where there is a
-        /// registry, and no `schema` here.
+        /// Whether values begin with ids of the schema registry (or have them in headers). Unset: `avro` and `protobuf` do
+        /// where there is a registry, and no `schema` or `descriptor_set` here. `json` needs no schema: an id before it is
+        /// skipped, and only with `true` it has to be there, and known to the registry as one of a JSON schema.
         registry: Option<bool> = Switch, Unset;
+        /// File with the types of `protobuf` messages, as `protoc --include_imports --descriptor_set_out=FILE` writes it,
+        /// where no registry has them.
+        descriptor_set: Option<PathBuf> = Path, Unset;
+        /// Full name of the type in `descriptor_set` that values are of.
+        message: Option<String> = Text, Unset;
         /// Subject in the registry whose newest schema becomes the dataset's own at its beginning, where none is named with
         /// `schema`. Unset: the first topic's name and `-value`.
         subject: Option<String> = Text, Unset;
-        /// How Kafka keys are written: bytes, taken as they come, or `avro` with ids of the registry, of which what they
-        /// say is taken.
-        key_format: String = Choice(&["raw", "avro"]), Is("raw");
+        /// How Kafka keys are written. `raw`: bytes, taken as they come; `string`: the same, if they are UTF-8. Of the others
+        /// what they say is taken: `json`; `avro` with ids of the registry; `protobuf` with ids of the registry, or of the
+        /// type `key_message`.
+        key_format: String = Choice(&["raw", "string", "json", "avro", "protobuf"]), Is("raw");
+        /// Full name of the type in `descriptor_set` that `protobuf` keys are of.
+        key_message: Option<String> = Text, Unset;
         /// Fields in `json` that the schema does not have.
         extra_fields: String = Choice(&["ignore", "reject"]), Is("ignore");
     }

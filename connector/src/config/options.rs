@@ -10,7 +10,7 @@ use super::model::{Bounds, DatasetModel, Held, Producer, SchemaRegistry, Webhook
 use super::values::Secret;
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
-use crate::codec::{Filter, Format};
+use crate::codec::{Filter, Values};
 use crate::consumer::listen::{Begin, Listening, Tries};
 use crate::telemetry::Metrics;
 use crate::telemetry::log::{Form, Level};
@@ -107,13 +107,10 @@ impl Config {
             topics: dataset.source.topics.clone(),
             format: reading.format.clone(),
             key: reading.key.clone(),
-            registry: match reading.format {
-                Format::Registered { .. } => self.registry().cloned(),
-                _ => None,
-            },
+            registry: self.registry().filter(|_| reading.format.asks_registry()).cloned(),
             schema: reading.schema.clone(),
             schema_adopted: dataset.own.schema.is_none()
-                && matches!(reading.format, Format::Registered { .. }),
+                && matches!(reading.format.values, Values::Registered(_)),
             schema_replaces: dataset.own.schema_replaces.as_deref().and_then(fingerprint),
             announcements: dataset.own.announcements.clone(),
             dead_letters: dataset.own.dead_letters.clone(),

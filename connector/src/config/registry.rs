@@ -1,11 +1,11 @@
-//! Mistakes about the schema registry: whom to ask, and whose records need it.
+//! Mistakes about the schema registry: whom to ask; and schemas that are taken from it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Config;
 use super::check::Check;
-use super::model::{DatasetModel, Fallback, Key, SchemaRegistry, Values as _};
+use super::model::{Fallback, Key, SchemaRegistry, Values as _};
 use crate::codec::Codec;
 use crate::registry::Registry;
 use crate::schema::Schema;
@@ -57,43 +57,6 @@ impl Check<'_> {
                 let key = key.unwrap_or(if text.contains("token") { "token" } else { "url" });
                 self.wrong(&at(key), text);
             }
-        }
-    }
-
-    /// Whether values name their schemas by a registry's ids; `None`: what says so contradicts.
-    pub(super) fn is_registered(&mut self, name: &str, dataset: &DatasetModel) -> Option<bool> {
-        let source = &dataset.source;
-        let at = |key: &'static str| ["datasets", name, "source", key];
-        let there = self.model.schema_registry.url.is_some();
-        let wanted = source.registry.unwrap_or(there && source.schema.is_none());
-        let registered = source.format == "avro" && wanted;
-        let wrong = if source.registry == Some(true) && source.format != "avro" {
-            Some(("registry", format!("is for avro, not for {}", source.format)))
-        } else if registered && !there {
-            let what = "needs a registry: name one with url in [schema_registry]";
-            Some(("registry", what.to_owned()))
-        } else if registered && source.schema.is_some() {
-            Some((
-                "schema",
-                "is not for values whose schemas the registry has: remove it, or say registry = false".into(),
-            ))
-        } else if source.key_format == "avro" && !registered {
-            Some((
-                "key_format",
-                "\"avro\" is for sources whose values are avro with ids of a schema registry".into(),
-            ))
-        } else if source.subject.is_some() && !(registered && dataset.own.schema.is_none()) {
-            let what = "is for avro with a schema registry, where the dataset names no schema of its own";
-            Some(("subject", what.to_owned()))
-        } else {
-            None
-        };
-        match wrong {
-            Some((key, what)) => {
-                self.wrong(&at(key), what);
-                None
-            }
-            None => Some(registered),
         }
     }
 }
@@ -155,7 +118,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{LEAST, case};
-    use crate::codec::Format;
+    use crate::codec::{Format, KeyFormat, Kind, Values};
     use crate::config::Shared;
 
     fn avro(source: &str) -> String {
@@ -169,22 +132,29 @@ mod tests {
         let config = case.right();
         let shared = Shared::system(&config, crate::telemetry::Metrics::new()).unwrap();
         let options = config.producer("products", &shared).unwrap();
-        assert_eq!(options.registry.is_some(), matches!(options.format, Format::Registered { .. }));
+        assert_eq!(options.registry.is_some(), options.format.asks_registry());
         options.format
     }
 
     #[test]
     fn avro_is_registered_where_there_is_a_registry_and_nothing_says_otherwise() {
-        assert!(matches!(format(&avro("")), Format::Avro { .. }));
-        assert!(matches!(format(&format!("{}{URL}", avro(""))), Format::Registered { keys: false }));
-        assert!(matches!(format(&format!("{}{URL}", avro(", registry = false"))), Format::Avro { .. }));
+        let values = |text: &str| format(text).values;
+        assert!(matches!(values(&avro("")), Values::Avro { .. }));
+        assert!(matches!(values(&format!("{}{URL}", avro(""))), Values::Registered(Kind::Avro)));
+        assert!(matches!(values(&format!("{}{URL}", avro(", registry = false"))), Values::Avro { .. }));
         assert!(matches!(
-            format(&format!("{}{URL}", avro(", schema = \"product.avsc\""))),
-            Format::Avro { .. }
+            values(&format!("{}{URL}", avro(", schema = \"product.avsc\""))),
+            Values::Avro { .. }
         ));
-        let keys = avro(", key_format = \"avro\"");
-        assert!(matches!(format(&format!("{keys}{URL}")), Format::Registered { keys: true }));
-        assert!(matches!(format(&format!("{LEAST}{URL}")), Format::Json { .. }));
+        assert!(matches!(values(&format!("{LEAST}{URL}")), Values::Json { checked: false, .. }));
+        let checked = LEAST.replace("\"json\"", "\"json\", registry = true");
+        assert!(matches!(values(&format!("{checked}{URL}")), Values::Json { checked: true, .. }));
+        for format in
+            [avro(", key_format = \"avro\""), LEAST.replace("\"json\"", "\"json\", key_format = \"avro\"")]
+        {
+            let keys = self::format(&format!("{format}{URL}")).keys;
+            assert!(matches!(keys, KeyFormat::Registered(Kind::Avro)));
+        }
     }
 
     #[test]
@@ -219,21 +189,15 @@ mod tests {
                 "source.subject: is for avro with a schema registry, where the dataset names no schema",
             ),
             (avro(", registry = true"), "source.registry: needs a registry"),
-            (
-                LEAST.replace("\"json\"", "\"json\", registry = true"),
-                "source.registry: is for avro, not for json",
-            ),
-            (
-                avro(", key_format = \"avro\""),
-                "source.key_format: \"avro\" is for sources whose values are avro",
-            ),
+            (LEAST.replace("\"json\"", "\"json\", registry = true"), "source.registry: needs a registry"),
+            (avro(", key_format = \"avro\""), "source.key_format: needs a registry"),
             (
                 format!("{}{URL}", avro(", registry = true, schema = \"product.avsc\"")),
                 "source.schema: is not for values whose schemas the registry has",
             ),
             (
                 format!("{}[datasets.products.producer.spill]\nshed = \"dead_letter\"\n{URL}", avro("")),
-                "spill.shed: \"dead_letter\" is not for values with ids of a schema registry",
+                "spill.shed: \"dead_letter\" is not for a source that is only read",
             ),
         ] {
             let wrong = case(&text).wrong();

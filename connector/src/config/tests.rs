@@ -42,6 +42,11 @@ impl Case {
         self
     }
 
+    pub(super) fn bytes(self, name: &str, bytes: &[u8]) -> Case {
+        std::fs::write(self.dir.path().join(name), bytes).unwrap();
+        self
+    }
+
     fn file(self, name: &str, text: &str) -> Case {
         std::fs::write(self.dir.path().join(name), text).unwrap();
         self
@@ -255,7 +260,7 @@ warp = true
         "stillwell.toml:19: producr: unknown key; did you mean producer?",
         "stillwell.toml:20: producer.pacing.x: unknown key",
         "stillwell.toml:22: consumer.poll_interval: is longer than max_backoff (5s)",
-        "stillwell.toml:24: datasets.products.source.format: \"jsn\" is not one of avro, json, raw; did you mean \
+        "stillwell.toml:24: datasets.products.source.format: \"jsn\" is not one of avro, json, protobuf, raw; did you mean \
          \"json\"?",
         "stillwell.toml:24: datasets.products.source.topics: \"products\" cannot stand here: write a list, as in \
          [\"products\"]",

@@ -36,7 +36,7 @@ impl Schemas {
                 break;
             }
             match Handle::current().block_on(registry.schema(id)) {
-                Ok(registry::Found::Avro(schema)) => codec.learn(id, Ok(&schema)),
+                Ok(registry::Found::Schema(schema)) => codec.learn(id, Ok(&schema)),
                 Ok(registry::Found::Unusable(why)) => codec.learn(id, Err(&why)),
                 Err(registry::Error::Unknown { .. }) => {
                     self.strangers.insert(id);
@@ -87,7 +87,7 @@ mod tests {
     fn the_value_is_blamed_and_not_the_key_that_it_would_make() {
         let schema = r#"{"type":"record","name":"P","fields":[{"name":"id","type":"string"},{"name":"price","type":"double"}]}"#;
         let schema = Arc::new(Schema::dataset(schema).unwrap());
-        let format = Format::Json { extra_fields: ExtraFields::Ignore };
+        let format = Format::json(ExtraFields::Ignore);
         let rule = KeyRule::Fields(vec!["id".to_owned()]);
         let mut fit = Fit::new(&format, &rule, &schema, Schemas::new(None)).unwrap();
         let mut misfit = |value: &str| {

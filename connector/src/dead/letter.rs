@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use crate::codec::{Format, Misfit, Stage, text};
+use crate::codec::{Format, Misfit, Stage, Values, text};
 use crate::format::chunk::{Body, ChunkRecord};
 use crate::format::letter::header::{LISTENER, VERSION};
 use crate::format::letter::{Letter, MAX_MESSAGE, bounded};
@@ -48,17 +48,15 @@ pub fn of_shed(
         Body::Delete { key } => (Some(key), None),
         Body::Misfit { .. } => (None, None),
     };
-    let value = match (value, format) {
+    let value = match (value, &format.values) {
         (None, _) => None,
-        (Some(datum), Format::Json { .. }) => {
+        (Some(datum), Values::Json { .. }) => {
             let mut json = String::with_capacity(datum.len() * 2);
             text::to_json(schema, datum, &mut json)?;
             Some(Bytes::from(json))
         }
-        // Avro is taken only where it is written in the dataset's schema already, and without a registry (`config/check`).
-        (Some(bytes), Format::Avro { .. } | Format::Registered { .. } | Format::Raw) => {
-            Some(Bytes::copy_from_slice(bytes))
-        }
+        // Others are taken only where what the log has is what was written (`config/check`).
+        (Some(bytes), _) => Some(Bytes::copy_from_slice(bytes)),
     };
     Ok(Letter {
         source: source.clone(),
@@ -183,9 +181,9 @@ mod tests {
         let record = |body| ChunkRecord { slot: 0, offset: 7, timestamp: 8, body };
         let upsert = record(Body::Upsert { key: b"P1", value: datum });
         let value = |format: &Format| of_shed(&upsert, &source, format, &schema).unwrap().value.unwrap();
-        let json = Format::Json { extra_fields: crate::codec::ExtraFields::Ignore };
+        let json = Format::json(crate::codec::ExtraFields::Ignore);
         assert_eq!(value(&json), r#"{"id":"P1"}"#);
-        assert_eq!(value(&Format::Avro { writer: schema.clone() }), &datum[..]);
+        assert_eq!(value(&Format::avro(schema.clone())), &datum[..]);
         let letter = of_shed(&record(Body::Delete { key: b"P1" }), &source, &json, &schema).unwrap();
         assert_eq!((letter.key, letter.value), (Some(Bytes::from_static(b"P1")), None));
         assert_eq!((letter.offset, letter.timestamp, letter.stage.as_str()), (7, 8, "TASK_PUT"));

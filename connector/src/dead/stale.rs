@@ -22,7 +22,7 @@ use super::Error;
 use super::fit::Schemas;
 use super::found::{Found, Source};
 use crate::clock::Clock;
-use crate::codec::{self, Codec, Encoded, Format, KeyRule};
+use crate::codec::{self, Codec, Encoded, Format, KeyFormat, KeyRule};
 use crate::format::letter::header;
 use crate::kafka::{self, Admin, Message, Polled, Poller, Tuning, ends::Ends};
 use crate::schema::Schema;
@@ -69,11 +69,9 @@ impl Keys {
         schema: &std::sync::Arc<Schema>,
         schemas: Schemas,
     ) -> Result<Keys, codec::Error> {
-        let codec = match (rule, format) {
-            (KeyRule::Kafka, Format::Registered { keys: true }) | (KeyRule::Fields(_), _) => {
-                Some(Codec::new(format.clone(), rule.clone(), schema.clone())?)
-            }
-            (KeyRule::Kafka, _) => None,
+        let codec = match (rule, &format.keys) {
+            (KeyRule::Kafka, KeyFormat::Raw) => None,
+            _ => Some(Codec::new(format.clone(), rule.clone(), schema.clone())?),
         };
         Ok(Keys { codec, schemas })
     }

@@ -125,7 +125,7 @@ impl Feed {
     /// How the producer must decode the records.
     pub fn rules(&self) -> (Format, KeyRule) {
         match &self.kind {
-            Maker::Generated { .. } => (Format::Json { extra_fields: ExtraFields::Ignore }, KeyRule::Kafka),
+            Maker::Generated { .. } => (Format::json(ExtraFields::Ignore), KeyRule::Kafka),
             Maker::Lines { key, .. } => lines::rules(key),
         }
     }

@@ -119,7 +119,7 @@ impl Lines {
 
 /// How the lines are decoded, here and by the producer.
 pub fn rules(key: &[String]) -> (Format, KeyRule) {
-    (Format::Json { extra_fields: ExtraFields::Ignore }, KeyRule::Fields(key.to_vec()))
+    (Format::json(ExtraFields::Ignore), KeyRule::Fields(key.to_vec()))
 }
 
 /// A codec of the producer's kind.

@@ -15,7 +15,7 @@
 //! Owns: that fact, its layout, how two of them differ. Does not own: what becomes of a log of another origin
 //! (`producer/log`).
 
-use crate::codec::{ExtraFields, Format, KeyRule};
+use crate::codec::{Envelope, ExtraFields, Format, KeyFormat, KeyRule, Kind, Values};
 use crate::record::TopicId;
 use crate::schema::Schema;
 
@@ -45,16 +45,34 @@ impl Origin {
         key: &KeyRule,
     ) -> Origin {
         // Every part ends with a zero byte, which no field name holds: no two rules make the same text.
-        let mut rules = match format {
-            Format::Json { extra_fields: ExtraFields::Ignore } => "json".to_owned(),
-            Format::Json { extra_fields: ExtraFields::Reject } => "json, no extra fields".to_owned(),
+        let mut rules = match &format.values {
+            Values::Json { extra_fields: ExtraFields::Ignore, .. } => "json".to_owned(),
+            Values::Json { extra_fields: ExtraFields::Reject, .. } => "json, no extra fields".to_owned(),
             // Defaults of the dataset's schema fill what the writer's lacks, so all of the text counts.
-            Format::Avro { writer } => format!("avro {}", writer.json()),
+            Values::Avro { writer } => format!("avro {}", writer.json()),
             // The registry's schemas are the same whenever they are asked for.
-            Format::Registered { keys: false } => "avro, registry".to_owned(),
-            Format::Registered { keys: true } => "avro, registry, keys too".to_owned(),
-            Format::Raw => "raw".to_owned(),
+            Values::Registered(Kind::Avro) => "avro, registry".to_owned(),
+            Values::Registered(Kind::Protobuf) => "protobuf, registry".to_owned(),
+            Values::Protobuf { message } => format!("protobuf {} {:016x}", message.name(), message.digest()),
+            Values::Raw => "raw".to_owned(),
         };
+        if let Values::Json { checked: true, .. } = format.values {
+            rules.push_str(", ids checked");
+        }
+        match &format.keys {
+            KeyFormat::Raw => {}
+            KeyFormat::Text => rules.push_str(", text keys"),
+            KeyFormat::Json => rules.push_str(", json keys"),
+            KeyFormat::Protobuf(message) => {
+                rules.push_str(&format!(", protobuf keys {} {:016x}", message.name(), message.digest()));
+            }
+            // As logs that there are say it.
+            KeyFormat::Registered(Kind::Avro) => rules.push_str(", keys too"),
+            KeyFormat::Registered(Kind::Protobuf) => rules.push_str(", protobuf keys by the registry"),
+        }
+        if format.envelope == Envelope::Debezium {
+            rules.push_str(", debezium");
+        }
         rules.push('\0');
         match key {
             KeyRule::Kafka => rules.push_str("kafka"),
@@ -73,7 +91,7 @@ impl Origin {
     /// One for tests and benches to which it does not matter.
     #[doc(hidden)]
     pub fn any() -> Origin {
-        Origin::of((TopicId::default(), "any"), &Schema::raw(), &Format::Raw, &KeyRule::Kafka)
+        Origin::of((TopicId::default(), "any"), &Schema::raw(), &Format::raw(), &KeyRule::Kafka)
     }
 
     /// Its bytes.
@@ -137,7 +155,7 @@ mod tests {
     use std::sync::Arc;
 
     fn json() -> Format {
-        Format::Json { extra_fields: ExtraFields::Ignore }
+        Format::json(ExtraFields::Ignore)
     }
 
     #[test]
@@ -186,9 +204,12 @@ mod tests {
             (json(), fields(&["kafka"])),
             (json(), fields(&["ab"])),
             (json(), fields(&["b", "a"])),
-            (Format::Raw, fields(&["a", "b"])),
-            (Format::Avro { writer: b.clone() }, fields(&["a", "b"])),
-            (Format::Json { extra_fields: ExtraFields::Reject }, fields(&["a", "b"])),
+            (Format::raw(), fields(&["a", "b"])),
+            (Format::avro(b.clone()), fields(&["a", "b"])),
+            (Format::json(ExtraFields::Reject), fields(&["a", "b"])),
+            (json().within(Envelope::Debezium), fields(&["a", "b"])),
+            (json().with_keys(KeyFormat::Json), fields(&["a", "b"])),
+            (json().with_keys(KeyFormat::Registered(Kind::Avro)), fields(&["a", "b"])),
         ] {
             assert_eq!(is.differs(&Origin::of(topic, &a, &format, &key)), reading, "{format:?} {key:?}");
         }

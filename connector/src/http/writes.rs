@@ -127,7 +127,7 @@ fn refused(refused: Refused) -> Problem {
     match refused {
         Refused::Misfit(misfit) => Problem::misfit(&misfit),
         Refused::TooLarge { .. } => Problem::too_large(refused.to_string()),
-        Refused::Registered => Problem::rejected(refused.to_string()),
+        Refused::ReadOnly(_) => Problem::rejected(refused.to_string()),
         Refused::Topic(detail) => Problem::rejected(detail),
     }
 }

@@ -11,7 +11,8 @@ use super::options::{
 };
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
-use crate::codec::{ExtraFields, Format, KeyRule};
+use crate::codec::proto::Message;
+use crate::codec::{Envelope, ExtraFields, Format, KeyFormat, KeyRule, Kind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka;
 use crate::registry::{self, Registry};
@@ -19,12 +20,16 @@ use crate::schema::Schema;
 use crate::telemetry::ProducerMetrics;
 
 /// How the values of the source topics are encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Encoding {
     Json,
+    /// With schema ids that are checked.
+    CheckedJson,
     Avro,
-    /// With schema ids; `true`: keys too.
-    Registered(bool),
+    /// The descriptor set, and the type's name.
+    Protobuf(Vec<u8>, String),
+    /// With schema ids.
+    Registered(Kind),
     Raw,
 }
 
@@ -36,6 +41,8 @@ pub struct ProducerBuilder {
     kafka: kafka::Options,
     topics: Vec<String>,
     encoding: Encoding,
+    keys: KeyFormat,
+    envelope: Envelope,
     key: KeyRule,
     registry: Option<registry::Options>,
     schema: Option<String>,
@@ -63,6 +70,8 @@ impl ProducerBuilder {
             kafka: kafka::Options { bootstrap_servers: "localhost:9092".into(), ..Default::default() },
             topics: Vec::new(),
             encoding: Encoding::Json,
+            keys: KeyFormat::Raw,
+            envelope: Envelope::Upsert,
             key: KeyRule::Kafka,
             registry: None,
             schema: None,
@@ -130,11 +139,35 @@ impl ProducerBuilder {
     /// headers); they are resolved to the dataset's schema. [`ProducerBuilder::avro_keys`]: keys as well.
     #[must_use]
     pub fn schema_registry(mut self, url: impl Into<String>) -> Self {
-        self.encoding = match self.encoding {
-            Encoding::Registered(keys) => Encoding::Registered(keys),
-            _ => Encoding::Registered(false),
-        };
-        let url = url.into();
+        self.encoding = Encoding::Registered(Kind::Avro);
+        self.asking(&url.into())
+    }
+
+    /// Values are Protobuf messages with the ids by which a schema registry knows their types (Confluent's wire format); they
+    /// become records of the dataset's schema, field by field, by name.
+    #[must_use]
+    pub fn protobuf_registry(mut self, url: impl Into<String>) -> Self {
+        self.encoding = Encoding::Registered(Kind::Protobuf);
+        self.asking(&url.into())
+    }
+
+    /// Values are Protobuf messages of the type that has this full name in a descriptor set, as
+    /// `protoc --include_imports --descriptor_set_out` writes it.
+    #[must_use]
+    pub fn protobuf(mut self, descriptor_set: impl Into<Vec<u8>>, message: impl Into<String>) -> Self {
+        self.encoding = Encoding::Protobuf(descriptor_set.into(), message.into());
+        self
+    }
+
+    /// Values are JSON with the ids by which a schema registry knows their JSON schemas, which have to be there and known.
+    /// Without this an id before the text is skipped.
+    #[must_use]
+    pub fn json_registry(mut self, url: impl Into<String>) -> Self {
+        self.encoding = Encoding::CheckedJson;
+        self.asking(&url.into())
+    }
+
+    fn asking(mut self, url: &str) -> Self {
         let urls = url.split(',').map(|url| url.trim().to_owned()).collect();
         self.registry =
             Some(registry::Options { urls, timeout: DEFAULT_REGISTRY_TIMEOUT, ..Default::default() });
@@ -144,7 +177,21 @@ impl ProducerBuilder {
     /// With a schema registry: Kafka keys are Avro datums with ids, too. A key is then what its datum says, as text.
     #[must_use]
     pub fn avro_keys(mut self) -> Self {
-        self.encoding = Encoding::Registered(true);
+        self.keys = KeyFormat::Registered(Kind::Avro);
+        self
+    }
+
+    /// Kafka keys are JSON. A key is then what it says, as text.
+    #[must_use]
+    pub fn json_keys(mut self) -> Self {
+        self.keys = KeyFormat::Json;
+        self
+    }
+
+    /// Values are changes of rows as Debezium writes them, in JSON or Avro.
+    #[must_use]
+    pub fn debezium(mut self) -> Self {
+        self.envelope = Envelope::Debezium;
         self
     }
 
@@ -298,7 +345,7 @@ impl ProducerBuilder {
                 "dataset {dataset} has no source topic: name one with source(TOPIC)"
             )));
         }
-        let schema = match (&self.schema, &self.schema_file, self.encoding) {
+        let schema = match (&self.schema, &self.schema_file, &self.encoding) {
             (None, None, Encoding::Raw) => Schema::raw(),
             (None, None, _) => {
                 return Err(config(format!(
@@ -317,28 +364,34 @@ impl ProducerBuilder {
         };
         let schema = Arc::new(schema);
         let format = match self.encoding {
-            Encoding::Json => Format::Json { extra_fields: ExtraFields::Ignore },
-            Encoding::Avro => Format::Avro { writer: schema.clone() },
-            Encoding::Registered(keys) => Format::Registered { keys },
-            Encoding::Raw => Format::Raw,
+            Encoding::Json => Format::json(ExtraFields::Ignore),
+            Encoding::CheckedJson => Format::json(ExtraFields::Ignore).checked(),
+            Encoding::Avro => Format::avro(schema.clone()),
+            Encoding::Protobuf(set, name) => {
+                let found = Message::find(&set, &name);
+                let wrong = |what| config(format!("dataset {dataset}: the descriptor set {what}"));
+                Format::protobuf(Arc::new(found.map_err(wrong)?))
+            }
+            Encoding::Registered(kind) => Format::registered(kind),
+            Encoding::Raw => Format::raw(),
         };
-        let registry = match (&self.registry, self.encoding) {
-            (Some(options), Encoding::Registered(_)) => {
+        let format = format.with_keys(self.keys).within(self.envelope);
+        let registry = match (&self.registry, format.asks_registry()) {
+            (Some(options), true) => {
                 let doing = || format!("preparing the schema registry of {dataset}");
                 let registry = Registry::new(options);
                 Some(registry.map_err(|error| Error::because(ErrorKind::Config, doing(), error))?)
             }
-            (None, Encoding::Registered(_)) => {
+            (None, true) => {
                 return Err(config(format!(
                     "dataset {dataset} has Avro keys and no schema registry: name one with schema_registry(URL)"
                 )));
             }
             _ => None,
         };
-        if registry.is_some() && self.spill.shed == super::Shed::DeadLetter {
+        if let (Some(why), super::Shed::DeadLetter) = (format.read_only(), self.spill.shed) {
             return Err(config(format!(
-                "dataset {dataset} cannot shed into dead letters: what is shed could not be written as it came, with a \
-                 schema id"
+                "dataset {dataset} cannot shed into dead letters, since they could not be replayed: {why}"
             )));
         }
         let data_dir = std::path::absolute(&self.data_dir).map_err(|error| {

@@ -24,13 +24,12 @@ use tokio_util::sync::CancellationToken;
 use super::circuit::{Circuits, Gate};
 use super::{Options, Status};
 use crate::clock::Entropy;
-use crate::codec::SchemaId;
+use crate::codec::{SchemaId, Written};
 use crate::error::chain;
 use crate::kafka::Waker;
 use crate::registry::{Error, Found, Registry};
 use crate::repeat;
 use crate::retry::Backoff;
-use crate::schema::Schema;
 
 /// Most ids that are asked for and not answered; who has more asks again later.
 const OPEN: usize = 64;
@@ -50,7 +49,7 @@ const STRANGERS: u32 = 5;
 #[derive(Clone, Debug)]
 pub enum Learnt {
     /// Its schema.
-    Schema(Arc<Schema>),
+    Schema(Written),
     /// Its schema is of no use, and why: for good.
     Unusable(String),
     /// Nobody knows it, so far.
@@ -118,7 +117,7 @@ impl Library {
                     self.strangers.store(0, Ordering::Relaxed);
                     tracing::info!(%id, "the schema registry knows a schema that is new here");
                     return match found {
-                        Found::Avro(schema) => Learnt::Schema(schema),
+                        Found::Schema(schema) => Learnt::Schema(schema),
                         Found::Unusable(why) => Learnt::Unusable(why),
                     };
                 }

@@ -33,6 +33,14 @@ pub struct Misfits(Tally);
 impl Misfits {
     fn tell(&self, source: &SourcePartition, offset: i64, misfit: &Misfit) {
         let Misfit { stage, class, message } = misfit;
+        // Each is news: from here on the dataset holds rows that the database has not.
+        if *class == codec::TRUNCATED {
+            tracing::error!(
+                source = %source, offset,
+                "the table behind the source was truncated: its rows stay in the dataset until their keys are deleted \
+                 (docs/operations.md, \"A table that was truncated\")"
+            );
+        }
         // The first is news, and so is each doubling: a schema or key rule that is wrong has no other voice.
         if let Some(so_far) = self.0.again() {
             tracing::warn!(

@@ -14,14 +14,15 @@ fn registry(options: &Options) -> Registry {
 
 fn avro(found: Result<Found, Error>) -> String {
     match found.unwrap() {
-        Found::Avro(schema) => schema.json().to_owned(),
+        Found::Schema(Written::Avro(schema)) => schema.json().to_owned(),
+        Found::Schema(other) => panic!("{other:?}"),
         Found::Unusable(why) => panic!("{why}"),
     }
 }
 
 fn unusable(found: Result<Found, Error>) -> String {
     match found.unwrap() {
-        Found::Avro(schema) => panic!("{schema:?}"),
+        Found::Schema(schema) => panic!("{schema:?}"),
         Found::Unusable(why) => why,
     }
 }
@@ -181,7 +182,7 @@ async fn references_are_followed_and_what_is_no_avro_is_of_no_use() {
             .to_string(),
         ),
         "/subjects/c/versions/1?deleted=true" => schema(r#"{"type": "fixed", "name": "n.C", "size": 2}"#),
-        "/schemas/ids/2" => (200, r#"{"schema": "{}", "schemaType": "JSON"}"#.to_owned()),
+        "/schemas/ids/2" => (200, r#"{"schema": "{}", "schemaType": "XML"}"#.to_owned()),
         "/schemas/ids/3" => schema(r#"{"type": "record", "name": "A"}"#),
         "/schemas/ids/5" => schema(r#"{"type": "record", "name": "A", "fields": [{"name": "b", "type": "n.B"}]}"#),
         _ => absent(),
@@ -192,10 +193,46 @@ async fn references_are_followed_and_what_is_no_avro_is_of_no_use() {
     let found = unusable(registry.schema(SchemaId::Number(1)).await);
     assert!(found.contains("n.A"), "{found}");
     assert_eq!(stub.seen().len(), 3);
-    for (id, why) in [(2, "of type JSON"), (3, "not a valid Avro schema"), (5, "n.B")] {
+    for (id, why) in [(2, "of type XML, which is not known here"), (3, "not a valid Avro schema"), (5, "n.B")]
+    {
         let found = unusable(registry.schema(SchemaId::Number(id)).await);
         assert!(found.contains(why), "{found}");
     }
+}
+
+#[tokio::test]
+async fn protobuf_is_compiled_with_what_it_imports_and_json_is_not_looked_at() {
+    let main = r#"syntax = "proto3"; import "b.proto"; message A { b.B b = 1; }"#;
+    let kind = |kind: &str, text: &str, references: &[(&str, &str)]| {
+        let references = references
+            .iter()
+            .map(|(name, subject)| serde_json::json!({"name": name, "subject": subject, "version": 1}));
+        let references: Vec<_> = references.collect();
+        (200, serde_json::json!({"schema": text, "schemaType": kind, "references": references}).to_string())
+    };
+    let stub = Stub::start(move |path| match path {
+        "/schemas/ids/1" => kind("PROTOBUF", main, &[("b.proto", "b")]),
+        "/schemas/ids/2" => kind("PROTOBUF", main, &[]),
+        "/schemas/ids/3" => kind("JSON", "no JSON at all", &[("x", "nobody knows it")]),
+        "/subjects/b/versions/1?deleted=true" => kind(
+            "PROTOBUF",
+            r#"syntax = "proto3"; package b; import "c.proto"; message B { C c = 1; }"#,
+            &[("c.proto", "c")],
+        ),
+        "/subjects/c/versions/1?deleted=true" => {
+            kind("PROTOBUF", r#"syntax = "proto3"; package b; message C { int32 n = 1; }"#, &[])
+        }
+        _ => absent(),
+    })
+    .await;
+    let registry = registry(&stub.options());
+    match registry.schema(SchemaId::Number(1)).await.unwrap() {
+        Found::Schema(Written::Protobuf(file)) => assert_eq!(file.message(&[0]).unwrap().name(), "A"),
+        other => panic!("{other:?}"),
+    }
+    let why = unusable(registry.schema(SchemaId::Number(2)).await);
+    assert!(why.contains("imports b.proto, which is none of its references"), "{why}");
+    assert!(matches!(registry.schema(SchemaId::Number(3)).await, Ok(Found::Schema(Written::Json))));
 }
 
 #[tokio::test]

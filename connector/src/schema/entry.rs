@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// Full name of the entry's record.
@@ -22,6 +23,36 @@ pub(super) fn json(value: &str) -> String {
         ),
         value = value
     )
+}
+
+/// The schema of a record with one field, which holds null or `value`. `envelope` and `row` are further names of the two:
+/// by them they match what a writer calls them.
+pub(super) fn in_field(
+    value: &str,
+    field: &str,
+    envelope: &str,
+    row: Option<&str>,
+) -> Result<String, super::Error> {
+    let value = without_namespace(value);
+    let mut inner: Value = serde_json::from_str(&value).map_err(super::Error::NotJson)?;
+    let mut root = &mut inner;
+    // {"type": {...}} is a schema wrapped once more.
+    while root.get("type").is_some_and(Value::is_object) {
+        root = root.get_mut("type").expect("it was just seen");
+    }
+    if let (Some(row), Some("record" | "error")) = (row, root.get("type").and_then(Value::as_str))
+        && let Some(object) = root.as_object_mut()
+    {
+        let aliases = object.entry("aliases").or_insert_with(|| Value::Array(Vec::new()));
+        if let Some(aliases) = aliases.as_array_mut()
+            && !aliases.iter().any(|alias| alias == row)
+        {
+            aliases.push(row.into());
+        }
+    }
+    let fields = serde_json::json!([{"name": field, "type": ["null", inner]}]);
+    Ok(serde_json::json!({"type": "record", "name": "stillwell.Change", "aliases": [envelope], "fields": fields})
+        .to_string())
 }
 
 /// Puts `"namespace":""` into the outermost named type where it has no namespace of its own, so that being inside

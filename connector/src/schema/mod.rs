@@ -230,6 +230,15 @@ impl Schema {
         skip::datum::<true>(&self.nodes, bytes)
     }
 
+    /// A reader's schema that takes a value of this one out of a record's field: a record `{field: [null, this]}`, which goes
+    /// by the name of `envelope`, and this schema's own record by that of `row`, too.
+    ///
+    /// # Errors
+    /// As [`Schema::parse`]: nothing that a schema holds should lead to one.
+    pub fn in_field(&self, field: &str, envelope: &str, row: Option<&str>) -> Result<Schema, Error> {
+        Schema::parse(&entry::in_field(&self.json, field, envelope, row)?)
+    }
+
     /// The Avro schema of a blob's entry that holds this schema's values (docs/formats.md, "Blobs").
     ///
     /// This schema is inlined as it was given. Only where its outermost named type has no namespace, an empty one is

@@ -137,6 +137,8 @@ pub(crate) struct Nodes {
     pub record_steps: Vec<Box<[Step]>>,
     pub names: HashMap<Box<str>, Id>,
     pub decimals: HashMap<Id, Decimal>,
+    /// Points in time: parts of a second that they count in.
+    pub times: HashMap<Id, i64>,
 }
 
 impl Nodes {

@@ -95,8 +95,18 @@ impl<'v> Parser<'v> {
             }
             name => {
                 let id = self.mention(name, space)?;
+                let logical = object.get("logicalType").and_then(Value::as_str);
                 if name == "bytes" {
                     self.decimal(object, id, usize::MAX);
+                }
+                let parts = match logical {
+                    Some("timestamp-millis") => Some(1_000),
+                    Some("timestamp-micros") => Some(1_000_000),
+                    Some("timestamp-nanos") => Some(1_000_000_000),
+                    _ => None,
+                };
+                if let (Some(parts), "long") = (parts, name) {
+                    self.nodes.times.insert(id, parts);
                 }
                 Ok(id)
             }

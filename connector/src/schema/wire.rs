@@ -24,6 +24,26 @@ pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// Ends an array or a map that is one block: writes its count into the byte that was kept for it at `start`, making room
+/// where it takes more, and the empty block behind. Nothing but that byte: there were no items.
+pub fn close_block(out: &mut Vec<u8>, start: usize, count: usize) {
+    if count == 0 {
+        return;
+    }
+    let more = long_len(count as i64) - 1;
+    if more > 0 {
+        let end = out.len();
+        out.resize(end + more, 0);
+        out.copy_within(start + 1..end, start + 1 + more);
+    }
+    let mut rest = (count as u64) << 1;
+    for byte in out.iter_mut().skip(start).take(more + 1) {
+        *byte = (rest & 0x7f) as u8 | if rest >= 0x80 { 0x80 } else { 0 };
+        rest >>= 7;
+    }
+    out.push(0);
+}
+
 /// How many bytes [`put_long`] writes.
 #[inline]
 pub fn long_len(value: i64) -> usize {

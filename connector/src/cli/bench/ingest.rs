@@ -53,11 +53,11 @@ async fn round(topic: &Filled, records: u64, clock: &Clock) -> Result<f64> {
     let log = Log::open(scratch.path(), log::Options::new(clock.clone())).await.map_err(failed)?;
     let start = topic.start().await?;
     let schema = Arc::new(Schema::raw());
-    let origin = Origin::of((TopicId::default(), "bench"), &schema, &Format::Raw, &KeyRule::Kafka);
+    let origin = Origin::of((TopicId::default(), "bench"), &schema, &Format::raw(), &KeyRule::Kafka);
     let from = log.resume(&origin, std::slice::from_ref(&start)).await.map_err(failed)?;
     let misfits = Misfits::default();
     let validator =
-        Validator::new(Format::Raw, KeyRule::Kafka, schema, metrics.clone(), misfits).map_err(failed)?;
+        Validator::new(Format::raw(), KeyRule::Kafka, schema, metrics.clone(), misfits).map_err(failed)?;
     let poller = Poller::new(&topic.kafka, &Tuning::source("stillwell.bench", 64 << 20))
         .map_err(super::topic::failed)?;
     let appender = log.appender();

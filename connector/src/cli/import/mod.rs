@@ -27,7 +27,6 @@ mod read;
 use super::edge::{Answer, Edge, open, print};
 use super::given::Given;
 use super::progress::Work;
-use crate::codec::Format;
 use crate::config::Shared;
 use crate::consumer::Steering;
 use crate::producer::write::Refused;
@@ -107,9 +106,9 @@ impl Import {
         let config = self.given.load(edge)?;
         let shared = Shared::system(&config, Metrics::new())?;
         let options = config.producer(&self.dataset, &shared)?;
-        if matches!(options.format, Format::Registered { .. }) {
+        if let Some(why) = options.format.read_only() {
             let doing = format!("importing into {}", self.dataset);
-            return Err(Error::because(ErrorKind::Rejected, doing, Refused::Registered));
+            return Err(Error::because(ErrorKind::Rejected, doing, Refused::ReadOnly(why)));
         }
         let watchers = Watchers::default();
         let writer = Writer::new(&options, watchers.clone())?;

@@ -231,7 +231,7 @@ pub(super) const UNCLOSED: Syntax = "the text ends inside a string";
 pub(super) const NO_VALUE: Syntax = "no value where one should be";
 pub(super) const OBJECT_NEXT: Syntax = "neither a comma nor a brace behind an object's field";
 pub(super) const LIST_NEXT: Syntax = "neither a comma nor a bracket behind a list's item";
-pub(super) const DEEP: Syntax = "nested deeper than 128 levels";
+pub(in crate::codec) const DEEP: Syntax = "nested deeper than 128 levels";
 
 /// How many bytes come before the first that ends or escapes a string, or may not be in one. Eight at a time: a test
 /// for zero bytes, `(x - 01…) & !x & 80…`, whose lowest hit is exact.

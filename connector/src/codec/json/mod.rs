@@ -18,7 +18,7 @@ use self::lex::{LIST_NEXT, Lex, NO_VALUE, OBJECT_NEXT};
 use self::plan::Plan;
 use super::{ExtraFields, Misfit, Stage};
 use crate::schema::node::{Nodes, Step};
-use crate::schema::wire::{long_len, put_bytes};
+use crate::schema::wire::{close_block, put_bytes};
 use crate::schema::{Id, MAX_DEPTH, MAX_EMPTY_ITEMS, Node, Schema};
 
 mod fail;
@@ -27,9 +27,10 @@ mod number;
 mod plan;
 mod record;
 mod scalar;
+pub(super) mod scan;
 mod union;
 
-pub(super) use lex::plain;
+pub(super) use lex::{DEEP, plain};
 
 /// Encodes JSON texts as datums of one schema.
 pub(super) struct Json {
@@ -91,27 +92,33 @@ impl Json {
             let message = format!("the value is not JSON: not UTF-8 (byte {})", error.valid_up_to());
             return Err(malformed("stillwell.codec.MalformedJson", message));
         }
+        self.decode_part(text, (0, text.len()))
+    }
+
+    /// The datum of a part of `text`, which is known to be UTF-8, until the next call. Places in messages are the text's.
+    pub fn decode_part(&mut self, text: &[u8], (from, to): scan::Place) -> Result<&[u8], Misfit> {
+        let malformed = |class, message: String| Misfit { stage: Stage::Decode, class, message };
         self.buffers.out.clear();
         self.buffers.pieces.clear();
         self.buffers.trail.clear();
         self.buffers.keys.clear();
         let nodes = &self.schema.nodes;
+        let part = text.get(from..to).unwrap_or_default();
         let mut pass = Pass {
             nodes,
             plans: &self.plans,
             reject_extra: self.reject_extra,
-            lex: Lex { rest: text },
-            length: text.len(),
+            lex: Lex { rest: part },
+            length: to,
             buffers: &mut self.buffers,
-            fuel: text.len().saturating_mul(16).saturating_add(4096),
+            fuel: part.len().saturating_mul(16).saturating_add(4096),
             empty_items: 0,
             what: What::Syntax(NO_VALUE),
             left: 0,
         };
         if let Err(Stop) = pass.whole() {
-            let (what, at) = (pass.what, text.len() - pass.left);
-            let bare = text.trim_ascii();
-            return Err(match bare {
+            let (what, at) = (pass.what, to - pass.left);
+            return Err(match part.trim_ascii() {
                 b"" => malformed(
                     "stillwell.codec.EmptyValue",
                     "the value is empty; a delete is a Kafka null".into(),
@@ -266,7 +273,7 @@ impl<'t> Pass<'_, 't> {
                 return self.stop(What::Empty);
             }
         }
-        self.close_block(start, count);
+        close_block(&mut self.buffers.out, start, count);
         Ok(())
     }
 
@@ -326,24 +333,7 @@ impl<'t> Pass<'_, 't> {
         if twice {
             return self.stop(What::KeyTwice);
         }
-        self.close_block(start, count);
+        close_block(&mut self.buffers.out, start, count);
         Ok(())
-    }
-
-    /// Writes a block's count into the byte kept for it at `start`, making room where it takes more, and the end.
-    fn close_block(&mut self, start: usize, count: usize) {
-        let out = &mut self.buffers.out;
-        let more = long_len(count as i64) - 1;
-        if more > 0 {
-            let end = out.len();
-            out.resize(end + more, 0);
-            out.copy_within(start + 1..end, start + 1 + more);
-        }
-        let mut rest = (count as u64) << 1;
-        for byte in out.iter_mut().skip(start).take(more + 1) {
-            *byte = (rest & 0x7f) as u8 | if rest >= 0x80 { 0x80 } else { 0 };
-            rest >>= 7;
-        }
-        out.push(0);
     }
 }

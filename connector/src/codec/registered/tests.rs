@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::{Codec, Decoded, Encoded, Format, KeyRule, Stage, Unread};
+use super::super::{Codec, Decoded, Encoded, ExtraFields, Format, KeyFormat, KeyRule, Stage, Unread};
 use super::*;
 
 const OWN: &str = r#"{"type":"record","name":"P","fields":[
@@ -11,8 +11,14 @@ fn schema(json: &str) -> Arc<Schema> {
     Arc::new(Schema::parse(json).unwrap())
 }
 
+fn written(json: &str) -> Written {
+    schema(json).into()
+}
+
 fn codec(keys: bool, key: KeyRule) -> Codec {
-    Codec::new(Format::Registered { keys }, key, schema(OWN)).unwrap()
+    let format = Format::registered(Kind::Avro);
+    let format = if keys { format.with_keys(KeyFormat::Registered(Kind::Avro)) } else { format };
+    Codec::new(format, key, schema(OWN)).unwrap()
 }
 
 fn id(number: u32) -> SchemaId {
@@ -46,8 +52,8 @@ fn a_record_waits_for_its_schema_and_is_read_with_it() {
     for record in [&old, &own] {
         assert!(matches!(codec.read(value(record)), Err(Unread::Unknown { stage: Stage::Decode, .. })));
     }
-    codec.learn(id(1), Ok(&schema(OLD)));
-    codec.learn(id(2), Ok(&schema(OWN)));
+    codec.learn(id(1), Ok(&written(OLD)));
+    codec.learn(id(2), Ok(&written(OWN)));
     assert_eq!(codec.unknown(value(&old)), None);
     let resolved = codec.read(value(&old)).unwrap();
     assert_eq!(resolved.value, Some(&b"\x04ab\0\0\0\0\0\0\xf0\x3f"[..]), "the default is 1");
@@ -60,7 +66,7 @@ fn a_record_waits_for_its_schema_and_is_read_with_it() {
     let header = [&[1][..], &[7; 16]].concat();
     let headed = Encoded { value_header: Some(&header), ..value(OLD_AB) };
     assert_eq!(codec.unknown(headed), Some(guid));
-    codec.learn(guid, Ok(&schema(OLD)));
+    codec.learn(guid, Ok(&written(OLD)));
     assert!(codec.read(headed).is_ok());
     let wrong = Encoded { value_header: Some(&header[..9]), ..value(OLD_AB) };
     assert_eq!(misfit(codec.read(wrong)).class, "stillwell.codec.NoSchemaId");
@@ -72,8 +78,8 @@ fn a_record_waits_for_its_schema_and_is_read_with_it() {
 #[test]
 fn what_cannot_be_read_is_a_misfit_and_says_why() {
     let mut codec = codec(false, KeyRule::Kafka);
-    codec.learn(id(1), Ok(&schema(OWN)));
-    codec.learn(id(2), Ok(&schema(r#"{"type":"record","name":"Q","fields":[]}"#)));
+    codec.learn(id(1), Ok(&written(OWN)));
+    codec.learn(id(2), Ok(&written(r#"{"type":"record","name":"Q","fields":[]}"#)));
     codec.learn(id(3), Err("it is of type JSON, not AVRO"));
     for (bytes, stage, class, said) in [
         (&b""[..], Stage::Decode, "EmptyValue", "a delete is a Kafka null"),
@@ -101,13 +107,13 @@ fn what_cannot_be_read_is_a_misfit_and_says_why() {
 #[test]
 fn keys_say_what_their_datums_do() {
     let mut codec = codec(true, KeyRule::Kafka);
-    codec.learn(id(1), Ok(&schema("\"string\"")));
-    codec.learn(id(2), Ok(&schema(r#"["null", "long"]"#)));
-    codec.learn(id(3), Ok(&schema(
+    codec.learn(id(1), Ok(&written("\"string\"")));
+    codec.learn(id(2), Ok(&written(r#"["null", "long"]"#)));
+    codec.learn(id(3), Ok(&written(
         r#"{"type":"record","name":"K","fields":[{"name":"a","type":"string"},{"name":"b","type":["null","int"]}]}"#,
     )));
-    codec.learn(id(4), Ok(&schema(r#"{"type":"map","values":"int"}"#)));
-    codec.learn(id(5), Ok(&schema(r#"{"type":"record","name":"K","fields":[]}"#)));
+    codec.learn(id(4), Ok(&written(r#"{"type":"map","values":"int"}"#)));
+    codec.learn(id(5), Ok(&written(r#"{"type":"record","name":"K","fields":[]}"#)));
     let mut read = |key: &[u8]| {
         codec.read(Encoded { key: Some(key), ..Encoded::default() }).map(|decoded| decoded.key.to_vec())
     };
@@ -138,8 +144,8 @@ fn keys_say_what_their_datums_do() {
 #[test]
 fn where_fields_make_the_key_the_kafka_key_is_read_for_deletes_only() {
     let mut codec = codec(true, KeyRule::Fields(vec!["id".into()]));
-    codec.learn(id(1), Ok(&schema(OWN)));
-    codec.learn(id(2), Ok(&schema(OLD)));
+    codec.learn(id(1), Ok(&written(OWN)));
+    codec.learn(id(2), Ok(&written(OLD)));
     let own = framed(1, OWN_AB);
     let upsert = Encoded { key: Some(b"any"), ..value(&own) };
     assert_eq!(codec.unknown(upsert), None);
@@ -152,7 +158,7 @@ fn where_fields_make_the_key_the_kafka_key_is_read_for_deletes_only() {
 
 #[test]
 fn json_behind_an_id_is_json() {
-    let format = Format::Json { extra_fields: super::super::ExtraFields::Reject };
+    let format = Format::json(ExtraFields::Reject);
     let mut codec = Codec::new(format, KeyRule::Kafka, schema(OWN)).unwrap();
     let json = br#"{"id":"ab","price":2}"#;
     let guid = [&[1][..], &[9; 16], json].concat();
@@ -165,9 +171,29 @@ fn json_behind_an_id_is_json() {
 }
 
 #[test]
+fn json_whose_ids_are_checked_has_to_have_one_that_is_known() {
+    let format = Format::json(ExtraFields::Reject).checked();
+    let mut codec = Codec::new(format, KeyRule::Kafka, schema(OWN)).unwrap();
+    let json = br#"{"id":"ab","price":2}"#;
+    let framed_json = framed(7, json);
+    assert_eq!(codec.unknown(value(&framed_json)), Some(id(7)));
+    assert_eq!(codec.read(value(&framed_json)), Err(Unread::Unknown { id: id(7), stage: Stage::Decode }));
+    codec.learn(id(7), Ok(&Written::Json));
+    codec.learn(id(8), Ok(&written(OWN)));
+    assert_eq!(codec.read(value(&framed_json)).unwrap().value, Some(OWN_AB));
+    let header = framed(7, b"");
+    let headed = Encoded { value_header: Some(&header), ..value(json) };
+    assert_eq!(codec.read(headed).unwrap().value, Some(OWN_AB));
+    assert_eq!(misfit(codec.read(value(json))).class, "stillwell.codec.NoSchemaId");
+    let other = misfit(codec.read(value(&framed(8, json))));
+    assert_eq!(other.class, "stillwell.codec.UnusableSchema");
+    assert!(other.message.contains("of type AVRO, not JSON"), "{other}");
+}
+
+#[test]
 fn a_shelf_that_is_full_begins_anew() {
     let mut codec = codec(false, KeyRule::Kafka);
-    let own = schema(OWN);
+    let own = written(OWN);
     for number in 0..=MOST as u32 {
         codec.learn(id(number), Ok(&own));
     }
@@ -185,12 +211,12 @@ proptest! {
         header in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)),
     ) {
         let own = schema(OWN);
-        let deep = schema(r#"{"type":"record","name":"P","fields":[{"name":"id","type":"string"},
+        let deep = written(r#"{"type":"record","name":"P","fields":[{"name":"id","type":"string"},
             {"name":"price","type":"float"},{"name":"more","type":{"type":"array","items":["null","P"]}}]}"#);
         let mut codec = codec(true, KeyRule::Kafka);
-        codec.learn(id(1), Ok(&own));
+        codec.learn(id(1), Ok(&own.clone().into()));
         codec.learn(id(2), Ok(&deep));
-        codec.learn(id(3), Ok(&schema("\"string\"")));
+        codec.learn(id(3), Ok(&written("\"string\"")));
         let bytes = if framing { framed(number, &bytes) } else { bytes };
         let key = framed(3, b"\x02k");
         let record = Encoded { value_header: header.as_deref(), key: Some(&key), ..value(&bytes) };

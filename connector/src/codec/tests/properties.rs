@@ -10,7 +10,7 @@ proptest! {
         let made = reference::schema(&mut dice, ambiguous);
         let avro = made.avro();
         let schema = Arc::new(Schema::parse(&made.json.to_string()).unwrap());
-        let json = Format::Json { extra_fields: ExtraFields::Ignore };
+        let json = Format::json(ExtraFields::Ignore);
         let mut codec = Codec::new(json, KeyRule::Kafka, Arc::clone(&schema)).unwrap();
         for _ in 0..4 {
             let value = reference::value(&mut dice, &made);
@@ -52,7 +52,7 @@ proptest! {
         let made = reference::schema(&mut dice, true);
         let schema = Arc::new(Schema::parse(&made.json.to_string()).unwrap());
         let extra_fields = if dice.one_in(2) { ExtraFields::Ignore } else { ExtraFields::Reject };
-        let mut codec = Codec::new(Format::Json { extra_fields }, KeyRule::Kafka, Arc::clone(&schema)).unwrap();
+        let mut codec = Codec::new(Format::json(extra_fields), KeyRule::Kafka, Arc::clone(&schema)).unwrap();
         let mut text = String::new();
         let value = reference::value(&mut dice, &made);
         reference::print(&mut dice, &value, Style::Wild, &mut text);

@@ -19,7 +19,7 @@ shards = 4
         "stillwell.toml:2: storage.data_dir: 7 cannot stand here: write a folder, as in \"/var/lib/stillwell\"",
         "stillwell.toml:3: dataset: unknown key; did you mean datasets?",
         "stillwell.toml:4: datasets.products.sorce: unknown key; did you mean datasets.products.source?",
-        "stillwell.toml:4: datasets.products.source.format: \"jsn\" is not one of avro, json, raw; did you mean \
+        "stillwell.toml:4: datasets.products.source.format: \"jsn\" is not one of avro, json, protobuf, raw; did you mean \
          \"json\"?",
         "stillwell.toml:4: datasets.products.source.topcs: unknown key; did you mean datasets.products.source.topics?",
         "stillwell.toml:6: datasets.products.shards: 4 shards are not in this release: 1 is",

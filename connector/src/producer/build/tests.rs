@@ -93,7 +93,7 @@ impl Ground {
             compress: true,
             cache: self.cache.clone(),
             max_letter_bytes: MAX_LETTER_BYTES,
-            format: Format::Raw,
+            format: Format::raw(),
             chain: 0,
         };
         Builder::new(constants, view, must_say, self.clock.clone(), self.metrics.clone())

@@ -39,7 +39,7 @@ fn source(partition: i32) -> SourcePartition {
 
 /// Of history number `n`.
 fn origin(n: u8) -> Origin {
-    Origin::of((TopicId([n; 16]), &n.to_string()), &Schema::raw(), &Format::Raw, &KeyRule::Kafka)
+    Origin::of((TopicId([n; 16]), &n.to_string()), &Schema::raw(), &Format::raw(), &KeyRule::Kafka)
 }
 
 fn at(partition: i32, offset: i64) -> Position {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::record::{Payload, Ready, Write};
-use crate::codec::{self, Codec, ExtraFields, Format, KeyRule, Misfit, Stage, text};
+use crate::codec::{self, Codec, ExtraFields, Format, KeyRule, Misfit, Stage, Values, text};
 use crate::schema::wire::take_bytes;
 use crate::schema::{Resolver, Schema};
 
@@ -36,12 +36,9 @@ pub enum Refused {
         /// Its limit.
         limit: usize,
     },
-    /// What is in the source names its schemas by a registry's ids, which are not given here.
-    #[error(
-        "the records of the source name their schemas by ids of a schema registry: write them to the topic with a \
-         serializer that registers schemas"
-    )]
-    Registered,
+    /// What is in the source is written in a way that is only read here, and why.
+    #[error("{0}")]
+    ReadOnly(&'static str),
     /// It does not say, or says wrongly, where it should go.
     #[error("{0}")]
     Topic(String),
@@ -69,23 +66,24 @@ enum Target {
     Raw {
         json: Codec,
     },
-    /// A record there names its schema by an id of the registry's.
-    Registered,
+    /// Nothing is written there, and why.
+    ReadOnly(&'static str),
 }
 
 impl Encoder {
     pub fn new(format: &Format, key: &KeyRule, schema: &Arc<Schema>) -> Result<Encoder, codec::Error> {
         let json = |schema: &Arc<Schema>| {
-            let format = Format::Json { extra_fields: ExtraFields::Ignore };
+            let format = Format::json(ExtraFields::Ignore);
             Codec::new(format, KeyRule::Kafka, Arc::clone(schema))
         };
-        let target = match format {
-            Format::Json { .. } => Target::Json,
-            Format::Avro { writer } => {
+        let target = match (format.read_only(), &format.values) {
+            (Some(why), _) => Target::ReadOnly(why),
+            (None, Values::Json { .. }) => Target::Json,
+            (None, Values::Avro { writer }) => {
                 Target::Avro { writer: Arc::clone(writer), json: json(writer)?, resolver: None }
             }
-            Format::Registered { .. } => Target::Registered,
-            Format::Raw => Target::Raw { json: json(schema)? },
+            (None, Values::Raw) => Target::Raw { json: json(schema)? },
+            (None, Values::Protobuf { .. } | Values::Registered(_)) => unreachable!("they are only read"),
         };
         Ok(Encoder {
             target,
@@ -114,7 +112,7 @@ impl Encoder {
             }),
             None => {
                 // The datum is decoded once more, with the schema in which it then is.
-                let format = Format::Avro { writer: Arc::clone(&self.schema) };
+                let format = Format::avro(Arc::clone(&self.schema));
                 self.keys =
                     Some(Codec::new(format, KeyRule::Fields(fields.to_vec()), Arc::clone(&self.schema))?);
                 Ok(())
@@ -126,8 +124,8 @@ impl Encoder {
     pub fn prepare(&mut self, record: Write, topics: &[Arc<str>]) -> Result<Ready, Refused> {
         let Write { topic, key: given, value, headers, timestamp } = record;
         let topic = place(topic.as_deref(), topics)?;
-        if matches!(self.target, Target::Registered) {
-            return Err(Refused::Registered);
+        if let Target::ReadOnly(why) = self.target {
+            return Err(Refused::ReadOnly(why));
         }
         let value = match value {
             Some(payload) => Some(self.encode(payload).map_err(Refused::Misfit)?),
@@ -156,10 +154,10 @@ impl Encoder {
     fn encode(&mut self, payload: Payload) -> Result<Bytes, Misfit> {
         match (&mut self.target, payload) {
             // Refused before it comes here.
-            (Target::Registered, _) => Err(Misfit {
+            (Target::ReadOnly(why), _) => Err(Misfit {
                 stage: Stage::Validate,
-                class: "stillwell.write.Registered",
-                message: Refused::Registered.to_string(),
+                class: "stillwell.write.ReadOnly",
+                message: (*why).to_owned(),
             }),
             (_, Payload::Encoded(bytes))
             | (Target::Json, Payload::Json(bytes) | Payload::Plain(bytes))

@@ -29,7 +29,7 @@ fn topics(names: &[&str]) -> Vec<Arc<str>> {
 }
 
 fn json_format() -> Format {
-    Format::Json { extra_fields: ExtraFields::Ignore }
+    Format::json(ExtraFields::Ignore)
 }
 
 fn by_id() -> KeyRule {
@@ -103,7 +103,7 @@ fn keys_can_be_made_for_a_dataset_that_takes_the_kafka_key() {
 #[test]
 fn an_avro_topic_gets_datums_of_its_own_schema() {
     let writer = Arc::new(Schema::parse(OLDER).unwrap());
-    let mut encoder = encoder(Format::Avro { writer: writer.clone() }, KeyRule::Kafka, schema());
+    let mut encoder = encoder(Format::avro(writer.clone()), KeyRule::Kafka, schema());
     let datum = b"\x06P-1";
     let ready = prepared(&mut encoder, Write::upsert("k", r#"{"id":"P-1","price":2.5}"#));
     assert_eq!(ready.value.as_deref(), Some(&datum[..]), "without what the topic's schema has no place for");
@@ -134,7 +134,7 @@ fn a_json_topic_gets_a_datum_as_json() {
 #[test]
 fn a_raw_topic_gets_bytes() {
     let raw = Arc::new(Schema::raw());
-    let mut encoder = encoder(Format::Raw, KeyRule::Kafka, raw.clone());
+    let mut encoder = encoder(Format::raw(), KeyRule::Kafka, raw.clone());
     for record in [
         Write::upsert("k", &b"\xff\0"[..]),
         Write::json(Some("k".into()), r#""/wA=""#),

@@ -1,0 +1,300 @@
+//! Changes of a database's rows, as Debezium writes them: `envelope = "debezium"`.
+//!
+//! ```text
+//!  {"schema": …, "payload":            only where the JsonConverter writes schemas
+//!     {"op": "c" | "r" | "u", "after": {row}, "before": …, "source": …, "ts_ms": …}     the row as it is
+//!     {"op": "d", "before": {row} or null}                                               it is gone
+//!     {"op": "t"}                                                                        all are: a misfit of its own
+//! ```
+//!
+//! A delete is followed by a Kafka null of the same key, for compaction: it deletes what is gone already. Of `before` only
+//! the key's fields are read: what a database says of the rest depends on its settings (PostgreSQL's replica identity).
+//!
+//! Avro's rules do the work there: the row is resolved to the dataset's schema by the same act that takes it out of its
+//! envelope, whatever its record is called (Debezium calls each `Value`).
+
+use std::sync::Arc;
+
+use super::json::{self, scan};
+use super::{Error, ExtraFields, Misfit, Part, Stage, Told};
+use crate::schema::{Id, Malformed, Node, Resolver, Schema};
+
+/// The class of misfits that say that a table was emptied.
+pub const TRUNCATED: &str = "stillwell.codec.Truncated";
+
+/// What was done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Op {
+    Write,
+    Delete,
+}
+
+fn op(text: &[u8]) -> Result<Op, Misfit> {
+    match text {
+        b"c" | b"r" | b"u" => Ok(Op::Write),
+        b"d" => Ok(Op::Delete),
+        _ => Err(strange(text)),
+    }
+}
+
+#[cold]
+fn strange(text: &[u8]) -> Misfit {
+    match text {
+        b"t" => Misfit {
+            stage: Stage::Validate,
+            class: TRUNCATED,
+            message: "the table was truncated, and the change does not say which rows it had: they stay in the dataset. \
+                      Delete their keys, as with Kafka nulls"
+                .to_owned(),
+        },
+        _ => Misfit {
+            stage: Stage::Validate,
+            class: "stillwell.codec.UnknownOperation",
+            message: "the change's `op` is none of c, r, u, d and t".to_owned(),
+        },
+    }
+}
+
+#[cold]
+fn none(what: &str) -> Misfit {
+    Misfit {
+        stage: Stage::Decode,
+        class: "stillwell.codec.NoEnvelope",
+        message: format!("the value is no change as Debezium writes it: {what}"),
+    }
+}
+
+#[cold]
+fn no_row(op: &str) -> Misfit {
+    Misfit {
+        stage: Stage::Validate,
+        class: "stillwell.codec.MissingField",
+        message: format!("the change has no row in `after`, and its `op` is {op}"),
+    }
+}
+
+/// The misfit of a delete that does not say of what.
+#[cold]
+pub(super) fn unsaid() -> Misfit {
+    Misfit {
+        stage: Stage::Key,
+        class: "stillwell.codec.NullKey",
+        message: "the change is a delete without `before`, and what its Kafka key says is not known: say with key_format \
+                  how keys are written"
+            .to_owned(),
+    }
+}
+
+/// Reads changes in JSON.
+pub(super) struct Json {
+    after: json::Json,
+    /// Where keys are made of fields: reads those.
+    before: Option<json::Json>,
+    scratch: scan::Scratch,
+}
+
+impl std::fmt::Debug for Json {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Json({:?})", self.after)
+    }
+}
+
+/// Where the parts of a change lie.
+#[derive(Default)]
+struct Parts {
+    op: Option<scan::Place>,
+    before: Option<scan::Place>,
+    after: Option<scan::Place>,
+    payload: Option<scan::Place>,
+    twice: bool,
+}
+
+impl Json {
+    pub fn new(schema: Arc<Schema>, extra_fields: ExtraFields, left: Option<&Arc<Schema>>) -> Json {
+        Json {
+            after: json::Json::new(schema, extra_fields),
+            before: left.map(|left| json::Json::new(Arc::clone(left), ExtraFields::Ignore)),
+            scratch: scan::Scratch::default(),
+        }
+    }
+
+    pub fn decode<'a>(&'a mut self, text: &[u8]) -> Result<Told<'a>, Misfit> {
+        let no_json = |what: String| Misfit {
+            stage: Stage::Decode,
+            class: "stillwell.codec.MalformedJson",
+            message: format!("the value is not JSON: {what}"),
+        };
+        if let Err(error) = std::str::from_utf8(text) {
+            return Err(no_json(format!("not UTF-8 (byte {})", error.valid_up_to())));
+        }
+        let begin = text.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(text.len());
+        if text.get(begin) != Some(&b'{') {
+            // For what is no object there are words.
+            self.after.decode(text)?;
+            return Err(none("it is no object"));
+        }
+        let fault = |(syntax, at): scan::Fault| match syntax {
+            json::DEEP => Misfit {
+                stage: Stage::Validate,
+                class: "stillwell.codec.TooDeep",
+                message: format!("{syntax} (byte {at})"),
+            },
+            _ => no_json(format!("{syntax} (byte {at})")),
+        };
+        let (mut parts, end) = self.parts(text, begin).map_err(fault)?;
+        scan::end(text, end).map_err(fault)?;
+        if let (None, Some((from, _))) = (parts.op, parts.payload) {
+            if text.get(from) != Some(&b'{') {
+                return Err(none("its `payload` is no object"));
+            }
+            (parts, _) = self.parts(text, from).map_err(fault)?;
+        }
+        if parts.twice {
+            return Err(Misfit {
+                stage: Stage::Validate,
+                class: "stillwell.codec.DuplicateField",
+                message: "`op`, `before`, `after` or `payload` occurs twice in the change".to_owned(),
+            });
+        }
+        let Some(place) = parts.op else { return Err(none("it has no `op`")) };
+        let [_, scratch] = &mut self.scratch;
+        let done = match scan::scalar(text, place, scratch) {
+            scan::Scalar::Text(text) => op(text)?,
+            _ => return Err(none("its `op` is no string")),
+        };
+        let row = |place: Option<scan::Place>| {
+            place.filter(|(from, to)| text.get(*from..*to).is_some_and(|part| part != b"null"))
+        };
+        match (done, row(parts.after), row(parts.before), &mut self.before) {
+            (Op::Write, Some(after), ..) => Ok(Told::Upsert(self.after.decode_part(text, after)?)),
+            (Op::Write, None, ..) => Err(no_row("a write")),
+            (Op::Delete, _, Some(before), Some(reader)) => {
+                Ok(Told::Delete(Some(reader.decode_part(text, before)?)))
+            }
+            (Op::Delete, ..) => Ok(Told::Delete(None)),
+        }
+    }
+
+    fn parts(&mut self, text: &[u8], from: usize) -> Result<(Parts, usize), scan::Fault> {
+        let mut parts = Parts::default();
+        let end = scan::members(text, from, &mut self.scratch, |name, place| {
+            let part = match name {
+                b"op" => &mut parts.op,
+                b"before" => &mut parts.before,
+                b"after" => &mut parts.after,
+                b"payload" => &mut parts.payload,
+                _ => return,
+            };
+            parts.twice |= part.replace(place).is_some();
+        })?;
+        Ok((parts, end))
+    }
+}
+
+/// Reads changes in Avro, all of one writer's schema.
+#[derive(Debug)]
+pub(super) struct Avro {
+    writer: Arc<Schema>,
+    after: Resolver,
+    /// Where keys are made of fields: what is left of `before`.
+    before: Option<Resolver>,
+    out: Vec<u8>,
+}
+
+impl Avro {
+    pub fn new(writer: Arc<Schema>, schema: &Arc<Schema>, left: Option<&Arc<Schema>>) -> Result<Avro, Error> {
+        let row = row(&writer).map_err(|what| {
+            Error::Format(format!("the schema is none of a change as Debezium writes it: {what}"))
+        })?;
+        let take = |field: &str, schema: &Schema| {
+            let reader = Arc::new(schema.in_field(field, row.envelope, row.name)?);
+            Resolver::new(&writer, &reader)
+        };
+        let after = take("after", schema)?;
+        let before = left.map(|left| take("before", left)).transpose()?;
+        Ok(Avro { after, before, writer, out: Vec::new() })
+    }
+
+    pub fn decode<'a>(&'a mut self, value: &[u8]) -> Result<Told<'a>, Misfit> {
+        let Avro { writer, after, before, out } = self;
+        let writer = &*writer;
+        out.clear();
+        let malformed = |malformed: Malformed| {
+            let name = writer.nodes.title(writer.nodes.root);
+            let empty = value.is_empty();
+            Misfit {
+                stage: Stage::Decode,
+                class: if empty { "stillwell.codec.EmptyValue" } else { "stillwell.codec.MalformedAvro" },
+                message: match empty {
+                    true => "the value is empty; a delete is a Kafka null".to_owned(),
+                    false => format!("the value is not an Avro datum of {name}: {malformed}"),
+                },
+            }
+        };
+        let part = Part::whole(writer, value).and_then(|whole| whole.field("op")).map_err(malformed)?;
+        let done = match part.and_then(|part| part.as_str()) {
+            Some(text) => op(text.as_bytes())?,
+            None => return Err(none("its `op` is no string")),
+        };
+        let resolver = match (done, before) {
+            (Op::Write, _) => after,
+            (Op::Delete, Some(before)) => before,
+            (Op::Delete, None) => {
+                let whole = writer.validate(value).and_then(|length| match length == value.len() {
+                    true => Ok(()),
+                    false => Err(Malformed { at: length, what: "something behind the datum" }),
+                });
+                return whole.map(|()| Told::Delete(None)).map_err(malformed);
+            }
+        };
+        resolver.resolve(value, out).map_err(malformed)?;
+        // The row stands in a union with null, which comes first.
+        match (out.split_first(), done) {
+            (Some((0, _)) | None, Op::Write) => Err(no_row("a write")),
+            (Some((0, _)) | None, Op::Delete) => Ok(Told::Delete(None)),
+            (Some((_, row)), Op::Write) => Ok(Told::Upsert(row)),
+            (Some((_, row)), Op::Delete) => Ok(Told::Delete(Some(row))),
+        }
+    }
+}
+
+/// What names there are in a change's schema.
+struct Names<'a> {
+    /// Of the change's own record.
+    envelope: &'a str,
+    /// Of the row's.
+    name: Option<&'a str>,
+}
+
+fn row(writer: &Schema) -> Result<Names<'_>, String> {
+    let nodes = &writer.nodes;
+    let Node::Record(record) = nodes.get(nodes.root) else {
+        return Err(format!("it is {}", nodes.title(nodes.root)));
+    };
+    let field = |name: &str| {
+        let at = record.field(name.as_bytes()).and_then(|at| record.fields.get(at));
+        at.map(|field| field.node).ok_or_else(|| format!("{} has no field `{name}`", record.name.full))
+    };
+    let is_text = |id: Id| matches!(nodes.get(id), Node::String | Node::Enum(_));
+    let op = field("op")?;
+    let says = match nodes.get(op) {
+        Node::Union(branches) => branches.iter().any(|branch| is_text(*branch)),
+        _ => is_text(op),
+    };
+    if !says {
+        return Err(format!("its field `op` is {}", nodes.title(op)));
+    }
+    let (after, _) = (field("after")?, field("before")?);
+    let named = |id: Id| match nodes.get(id) {
+        Node::Record(row) => Some(&*row.name.full),
+        _ => None,
+    };
+    let name = match nodes.get(after) {
+        Node::Union(branches) => branches.iter().find_map(|branch| named(*branch)),
+        _ => named(after),
+    };
+    Ok(Names { envelope: &record.name.full, name })
+}
+
+#[cfg(test)]
+mod tests;

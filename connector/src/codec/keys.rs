@@ -1,0 +1,235 @@
+//! Kafka keys that are not taken as they come: what a key says is the key, not how it is written.
+//!
+//! ```text
+//!  text      a/b                                     a/b
+//!  json      "a/b"   7   {"id": "a/b", "no": 7}      a/b   7   a%2Fb/7     members in the order of their names,
+//!            {"schema": …, "payload": …}                                   or the key's fields, where it is made of fields
+//!  registry  a datum or message by its schema (`registered`)
+//! ```
+
+use std::sync::Arc;
+
+use super::json::{self, scan};
+use super::key::{self, Fields};
+use super::{Error, ExtraFields, KeyFormat, Misfit, SchemaId, Stage, Unread, Written};
+use super::{proto, registered};
+use crate::schema::Schema;
+
+/// Reads keys.
+#[derive(Debug)]
+pub(super) enum Keys {
+    Text,
+    Json(Box<Json>),
+    Protobuf(proto::Key),
+    Registered(registered::Keys),
+}
+
+/// Reads keys of JSON. Keeps its buffers.
+pub(super) struct Json {
+    /// Where keys are made of fields: reads them.
+    named: Option<(json::Json, Arc<Schema>, Fields)>,
+    scratch: scan::Scratch,
+    names: Vec<u8>,
+    members: Vec<Member>,
+    out: Vec<u8>,
+}
+
+/// An object's member: its name in `names`, its value in the text.
+#[derive(Clone, Copy)]
+struct Member {
+    name: scan::Place,
+    value: scan::Place,
+}
+
+impl std::fmt::Debug for Json {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Json({})", if self.named.is_some() { "the key's fields" } else { "all members" })
+    }
+}
+
+impl Keys {
+    /// `None`: they are taken as they come. `names` are the fields that keys are made of, `alone` the dataset's schema with
+    /// only those.
+    pub fn new(
+        format: KeyFormat,
+        names: &[String],
+        alone: Option<&Arc<Schema>>,
+    ) -> Result<Option<Keys>, Error> {
+        Ok(Some(match format {
+            KeyFormat::Raw => return Ok(None),
+            KeyFormat::Text => Keys::Text,
+            KeyFormat::Json => {
+                let named = match alone {
+                    None => None,
+                    Some(alone) => {
+                        let reader = json::Json::new(Arc::clone(alone), ExtraFields::Ignore);
+                        Some((reader, Arc::clone(alone), Fields::find(alone, names)?))
+                    }
+                };
+                Keys::Json(Box::new(Json {
+                    named,
+                    scratch: scan::Scratch::default(),
+                    names: Vec::new(),
+                    members: Vec::new(),
+                    out: Vec::new(),
+                }))
+            }
+            KeyFormat::Protobuf(message) => Keys::Protobuf(proto::Key::new(&message, names)?),
+            KeyFormat::Registered(kind) => Keys::Registered(registered::Keys::new(kind, names)),
+        }))
+    }
+
+    /// The key of the dataset.
+    pub fn decode<'a>(&'a mut self, key: &'a [u8], header: Option<&[u8]>) -> Result<&'a [u8], Unread> {
+        match self {
+            Keys::Text => match std::str::from_utf8(key) {
+                Ok(_) => Ok(key),
+                Err(error) => {
+                    let at = error.valid_up_to();
+                    let what = format!("the key is no text: not UTF-8 (byte {at})");
+                    Err(misfit("stillwell.codec.WrongEncoding", what).into())
+                }
+            },
+            Keys::Json(json) => Ok(json.decode(key)?),
+            Keys::Protobuf(keys) => Ok(keys.decode(key)?),
+            Keys::Registered(keys) => keys.decode(key, header),
+        }
+    }
+
+    pub fn are_registered(&self) -> bool {
+        matches!(self, Keys::Registered(_))
+    }
+
+    pub fn unknown(&self, key: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
+        match self {
+            Keys::Registered(keys) => keys.unknown(key, header),
+            _ => None,
+        }
+    }
+
+    pub fn learn(&mut self, id: SchemaId, written: Result<&Written, &str>) {
+        if let Keys::Registered(keys) = self {
+            keys.learn(id, written);
+        }
+    }
+}
+
+impl Json {
+    fn decode(&mut self, text: &[u8]) -> Result<&[u8], Misfit> {
+        let no_json =
+            |what: String| misfit("stillwell.codec.MalformedJson", format!("the key is not JSON: {what}"));
+        let fault = |(syntax, at): scan::Fault| no_json(format!("{syntax} (byte {at})"));
+        if let Err(error) = std::str::from_utf8(text) {
+            return Err(no_json(format!("not UTF-8 (byte {})", error.valid_up_to())));
+        }
+        let mut place = scan::value(text, 0, &mut self.scratch).map_err(fault)?;
+        scan::end(text, place.1).map_err(fault)?;
+        if text.get(place.0) == Some(&b'{') {
+            self.collect(text, place.0).map_err(fault)?;
+            // What the JsonConverter of Kafka Connect writes unless it is told not to.
+            if let [payload, schema] = self.members.as_slice()
+                && self.name(payload) == b"payload"
+                && self.name(schema) == b"schema"
+            {
+                place = payload.value;
+                if text.get(place.0) == Some(&b'{') {
+                    self.collect(text, place.0).map_err(fault)?;
+                }
+            }
+        }
+        self.out.clear();
+        if text.get(place.0) != Some(&b'{') {
+            self.part(text, place, false)?;
+        } else if let Some((reader, schema, fields)) = &mut self.named {
+            let datum = reader.decode_part(text, place).map_err(of_key)?;
+            fields.write(schema, datum, &mut self.out)?;
+        } else {
+            self.whole(text)?;
+        }
+        Ok(&self.out)
+    }
+
+    /// The members of the object at `from`, by name.
+    fn collect(&mut self, text: &[u8], from: usize) -> Result<(), scan::Fault> {
+        let Json { scratch, names, members, .. } = self;
+        names.clear();
+        members.clear();
+        scan::members(text, from, scratch, |name, value| {
+            let start = names.len();
+            names.extend_from_slice(name);
+            members.push(Member { name: (start, names.len()), value });
+        })?;
+        let name = |member: &Member| names.get(member.name.0..member.name.1);
+        members.sort_unstable_by(|one, two| name(one).cmp(&name(two)));
+        Ok(())
+    }
+
+    fn name(&self, member: &Member) -> &[u8] {
+        self.names.get(member.name.0..member.name.1).unwrap_or_default()
+    }
+
+    /// The key that all members make, in the order of their names: an object's own order means nothing.
+    fn whole(&mut self, text: &[u8]) -> Result<(), Misfit> {
+        if self.members.is_empty() {
+            return Err(misfit("stillwell.codec.NoKey", "the key is an object without members".to_owned()));
+        }
+        let twice = self.members.windows(2).any(|pair| match pair {
+            [one, two] => self.name(one) == self.name(two),
+            _ => false,
+        });
+        if twice {
+            return Err(misfit(
+                "stillwell.codec.DuplicateField",
+                "a member of the key occurs twice".to_owned(),
+            ));
+        }
+        let members = std::mem::take(&mut self.members);
+        let composite = members.len() > 1;
+        let mut made = Ok(());
+        for (at, member) in members.iter().enumerate() {
+            if at > 0 {
+                self.out.push(b'/');
+            }
+            made = made.and_then(|()| self.part(text, member.value, composite));
+        }
+        self.members = members;
+        made
+    }
+
+    fn part(&mut self, text: &[u8], place: scan::Place, composite: bool) -> Result<(), Misfit> {
+        let [_, scratch] = &mut self.scratch;
+        match scan::scalar(text, place, scratch) {
+            scan::Scalar::Text(text) => key::append_bytes(text, composite, &mut self.out),
+            scan::Scalar::Integer(integer) => key::append_integer(integer, &mut self.out),
+            scan::Scalar::Boolean(true) => self.out.extend_from_slice(b"true"),
+            scan::Scalar::Boolean(false) => self.out.extend_from_slice(b"false"),
+            scan::Scalar::Null => {
+                let what = format!("the key is null, or a part of it (byte {})", place.0);
+                return Err(misfit("stillwell.codec.NullKey", what));
+            }
+            scan::Scalar::Other(what) => {
+                let what = format!(
+                    "the key is {what}, or a part of it (byte {}); keys are made of strings, integers and booleans",
+                    place.0
+                );
+                return Err(misfit("stillwell.codec.NoKey", what));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A misfit of a key that was read as values are.
+#[cold]
+pub(super) fn of_key(misfit: Misfit) -> Misfit {
+    let message = format!("the key does not say what the key is: {}", misfit.message);
+    Misfit { stage: Stage::Key, message, ..misfit }
+}
+
+#[cold]
+fn misfit(class: &'static str, message: String) -> Misfit {
+    Misfit { stage: Stage::Key, class, message }
+}
+
+#[cfg(test)]
+mod tests;

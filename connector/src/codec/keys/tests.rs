@@ -1,0 +1,109 @@
+use proptest::prelude::*;
+
+use super::super::{Codec, Format, KeyRule};
+use super::*;
+
+const OWN: &str =
+    r#"{"type":"record","name":"P","fields":[{"name":"no","type":"int"},{"name":"id","type":"string"}]}"#;
+
+fn codec(keys: KeyFormat, names: &[&str]) -> Codec {
+    let rule = match names {
+        [] => KeyRule::Kafka,
+        names => KeyRule::Fields(names.iter().map(ToString::to_string).collect()),
+    };
+    let schema = Arc::new(Schema::dataset(OWN).unwrap());
+    Codec::new(Format::json(ExtraFields::Ignore).with_keys(keys), rule, schema).unwrap()
+}
+
+/// The key of a delete.
+fn key(codec: &mut Codec, key: &[u8]) -> Result<String, Misfit> {
+    codec.decode(Some(key), None).map(|decoded| String::from_utf8_lossy(decoded.key).into_owned())
+}
+
+#[test]
+fn a_key_in_json_is_what_it_says() {
+    let mut codec = codec(KeyFormat::Json, &[]);
+    for (text, said) in [
+        (r#""a/b""#, "a/b"),
+        (r#" "a\u0041" "#, "aA"),
+        ("-7", "-7"),
+        ("true", "true"),
+        (r#"{"id":"a/b"}"#, "a/b"),
+        (r#"{"no":7,"id":"a/%b"}"#, "a%2F%25b/7"),
+        (r#"{"id":"a/%b" , "no":7}"#, "a%2F%25b/7"),
+        (r#"{"schema":{"type":"struct"},"payload":{"id":"a"}}"#, "a"),
+        (r#"{"payload":5,"schema":{"type":"int32"}}"#, "5"),
+        (r#"{"payload":5}"#, "5"),
+        ("9223372036854775807", "9223372036854775807"),
+    ] {
+        assert_eq!(key(&mut codec, text.as_bytes()).unwrap(), said, "{text}");
+    }
+    for (text, class) in [
+        ("", "MalformedJson"),
+        ("{", "MalformedJson"),
+        ("1 2", "MalformedJson"),
+        ("null", "NullKey"),
+        (r#"{"id":null}"#, "NullKey"),
+        (r#"{"schema":null,"payload":null}"#, "NullKey"),
+        ("1.0", "NoKey"),
+        ("9223372036854775808", "NoKey"),
+        ("[1]", "NoKey"),
+        ("{}", "NoKey"),
+        (r#"{"id":{"a":1}}"#, "NoKey"),
+        (r#"{"id":1,"id":2}"#, "DuplicateField"),
+    ] {
+        let misfit = key(&mut codec, text.as_bytes()).unwrap_err();
+        assert_eq!(
+            (misfit.stage, misfit.class),
+            (Stage::Key, &*format!("stillwell.codec.{class}")),
+            "{text}"
+        );
+    }
+    assert_eq!(key(&mut codec, b"\"\xff\"").unwrap_err().class, "stillwell.codec.MalformedJson");
+}
+
+#[test]
+fn where_keys_are_made_of_fields_a_key_in_json_has_them_by_name() {
+    let mut codec = codec(KeyFormat::Json, &["no", "id"]);
+    for text in
+        [r#"{"id":"a","no":7}"#, r#"{"x":0,"no":7,"id":"a"}"#, r#"{"schema":1,"payload":{"id":"a","no":7}}"#]
+    {
+        assert_eq!(key(&mut codec, text.as_bytes()).unwrap(), "7/a", "{text}");
+    }
+    for text in [r#"{"id":"a"}"#, r#"{"id":"a","no":"7"}"#] {
+        assert_eq!(key(&mut codec, text.as_bytes()).unwrap_err().stage, Stage::Key, "{text}");
+    }
+    // Of values it is not asked.
+    let value = br#"{"id":"b","no":1}"#;
+    assert_eq!(codec.decode(Some(b"{"), Some(value)).unwrap().key, b"1/b");
+    assert_eq!(codec.decode(None, Some(value)).unwrap().key, b"1/b");
+}
+
+#[test]
+fn text_is_utf_8() {
+    let mut codec = codec(KeyFormat::Text, &[]);
+    assert_eq!(key(&mut codec, "ä".as_bytes()).unwrap(), "ä");
+    let misfit = key(&mut codec, b"a\xff").unwrap_err();
+    assert_eq!((misfit.stage, misfit.class), (Stage::Key, "stillwell.codec.WrongEncoding"));
+}
+
+proptest! {
+    /// The same members in any order are the same key, and others are another.
+    #[test]
+    fn an_objects_order_means_nothing(members in proptest::collection::btree_map("[a-c/%]{0,3}", "[a-c/%]{0,3}", 1..5), turn in 0usize..5) {
+        let mut codec = codec(KeyFormat::Json, &[]);
+        let text = |members: Vec<(&String, &String)>| {
+            let members: Vec<String> = members.iter().map(|(name, value)| format!("{name:?}:{value:?}")).collect();
+            format!("{{{}}}", members.join(","))
+        };
+        let mut turned: Vec<_> = members.iter().collect();
+        turned.rotate_left(turn % members.len());
+        let plain = key(&mut codec, text(members.iter().collect()).as_bytes()).unwrap();
+        prop_assert_eq!(&plain, &key(&mut codec, text(turned).as_bytes()).unwrap());
+        if members.len() > 1 {
+            let parts: Vec<String> = plain.split('/').map(|part| part.replace("%2F", "/").replace("%25", "%")).collect();
+            let values: Vec<String> = members.into_values().collect();
+            prop_assert_eq!(parts, values);
+        }
+    }
+}

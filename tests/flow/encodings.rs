@@ -1,0 +1,248 @@
+//! What is written around and beside records: changes of a database, Protobuf, JSON with ids; by a real registry.
+
+use std::time::Duration;
+
+use apache_avro::types::Value as Avro;
+use apache_avro::{Schema, to_avro_datum};
+use serde_json::{Value, json};
+use stillwell_tests::{Message, Record, Registry, scratch, wait_until};
+
+use crate::setting::Setting;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The dataset's own.
+const ROW: &str = r#"{"type": "record", "name": "Customer", "fields": [
+    {"name": "id", "type": "long"}, {"name": "name", "type": "string"},
+    {"name": "mail", "type": ["null", "string"], "default": null}]}"#;
+/// As Debezium registers it.
+const CHANGE: &str = r#"{"type": "record", "name": "Envelope", "namespace": "db.shop.customers", "fields": [
+    {"name": "before", "type": ["null", {"type": "record", "name": "Value", "fields": [
+        {"name": "id", "type": "int"}, {"name": "name", "type": "string"},
+        {"name": "mail", "type": ["null", "string"], "default": null}]}], "default": null},
+    {"name": "after", "type": ["null", "Value"], "default": null},
+    {"name": "op", "type": "string"}, {"name": "ts_ms", "type": ["null", "long"], "default": null}]}"#;
+const KEY: &str = r#"{"type": "record", "name": "Key", "namespace": "db.shop.customers", "fields": [
+    {"name": "id", "type": "int"}]}"#;
+
+fn letters(setting: &Setting, count: usize) -> Vec<Message> {
+    let topic = setting.topic.beside(&format!("{}.dlq", setting.dataset()));
+    wait_until("the letters are there", DEADLINE, || {
+        let letters = if topic.partitions() == 0 { Vec::new() } else { topic.read() };
+        if letters.len() < count { Err(format!("{} letters", letters.len())) } else { Ok(letters) }
+    })
+}
+
+fn classes(letters: &[Message]) -> Vec<&str> {
+    let name = "__connect.errors.exception.class.name";
+    letters.iter().map(|letter| letter.header(name).expect("a class")).collect()
+}
+
+fn framed(id: u32, datum: &[u8]) -> Vec<u8> {
+    [&[0], &id.to_be_bytes()[..], datum].concat()
+}
+
+fn row(id: i64, name: &str) -> Value {
+    json!({"id": id, "name": name, "mail": null})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_a_database_in_json_are_rows_and_deletes() {
+    let mut setting = Setting::new("customers", 1, ROW);
+    let plain = |op: &str, before: Value, after: Value| json!({"before": before, "after": after, "source": {"lsn": 1}, "op": op, "ts_ms": 5});
+    let wrapped = |change: Value| json!({"schema": {"type": "struct", "fields": []}, "payload": change});
+    let key =
+        |id: i64| json!({"schema": {"type": "struct", "fields": []}, "payload": {"id": id}}).to_string();
+    let record = |id: i64, change: &Value| Record::upsert(key(id), change.to_string());
+    let mut records = vec![
+        record(1, &wrapped(plain("r", Value::Null, row(1, "Ada")))),
+        record(2, &plain("c", Value::Null, row(2, "Bob"))),
+        record(3, &plain("c", Value::Null, row(3, "Cleo"))),
+        record(4, &plain("c", Value::Null, row(4, "Dan"))),
+        record(2, &wrapped(plain("u", row(2, "Bob"), row(2, "Rob")))),
+        // A delete and what follows it; of what was there the database says the key only, or nothing.
+        record(3, &plain("d", json!({"id": 3, "name": null}), Value::Null)),
+        Record::delete(key(3)),
+        record(4, &wrapped(plain("d", Value::Null, Value::Null))),
+        Record::delete(key(4)),
+        // What a compacted topic leaves of a delete.
+        record(5, &plain("c", Value::Null, row(5, "Eve"))),
+        Record::delete(json!({"id": 5}).to_string()),
+    ];
+    let truncated = plain("t", Value::Null, Value::Null).to_string();
+    records.push(Record { key: None, ..Record::upsert("", &truncated) });
+    records.push(record(6, &plain("x", Value::Null, row(6, "Flo"))));
+    records.push(record(6, &row(6, "Flo")));
+    setting.topic.produce(records);
+    setting.model.insert("1".into(), row(1, "Ada"));
+    setting.model.insert("2".into(), row(2, "Rob"));
+
+    let builder = setting.builder().debezium().json_keys().key_fields(["id"]);
+    let producer = builder.start().await.expect("the producer starts");
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let letters = letters(&setting, 3);
+    let expected = ["Truncated", "UnknownOperation", "NoEnvelope"];
+    assert_eq!(classes(&letters), expected.map(|class| format!("stillwell.codec.{class}")));
+    assert_eq!(letters[0].value.as_deref(), Some(truncated.as_bytes()), "byte for byte");
+    producer.shutdown().await.expect("the producer stops");
+    consumer.shutdown().await.expect("it stops");
+}
+
+fn change(op: &str, before: Option<(i32, &str)>, after: Option<(i32, &str)>) -> Vec<u8> {
+    let value = |row: Option<(i32, &str)>| match row {
+        None => Avro::Union(0, Box::new(Avro::Null)),
+        Some((id, name)) => {
+            let mail = Avro::Union(0, Box::new(Avro::Null));
+            let fields = vec![("id".into(), id.into()), ("name".into(), name.into()), ("mail".into(), mail)];
+            Avro::Union(1, Box::new(Avro::Record(fields)))
+        }
+    };
+    let fields = vec![
+        ("before".into(), value(before)),
+        ("after".into(), value(after)),
+        ("op".into(), op.into()),
+        ("ts_ms".into(), Avro::Union(1, Box::new(Avro::Long(5)))),
+    ];
+    let schema = Schema::parse_str(CHANGE).expect("a schema");
+    to_avro_datum(&schema, Avro::Record(fields)).expect("it fits")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_a_database_in_avro_come_by_the_registry_keys_and_all() {
+    let mut setting = Setting::new("customers-avro", 1, ROW);
+    let registry = Registry::shared();
+    let value_id = registry.register(&format!("{}-value", setting.dataset()), CHANGE, &[]);
+    let key_id = registry.register(&format!("{}-key", setting.dataset()), KEY, &[]);
+    // A key of one int: its datum is that int.
+    let key = |id: i32| framed(key_id, &[(id << 1) as u8]);
+    let record = |id: i32, change: Vec<u8>| Record::upsert(key(id), framed(value_id, &change));
+    let truncated = framed(value_id, &change("t", None, None));
+    setting.topic.produce([
+        record(1, change("r", None, Some((1, "Ada")))),
+        record(2, change("c", None, Some((2, "Bob")))),
+        record(2, change("u", Some((2, "Bob")), Some((2, "Rob")))),
+        record(3, change("c", None, Some((3, "Cleo")))),
+        record(3, change("d", Some((3, "Cleo")), None)),
+        Record::delete(key(3)),
+        Record { key: None, ..Record::upsert("", &truncated) },
+        record(4, change("c", None, Some((4, "Dan")))),
+        record(4, change("d", None, None)),
+        record(5, change("u", None, None)),
+    ]);
+    setting.model.insert("1".into(), row(1, "Ada"));
+    setting.model.insert("2".into(), row(2, "Rob"));
+    let builder = setting.builder().schema_registry(registry.url()).avro_keys().debezium();
+    let producer = builder.start().await.expect("the producer starts");
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let letters = letters(&setting, 2);
+    assert_eq!(classes(&letters), ["stillwell.codec.Truncated", "stillwell.codec.MissingField"]);
+    producer.shutdown().await.expect("the producer stops");
+    consumer.shutdown().await.expect("it stops");
+}
+
+const MONEY: &str = r#"syntax = "proto3"; package bank; message Money { int64 cents = 1; }"#;
+const SHOP: &str = r#"syntax = "proto3"; package shop; import "bank/money.proto";
+    message Unused { int32 a = 1; }
+    message Order { string id = 1; bank.Money total = 2; repeated int32 items = 3; optional string note = 4; }"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn protobuf_comes_by_the_registry_with_what_it_refers_to() {
+    let own = r#"{"type": "record", "name": "Order", "fields": [
+        {"name": "id", "type": "string"},
+        {"name": "total", "type": ["null", {"type": "record", "name": "Money", "fields": [{"name": "cents", "type": "long"}]}]},
+        {"name": "items", "type": {"type": "array", "items": "int"}},
+        {"name": "note", "type": ["null", "string"]}]}"#;
+    let mut setting = Setting::new("orders", 1, own);
+    let registry = Registry::shared();
+    let name = setting.dataset().to_owned();
+    registry.register_as("PROTOBUF", &format!("{name}-money"), MONEY, &[]);
+    let id = registry.register_as(
+        "PROTOBUF",
+        &format!("{name}-value"),
+        SHOP,
+        &[("bank/money.proto", &format!("{name}-money"))],
+    );
+    let avro = registry.register(&format!("{name}-other"), r#"{"type": "string"}"#, &[]);
+    // id "P-1", total of 7 cents, items 1 and 2 packed, a field that nobody knows.
+    let message = b"\x0a\x03P-1\x12\x02\x08\x07\x1a\x02\x01\x02\x78\x01";
+    let order = |indexes: &[u8], message: &[u8]| framed(id, &[indexes, message].concat());
+    let bad = [
+        order(&[2, 0], message),
+        order(&[2, 4], message),
+        order(&[2, 2], b"\x0a\x09P-1"),
+        order(&[2, 2], b"\x0a\x02\xff\xff"),
+        framed(avro, b"\x02x"),
+        framed(999_999, message),
+    ];
+    let mut records = vec![
+        Record::upsert("P-1", order(&[2, 2], message)),
+        Record::upsert("P-2", order(&[2, 2], b"")),
+        Record::upsert("P-3", order(&[2, 2], b"\x22\x00")),
+        Record::upsert("P-4", order(&[2, 2], b"\x0a\x01x")),
+        Record::delete("P-4"),
+    ];
+    records.extend(bad.iter().map(|value| Record::upsert("bad", value)));
+    setting.topic.produce(records);
+    let row = |id: &str, total: Value, items: Value, note: Value| json!({"id": id, "total": total, "items": items, "note": note});
+    setting.model.insert("P-1".into(), row("P-1", json!({"cents": 7}), json!([1, 2]), Value::Null));
+    setting.model.insert("P-2".into(), row("", Value::Null, json!([]), Value::Null));
+    setting.model.insert("P-3".into(), row("", Value::Null, json!([]), json!("")));
+
+    let producer =
+        setting.builder().protobuf_registry(registry.url()).start().await.expect("the producer starts");
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let letters = letters(&setting, bad.len());
+    let expected = [
+        "Incompatible",
+        "UnknownMessage",
+        "MalformedProtobuf",
+        "MalformedProtobuf",
+        "UnusableSchema",
+        "UnknownSchema",
+    ];
+    assert_eq!(classes(&letters), expected.map(|class| format!("stillwell.codec.{class}")));
+    for (value, letter) in bad.iter().zip(&letters) {
+        assert_eq!(letter.value.as_deref(), Some(&value[..]), "byte for byte");
+    }
+    producer.shutdown().await.expect("the producer stops");
+    consumer.shutdown().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_with_ids_is_checked_where_it_is_said() {
+    let own = r#"{"type": "record", "name": "P", "fields": [{"name": "id", "type": "string"}]}"#;
+    let mut setting = Setting::new("checked", 1, own);
+    let registry = Registry::shared();
+    let name = setting.dataset().to_owned();
+    let schema = r#"{"type": "object", "properties": {"id": {"type": "string"}}}"#;
+    let id = registry.register_as("JSON", &format!("{name}-value"), schema, &[]);
+    let avro = registry.register(&format!("{name}-other"), r#"{"type": "string"}"#, &[]);
+    let text = br#"{"id": "x"}"#;
+    let header = vec![("__value_schema_id".to_owned(), Some(framed(id, b"")))];
+    setting.topic.produce([
+        Record::upsert("a", framed(id, text)),
+        Record { headers: header, ..Record::upsert("b", text) },
+        Record::upsert("bad", text),
+        Record::upsert("bad", framed(avro, text)),
+        Record::upsert("bad", framed(999_999, text)),
+    ]);
+    for key in ["a", "b"] {
+        setting.model.insert(key.into(), json!({"id": "x"}));
+    }
+    let producer =
+        setting.builder().json_registry(registry.url()).start().await.expect("the producer starts");
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let letters = letters(&setting, 3);
+    let expected = ["NoSchemaId", "UnusableSchema", "UnknownSchema"];
+    assert_eq!(classes(&letters), expected.map(|class| format!("stillwell.codec.{class}")));
+    producer.shutdown().await.expect("the producer stops");
+    consumer.shutdown().await.expect("it stops");
+}
