@@ -11,6 +11,7 @@ use crate::format::letter::header::{LISTENER, VERSION};
 use crate::format::letter::{Letter, MAX_MESSAGE, bounded};
 use crate::kafka::Message;
 use crate::record::{SourcePartition, TopicId};
+use crate::schema::wire::take_bytes;
 use crate::schema::{Malformed, Schema};
 use crate::version::Version;
 use crate::view::{Change, Value};
@@ -56,6 +57,9 @@ pub fn of_shed(
             Some(Bytes::from(json))
         }
         // Others are taken only where what the log has is what was written (`config/check`).
+        (Some(datum), Values::Raw) => {
+            Some(Bytes::copy_from_slice(take_bytes(&mut { datum }).unwrap_or_default()))
+        }
         (Some(bytes), _) => Some(Bytes::copy_from_slice(bytes)),
     };
     Ok(Letter {
@@ -184,6 +188,7 @@ mod tests {
         let json = Format::json(crate::codec::ExtraFields::Ignore);
         assert_eq!(value(&json), r#"{"id":"P1"}"#);
         assert_eq!(value(&Format::avro(schema.clone())), &datum[..]);
+        assert_eq!(value(&Format::raw()), &b"P1"[..], "without the length that is before it in the log");
         let letter = of_shed(&record(Body::Delete { key: b"P1" }), &source, &json, &schema).unwrap();
         assert_eq!((letter.key, letter.value), (Some(Bytes::from_static(b"P1")), None));
         assert_eq!((letter.offset, letter.timestamp, letter.stage.as_str()), (7, 8, "TASK_PUT"));
