@@ -1,12 +1,14 @@
 //! What is written around and beside records: changes of a database, Protobuf, JSON with ids; by a real registry.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use apache_avro::types::Value as Avro;
 use apache_avro::{Schema, to_avro_datum};
 use serde_json::{Value, json};
-use stillwell_tests::{Message, Record, Registry, scratch, wait_until};
+use stillwell_tests::{Message, Record, Registry, Topic, scratch, wait_until};
 
+use crate::instance::Instance;
 use crate::setting::Setting;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -245,4 +247,104 @@ async fn json_with_ids_is_checked_where_it_is_said() {
     assert_eq!(classes(&letters), expected.map(|class| format!("stillwell.codec.{class}")));
     producer.shutdown().await.expect("the producer stops");
     consumer.shutdown().await.expect("it stops");
+}
+
+const REVERSED: &str = r#"{"type": "record", "name": "P", "fields": [
+    {"name": "name", "type": "string"}, {"name": "id", "type": "int"}]}"#;
+
+/// Several topics, each written in its own way, become one dataset; so do records that are written to them, and a letter is
+/// judged by the topic that it came from.
+#[test]
+fn topics_of_several_formats_become_one_dataset() {
+    let own = r#"{"type": "record", "name": "P", "fields": [
+        {"name": "id", "type": "long"}, {"name": "name", "type": "string"}]}"#;
+    let mut setting = Setting::new("several", 1, own);
+    let name = setting.dataset().to_owned();
+    let registry = Registry::shared();
+    let message = r#"syntax = "proto3"; package shop; message P { int32 id = 1; string name = 2; }"#;
+    let id = registry.register_as("PROTOBUF", &format!("{name}-protobuf"), message, &[]);
+    let topic = |format: &str| Topic::create(&format!("{name}.{format}"), 1);
+    let [avro, protobuf, changes] = ["avro", "protobuf", "changes"].map(topic);
+
+    let instance = Instance::new(&setting, "one");
+    let schema = setting.dir.path().join("reversed.avsc");
+    std::fs::write(&schema, REVERSED).expect("the schema is written");
+    let text = std::fs::read_to_string(instance.config()).expect("the configuration is there");
+    let source = format!(
+        r#"topics = ["{name}", "{avro}", "{protobuf}", "{changes}"],
+        formats."{avro}" = {{ format = "avro", schema = "{schema}" }},
+        formats."{protobuf}".format = "protobuf",
+        formats."{changes}" = {{ format = "json", envelope = "debezium", key_format = "json" }},"#,
+        avro = avro.name(),
+        protobuf = protobuf.name(),
+        changes = changes.name(),
+        schema = schema.display(),
+    );
+    let text = text.replace(&format!("topics = [\"{name}\"],"), &source);
+    std::fs::write(instance.config(), text).expect("the configuration is written");
+    instance.append(&format!("[schema_registry]\nurl = \"{}\"\n", registry.url()));
+
+    let row = |id: i64, name: &str| json!({"id": id, "name": name});
+    let text = |id: i64, name: &str| row(id, name).to_string();
+    let change = json!({"before": null, "after": row(4, "Dan"), "op": "c"}).to_string();
+    let gone = json!({"before": row(5, "Eve"), "after": null, "op": "d"}).to_string();
+    // As another topic's are: none of them fits its own.
+    setting.topic.produce([Record::upsert("1", text(1, "Ada")), Record::upsert("bad-0", b"\x06Ada\x02")]);
+    avro.produce([Record::upsert("2", b"\x06Bob\x04"), Record::upsert("bad-1", text(2, "Bob"))]);
+    let framed_message = |message: &[u8]| framed(id, &[&[0], message].concat());
+    protobuf.produce([
+        Record::upsert("3", framed_message(b"\x08\x03\x12\x04Cleo")),
+        Record::upsert("bad-2", text(3, "Cleo")),
+    ]);
+    changes.produce([
+        Record::upsert(r#"{"id": 4}"#, change),
+        Record::upsert(
+            r#"{"id": 5}"#,
+            json!({"before": null, "after": row(5, "Eve"), "op": "c"}).to_string(),
+        ),
+        Record::upsert(r#"{"id": 5}"#, gone),
+        Record::upsert("4", text(4, "Dan")),
+    ]);
+    for (key, name) in [(1, "Ada"), (2, "Bob"), (3, "Cleo"), (4, "Dan")] {
+        setting.model.insert(key.to_string().into(), row(key, name));
+    }
+    let process = instance.started();
+    let holds = |model: &BTreeMap<Vec<u8>, Value>| {
+        wait_until("the dataset holds the model", DEADLINE, || {
+            let scanned = instance.run(&["scan"], &["--prefix", ""]).expect_code(0);
+            let rows = scanned.stdout.lines().map(|line| {
+                let line: Value = serde_json::from_str(line).expect("each line is JSON");
+                (line["key"].as_str().expect("a text").into(), line["value"].clone())
+            });
+            let held: BTreeMap<Vec<u8>, Value> = rows.collect();
+            if held == *model { Ok(()) } else { Err(format!("{held:?}")) }
+        });
+    };
+    holds(&setting.model);
+    let read = letters(&setting, 4);
+    let of: BTreeSet<_> = read.iter().map(|letter| letter.header("__connect.errors.topic")).collect();
+    assert_eq!(of.len(), 4, "one of each topic: {of:?}");
+
+    // Nothing fits that did not.
+    let dry = instance.run(&["dlq", "replay"], &["--dry-run"]).expect_code(1);
+    assert_eq!(dry.stdout.matches("as it is it does not fit: ").count(), 4, "{}", dry.stdout);
+    // What fits the topic of one does not fit those of the others.
+    let fix = format!("printf %s '{}'", text(9, "Fix"));
+    let mended = instance.run(&["dlq", "replay"], &["--dry-run", "--fix", &fix]).expect_code(1);
+    assert_eq!(mended.stdout.lines().filter(|line| line.starts_with("would-replay ")).count(), 1);
+
+    // Written to a topic, a record is as the others there.
+    let lines = setting.dir.path().join("more.jsonl");
+    std::fs::write(&lines, format!("{{\"key\": \"6\", \"value\": {}}}\n", text(6, "Flo"))).expect("a file");
+    let import = |to: &Topic, code: i32| {
+        let file = lines.to_str().expect("a path");
+        instance.run(&["import"], &[file, "--topic", to.name()]).expect_code(code)
+    };
+    import(&avro, 0);
+    setting.model.insert("6".into(), row(6, "Flo"));
+    holds(&setting.model);
+    assert_eq!(avro.read().last().and_then(|last| last.value.clone()).as_deref(), Some(&b"\x06Flo\x0c"[..]));
+    let refused = import(&protobuf, 65);
+    assert!(refused.stderr.contains("ids of a schema registry"), "{}", refused.stderr);
+    process.stop(DEADLINE);
 }

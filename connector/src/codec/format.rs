@@ -24,6 +24,8 @@ pub struct Format {
     pub envelope: Envelope,
     /// How Kafka keys are encoded.
     pub keys: KeyFormat,
+    /// The topics whose records are written otherwise than those of the source's other topics, and how.
+    topics: Vec<(Arc<str>, Format)>,
 }
 
 /// How values are encoded.
@@ -100,7 +102,7 @@ pub enum KeyFormat {
 
 impl Format {
     fn of(values: Values) -> Format {
-        Format { values, envelope: Envelope::Upsert, keys: KeyFormat::Raw }
+        Format { values, envelope: Envelope::Upsert, keys: KeyFormat::Raw, topics: Vec::new() }
     }
 
     /// JSON.
@@ -150,16 +152,56 @@ impl Format {
         Format { envelope, ..self }
     }
 
-    /// Whether schemas have to be asked of a registry.
+    /// The same, but for the records of this topic, which are written as `other` says.
+    #[must_use]
+    pub fn but(mut self, topic: impl Into<Arc<str>>, other: Format) -> Format {
+        let topic = topic.into();
+        self.topics.retain(|(named, _)| *named != topic);
+        // What `other` says of topics is said of its own source's.
+        self.topics.push((topic, Format { topics: Vec::new(), ..other }));
+        // In one order, whoever says it: what is made of a format must not depend on that.
+        self.topics.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        self
+    }
+
+    /// How this topic's records are written.
+    pub fn of_topic(&self, topic: &str) -> &Format {
+        self.topics.iter().find(|(named, _)| **named == *topic).map_or(self, |(_, other)| other)
+    }
+
+    /// The topics that are written otherwise, by name, and how.
+    pub fn others(&self) -> impl Iterator<Item = (&str, &Format)> {
+        self.topics.iter().map(|(topic, other)| (&**topic, other))
+    }
+
+    /// Apart: how most topics are written, and those that are written otherwise.
+    pub(super) fn apart(mut self) -> (Format, Vec<(Arc<str>, Format)>) {
+        let topics = std::mem::take(&mut self.topics);
+        (self, topics)
+    }
+
+    /// Whether every topic's keys are taken as they come.
+    pub fn keys_as_they_come(&self) -> bool {
+        let raw = |format: &Format| matches!(format.keys, KeyFormat::Raw);
+        raw(self) && self.others().all(|(_, other)| raw(other))
+    }
+
+    /// Whether schemas have to be asked of a registry, for any topic.
     pub fn asks_registry(&self) -> bool {
+        self.names_schemas() || self.others().any(|(_, other)| other.names_schemas())
+    }
+
+    /// Whether its records name their schemas by ids of a registry.
+    fn names_schemas(&self) -> bool {
         let of_values = matches!(self.values, Values::Registered(_) | Values::Json { checked: true, .. });
         of_values || matches!(self.keys, KeyFormat::Registered(_))
     }
 
-    /// Why no record can be written as they are there, only read; `None`: it can.
+    /// Why no record can be written as they are there, only read; `None`: it can. Of topics that are written otherwise it says
+    /// nothing: ask [`Format::of_topic`].
     pub fn read_only(&self) -> Option<&'static str> {
         match (self, &self.values, &self.keys) {
-            (format, ..) if format.asks_registry() => Some(
+            (format, ..) if format.names_schemas() => Some(
                 "the records of the source name their schemas by ids of a schema registry: write them to the topic with \
                  a serializer that registers schemas",
             ),
@@ -204,3 +246,6 @@ impl From<Arc<Schema>> for Written {
         Written::Avro(schema)
     }
 }
+
+#[cfg(test)]
+mod tests;

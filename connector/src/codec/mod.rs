@@ -58,6 +58,8 @@ pub struct Encoded<'a> {
     pub key_header: Option<&'a [u8]>,
     /// The last header called [`VALUE_HEADER`].
     pub value_header: Option<&'a [u8]>,
+    /// The topic, where it matters (see [`Codec::looks_around`]). Unknown: one that is written as most are.
+    pub topic: Option<&'a str>,
 }
 
 /// Why a record was not read.
@@ -137,6 +139,8 @@ pub struct Decoded<'a> {
 /// Decodes the records of one source.
 #[derive(Debug)]
 pub struct Codec {
+    /// For the topics whose records are written otherwise: few, where there are any.
+    others: Vec<(Arc<str>, Codec)>,
     schema: Arc<Schema>,
     reader: Reader,
     fields: Option<key::Fields>,
@@ -176,7 +180,12 @@ impl Codec {
     /// # Errors
     /// [`Error`], where the three do not fit together.
     pub fn new(format: Format, key: KeyRule, schema: Arc<Schema>) -> Result<Codec, Error> {
-        let Format { values, envelope, keys } = format;
+        let (Format { values, envelope, keys, .. }, topics) = format.apart();
+        let others = topics.into_iter().map(|(topic, other)| {
+            let codec = Codec::new(other, key.clone(), Arc::clone(&schema))?;
+            Ok((topic, codec))
+        });
+        let others = others.collect::<Result<Vec<_>, Error>>();
         // What is wrong with the values is said first.
         let fields = match &key {
             KeyRule::Kafka => Ok(None),
@@ -240,13 +249,26 @@ impl Codec {
             KeyRule::Kafka => &[],
         };
         let keys = keys::Keys::new(keys, names, alone.as_ref().map(|(alone, _)| alone))?;
-        Ok(Codec { schema, reader, fields, key: Vec::new(), keys, gone, changes })
+        Ok(Codec { others: others?, schema, reader, fields, key: Vec::new(), keys, gone, changes })
     }
 
-    /// Whether headers may name schemas, so that [`Encoded`] needs them.
-    pub fn looks_at_headers(&self) -> bool {
+    /// Whether more of a record is looked at than its key and value, so that [`Encoded`] needs it: headers, which may name
+    /// schemas, and the topic.
+    pub fn looks_around(&self) -> bool {
         let of_values = matches!(self.reader, Reader::Registered(_) | Reader::Checked(..));
-        of_values || self.keys.as_ref().is_some_and(keys::Keys::are_registered)
+        !self.others.is_empty() || of_values || self.keys.as_ref().is_some_and(keys::Keys::are_registered)
+    }
+
+    /// The codec of a record's topic.
+    #[inline]
+    fn of(&mut self, topic: Option<&str>) -> &mut Codec {
+        if self.others.is_empty() {
+            return self;
+        }
+        match self.others.iter().position(|(named, _)| Some(&**named) == topic) {
+            Some(at) => self.others.get_mut(at).map(|(_, codec)| codec).expect("it was found there"),
+            None => self,
+        }
     }
 
     /// A record's key alone: what is wrong with a value whose fields do not make it does not matter.
@@ -254,11 +276,12 @@ impl Codec {
     /// # Errors
     /// As [`Codec::read`].
     pub fn key<'a>(&'a mut self, record: Encoded<'a>) -> Result<&'a [u8], Unread> {
-        if self.fields.is_some() {
-            return Ok(self.read(record)?.key);
+        let codec = self.of(record.topic);
+        if codec.fields.is_some() {
+            return Ok(codec.read_own(record)?.key);
         }
         let key = record.key.ok_or_else(|| no_key("the record", ""))?;
-        match &mut self.keys {
+        match &mut codec.keys {
             Some(keys) => keys.decode(key, record.key_header),
             None => Ok(key),
         }
@@ -266,6 +289,9 @@ impl Codec {
 
     /// A schema that this record names and that is not known; for who asks before it reads.
     pub fn unknown(&self, record: Encoded<'_>) -> Option<SchemaId> {
+        if let Some((_, other)) = self.others.iter().find(|(named, _)| Some(&**named) == record.topic) {
+            return other.unknown(record);
+        }
         let of_value = record.value.and_then(|value| match &self.reader {
             Reader::Registered(values) => values.unknown(value, record.value_header),
             Reader::Checked(ids, _) => ids.unknown(value, record.value_header),
@@ -279,6 +305,9 @@ impl Codec {
 
     /// What a registry says of a schema that was not known: the schema, or why it is of no use for good.
     pub fn learn(&mut self, id: SchemaId, written: Result<&Written, &str>) {
+        for (_, other) in &mut self.others {
+            other.learn(id, written);
+        }
         match &mut self.reader {
             Reader::Registered(values) => values.learn(id, written),
             Reader::Checked(ids, _) => ids.learn(id, written),
@@ -307,8 +336,13 @@ impl Codec {
     ///
     /// # Errors
     /// [`Unread`].
+    #[inline]
     pub fn read<'a>(&'a mut self, record: Encoded<'a>) -> Result<Decoded<'a>, Unread> {
-        let Encoded { key, value, key_header, value_header } = record;
+        self.of(record.topic).read_own(record)
+    }
+
+    fn read_own<'a>(&'a mut self, record: Encoded<'a>) -> Result<Decoded<'a>, Unread> {
+        let Encoded { key, value, key_header, value_header, .. } = record;
         let Codec { schema, reader, fields, key: made, keys, gone, .. } = self;
         let told = match value {
             Some(value) if key.is_some() || fields.is_some() => reader.decode(value, value_header)?,

@@ -22,7 +22,7 @@ use crate::words::nearest;
 pub struct Reading {
     /// The dataset's own schema.
     pub schema: Arc<Schema>,
-    /// How values are encoded.
+    /// How its topics' records are written.
     pub format: Format,
     /// Where keys come from.
     pub key: KeyRule,
@@ -250,20 +250,31 @@ impl<'a> Check<'a> {
         if dataset.producer.spill.shed != "dead_letter" {
             return;
         }
-        let what = match (reading.format.read_only(), &reading.format.values) {
-            (Some(why), _) => format!(
-                "\"dead_letter\" is not for a source that is only read: its letters could not be replayed ({why}). Take another \
-                 strategy"
-            ),
-            (None, Values::Avro { writer }) if writer.fingerprint() != reading.schema.fingerprint() => {
-                format!(
-                    "\"dead_letter\" is not for values with a schema of their own (datasets.{name}.source.schema): their \
-                 letters could not be replayed. Take another strategy, or have them written in the dataset's schema"
-                )
+        let mut topics = dataset.source.topics.iter();
+        let what = topics.find_map(|topic| {
+            let format = reading.format.of_topic(topic);
+            let section = match dataset.formats.contains_key(topic) {
+                true => path(&["datasets", name, "source", "formats", topic]),
+                false => path(&["datasets", name, "source"]),
+            };
+            let section = tree::show(&section);
+            match (format.read_only(), &format.values) {
+                (Some(why), _) => Some(format!(
+                    "\"dead_letter\" is not for a source that is only read ({section}): its letters could not be replayed \
+                     ({why}). Take another strategy"
+                )),
+                (None, Values::Avro { writer }) if writer.fingerprint() != reading.schema.fingerprint() => {
+                    Some(format!(
+                        "\"dead_letter\" is not for values with a schema of their own ({section}.schema): their letters could \
+                         not be replayed. Take another strategy, or have them written in the dataset's schema"
+                    ))
+                }
+                _ => None,
             }
-            _ => return,
-        };
-        self.wrong(&["datasets", name, "producer", "spill", "shed"], what);
+        });
+        if let Some(what) = what {
+            self.wrong(&["datasets", name, "producer", "spill", "shed"], what);
+        }
     }
 
     /// Filter, fields and indexes ask for what the schema has.

@@ -95,6 +95,8 @@ pub struct Reader<'a> {
     pub wrong: BTreeSet<Vec<String>>,
     /// The datasets, and where each was named first.
     pub datasets: BTreeMap<String, Place>,
+    /// The same of topics that have a format of their own, each behind its dataset.
+    pub topics: BTreeMap<[String; 2], Place>,
     /// The file is no TOML: what it says is not known, so that nothing is missing.
     pub torn: bool,
     /// Variables that `{ env = }` names: they are not keys, whatever their prefix.
@@ -116,6 +118,7 @@ impl<'a> Reader<'a> {
             mistakes: Mistakes::default(),
             wrong: BTreeSet::new(),
             datasets: BTreeMap::new(),
+            topics: BTreeMap::new(),
             torn: false,
             fetched: BTreeSet::new(),
         }
@@ -181,11 +184,29 @@ impl<'a> Reader<'a> {
     fn locate(&self, parts: &[String]) -> Result<(&'static Node, Vec<String>), Option<String>> {
         let mut node: &'static Node = &TREE;
         let mut path: Vec<String> = Vec::new();
+        // A variable's name has no case, no dashes and no dots; the name in the file may have all of them.
+        let fold = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
         for (index, part) in parts.iter().enumerate() {
             match node {
+                Node::Topics(each) => {
+                    let rest = parts.get(index..).unwrap_or_default();
+                    // The last part is a key, or what was meant to be one, unless all of the topic is given at once.
+                    let (last, above) = rest.split_last().unwrap_or((part, &[]));
+                    let is_key = each.below(last).is_some() || tree::sibling(each, last).is_some();
+                    let topic = if is_key && !above.is_empty() { above } else { rest }.join(".");
+                    let of = path.get(1);
+                    let known = self.topics.keys().filter(|[dataset, _]| Some(dataset) == of);
+                    let mut alike = known.map(|[_, named]| named).filter(|named| fold(named) == fold(&topic));
+                    let same = alike.clone().find(|named| **named == topic).or_else(|| alike.next());
+                    path.push(same.cloned().unwrap_or(topic));
+                    if !is_key || above.is_empty() {
+                        return Ok((&**each, path));
+                    }
+                    path.push(last.clone());
+                    let found = each.below(last).ok_or_else(|| tree::meant(each, &path))?;
+                    return Ok((found, path));
+                }
                 Node::Datasets(each) => {
-                    // A variable's name has no case and no dashes; the dataset's name in the file may have both.
-                    let fold = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
                     let known = self.datasets.keys().find(|name| *name == part || fold(name) == fold(part));
                     path.push(known.unwrap_or(part).clone());
                     node = each;
@@ -299,6 +320,15 @@ impl<'a> Reader<'a> {
             && datasets == "datasets"
         {
             let first = self.datasets.entry(name.clone()).or_insert_with(|| place.clone());
+            if place < first {
+                *first = place.clone();
+            }
+        }
+        if let [datasets, name, source, formats, topic, ..] = path
+            && [datasets, source, formats] == ["datasets", "source", "formats"]
+        {
+            let named = [name.clone(), topic.clone()];
+            let first = self.topics.entry(named).or_insert_with(|| place.clone());
             if place < first {
                 *first = place.clone();
             }

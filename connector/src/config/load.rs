@@ -11,8 +11,8 @@ use super::derive;
 use super::layers::{Layer, Origin, Reader};
 use super::mistakes::{Mistakes, Place};
 use super::model::{
-    Bounds, Dataset, DatasetModel, Fallback, Held, Http, Kafka, Log, Model, Process, Producer, SECTIONS,
-    SchemaRegistry, Source, Storage, Values, Webhook,
+    Apart, Bounds, Dataset, DatasetModel, Fallback, Held, Http, Kafka, Log, Model, Process, Producer,
+    SECTIONS, SchemaRegistry, Source, Storage, Values, Webhook,
 };
 use super::profile;
 use super::secret::Properties;
@@ -67,35 +67,36 @@ pub fn load(sources: &Sources) -> Loaded {
     let flags = reader.flags(&sources.flags);
     let given = [file, env, flags];
     let name = given.iter().rev().find_map(|layer| layer.dict.get("profile")?.as_str()).unwrap_or("default");
-    let layers: Vec<Layer> =
-        [defaults(&reader.datasets), preset(name)].into_iter().chain(given.clone()).collect();
+    let layers: Vec<Layer> = [defaults(&reader), preset(name)].into_iter().chain(given.clone()).collect();
 
     let mut effective = merge(&layers);
     inherit(&mut effective, &reader.datasets);
     require(&mut effective, &mut reader);
     derive::derive(&mut effective, &reader.datasets, &sources.env);
-    let model = model(&effective, &reader.datasets);
+    let model = model(&effective, &reader);
     let Reader { wrong, datasets, mistakes, torn, .. } = reader;
     Loaded { effective, model, wrong, datasets, mistakes, torn }
 }
 
-/// Paths of a section: one, or one for each dataset.
-fn places(section: &str, datasets: &BTreeMap<String, Place>) -> Vec<Vec<String>> {
+/// Paths of a section: one, or one for each dataset, or for each topic with a format of its own.
+fn places(section: &str, reader: &Reader<'_>) -> Vec<Vec<String>> {
     let parts = || section.split('.').filter(|part| !part.is_empty());
-    if parts().any(|part| part == "*") {
-        let named = |name: &String| {
-            parts().map(|part| if part == "*" { name.clone() } else { part.to_owned() }).collect()
-        };
-        datasets.keys().map(named).collect()
-    } else {
-        vec![parts().map(str::to_owned).collect()]
+    let named = |names: &[String]| {
+        let mut names = names.iter();
+        let mut own = |part| if part == "*" { names.next().cloned() } else { None };
+        parts().map(|part| own(part).unwrap_or_else(|| part.to_owned())).collect()
+    };
+    match parts().filter(|part| *part == "*").count() {
+        0 => vec![named(&[])],
+        1 => reader.datasets.keys().map(|name| named(std::slice::from_ref(name))).collect(),
+        _ => reader.topics.keys().map(|names| named(names)).collect(),
     }
 }
 
-fn defaults(datasets: &BTreeMap<String, Place>) -> Layer {
+fn defaults(reader: &Reader<'_>) -> Layer {
     let mut layer = Layer::new("default");
     for section in SECTIONS {
-        for above in places(section.path, datasets) {
+        for above in places(section.path, reader) {
             for key in section.keys {
                 if let Fallback::Is(text) = key.fallback {
                     let origin = Origin { place: Place::Default, via: None };
@@ -177,13 +178,16 @@ fn inherit(effective: &mut Effective, datasets: &BTreeMap<String, Place>) {
 /// Says which required keys are missing, and puts something in their place so that all else can be checked.
 fn require(effective: &mut Effective, reader: &mut Reader<'_>) {
     for section in SECTIONS {
-        for above in places(section.path, &reader.datasets) {
+        for above in places(section.path, reader) {
             for key in section.keys.iter().filter(|key| key.fallback == Fallback::Required) {
                 let full = [&above[..], &[key.name.to_owned()]].concat();
                 if effective.0.contains_key(&full) {
                     continue;
                 }
                 let place = match above.as_slice() {
+                    [_, name, .., formats, topic] if formats == "formats" => {
+                        reader.topics.get(&[name.clone(), topic.clone()]).cloned()
+                    }
                     [datasets, name, ..] if datasets == "datasets" => reader.datasets.get(name).cloned(),
                     _ => None,
                 };
@@ -243,7 +247,7 @@ impl Effective {
     }
 }
 
-fn model(effective: &Effective, datasets: &BTreeMap<String, Place>) -> Model {
+fn model(effective: &Effective, reader: &Reader<'_>) -> Model {
     let producer = |above: &[&str]| {
         let at = |section| [path(above), path(&[section])].concat();
         Producer {
@@ -257,6 +261,15 @@ fn model(effective: &Effective, datasets: &BTreeMap<String, Place>) -> Model {
     let dataset = |name: &String| DatasetModel {
         own: effective.section::<Dataset>(&path(&["datasets", name])),
         source: effective.section::<Source>(&path(&["datasets", name, "source"])),
+        formats: reader
+            .topics
+            .keys()
+            .filter(|[dataset, _]| dataset == name)
+            .map(|[_, topic]| {
+                let at = path(&["datasets", name, "source", "formats", topic]);
+                (topic.clone(), effective.section::<Apart>(&at))
+            })
+            .collect(),
         bounds: effective.section::<Bounds>(&path(&["datasets", name, "consumer", "guard"])),
         webhook: effective.section::<Webhook>(&path(&["datasets", name, "consumer", "webhook"])),
         producer: producer(&["datasets", name, "producer"]),
@@ -274,7 +287,7 @@ fn model(effective: &Effective, datasets: &BTreeMap<String, Place>) -> Model {
         http: effective.section::<Http>(&path(&["http"])),
         monitoring: effective.section(&path(&["producer", "monitoring"])),
         consumer: effective.section(&path(&["consumer"])),
-        datasets: datasets.keys().map(|name| (name.clone(), dataset(name))).collect(),
+        datasets: reader.datasets.keys().map(|name| (name.clone(), dataset(name))).collect(),
         features: effective.below(&path(&["features"]), |on| on.to_bool().unwrap_or(false)),
     }
 }

@@ -44,7 +44,7 @@ pub struct Key {
 /// A section of keys.
 #[derive(Debug)]
 pub struct Section {
-    /// Its path; empty for the top level, `*` stands for a dataset's name.
+    /// Its path; empty for the top level, `*` stands for a dataset's name, a second one for a topic's.
     pub path: &'static str,
     /// What it is about.
     pub about: &'static str,
@@ -326,7 +326,7 @@ section! {
         topics: Vec<String> = Texts, Required;
         /// Partitions of a source topic that is created because it is missing.
         partitions: i32 = Whole(1, 100_000), Is("1");
-        /// How values are written there.
+        /// How values are written there; `formats` has what is written otherwise.
         format: String = Choice(&["avro", "json", "protobuf", "raw"]), Required;
         /// What a value is: the record itself, and a Kafka null deletes it (what Flink, Materialize and RisingWave call upsert);
         /// or, in `avro` and `json`, a change of a row as Debezium writes it.
@@ -343,7 +343,7 @@ section! {
         /// Full name of the type in `descriptor_set` that values are of.
         message: Option<String> = Text, Unset;
         /// Subject in the registry whose newest schema becomes the dataset's own at its beginning, where none is named with
-        /// `schema`. Unset: the first topic's name and `-value`.
+        /// `schema`. Unset: the name of the first topic without a format of its own, and `-value`.
         subject: Option<String> = Text, Unset;
         /// How Kafka keys are written. `raw`: bytes, taken as they come; `string`: the same, if they are UTF-8. Of the others
         /// what they say is taken: `json`; `avro` with ids of the registry; `protobuf` with ids of the registry, or of the
@@ -353,6 +353,48 @@ section! {
         key_message: Option<String> = Text, Unset;
         /// Fields in `json` that the schema does not have.
         extra_fields: String = Choice(&["ignore", "reject"]), Is("ignore");
+    }
+}
+
+section! {
+    /// How the records of one of the source's topics are written, where that is otherwise than in the others. It takes nothing
+    /// from `source`: what it does not say has the default here. A topic's name with dots is written in quotes.
+    Apart at "datasets.*.source.formats.*" {
+        /// How its values are written.
+        format: String = Choice(&["avro", "json", "protobuf", "raw"]), Required;
+        /// As in `source`, as is all that follows.
+        envelope: String = Choice(&["upsert", "debezium"]), Is("upsert");
+        /// Schema with which `avro` values were written.
+        schema: Option<PathBuf> = Path, Unset;
+        /// Whether values begin with ids of the schema registry.
+        registry: Option<bool> = Switch, Unset;
+        /// File with the types of `protobuf` messages.
+        descriptor_set: Option<PathBuf> = Path, Unset;
+        /// Full name of the type that values are of.
+        message: Option<String> = Text, Unset;
+        /// How Kafka keys are written.
+        key_format: String = Choice(&["raw", "string", "json", "avro", "protobuf"]), Is("raw");
+        /// Full name of the type that `protobuf` keys are of.
+        key_message: Option<String> = Text, Unset;
+        /// Fields in `json` that the schema does not have.
+        extra_fields: String = Choice(&["ignore", "reject"]), Is("ignore");
+    }
+}
+
+impl Source {
+    /// How the records of its topics are written.
+    pub fn written(&self) -> Apart {
+        Apart {
+            format: self.format.clone(),
+            envelope: self.envelope.clone(),
+            schema: self.schema.clone(),
+            registry: self.registry,
+            descriptor_set: self.descriptor_set.clone(),
+            message: self.message.clone(),
+            key_format: self.key_format.clone(),
+            key_message: self.key_message.clone(),
+            extra_fields: self.extra_fields.clone(),
+        }
     }
 }
 
@@ -434,6 +476,7 @@ pub const SECTIONS: &[Section] = &[
     Consumer::SECTION,
     Dataset::SECTION,
     Source::SECTION,
+    Apart::SECTION,
     Held::SECTION,
     Bounds::SECTION,
     Webhook::SECTION,
@@ -470,6 +513,8 @@ pub struct DatasetModel {
     pub own: Dataset,
     /// `source`
     pub source: Source,
+    /// `source.formats`, by topic.
+    pub formats: BTreeMap<String, Apart>,
     /// `consumer.guard`
     pub bounds: Bounds,
     /// `consumer.webhook`

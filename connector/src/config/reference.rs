@@ -27,7 +27,7 @@ fn tables() -> String {
 fn table(text: &mut String, section: &Section) {
     let title = match section.path {
         "" => "Top level".to_owned(),
-        path => format!("`[{}]`", path.replace('*', "NAME")),
+        path => format!("`[{}]`", path.replacen('*', "NAME", 1).replace('*', "TOPIC")),
     };
     let _ = writeln!(text, "### {title}\n\n{}\n", section.about.trim());
     let with_profiles = section.keys.iter().any(|key| key.profiles.iter().any(Option::is_some));

@@ -66,8 +66,10 @@ impl Config {
     pub fn adopting(&self) -> Vec<(String, String)> {
         let adopting = self.reading.iter().filter(|(_, reading)| reading.adopts);
         let named = adopting.filter_map(|(name, _)| {
-            let source = &self.model.datasets.get(name)?.source;
-            let first = source.topics.first().map(|topic| format!("{topic}-value"));
+            let dataset = self.model.datasets.get(name)?;
+            let source = &dataset.source;
+            let first = source.topics.iter().find(|topic| !dataset.formats.contains_key(*topic));
+            let first = first.map(|topic| format!("{topic}-value"));
             Some((name.clone(), source.subject.clone().or(first)?))
         });
         named.collect()

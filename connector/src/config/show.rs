@@ -6,7 +6,7 @@ use figment::value::Value;
 
 use super::Config;
 use super::layers::Origin;
-use super::model::SECTIONS;
+use super::model::{Apart, SECTIONS, Values as _};
 use super::secret::{MASK, is_secret, without_user};
 use super::tree;
 
@@ -67,9 +67,17 @@ pub fn to_toml(all: &[Shown]) -> String {
     text
 }
 
-/// Where a key stands in the documentation. What is not listed there (properties, options, features) follows its section.
-fn rank(section: &[String], name: &str) -> (String, usize, usize, String) {
+/// Where a key stands in the documentation. What is not listed there (properties, options, features) follows its section;
+/// each topic's keys stand together.
+fn rank(section: &[String], name: &str) -> (String, usize, String, usize, String) {
+    let topic = match section {
+        [datasets, _, source, formats, topic] => {
+            ([datasets, source, formats] == ["datasets", "source", "formats"]).then_some(topic)
+        }
+        _ => None,
+    };
     let (dataset, pattern) = match section {
+        [_, dataset, ..] if topic.is_some() => (dataset.as_str(), Apart::SECTION.path.to_owned()),
         [datasets, dataset, producer, below @ ..] if datasets == "datasets" && producer == "producer" => {
             (dataset.as_str(), format!("producer.{}", below.join(".")))
         }
@@ -95,7 +103,8 @@ fn rank(section: &[String], name: &str) -> (String, usize, usize, String) {
         "kafka.properties" => SECTIONS.iter().position(|section| section.path == "kafka"),
         _ => None,
     };
-    (dataset.to_owned(), index.or(after).unwrap_or(usize::MAX), key, pattern)
+    let topic = topic.cloned().unwrap_or_default();
+    (dataset.to_owned(), index.or(after).unwrap_or(usize::MAX), topic, key, pattern)
 }
 
 fn show(path: &[String], value: &Value, origin: &Origin) -> Shown {

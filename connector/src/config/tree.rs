@@ -20,6 +20,8 @@ pub enum Node {
     Section(BTreeMap<&'static str, Node>),
     /// `[datasets]`: any name, below which there is this section.
     Datasets(Box<Node>),
+    /// `formats` of a source: the same by a topic's name, which may have dots.
+    Topics(Box<Node>),
     /// `[kafka.properties]`: any name, of words with dots between them.
     Properties,
     /// `[storage.options]`: any name, of words with `_` between them.
@@ -72,6 +74,10 @@ fn tree() -> Node {
 
 fn insert(level: &mut BTreeMap<&'static str, Node>, path: &[&'static str], keys: &'static [Key]) {
     match path.split_first() {
+        Some((first, ["*"])) => {
+            let each = keys.iter().map(|key| (key.name, Node::Leaf(key))).collect();
+            level.insert(first, Node::Topics(Box::new(Node::Section(each))));
+        }
         None => level.extend(keys.iter().map(|key| (key.name, Node::Leaf(key)))),
         Some((first, rest)) => {
             if let Node::Section(below) = level.entry(first).or_insert_with(|| Node::Section(BTreeMap::new()))
@@ -87,7 +93,7 @@ impl Node {
     pub fn below(&self, name: &str) -> Option<&Node> {
         match self {
             Node::Section(below) => below.get(name),
-            Node::Datasets(each) => Some(each),
+            Node::Datasets(each) | Node::Topics(each) => Some(each),
             Node::Leaf(_) | Node::Alias(_) | Node::Feature | Node::Properties | Node::Options => None,
         }
     }
@@ -98,11 +104,11 @@ impl Node {
             Node::Leaf(key) => Some(key.kind),
             Node::Alias(target) => find(target).and_then(Node::kind),
             Node::Feature => Some(Kind::Switch),
-            Node::Section(_) | Node::Datasets(_) | Node::Properties | Node::Options => None,
+            Node::Section(_) | Node::Datasets(_) | Node::Topics(_) | Node::Properties | Node::Options => None,
         }
     }
 
-    /// Each key below, with its path from here.
+    /// Each key below, with its path from here. A topic's are the source's, which are those that a slip means.
     pub fn leaves(&self) -> Vec<Vec<&'static str>> {
         match self {
             Node::Section(below) => below
@@ -114,7 +120,7 @@ impl Node {
             Node::Datasets(each) => {
                 each.leaves().into_iter().map(|path| [vec!["*"], path].concat()).collect()
             }
-            Node::Properties | Node::Options => Vec::new(),
+            Node::Topics(_) | Node::Properties | Node::Options => Vec::new(),
             Node::Leaf(_) | Node::Alias(_) | Node::Feature => vec![Vec::new()],
         }
     }

@@ -108,6 +108,7 @@ impl Held {
             value: self.value.as_deref(),
             key_header: last(KEY_HEADER),
             value_header: last(VALUE_HEADER),
+            topic: self.source.as_ref().map(|source| &*source.topic),
         }
     }
 
@@ -164,8 +165,8 @@ mod tests {
             ],
             ..Held::default()
         };
-        let Encoded { key, value, key_header, value_header } = held.encoded();
+        let Encoded { key, value, key_header, value_header, topic } = held.encoded();
         assert_eq!((key, value), (Some(&b"k"[..]), Some(&b"v"[..])));
-        assert_eq!((key_header, value_header), (None, Some(&b"4"[..])));
+        assert_eq!((key_header, value_header, topic), (None, Some(&b"4"[..]), None));
     }
 }

@@ -49,7 +49,7 @@ pub fn of_shed(
         Body::Delete { key } => (Some(key), None),
         Body::Misfit { .. } => (None, None),
     };
-    let value = match (value, &format.values) {
+    let value = match (value, &format.of_topic(&source.topic).values) {
         (None, _) => None,
         (Some(datum), Values::Json { .. }) => {
             let mut json = String::with_capacity(datum.len() * 2);

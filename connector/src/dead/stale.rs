@@ -22,7 +22,7 @@ use super::Error;
 use super::fit::Schemas;
 use super::found::{Found, Source};
 use crate::clock::Clock;
-use crate::codec::{self, Codec, Encoded, Format, KeyFormat, KeyRule};
+use crate::codec::{self, Codec, Encoded, Format, KeyRule};
 use crate::format::letter::header;
 use crate::kafka::{self, Admin, Message, Polled, Poller, Tuning, ends::Ends};
 use crate::schema::Schema;
@@ -69,8 +69,8 @@ impl Keys {
         schema: &std::sync::Arc<Schema>,
         schemas: Schemas,
     ) -> Result<Keys, codec::Error> {
-        let codec = match (rule, &format.keys) {
-            (KeyRule::Kafka, KeyFormat::Raw) => None,
+        let codec = match rule {
+            KeyRule::Kafka if format.keys_as_they_come() => None,
             _ => Some(Codec::new(format.clone(), rule.clone(), schema.clone())?),
         };
         Ok(Keys { codec, schemas })
@@ -335,8 +335,8 @@ fn take(
         }
         slot.passed += 1;
     }
-    let headers = keys.codec.as_ref().is_some_and(Codec::looks_at_headers);
-    let Some(key) = keys.of(message.encoded(headers))? else { return Ok(()) };
+    let around = keys.codec.as_ref().is_some_and(Codec::looks_around);
+    let Some(key) = keys.of(message.encoded(around))? else { return Ok(()) };
     let seen = match keys.codec {
         None => latest.get_mut(&(at, key)),
         Some(_) => Some(latest.entry((at, key)).or_default()),

@@ -45,34 +45,7 @@ impl Origin {
         key: &KeyRule,
     ) -> Origin {
         // Every part ends with a zero byte, which no field name holds: no two rules make the same text.
-        let mut rules = match &format.values {
-            Values::Json { extra_fields: ExtraFields::Ignore, .. } => "json".to_owned(),
-            Values::Json { extra_fields: ExtraFields::Reject, .. } => "json, no extra fields".to_owned(),
-            // Defaults of the dataset's schema fill what the writer's lacks, so all of the text counts.
-            Values::Avro { writer } => format!("avro {}", writer.json()),
-            // The registry's schemas are the same whenever they are asked for.
-            Values::Registered(Kind::Avro) => "avro, registry".to_owned(),
-            Values::Registered(Kind::Protobuf) => "protobuf, registry".to_owned(),
-            Values::Protobuf { message } => format!("protobuf {} {:016x}", message.name(), message.digest()),
-            Values::Raw => "raw".to_owned(),
-        };
-        if let Values::Json { checked: true, .. } = format.values {
-            rules.push_str(", ids checked");
-        }
-        match &format.keys {
-            KeyFormat::Raw => {}
-            KeyFormat::Text => rules.push_str(", text keys"),
-            KeyFormat::Json => rules.push_str(", json keys"),
-            KeyFormat::Protobuf(message) => {
-                rules.push_str(&format!(", protobuf keys {} {:016x}", message.name(), message.digest()));
-            }
-            // As logs that there are say it.
-            KeyFormat::Registered(Kind::Avro) => rules.push_str(", keys too"),
-            KeyFormat::Registered(Kind::Protobuf) => rules.push_str(", protobuf keys by the registry"),
-        }
-        if format.envelope == Envelope::Debezium {
-            rules.push_str(", debezium");
-        }
+        let mut rules = rules_of(format);
         rules.push('\0');
         match key {
             KeyRule::Kafka => rules.push_str("kafka"),
@@ -82,6 +55,10 @@ impl Origin {
                     rules.push('\0');
                 }
             }
+        }
+        // Behind an empty part, which no field is; `kafka` has not even its end.
+        for (topic, other) in format.others() {
+            rules.push_str(&format!("\0\0{topic}\0{}\0", rules_of(other)));
         }
         let reading = xxhash_rust::xxh3::xxh3_64(rules.as_bytes());
         let name = xxhash_rust::xxh3::xxh3_64(name.as_bytes());
@@ -149,6 +126,39 @@ impl Origin {
     }
 }
 
+/// How one topic's records are written, in words: each way in others. Those of logs that there are stay as they are.
+fn rules_of(format: &Format) -> String {
+    let mut rules = match &format.values {
+        Values::Json { extra_fields: ExtraFields::Ignore, .. } => "json".to_owned(),
+        Values::Json { extra_fields: ExtraFields::Reject, .. } => "json, no extra fields".to_owned(),
+        // Defaults of the dataset's schema fill what the writer's lacks, so all of the text counts.
+        Values::Avro { writer } => format!("avro {}", writer.json()),
+        // The registry's schemas are the same whenever they are asked for.
+        Values::Registered(Kind::Avro) => "avro, registry".to_owned(),
+        Values::Registered(Kind::Protobuf) => "protobuf, registry".to_owned(),
+        Values::Protobuf { message } => format!("protobuf {} {:016x}", message.name(), message.digest()),
+        Values::Raw => "raw".to_owned(),
+    };
+    if let Values::Json { checked: true, .. } = format.values {
+        rules.push_str(", ids checked");
+    }
+    match &format.keys {
+        KeyFormat::Raw => {}
+        KeyFormat::Text => rules.push_str(", text keys"),
+        KeyFormat::Json => rules.push_str(", json keys"),
+        KeyFormat::Protobuf(message) => {
+            rules.push_str(&format!(", protobuf keys {} {:016x}", message.name(), message.digest()));
+        }
+        // As logs that there are say it.
+        KeyFormat::Registered(Kind::Avro) => rules.push_str(", keys too"),
+        KeyFormat::Registered(Kind::Protobuf) => rules.push_str(", protobuf keys by the registry"),
+    }
+    if format.envelope == Envelope::Debezium {
+        rules.push_str(", debezium");
+    }
+    rules
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,12 +220,19 @@ mod tests {
             (json().within(Envelope::Debezium), fields(&["a", "b"])),
             (json().with_keys(KeyFormat::Json), fields(&["a", "b"])),
             (json().with_keys(KeyFormat::Registered(Kind::Avro)), fields(&["a", "b"])),
+            (json().but("t", Format::raw()), fields(&["a", "b"])),
+            (json().but("t", json()), fields(&["a", "b"])),
+            (json().but("t", Format::raw()), fields(&["a", "b", "t", "raw"])),
         ] {
             assert_eq!(is.differs(&Origin::of(topic, &a, &format, &key)), reading, "{format:?} {key:?}");
         }
         assert_ne!(
             Origin::of(topic, &a, &json(), &KeyRule::Kafka),
             Origin::of(topic, &a, &json(), &fields(&["kafka"]))
+        );
+        assert_ne!(
+            Origin::of(topic, &a, &json().but("t", json()), &KeyRule::Kafka),
+            Origin::of(topic, &a, &json(), &fields(&["kafka", "t", "json"]))
         );
         let other = Origin::of((TopicId([2; 16]), "u"), &b, &json(), &fields(&["a", "b"]));
         assert_eq!(is.differs(&other), ["another announcement topic", "another schema"]);

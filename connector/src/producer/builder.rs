@@ -43,6 +43,7 @@ pub struct ProducerBuilder {
     encoding: Encoding,
     keys: KeyFormat,
     envelope: Envelope,
+    others: Vec<(String, Format)>,
     key: KeyRule,
     registry: Option<registry::Options>,
     schema: Option<String>,
@@ -72,6 +73,7 @@ impl ProducerBuilder {
             encoding: Encoding::Json,
             keys: KeyFormat::Raw,
             envelope: Envelope::Upsert,
+            others: Vec::new(),
             key: KeyRule::Kafka,
             registry: None,
             schema: None,
@@ -192,6 +194,16 @@ impl ProducerBuilder {
     #[must_use]
     pub fn debezium(mut self) -> Self {
         self.envelope = Envelope::Debezium;
+        self
+    }
+
+    /// Adds a source topic whose records are written otherwise than those of the others.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn source_as(mut self, topic: impl Into<String>, format: Format) -> Self {
+        let topic = topic.into();
+        self.topics.push(topic.clone());
+        self.others.push((topic, format));
         self
     }
 
@@ -376,6 +388,7 @@ impl ProducerBuilder {
             Encoding::Raw => Format::raw(),
         };
         let format = format.with_keys(self.keys).within(self.envelope);
+        let format = self.others.into_iter().fold(format, |format, (topic, other)| format.but(topic, other));
         let registry = match (&self.registry, format.asks_registry()) {
             (Some(options), true) => {
                 let doing = || format!("preparing the schema registry of {dataset}");
@@ -389,7 +402,8 @@ impl ProducerBuilder {
             }
             _ => None,
         };
-        if let (Some(why), super::Shed::DeadLetter) = (format.read_only(), self.spill.shed) {
+        let read_only = self.topics.iter().find_map(|topic| format.of_topic(topic).read_only());
+        if let (Some(why), super::Shed::DeadLetter) = (read_only, self.spill.shed) {
             return Err(config(format!(
                 "dataset {dataset} cannot shed into dead letters, since they could not be replayed: {why}"
             )));

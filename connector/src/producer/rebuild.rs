@@ -363,7 +363,7 @@ impl Reading<'_> {
         self.folded.read += 1;
         let stamp =
             Stamp { timestamp: message.timestamp_ms(), source: planned.index, offset: message.offset() };
-        let record = message.encoded(self.codec.looks_at_headers());
+        let record = message.encoded(self.codec.looks_around());
         while let Some(id) = self.codec.unknown(record).filter(|id| !self.strangers.contains(id)) {
             self.learn(id)?;
         }

@@ -105,7 +105,7 @@ impl Validator {
         chunk: &mut ChunkBuilder,
     ) -> Result<(), Unread> {
         let (offset, timestamp) = (message.offset(), message.timestamp_ms());
-        let misfit = match self.codec.read(message.encoded(self.codec.looks_at_headers())) {
+        let misfit = match self.codec.read(message.encoded(self.codec.looks_around())) {
             Ok(decoded) => {
                 let body = match decoded.value {
                     Some(value) => Body::Upsert { key: decoded.key, value },

@@ -106,7 +106,11 @@ impl Import {
         let config = self.given.load(edge)?;
         let shared = Shared::system(&config, Metrics::new())?;
         let options = config.producer(&self.dataset, &shared)?;
-        if let Some(why) = options.format.read_only() {
+        let asked = |topic: &&String| self.topic.as_ref().is_none_or(|to| to == *topic);
+        let read_only = |topic: &String| options.format.of_topic(topic).read_only();
+        let all: Option<Vec<_>> = options.topics.iter().filter(asked).map(read_only).collect();
+        // Where some can be written, each record is refused or taken by its own topic.
+        if let Some(why) = all.and_then(|all| all.first().copied()) {
             let doing = format!("importing into {}", self.dataset);
             return Err(Error::because(ErrorKind::Rejected, doing, Refused::ReadOnly(why)));
         }

@@ -1,5 +1,5 @@
 use super::super::tests::{LEAST, case};
-use crate::codec::{Envelope, KeyFormat, Kind, Values};
+use crate::codec::{Envelope, ExtraFields, Format, KeyFormat, Kind, Values};
 use crate::config::Shared;
 
 const URL: &str = "[schema_registry]\nurl = \"http://localhost:8081\"\n";
@@ -95,4 +95,105 @@ fn what_does_not_go_together_is_said() {
     let warned = case(&with(r#""json", envelope = "debezium""#)).right();
     let warnings = warned.warnings().to_string();
     assert!(warnings.contains("source.key_format: the Kafka nulls that Debezium writes"), "{warnings}");
+}
+
+/// Two topics more, and what is said of their formats.
+fn several(formats: &str) -> String {
+    let topics = r#"topics = ["products", "shop.old", "shop-new"]"#;
+    format!("{}{formats}", LEAST.replace(r#"topics = ["products"]"#, topics))
+        .replace("source = {", "[datasets.products.source]\n")
+        .replace(
+            ", format = \"json\" }\nschema = \"product.avsc\"\nkey = [\"id\"]\n",
+            "\nformat = \"json\"\n",
+        )
+        .replace("[datasets.products]\n", "[datasets.products]\nschema = \"product.avsc\"\nkey = [\"id\"]\n")
+}
+
+fn at(topic: &str) -> String {
+    format!("[datasets.products.source.formats.{topic}]\n")
+}
+
+#[test]
+fn a_topic_has_a_format_of_its_own_and_takes_nothing_from_the_others() {
+    let formats = format!("{}format = \"avro\"\nkey_format = \"string\"\n", at("\"shop.old\""));
+    let text = several(&formats).replace("format = \"json\"", "format = \"json\"\nextra_fields = \"reject\"");
+    let given = case(&text)
+        .env("STILLWELL_DATASETS__PRODUCTS__SOURCE__FORMATS__SHOP_OLD__ENVELOPE", "upsert")
+        .env("STILLWELL_DATASETS__PRODUCTS__SOURCE__FORMATS__SHOP_OLD__KEY_FORMAT", "json")
+        .set("datasets.products.source.formats.shop-new.format", "json")
+        .set("storage.blobs", "memory://");
+    let config = given.right();
+    let shared = Shared::system(&config, crate::telemetry::Metrics::new()).unwrap();
+    let format = config.producer("products", &shared).unwrap().format;
+    let json = |format: &Format| match format.values {
+        Values::Json { extra_fields, .. } => extra_fields,
+        _ => panic!("{format:?}"),
+    };
+    assert_eq!(json(format.of_topic("products")), ExtraFields::Reject);
+    assert_eq!(json(format.of_topic("shop-new")), ExtraFields::Ignore, "its own default");
+    let old = format.of_topic("shop.old");
+    assert!(matches!(old.values, Values::Avro { .. }), "{old:?}");
+    assert!(matches!(old.keys, KeyFormat::Json), "the variable, over the file: {old:?}");
+    let shown = crate::config::to_toml(&config.shown());
+    let section = shown.split_once(&at("\"shop.old\"")).map(|(_, rest)| rest).expect("it is shown");
+    assert!(section.starts_with("format = \"avro\""), "{section}");
+    assert_eq!(case(&shown).right().shown().len(), config.shown().len(), "what is shown can be read");
+    // All of a topic at once, by its whole name.
+    let raw = case(&several("")).set("datasets.products.source.formats.shop.old", "{ format = \"raw\" }");
+    let wrong = raw.wrong();
+    assert!(wrong.len() == 1 && wrong[0].contains("raw values need the schema"), "{wrong:#?}");
+}
+
+#[test]
+fn what_is_wrong_with_a_topics_format_is_said_of_it() {
+    let old = at("\"shop.old\"");
+    for (formats, said) in [
+        (
+            format!("{}format = \"json\"\n", at("shop_new")),
+            "source.formats.shop_new: is none of the source's topics; did you mean \"shop-new\"?",
+        ),
+        (
+            format!("{old}fromat = \"json\"\n"),
+            "source.formats.\"shop.old\".fromat: unknown key; did you mean datasets.products.source.formats.\"shop.old\".format?",
+        ),
+        (old.clone(), "source.formats.\"shop.old\".format: is missing"),
+        (format!("{old}format = \"jsn\"\n"), "\"shop.old\".format: \"jsn\" is not one of avro, json"),
+        (format!("{old}format = \"raw\"\n"), "\"shop.old\".format: raw values need the schema"),
+        (format!("{old}format = \"protobuf\"\n"), "\"shop.old\".message: is missing"),
+        (format!("{old}format = \"json\"\nregistry = true\n"), "\"shop.old\".registry: needs a registry"),
+        (
+            format!("{old}format = \"protobuf\"\ndescriptor_set = \"shop.pb\"\nmessage = \"shop.K\"\n"),
+            "\"shop.old\".message: the message shop.K does not make the dataset's records",
+        ),
+        (
+            format!("{old}format = \"raw\"\nenvelope = \"debezium\"\n"),
+            "\"shop.old\".envelope: \"debezium\" is for avro and json",
+        ),
+        (
+            format!(
+                "{old}format = \"json\"\nenvelope = \"debezium\"\nkey_format = \"json\"\n\
+                 [datasets.products.producer.spill]\nshed = \"dead_letter\"\n"
+            ),
+            "is not for a source that is only read (datasets.products.source.formats.\"shop.old\")",
+        ),
+    ] {
+        let wrong = case(&several(&formats)).bytes("shop.pb", &set()).wrong();
+        assert!(wrong.len() == 1 && wrong[0].contains(said), "{said}: {wrong:#?}");
+    }
+    let slip = case(&several("")).set("datasets.products.source.formats.shop.old.fromat", "json").wrong();
+    assert!(slip.len() == 1 && slip[0].contains("did you mean"), "{slip:?}");
+}
+
+#[test]
+fn topics_of_other_formats_do_not_give_the_schema() {
+    let text = several("").replace("schema = \"product.avsc\"\n", "");
+    let text = format!("{}{URL}", text.replace("format = \"json\"\n", "format = \"avro\"\n"));
+    let config = case(&(text.clone() + &at("products") + "format = \"json\"\n")).right();
+    assert_eq!(config.adopting(), [("products".to_owned(), "shop.old-value".to_owned())]);
+    let bare = text + &format!("{}format = \"avro\"\nregistry = false\n", at("shop-new"));
+    let wrong = case(&bare).wrong();
+    assert!(
+        wrong.len() == 1 && wrong[0].contains("shop-new.schema: is missing: the schema of these values"),
+        "{wrong:#?}"
+    );
 }

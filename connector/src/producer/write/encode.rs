@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::record::{Payload, Ready, Write};
-use crate::codec::{self, Codec, ExtraFields, Format, KeyRule, Misfit, Stage, Values, text};
+use crate::codec::{self, Codec, Encoded, ExtraFields, Format, KeyRule, Misfit, Stage, Unread, Values, text};
 use crate::schema::wire::take_bytes;
 use crate::schema::{Resolver, Schema};
 
@@ -47,6 +47,8 @@ pub enum Refused {
 /// Encodes records for one dataset's source topics. Keeps its buffers; for one thread at a time.
 pub(super) struct Encoder {
     target: Target,
+    /// Of the topics whose records are written otherwise.
+    others: Vec<(Arc<str>, Target)>,
     /// What the source's validation will do.
     check: Codec,
     /// Keys made of fields that the dataset does not know of: who gives the records says so.
@@ -70,13 +72,13 @@ enum Target {
     ReadOnly(&'static str),
 }
 
-impl Encoder {
-    pub fn new(format: &Format, key: &KeyRule, schema: &Arc<Schema>) -> Result<Encoder, codec::Error> {
+impl Target {
+    fn new(format: &Format, schema: &Arc<Schema>) -> Result<Target, codec::Error> {
         let json = |schema: &Arc<Schema>| {
             let format = Format::json(ExtraFields::Ignore);
             Codec::new(format, KeyRule::Kafka, Arc::clone(schema))
         };
-        let target = match (format.read_only(), &format.values) {
+        Ok(match (format.read_only(), &format.values) {
             (Some(why), _) => Target::ReadOnly(why),
             (None, Values::Json { .. }) => Target::Json,
             (None, Values::Avro { writer }) => {
@@ -84,9 +86,16 @@ impl Encoder {
             }
             (None, Values::Raw) => Target::Raw { json: json(schema)? },
             (None, Values::Protobuf { .. } | Values::Registered(_)) => unreachable!("they are only read"),
-        };
+        })
+    }
+}
+
+impl Encoder {
+    pub fn new(format: &Format, key: &KeyRule, schema: &Arc<Schema>) -> Result<Encoder, codec::Error> {
+        let others = format.others().map(|(topic, other)| Ok((topic.into(), Target::new(other, schema)?)));
         Ok(Encoder {
-            target,
+            target: Target::new(format, schema)?,
+            others: others.collect::<Result<_, codec::Error>>()?,
             check: Codec::new(format.clone(), key.clone(), Arc::clone(schema))?,
             keys: None,
             schema: Arc::clone(schema),
@@ -124,17 +133,22 @@ impl Encoder {
     pub fn prepare(&mut self, record: Write, topics: &[Arc<str>]) -> Result<Ready, Refused> {
         let Write { topic, key: given, value, headers, timestamp } = record;
         let topic = place(topic.as_deref(), topics)?;
-        if let Target::ReadOnly(why) = self.target {
+        let name = topics.get(topic).map(|name| &**name);
+        let other = self.others.iter_mut().find(|(named, _)| Some(&**named) == name);
+        let target = other.map_or(&mut self.target, |(_, target)| target);
+        if let Target::ReadOnly(why) = target {
             return Err(Refused::ReadOnly(why));
         }
         let value = match value {
-            Some(payload) => Some(self.encode(payload).map_err(Refused::Misfit)?),
+            Some(payload) => Some(target.encode(payload).map_err(Refused::Misfit)?),
             None => None,
         };
         // A dataset that takes the Kafka key is shown one, so that what else is wrong is found too.
         let made_here = self.keys.is_some() && given.is_none() && value.is_some();
         let shown = given.as_deref().or(made_here.then_some(&b""[..]));
-        let decoded = self.check.decode(shown, value.as_deref()).map_err(Refused::Misfit)?;
+        let record = Encoded { key: shown, value: value.as_deref(), topic: name, ..Encoded::default() };
+        let read = self.check.read(record).map_err(Unread::misfit);
+        let decoded = read.map_err(Refused::Misfit)?;
         let own = match (&mut self.keys, decoded.value) {
             (Some(keys), Some(datum)) if made_here => {
                 let keyed = keys.decode(None, Some(datum)).map_err(Refused::Misfit)?;
@@ -150,9 +164,12 @@ impl Encoder {
         };
         Ok(Ready { topic, key, value, headers, timestamp })
     }
+}
 
+impl Target {
+    /// A value as it is written there.
     fn encode(&mut self, payload: Payload) -> Result<Bytes, Misfit> {
-        match (&mut self.target, payload) {
+        match (self, payload) {
             // Refused before it comes here.
             (Target::ReadOnly(why), _) => Err(Misfit {
                 stage: Stage::Validate,

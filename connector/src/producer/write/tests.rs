@@ -347,3 +347,21 @@ async fn what_is_not_acknowledged_is_unknown() {
     }
     panic!("30 s later: {last}");
 }
+
+#[test]
+fn a_record_is_written_as_its_topic_is() {
+    let older = Arc::new(Schema::dataset(OLDER).unwrap());
+    let changes = json_format().within(crate::codec::Envelope::Debezium);
+    let format = json_format().but("older", Format::avro(older)).but("changes", changes);
+    let mut encoder = encoder(format, by_id(), schema());
+    let topics = topics(&["products", "older", "changes"]);
+    let mut sent = |topic: &str| {
+        let record = Write { topic: Some(topic.into()), ..Write::upsert("P-1", r#"{"id":"P-1"}"#) };
+        encoder.prepare(record, &topics)
+    };
+    let json = sent("products").unwrap();
+    assert_eq!((json.topic, json.value.as_deref()), (0, Some(&br#"{"id":"P-1"}"#[..])));
+    let avro = sent("older").unwrap();
+    assert_eq!((avro.topic, avro.value.as_deref()), (1, Some(&b"\x06P-1"[..])));
+    assert!(matches!(sent("changes"), Err(Refused::ReadOnly(_))));
+}
