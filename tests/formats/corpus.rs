@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use stillwell::codec::{KEY_HEADER, VALUE_HEADER};
 use stillwell::format::announcement::Message;
 use stillwell::format::container::{Kind, Reader, Writer};
 use stillwell::record::{Entry, SourcePartition, Stamp};
@@ -12,6 +13,7 @@ use stillwell::{Shard, TopicId, Version};
 use stillwell_tests::workspace;
 
 use crate::mutate::{varint, zigzag};
+use crate::record::{AVRO, AVRO_KEY, JSON, PROTOBUF};
 
 fn put(name: &str, bytes: impl AsRef<[u8]>) {
     let path: PathBuf = workspace().join("tests/corpus").join(name);
@@ -307,6 +309,120 @@ fn values() {
     put("change/empty", "");
 }
 
+/// A record as Kafka lays it out (`record.rs`).
+fn record(key: &[u8], value: &[u8], headers: &[(&str, Option<&[u8]>)]) -> Vec<u8> {
+    let mut out = [bytes(key), bytes(value), zigzag(headers.len() as i64)].concat();
+    for (name, value) in headers {
+        out.extend(bytes(name.as_bytes()));
+        out.extend(value.map_or_else(|| zigzag(-1), bytes));
+    }
+    out
+}
+
+fn records() {
+    let value = VALUE_HEADER;
+    // id "P-1", and all else as little as can be.
+    let datum = [&bytes(b"P-1")[..], &[0, 0, 0, 0, 0, 0]].concat();
+    let message = b"\x0a\x03P-1";
+    let json = br#"{"id":"P-1","stock":1}"#;
+    let id = |id: u32| [&[0], &id.to_be_bytes()[..]].concat();
+    let key = [&id(AVRO_KEY)[..], &bytes(b"k")].concat();
+    let named = |name: &str, content: &[u8], headers: &[(&str, Option<&[u8]>)]| {
+        put(&format!("record/{name}.bin"), record(&key, content, headers));
+    };
+    let with_id = |name: &str, header: &[u8]| named(name, &datum, &[(value, Some(header))]);
+    named("id-before-the-value", &[&id(AVRO)[..], &datum].concat(), &[]);
+    with_id("id-in-header", &id(AVRO));
+    with_id("id-empty", b"");
+    with_id("id-short", &[0, 0, 0]);
+    with_id("id-of-no-kind", &[5, 0, 0, 0, 7]);
+    with_id("id-in-text", b"7");
+    with_id("id-negative", &[0, 0xff, 0xff, 0xff, 0xff]);
+    with_id("id-unknown", &id(4096));
+    with_id("id-of-other-format", &id(PROTOBUF));
+    with_id("guid-short", &[1; 10]);
+    with_id("guid-unknown", &[1; 17]);
+    with_id("id-huge", &[&id(AVRO)[..], &[0xed; 60_000]].concat());
+    named("id-null", &datum, &[(value, None)]);
+    named("id-null-then-in-value", &[&id(AVRO)[..], &datum].concat(), &[(value, None)]);
+    named("id-wrong-then-right", &datum, &[(value, Some(&[9])), (value, Some(&id(AVRO)))]);
+    named("id-right-then-wrong", &datum, &[(value, Some(&id(AVRO))), (value, Some(&[0, 0]))]);
+    named("id-twice", &[&id(AVRO)[..], &datum].concat(), &[(value, Some(&id(AVRO)))]);
+    let by_header = [(KEY_HEADER, Some(&id(AVRO_KEY)[..])), (value, Some(&id(AVRO)[..]))];
+    put("record/key-id-in-header.bin", record(&bytes(b"k"), &datum, &by_header));
+    put("record/key-id-short.bin", record(&bytes(b"k"), &datum, &[(KEY_HEADER, Some(&[0])), by_header[1]]));
+    let indexes = |indexes: &[u8]| [&id(PROTOBUF)[..], indexes].concat();
+    named("message", message, &[(value, Some(&indexes(&[0])))]);
+    named("message-without-indexes", message, &[(value, Some(&indexes(&[])))]);
+    named("message-indexes-of-max", message, &[(value, Some(&indexes(&zigzag(i64::from(i32::MAX)))))]);
+    named("json", json, &[(value, Some(&id(JSON)))]);
+    put("record/nothing.bin", [zigzag(-1), zigzag(-1), zigzag(0)].concat());
+    put("record/empty", "");
+    let all_bytes: Vec<u8> = (0..=255).collect();
+    named(
+        "binary",
+        json,
+        &[("trace", Some(&all_bytes)), ("", Some(b"nameless")), ("\u{fffd}\0", Some(&[0xff]))],
+    );
+    put(
+        "record/name-not-utf-8.bin",
+        [&record(b"", b"", &[])[..2], &zigzag(1), &bytes(&[0xff]), &zigzag(-1)].concat(),
+    );
+    put(
+        "record/name-of-null.bin",
+        [&record(b"", b"", &[])[..2], &zigzag(1), &zigzag(-1), &zigzag(-1)].concat(),
+    );
+    named("many", json, &vec![("", None); 20_000]);
+    named("repeated", json, &vec![("trace", Some(&b"00-1"[..])); 500]);
+    named("huge", json, &[("trace", Some(&[0xed; 60_000])), (&"n".repeat(20_000), None)]);
+    for (name, count) in
+        [("count-of-max", i64::MAX), ("count-of-min", i64::MIN), ("count-of-4-gigabytes", 1 << 32)]
+    {
+        put(&format!("record/{name}.bin"), [&record(b"", b"", &[])[..2], &zigzag(count), &[0, 1]].concat());
+    }
+    for (name, length) in
+        [("length-of-max", i64::MAX), ("length-of-min", i64::MIN), ("length-of-4-gigabytes", 1 << 32)]
+    {
+        let head = [&record(b"", b"", &[])[..2], &zigzag(1), &bytes(b"trace")].concat();
+        put(&format!("record/{name}.bin"), [&head[..], &zigzag(length), b"00"].concat());
+    }
+    // Letters, or what begins like some.
+    let connect = |name: &str| format!("__connect.errors.{name}");
+    let [topic, partition, offset] = ["topic", "partition", "offset"].map(connect);
+    let place = |topic_is: Option<&'static [u8]>, at: &'static [u8]| {
+        [(&*topic, topic_is), (&*partition, Some(&b"2"[..])), (&*offset, Some(at))]
+    };
+    named("connect", json, &place(Some(b"orders"), b"41"));
+    named("connect-offset-of-text", json, &place(Some(b"orders"), b"forty-one"));
+    named("connect-offset-beyond", json, &place(Some(b"orders"), b"99999999999999999999999"));
+    named("connect-offset-negative", json, &place(Some(b"orders"), b"-1"));
+    named("connect-topic-null", json, &place(None, b"41"));
+    named("connect-topic-binary", json, &place(Some(&[0xff, 0xfe]), b"41"));
+    named("connect-twice", json, &[place(Some(b"a"), b"1"), place(Some(b"b"), b"x")].concat());
+    named("connect-topic-alone", json, &[(&*topic, Some(b"orders"))]);
+    let claims = [
+        ("stillwell.failed-at", Some(&b"soon"[..])),
+        ("stillwell.letter-blob", Some(&b"../../etc/passwd"[..])),
+    ];
+    named("claims-to-be-ours", json, &[&place(Some(b"orders"), b"41")[..], &claims].concat());
+    let spring = |offset: &'static [u8]| {
+        [
+            ("kafka_dlt-original-topic", Some(&b"orders"[..])),
+            ("kafka_dlt-original-partition", Some(&[0, 0, 0, 2][..])),
+            ("kafka_dlt-original-offset", Some(offset)),
+        ]
+    };
+    named("spring", json, &spring(&[0, 0, 0, 0, 0, 0, 0, 41]));
+    named("spring-offset-of-3-bytes", json, &spring(&[0, 0, 41]));
+    named("spring-offset-negative", json, &spring(&[0xff; 8]));
+    named("spring-topic-null", json, &[("kafka_dlt-original-topic", None)]);
+    for (name, count) in
+        [("replays-beyond", &b"99999999999"[..]), ("replays-negative", b"-1"), ("replays-binary", &[0xff])]
+    {
+        named(name, json, &[("stillwell.replays", Some(b"1")), ("stillwell.replays", Some(count))]);
+    }
+}
+
 /// `cargo test --test formats -- --ignored write_them`
 #[test]
 #[ignore = "wrote the first files of the corpus, once"]
@@ -322,4 +438,5 @@ fn write_them() {
     logs();
     schemas();
     values();
+    records();
 }

@@ -134,7 +134,8 @@ formats!(
     note,
     schema,
     protobuf,
-    change
+    change,
+    record
 );
 
 /// What a file of the corpus is refused with: which format it has, which one is read, what to do.
@@ -182,6 +183,14 @@ fn what_is_wrong_is_said() {
         ("change/op-twice.json", "occurs twice"),
         ("change/deep.json", "nested deeper than 128 levels"),
         ("change/no-row.json", "no row in `after`"),
+        ("record/id-empty.bin", "the header __value_schema_id is empty"),
+        ("record/id-short.bin", "the header __value_schema_id ends within the schema id"),
+        ("record/id-of-no-kind.bin", "does not begin with a schema registry's id"),
+        ("record/id-negative.bin", "begins with a negative schema id"),
+        ("record/id-unknown.bin", "the registry does not know schema id 4096"),
+        ("record/id-right-then-wrong.bin", "ends within the schema id"),
+        ("record/message-indexes-of-max.bin", "the list of indexes behind schema id 9 is none"),
+        ("record/count-of-max.bin", "no record as Kafka lays it out"),
     ] {
         let (format, _) = file.split_once('/').expect("a folder");
         let format = ALL.iter().find(|all| all.name == format).expect("a format");
@@ -193,4 +202,22 @@ fn what_is_wrong_is_said() {
         };
         assert!(error.contains(said), "{file}: {error}");
     }
+}
+
+/// The judge is judged: a reader that takes a length at its word, one that panics, one whose error says nothing.
+#[test]
+fn a_reader_that_believes_its_bytes_is_found() {
+    let format = |play| Format { name: "any", golden: &[], play, reseal: None, memory: 1 << 20 };
+    let believing = |bytes: &[u8]| {
+        let length = u32::from_le_bytes(bytes.try_into().map_err(|_| "cut short")?);
+        std::hint::black_box(Vec::<u8>::with_capacity(length as usize));
+        Ok("read".to_owned())
+    };
+    let of = |length: u32| case(&format(believing), &length.to_le_bytes());
+    assert_eq!(of(1_000), Ok(Ok("read".to_owned())));
+    let found = of(64 << 20).expect_err("it takes 64 MiB for four bytes");
+    assert!(found.starts_with("it takes 67108864 bytes of memory for 4 of its own"), "{found}");
+    assert_eq!(case(&format(|bytes| Ok(bytes[7].to_string())), b"x"), Err("it panics".to_owned()));
+    let silent = case(&format(|_| Err(" ".to_owned())), b"x").expect_err("it says nothing");
+    assert!(silent.contains("its error says nothing"), "{silent}");
 }

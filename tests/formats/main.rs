@@ -7,5 +7,6 @@ mod corpus;
 mod hostile;
 mod mutate;
 mod play;
+mod record;
 mod reference;
 mod resolution;

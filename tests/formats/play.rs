@@ -2,7 +2,7 @@
 //!
 //! A value is said in a few words, an error in its own; what contradicts itself panics, which the caller tells.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use stillwell::codec::proto::File;
@@ -20,6 +20,8 @@ use stillwell::view::{About, BaseFiles, Cache, DeltaFile, FileName, Files, Ident
 use stillwell::{Shard, TopicId};
 use stillwell_tests::{scratch, workspace};
 
+use crate::record::record;
+
 /// A format.
 pub struct Format {
     /// Its folder in the corpus.
@@ -35,7 +37,7 @@ pub struct Format {
 }
 
 /// All of them.
-pub const ALL: [Format; 13] = [
+pub const ALL: [Format; 14] = [
     Format {
         name: "container",
         golden: &["delta/v1/plain.avro", "delta/v1/stored.avro", "snapshot/v1/stored.avro"],
@@ -115,6 +117,7 @@ pub const ALL: [Format; 13] = [
     Format { name: "schema", golden: &[], play: schema, reseal: None, memory: 8 << 20 },
     Format { name: "protobuf", golden: &[], play: protobuf, reseal: None, memory: 8 << 20 },
     Format { name: "change", golden: &[], play: change, reseal: None, memory: 8 << 20 },
+    Format { name: "record", golden: &[], play: record, reseal: None, memory: 8 << 20 },
 ];
 
 /// All levels of an error.
@@ -137,6 +140,7 @@ const PRODUCT: &str = r#"{"type":"record","name":"Product","fields":[
     {"name":"counts","type":{"type":"map","values":"long"},"default":{}},
     {"name":"next","type":["null","Product"],"default":null},
     {"name":"all","type":{"type":"array","items":"Product"},"default":[]}]}"#;
+/// The same of a message.
 const MESSAGE: &str = r#"syntax = "proto3";
     message Product {
       string id = 1; int64 stock = 2; optional double price = 3; repeated int32 sizes = 4;
@@ -144,9 +148,16 @@ const MESSAGE: &str = r#"syntax = "proto3";
       oneof which { string one = 8; bytes two = 9; }
     }"#;
 
+/// Made once: text is slow to compile, and there are many cases.
+pub static FILE: LazyLock<Arc<File>> =
+    LazyLock::new(|| Arc::new(File::compile(MESSAGE, &[]).expect("a file")));
+/// The same of the schema.
+pub static SCHEMA: LazyLock<Arc<Schema>> =
+    LazyLock::new(|| Arc::new(Schema::dataset(PRODUCT).expect("a schema")));
+
 /// A value by the rules of `format`: what is read is a datum of its schema, which shows the same twice.
 fn value(format: codec::Format, key: KeyRule, bytes: &[u8]) -> Result<String, String> {
-    let schema = Arc::new(Schema::dataset(PRODUCT).expect("a schema"));
+    let schema = Arc::clone(&SCHEMA);
     let mut codec = Codec::new(format, key, schema.clone()).expect("they go together");
     let decoded = codec.decode(Some(br#"{"id":"k"}"#), Some(bytes)).map_err(|misfit| {
         assert!(misfit.message.len() < 2_000, "{misfit}");
@@ -160,8 +171,7 @@ fn value(format: codec::Format, key: KeyRule, bytes: &[u8]) -> Result<String, St
 }
 
 fn protobuf(bytes: &[u8]) -> Result<String, String> {
-    let file = File::compile(MESSAGE, &[]).expect("a file");
-    let message = Arc::new(file.message(&[0]).expect("a message"));
+    let message = Arc::new(FILE.message(&[0]).expect("a message"));
     value(codec::Format::protobuf(message), KeyRule::Kafka, bytes)
 }
 

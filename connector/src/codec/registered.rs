@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::avro::Avro;
-use super::frame::{self, SchemaId, Unframed};
+use super::frame::{self, KEY_HEADER, SchemaId, Unframed, VALUE_HEADER};
 use super::key::Fields;
 use super::proto::{self, File, Message, Protobuf};
 use super::{Kind, Misfit, Stage, Told, Unread, Written, change};
@@ -95,7 +95,7 @@ impl Registered {
     /// The datum in the dataset's schema; `header` is what names the value's schema beside it, if anything does.
     #[inline]
     pub fn decode<'a>(&'a mut self, value: &'a [u8], header: Option<&[u8]>) -> Result<Told<'a>, Unread> {
-        let (id, datum) = framed(value, header).map_err(|why| unframed(why, Stage::Decode, "value"))?;
+        let (id, datum) = framed(value, header).map_err(|why| unframed(why, Stage::Decode, header))?;
         match self.shelf.find(id, Stage::Decode)? {
             Reader::Avro(avro) => Ok(Told::Upsert(avro.decode(datum)?)),
             Reader::Changes(changes) => Ok(changes.decode(datum)?),
@@ -146,7 +146,7 @@ impl Ids {
 
     /// What is behind the id, where that is known as one of a JSON schema.
     pub fn check<'a>(&mut self, value: &'a [u8], header: Option<&[u8]>) -> Result<&'a [u8], Unread> {
-        let (id, text) = framed(value, header).map_err(|why| unframed(why, Stage::Decode, "value"))?;
+        let (id, text) = framed(value, header).map_err(|why| unframed(why, Stage::Decode, header))?;
         self.0.find(id, Stage::Decode)?;
         Ok(text)
     }
@@ -260,7 +260,7 @@ impl Keys {
 
     /// The key of the dataset.
     pub fn decode(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<&[u8], Unread> {
-        let (id, datum) = framed(key, header).map_err(|why| unframed(why, Stage::Key, "key"))?;
+        let (id, datum) = framed(key, header).map_err(|why| unframed(why, Stage::Key, header))?;
         let (schema, fields) = match self.shelf.find(id, Stage::Key)? {
             Key::Avro { schema, fields } => (schema, fields),
             Key::Protobuf(types) => {
@@ -313,12 +313,21 @@ fn framed<'a>(bytes: &'a [u8], header: Option<&[u8]>) -> Result<(SchemaId, &'a [
 }
 
 #[cold]
-fn unframed(why: Unframed, stage: Stage, what: &str) -> Misfit {
+fn unframed(why: Unframed, stage: Stage, header: Option<&[u8]>) -> Misfit {
     let class = match why {
-        Unframed::Empty if stage == Stage::Decode => "stillwell.codec.EmptyValue",
+        Unframed::Empty if stage == Stage::Decode && header.is_none() => "stillwell.codec.EmptyValue",
         _ => "stillwell.codec.NoSchemaId",
     };
-    Misfit { stage, class, message: format!("the {what} {}", why.what()) }
+    let (part, name) = match stage {
+        Stage::Key => ("key", KEY_HEADER),
+        _ => ("value", VALUE_HEADER),
+    };
+    let message = match (header, why) {
+        (None, why) => format!("the {part} {}", why.what()),
+        (Some(_), Unframed::Empty) => format!("the header {name} is empty, where a schema's id should be"),
+        (Some(_), why) => format!("the header {name} {}", why.what()),
+    };
+    Misfit { stage, class, message }
 }
 
 fn unusable(id: SchemaId, why: &str, stage: Stage) -> Misfit {

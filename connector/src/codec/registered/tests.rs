@@ -69,7 +69,14 @@ fn a_record_waits_for_its_schema_and_is_read_with_it() {
     codec.learn(guid, Ok(&written(OLD)));
     assert!(codec.read(headed).is_ok());
     let wrong = Encoded { value_header: Some(&header[..9]), ..value(OLD_AB) };
-    assert_eq!(misfit(codec.read(wrong)).class, "stillwell.codec.NoSchemaId");
+    for (wrong, said) in [
+        (wrong, "the header __value_schema_id ends within the schema id"),
+        (Encoded { value_header: Some(b""), ..wrong }, "the header __value_schema_id is empty, where"),
+    ] {
+        let misfit = misfit(codec.read(wrong));
+        assert_eq!(misfit.class, "stillwell.codec.NoSchemaId");
+        assert!(misfit.message.starts_with(said), "{misfit}");
+    }
     // A delete names no schema.
     let delete = Encoded { value: None, ..value(b"") };
     assert_eq!(codec.read(delete).unwrap(), Decoded { key: b"k", value: None });
