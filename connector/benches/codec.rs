@@ -6,6 +6,8 @@
 //! - avro, by id: the same behind a registry's header
 //! - avro, resolved: fields in another order, promoted, left out and added; beside decoding and encoding by hand
 //! - json: beside serde_json into a struct that borrows (what fits the schema by the types), and into its own tree
+//! - json, a change: the same row in Debezium's envelope, with the row before it; beside serde_json in the same two ways
+//! - protobuf: beside `prost-reflect`, which has the types at run time as well, into its own tree
 //!
 //! The record's key is taken along, as in the flow. Trust the ratios, not the figures.
 
@@ -13,9 +15,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use stillwell::clock::Clock;
-use stillwell::codec::{Codec, Encoded, ExtraFields, Format, KeyRule, Kind, SchemaId};
+use stillwell::codec::proto::File;
+use stillwell::codec::{Codec, Encoded, Envelope, ExtraFields, Format, KeyRule, Kind, SchemaId};
 use stillwell::schema::Schema;
 use stillwell::schema::wire::{put_bytes, put_long, take_bytes, take_long};
 
@@ -30,6 +35,9 @@ const OTHER: &str = r#"{"type":"record","name":"Product","fields":[
     {"name":"price","type":"float"},{"name":"name","type":"string"},
     {"name":"tags","type":{"type":"array","items":"string"}}]}"#;
 
+const MESSAGE: &str = r#"syntax = "proto3"; message Product {
+    string id = 1; string name = 2; double price = 3; int32 stock = 4; repeated string tags = 5; optional string note = 6; }"#;
+
 /// One of each, ten thousand in turn: what is read lies in the caches as little as what comes from Kafka.
 const DISTINCT: u64 = 10_000;
 
@@ -42,6 +50,15 @@ struct Product<'a> {
     #[serde(borrow)]
     tags: Vec<&'a str>,
     note: Option<&'a str>,
+}
+
+/// A change of a row, as Debezium writes it.
+#[derive(Deserialize)]
+struct Change<'a> {
+    before: Option<IgnoredAny>,
+    #[serde(borrow)]
+    after: Option<Product<'a>>,
+    op: &'a str,
 }
 
 fn product<T>(number: u64, with: impl FnOnce(&Product<'_>) -> T) -> T {
@@ -100,6 +117,46 @@ fn json(product: &Product<'_>, out: &mut Vec<u8>) {
         )
         .as_bytes(),
     );
+}
+
+fn change(product: &Product<'_>, out: &mut Vec<u8>) {
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    json(&Product { stock: 0, tags: product.tags.clone(), ..*product }, &mut before);
+    json(product, &mut after);
+    let parts: [&[u8]; 5] = [
+        br#"{"before":"#,
+        &before,
+        br#","after":"#,
+        &after,
+        br#","source":{"db":"shop","table":"products","lsn":24023128,"ts_ms":1700000000000},"op":"u","ts_ms":1700000000001}"#,
+    ];
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+}
+
+/// Lengths and numbers as varints; those here are not negative.
+fn message(product: &Product<'_>, out: &mut Vec<u8>) {
+    fn varint(mut number: u64, out: &mut Vec<u8>) {
+        while number >= 0x80 {
+            out.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        out.push(number as u8);
+    }
+    let mut text = |field: u8, text: &str| {
+        out.push(field << 3 | 2);
+        varint(text.len() as u64, out);
+        out.extend_from_slice(text.as_bytes());
+    };
+    text(1, product.id);
+    text(2, product.name);
+    product.tags.iter().for_each(|tag| text(5, tag));
+    if let Some(note) = product.note {
+        text(6, note);
+    }
+    out.push(3 << 3 | 1);
+    out.extend_from_slice(&product.price.to_le_bytes());
+    out.push(4 << 3);
+    varint(product.stock.unsigned_abs().into(), out);
 }
 
 fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
@@ -255,4 +312,31 @@ fn main() {
     let ours = bench.ours(&values, &mut codec(Format::json(ExtraFields::Ignore)));
     bench.line("json", ours, "serde_json into a struct", typed);
     bench.line("json", ours, "serde_json into its tree", tree);
+
+    let values = made(change);
+    let typed = bench.rate(&values, |value| {
+        let change: Change<'_> = serde_json::from_slice(value).expect("it is one");
+        let Product { id, name, price, stock, tags, note } = change.after.expect("a row");
+        black_box((change.before, change.op, id, name, price, stock, tags, note));
+    });
+    let tree = bench.rate(&values, |value| {
+        black_box(serde_json::from_slice::<serde_json::Value>(value).expect("it is JSON"));
+    });
+    let changes = Format::json(ExtraFields::Ignore).within(Envelope::Debezium);
+    let ours = bench.ours(&values, &mut codec(changes));
+    bench.line("json, a change", ours, "serde_json into a struct", typed);
+    bench.line("json, a change", ours, "serde_json into its tree", tree);
+
+    let values = made(message);
+    let file = protox_parse::parse("product.proto", MESSAGE).expect("it is one");
+    let mut pool = DescriptorPool::new();
+    pool.add_file_descriptor_proto(file).expect("it is whole");
+    let product = pool.get_message_by_name("Product").expect("it is there");
+    let tree = bench.rate(&values, |value| {
+        black_box(DynamicMessage::decode(product.clone(), value).expect("it is one"));
+    });
+    let file = File::compile(MESSAGE, &[]).expect("it is one");
+    let protobuf = Format::protobuf(Arc::new(file.message(&[0]).expect("it is there")));
+    let ours = bench.ours(&values, &mut codec(protobuf));
+    bench.line("protobuf", ours, "prost-reflect into its tree", tree);
 }
