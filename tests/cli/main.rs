@@ -12,6 +12,7 @@ mod basics;
 mod container;
 mod debian;
 mod demo;
+mod exporting;
 mod history;
 mod importing;
 mod letters;

@@ -34,7 +34,7 @@ pub mod wait;
 
 pub use broker::Broker;
 pub use port::free_port;
-pub use process::{Finished, Running, run, stillwell, unprivileged};
+pub use process::{Finished, Running, python, run, stillwell, unprivileged};
 pub use proxy::{Proxy, TOXICS, Toxic};
 pub use reference::{avro_tools, read_by_avro_tools};
 pub use registry::Registry;

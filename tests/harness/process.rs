@@ -11,6 +11,16 @@ use tempfile::TempDir;
 use crate::guard::{self, Guard};
 use crate::{scratch, wait_until, workspace};
 
+/// The Python with what `testcontainers-config/NAME` wants, which `.ci/python` installs where it is missing.
+pub fn python(name: &str) -> String {
+    let installer = workspace().join(".ci/python");
+    let installed = Command::new("bash").arg(installer).arg(name).stdin(Stdio::null()).output();
+    let installed = installed.expect("bash runs");
+    let complaint = String::from_utf8_lossy(&installed.stderr).into_owned();
+    assert!(installed.status.success(), "no {name}: {complaint}");
+    String::from_utf8_lossy(&installed.stdout).trim().to_owned()
+}
+
 /// A command that runs the binary under test, without any `STILLWELL_*` of the surroundings.
 ///
 /// The binary is `STILLWELL_BIN`, as `make test` sets it, else what cargo builds here and now: with the whole workspace

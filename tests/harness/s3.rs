@@ -1,5 +1,5 @@
 //! A real S3 server as a child process: moto (`testcontainers-config/s3`), which checks signatures and rights, installed by
-//! `.ci/s3`. It ends when its standard input does, so it ends with the test binary.
+//! `.ci/python`. It ends when its standard input does, so it ends with the test binary.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -10,6 +10,7 @@ use serde_json::Value;
 use stillwell::blob::{Options, Store};
 
 use crate::guard::{self, Guard};
+use crate::process::python;
 use crate::{unique, workspace};
 
 /// The server, and who may do what there. Its one bucket is `blobs`.
@@ -42,11 +43,7 @@ impl S3 {
     }
 
     fn start() -> S3 {
-        let installed = Command::new("bash").arg(workspace().join(".ci/s3")).stdin(Stdio::null()).output();
-        let installed = installed.expect("bash runs");
-        let complaint = String::from_utf8_lossy(&installed.stderr).into_owned();
-        assert!(installed.status.success(), "no S3 server: {complaint}");
-        let mut child = Command::new(String::from_utf8_lossy(&installed.stdout).trim())
+        let mut child = Command::new(python("s3"))
             .arg(workspace().join("testcontainers-config/s3/server.py"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -51,6 +51,7 @@ pub(crate) const FEW_USERS: &[(&str, &[&str])] = &[
     ("rocksdb", &["disk"]),
     ("object_store", &["blob"]),
     ("hyper_rustls", &["tls"]),
+    ("parquet", &["cli"]),
     ("ring", &["webhook"]),
 ];
 

@@ -76,7 +76,7 @@ pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()>
     write(&mut out).and_then(|()| out.flush()).map_err(unwritten)
 }
 
-/// Why standard output could not be written.
+/// Why standard output, or a file that the command line names, could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Unwritten(io::Error);
@@ -87,7 +87,12 @@ pub fn say(line: &str) {
 }
 
 fn unwritten(error: io::Error) -> Error {
-    Error::because(ErrorKind::Unavailable, "cannot write to standard output", Unwritten(error))
+    unwritten_to("standard output", error)
+}
+
+/// The error of output that cannot be written, to a file or to standard output.
+pub(super) fn unwritten_to(what: &str, error: io::Error) -> Error {
+    Error::because(ErrorKind::Unavailable, format!("cannot write to {what}"), Unwritten(error))
 }
 
 /// A file that the command line names, and that cannot be read.
@@ -118,10 +123,12 @@ struct NoOutput(io::Error);
 /// # Errors
 /// That it cannot be made: exit code 73.
 pub fn create_new(path: &Path) -> Result<File> {
-    File::create_new(path).map_err(|error| {
-        let doing = format!("cannot write {}", path.display());
-        Error::because(ErrorKind::Rejected, doing, NoOutput(error))
-    })
+    File::create_new(path).map_err(|error| not_made(path, error))
+}
+
+/// The error of a file that the command line names, and that cannot be made.
+pub(super) fn not_made(path: &Path, error: io::Error) -> Error {
+    Error::because(ErrorKind::Rejected, format!("cannot write {}", path.display()), NoOutput(error))
 }
 
 impl NoInput {

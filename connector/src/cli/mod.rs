@@ -38,6 +38,7 @@ pub mod pin;
 pub mod snapshot;
 pub mod get;
 pub mod scan;
+pub mod export;
 pub mod import;
 pub mod dlq;
 pub mod blob;
@@ -87,6 +88,7 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     Get(get::Get),
     Scan(scan::Scan),
+    Export(export::Export),
     Import(import::Import),
     Dlq(dlq::Dlq),
     Blob(blob::Blob),
@@ -110,6 +112,7 @@ impl Command {
             Command::Snapshot(command) => command.run(edge),
             Command::Get(command) => command.run(edge),
             Command::Scan(command) => command.run(edge),
+            Command::Export(command) => command.run(edge),
             Command::Import(command) => command.run(edge),
             Command::Dlq(command) => command.run(edge),
             Command::Blob(command) => command.run(edge),

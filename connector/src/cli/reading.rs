@@ -69,7 +69,8 @@ impl Which {
     }
 }
 
-async fn open(options: &Options, version: Option<Version>) -> Result<View> {
+/// As [`Which::open`], on the caller's runtime.
+pub(super) async fn open(options: &Options, version: Option<Version>) -> Result<View> {
     let (found, stale) = match held(options, version).await {
         Ok(found) => (found, false),
         Err(error) if error.kind() == ErrorKind::Unavailable && options.serve_stale => {

@@ -11,6 +11,7 @@
 //!
 //!  datum --text---> JSON again, whole or one field
 //!        --typed--> a type of the caller's, through serde
+//!        --columns-> values of a table's columns
 //!        --filter-> whether it is one of those that are asked for
 //! ```
 //!
@@ -25,6 +26,7 @@ use crate::schema::{self, Schema};
 
 mod format;
 mod avro;
+pub mod columns;
 mod frame;
 mod registered;
 mod change;

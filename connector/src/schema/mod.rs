@@ -29,7 +29,7 @@ mod resolve;
 pub(crate) mod skip;
 pub mod wire;
 
-pub(crate) use node::{Id, Node};
+pub(crate) use node::{Decimal, Id, Logical, Node, Unit};
 pub use resolve::Resolver;
 
 /// Deepest nesting of records, arrays and maps in one value, in JSON and in Avro alike. Deeper ones are refused, since

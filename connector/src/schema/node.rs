@@ -107,6 +107,64 @@ pub(crate) struct Decimal {
     pub scale: u64,
 }
 
+/// Unit of a time of day or a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Millis,
+    Micros,
+    Nanos,
+}
+
+impl Unit {
+    /// How many of it make a second.
+    pub fn per_second(self) -> i64 {
+        match self {
+            Unit::Millis => 1_000,
+            Unit::Micros => 1_000_000,
+            Unit::Nanos => 1_000_000_000,
+        }
+    }
+}
+
+/// What a value means beyond its type, decimals apart. Heeded where other formats have words for it; it changes nothing of
+/// how a value is encoded, resolved, or shown as JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Logical {
+    /// Days since the Unix epoch.
+    Date,
+    /// Since midnight.
+    Time(Unit),
+    /// Since the Unix epoch, in UTC.
+    Timestamp(Unit),
+    /// The same on a calendar whose time zone is not said.
+    LocalTimestamp(Unit),
+    Uuid,
+    /// Months, days and milliseconds, four bytes each, least significant first.
+    Duration,
+}
+
+impl Logical {
+    /// By the name that a schema gives; `None` where there is none of this name for this type, which then means nothing.
+    pub fn of(name: &str, node: &Node) -> Option<Logical> {
+        let fixed = |bytes| matches!(node, Node::Fixed(fixed) if fixed.size == bytes);
+        Some(match (name, node) {
+            ("date", Node::Int) => Logical::Date,
+            ("time-millis", Node::Int) => Logical::Time(Unit::Millis),
+            ("time-micros", Node::Long) => Logical::Time(Unit::Micros),
+            ("timestamp-millis", Node::Long) => Logical::Timestamp(Unit::Millis),
+            ("timestamp-micros", Node::Long) => Logical::Timestamp(Unit::Micros),
+            ("timestamp-nanos", Node::Long) => Logical::Timestamp(Unit::Nanos),
+            ("local-timestamp-millis", Node::Long) => Logical::LocalTimestamp(Unit::Millis),
+            ("local-timestamp-micros", Node::Long) => Logical::LocalTimestamp(Unit::Micros),
+            ("local-timestamp-nanos", Node::Long) => Logical::LocalTimestamp(Unit::Nanos),
+            ("uuid", Node::String) => Logical::Uuid,
+            ("uuid", _) if fixed(16) => Logical::Uuid,
+            ("duration", _) if fixed(12) => Logical::Duration,
+            _ => return None,
+        })
+    }
+}
+
 /// What skips a value: most types need no look at their node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -137,8 +195,7 @@ pub(crate) struct Nodes {
     pub record_steps: Vec<Box<[Step]>>,
     pub names: HashMap<Box<str>, Id>,
     pub decimals: HashMap<Id, Decimal>,
-    /// Points in time: parts of a second that they count in.
-    pub times: HashMap<Id, i64>,
+    pub logical: HashMap<Id, Logical>,
 }
 
 impl Nodes {

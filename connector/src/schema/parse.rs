@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::Error;
 use super::default::{self, Pending};
-use super::node::{Decimal, Enum, Field, Fixed, Id, MAX_WEIGHTLESS, Name, Node, Nodes, Record};
+use super::node::{Decimal, Enum, Field, Fixed, Id, Logical, MAX_WEIGHTLESS, Name, Node, Nodes, Record};
 
 pub(super) fn parse(value: &Value) -> Result<Nodes, Error> {
     let mut parser = Parser { nodes: Nodes::default(), pending: Vec::new(), at: Vec::new() };
@@ -95,18 +95,12 @@ impl<'v> Parser<'v> {
             }
             name => {
                 let id = self.mention(name, space)?;
-                let logical = object.get("logicalType").and_then(Value::as_str);
                 if name == "bytes" {
                     self.decimal(object, id, usize::MAX);
                 }
-                let parts = match logical {
-                    Some("timestamp-millis") => Some(1_000),
-                    Some("timestamp-micros") => Some(1_000_000),
-                    Some("timestamp-nanos") => Some(1_000_000_000),
-                    _ => None,
-                };
-                if let (Some(parts), "long") = (parts, name) {
-                    self.nodes.times.insert(id, parts);
+                // A named type has the one that its definition gives.
+                if primitive(name).is_some() {
+                    self.logical(object, id);
                 }
                 Ok(id)
             }
@@ -124,6 +118,14 @@ impl<'v> Parser<'v> {
             && scale <= precision
         {
             self.nodes.decimals.insert(id, Decimal { precision, scale });
+        }
+    }
+
+    /// Notes what else a type is said to mean.
+    fn logical(&mut self, object: &Map<String, Value>, id: Id) {
+        let name = object.get("logicalType").and_then(Value::as_str);
+        if let Some(logical) = name.and_then(|name| Logical::of(name, self.nodes.get(id))) {
+            self.nodes.logical.insert(id, logical);
         }
     }
 
@@ -159,6 +161,7 @@ impl<'v> Parser<'v> {
         let size = size as usize;
         let id = self.define(name, |name| Node::Fixed(Box::new(Fixed { name, size })))?;
         self.decimal(object, id, size);
+        self.logical(object, id);
         self.at.pop();
         Ok(id)
     }

@@ -119,6 +119,11 @@ impl<'a> Value<'a> {
         &self.view.about.schema
     }
 
+    /// As its entry has it; its source counts into the positions of [`About`](super::About).
+    pub(crate) fn stamp(&self) -> Stamp {
+        self.stamp.read()
+    }
+
     /// Topic, partition, offset and timestamp of the record.
     pub fn source(&self) -> Origin<'a> {
         let stamp = self.stamp.read();

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::ValueEnum;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
@@ -260,14 +261,25 @@ impl Run<'_> {
     }
 }
 
-/// A line as `scan` prints it.
+/// A line as `scan` and `export` print it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "where the record once came from is known, and says nothing of where it goes")]
 struct Entry<'a> {
     #[serde(borrow)]
     key: &'a RawValue,
     #[serde(borrow)]
     value: &'a RawValue,
+    #[serde(default)]
+    version: IgnoredAny,
+    #[serde(default)]
+    timestamp: IgnoredAny,
+    #[serde(default)]
+    topic: IgnoredAny,
+    #[serde(default)]
+    partition: IgnoredAny,
+    #[serde(default)]
+    offset: IgnoredAny,
 }
 
 /// A key as [`crate::codec::text::key_to_json`] prints it.

@@ -8,7 +8,7 @@ use super::Message;
 use crate::codec::Error;
 use crate::schema::node::{Field, Nodes, Step};
 use crate::schema::wire::{put_bytes, put_long};
-use crate::schema::{Id, MAX_DEPTH, Node, Schema};
+use crate::schema::{Id, Logical, MAX_DEPTH, Node, Schema};
 
 /// No slot: a field that the dataset does not have.
 pub(super) const UNMAPPED: u32 = u32::MAX;
@@ -463,8 +463,8 @@ impl Make<'_> {
                 Value::Message(self.record(message, id, depth)?, found.is_group())
             }
             (Kind::Message(message), _) => match message.full_name() {
-                "google.protobuf.Timestamp" => match (node, self.nodes.times.get(&id)) {
-                    (Node::Long, Some(parts)) => Value::Time(*parts),
+                "google.protobuf.Timestamp" => match self.nodes.logical.get(&id) {
+                    Some(Logical::Timestamp(unit)) => Value::Time(unit.per_second()),
                     _ => {
                         return Err("a Timestamp becomes a long with the logical type timestamp-millis, -micros or -nanos, or a \
                                     record of its fields"

@@ -23,12 +23,14 @@
 mod any;
 mod header;
 mod write;
+mod portable;
 mod read;
 mod stored;
 mod unpack;
 
 pub use any::AnyReader;
 pub use header::{Counts, Header, Kind};
+pub use portable::Portable;
 pub use read::{BlockHead, Entries, Located, Reader};
 pub use stored::{LEVEL, Stored, compress};
 pub use unpack::{Unpacked, unpack};
