@@ -56,8 +56,10 @@ pub const ALL: &[&str] = &[
 /// Those of a replay of dead letters, in order.
 pub const REPLAY: &[&str] = &["replay.sent", "replay.offsets", "replay.committed"];
 
-/// Those that a writer passes only when it is asked to, or told to by its configuration: of a rebuild, and of shedding.
-pub const SELDOM: &[&str] = &["rebuild.folded", "rebuild.packed", "rebuild.handed-on", "log.shed"];
+/// Those that a writer passes only when it is asked to, or told to by its configuration: of a rebuild, of shedding, and of
+/// a store in a topic.
+pub const SELDOM: &[&str] =
+    &["rebuild.folded", "rebuild.packed", "rebuild.handed-on", "log.shed", "store.chunk"];
 
 /// Those that only somebody's asking reaches.
 pub const ASKED: &[&str] = &["pin.written"];

@@ -76,19 +76,21 @@ pub mod kafka;
 #[doc(hidden)]
 pub mod disk;
 #[doc(hidden)]
-pub mod blob;
-#[doc(hidden)]
 pub mod registry;
 #[doc(hidden)]
 pub mod webhook;
 #[doc(hidden)]
 pub mod telemetry;
 
+// stores: blobs, in topics too; touches ground, telemetry and kafka
+#[doc(hidden)]
+pub mod blob;
+
 // the shared room: a version in memory, the same for writer and readers
 #[doc(hidden)]
 pub mod view;
 
-// rooms of the flow: touch ground, pipes, view and dead, never each other
+// rooms of the flow: touch ground, pipes, blob, view and dead, never each other
 #[doc(hidden)]
 pub mod producer;
 #[doc(hidden)]

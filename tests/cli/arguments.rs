@@ -296,7 +296,12 @@ fn a_damaged_blob_is_told_from_a_missing_one() {
             assert!(missing.stderr.contains(&format!("cannot read /nowhere/{name}")), "{}", missing.stderr);
         }
     }
-    told(&["blob", "inspect", "s3://bucket/x.delta.avro"]).expect_code(65);
+    // Of other stores the configuration knows how to reach them, and which one it is.
+    let away = ["blob", "inspect", "s3://bucket/x.delta.avro"];
+    told(&away).expect_code(78);
+    let (_dir, file) = configured(LEAST);
+    let other = told(&[&away[..], &["-c", &file]].concat()).expect_code(65);
+    assert!(other.stderr.contains("is not in file://"), "{}", other.stderr);
 }
 
 /// A file that the command line names and that is not there, or is a folder, is 66 whatever the command does with it.

@@ -37,6 +37,7 @@ mod shifts;
 mod steering;
 mod stores;
 mod subsets;
+mod topic;
 mod writes;
 
 use stillwell_tests::setting;

@@ -1,4 +1,5 @@
-//! What every blob store must do, run against each: a folder, memory, a wrapper, and a real S3 server; then what a store
+//! What every blob store must do, run against each: a folder, memory, a wrapper, a topic, and a real S3
+//! server; then what a store
 //! that is far away adds: who may, what is there, and a network that fails.
 
 #![expect(clippy::unwrap_used, reason = "what a store does not do fails the test, with its error")]
@@ -11,7 +12,7 @@ use stillwell::blob::faulty::{Faults, Faulty};
 use stillwell::blob::{Body, Error, Put, Store};
 use stillwell::clock::Entropy;
 use stillwell_tests::campaign::Chance;
-use stillwell_tests::{Proxy, S3, Toxic, free_port, scratch};
+use stillwell_tests::{Proxy, S3, Toxic, free_port, scratch, unique};
 
 const NAME: &str = "products/AAAAAAAAAAAAAAAAAAAAAQ/0/00000000000000000007-3-00000000deadbeef.delta.avro";
 
@@ -180,6 +181,16 @@ async fn s3_keeps_the_contract() {
     let s3 = S3::shared();
     let store = s3.store(s3.port());
     assert!(store.is_far());
+    contract(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_keeps_the_contract() {
+    let store = crate::topic::store(&unique("blobs"), true);
+    assert!(store.is_far());
+    // Who puts first makes it.
+    store.put("first", Bytes::from_static(b"first")).await.unwrap();
+    store.delete("first").await.unwrap();
     contract(&store).await;
 }
 

@@ -27,6 +27,8 @@ pub struct Setting {
     pub model: Model,
     /// Where producers and consumers reach Kafka.
     pub bootstrap: String,
+    /// Its blob store, where that is not a folder of its own.
+    pub store: Option<String>,
 }
 
 impl Setting {
@@ -48,6 +50,7 @@ impl Setting {
             dir: scratch(),
             schema: schema.to_owned(),
             model: Model::new(),
+            store: None,
         }
     }
 
@@ -63,7 +66,7 @@ impl Setting {
 
     /// Its blob store.
     pub fn blobs(&self) -> String {
-        format!("file://{}", self.dir.path().join("blobs").display())
+        self.store.clone().unwrap_or_else(|| format!("file://{}", self.dir.path().join("blobs").display()))
     }
 
     /// An upsert, for the model too.

@@ -29,19 +29,20 @@ pub(crate) const DRAWING: &[Group] = &[
     },
     Group {
         name: "pipes",
-        rooms: &["tls", "kafka", "disk", "blob", "registry", "webhook", "telemetry"],
+        rooms: &["tls", "kafka", "disk", "registry", "webhook", "telemetry"],
         may_touch: &["ground", "telemetry", "tls"],
     },
-    Group { name: "shared", rooms: &["view"], may_touch: &["ground", "pipes"] },
+    Group { name: "stores", rooms: &["blob"], may_touch: &["ground", "telemetry", "tls", "kafka"] },
+    Group { name: "shared", rooms: &["view"], may_touch: &["ground", "pipes", "stores"] },
     Group {
         name: "flow",
         rooms: &["producer", "consumer", "dead"],
-        may_touch: &["ground", "pipes", "shared", "dead"],
+        may_touch: &["ground", "pipes", "stores", "shared", "dead"],
     },
     Group {
         name: "outside",
         rooms: &["host", "config", "http", "cli", "demo"],
-        may_touch: &["ground", "pipes", "shared", "flow", "outside"],
+        may_touch: &["ground", "pipes", "stores", "shared", "flow", "outside"],
     },
 ];
 

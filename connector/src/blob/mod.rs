@@ -5,6 +5,7 @@
 //!                                    |
 //!        file:///dir (synced)        |        memory:// (demo, tests)
 //!        s3://bucket/prefix   gs://bucket/prefix   az://container/prefix   (far away)
+//!        kafka://topic (records; by way of `kafka/`, the one pipe that this one goes through)
 //! ```
 //!
 //! Owns: names relative to a store ([`name`]), opening by URL, and the promise that a `put` which returned is durable
@@ -27,7 +28,9 @@ mod remote;
 mod profile;
 mod http;
 mod answer;
+mod kafka;
 
+pub use self::kafka::Options as TopicOptions;
 pub use remote::{OPTIONS, Options, far_url, is_option, is_secret};
 
 #[cfg(test)]
@@ -215,6 +218,11 @@ impl Error {
     }
 }
 
+/// Whether what follows `kafka://` can be a store; else what is wrong with it. Opens nothing.
+pub fn topic_name(name: &str) -> Result<(), &'static str> {
+    self::kafka::check_name(name)
+}
+
 /// A blob store and the URL that it was opened by. Cheap to clone; clones are the same store.
 #[derive(Clone)]
 pub struct Store {
@@ -240,6 +248,19 @@ impl Store {
     /// [`Error::Url`] for any other, for a folder that cannot be made or written, for options that are none.
     pub fn open_with(url: &str, options: &Options) -> Result<Store, Error> {
         object::open(url, options)
+    }
+
+    /// As [`Store::open_with`], and `kafka://TOPIC` too, by the clients that `topic` says. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// As [`Store::open_with`]; [`Error::Url`] for properties that librdkafka refuses.
+    pub fn open_among(url: &str, options: &Options, topic: &TopicOptions) -> Result<Store, Error> {
+        match url.strip_prefix("kafka://") {
+            Some(name) if options.0.is_empty() => {
+                Ok(Store::new(url, Arc::new(self::kafka::Topic::open(url, name, topic)?)))
+            }
+            _ => Store::open_with(url, options),
+        }
     }
 
     /// A store of one's own; `base` is what its blobs' absolute URLs start with.

@@ -81,11 +81,11 @@ pub(super) fn open(url: &str, options: &Options) -> Result<Store, Error> {
             let base = url.trim_end_matches('/').to_owned();
             Ok(Object::store(base, Arc::new(InMemory::new()), Place::Memory))
         }
-        "kafka" => Err(refused(
-            "kafka:// comes with a later release; use s3://BUCKET, gs://BUCKET, az://CONTAINER or file:///DIR".to_owned(),
-        )),
+        "kafka" => {
+            Err(refused("it is read and written by Kafka's clients, and none is configured here".to_owned()))
+        }
         other => Err(refused(format!(
-            "the scheme {other}:// is unknown; use file:///DIR, s3://BUCKET, gs://BUCKET, az://CONTAINER or memory://"
+            "the scheme {other}:// is unknown; use file:///DIR, s3://BUCKET, gs://BUCKET, az://CONTAINER, kafka://TOPIC or memory://"
         ))),
     }
 }
@@ -430,7 +430,7 @@ impl BlobStore for Object {
 }
 
 /// A file's bytes from where it stands, `bytes` at most, read on the blocking pool.
-fn pieces(file: File, bytes: u64, url: String, doing: &'static str) -> Content {
+pub(super) fn pieces(file: File, bytes: u64, url: String, doing: &'static str) -> Content {
     futures::stream::try_unfold((file, bytes), move |(mut file, left)| {
         let url = url.clone();
         async move {
@@ -467,7 +467,7 @@ fn io_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
     None
 }
 
-fn io_error(doing: &'static str, url: String, error: &io::Error) -> Error {
+pub(super) fn io_error(doing: &'static str, url: String, error: &io::Error) -> Error {
     use io::ErrorKind;
     let remedy = match error.kind() {
         ErrorKind::PermissionDenied => "let this user read and write there",

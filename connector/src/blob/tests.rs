@@ -60,7 +60,7 @@ fn a_url_that_cannot_be_a_store_says_what_to_write() {
         ("s3://", "s3://BUCKET/PREFIX"),
         ("gs:///products", "names no bucket"),
         ("az://container//products", "empty part"),
-        ("kafka://blobs", "later release"),
+        ("kafka://blobs", "Kafka's clients"),
         ("http://host/", "unknown"),
         ("blobs", "file:///DIR"),
         ("/var/lib/blobs", "file:///DIR"),

@@ -5,11 +5,15 @@ use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use futures::StreamExt as _;
 use serde::Serialize;
 
+use super::downloads::watched;
 use super::edge::{Answer, Edge, NoInput, print};
+use super::given::Given;
 use super::table::{self, Output};
 use crate::blob::name::Name;
+use crate::blob::{self, Store};
 use crate::clock::Entropy;
 use crate::format::container::{self, Header, Reader, Unpacked};
 use crate::format::index::Layout;
@@ -40,7 +44,9 @@ enum Command {
 /// Prints what a blob says of itself: what it is, of which version, how many entries, its checksums
 #[derive(Debug, Args)]
 struct Inspect {
-    /// The blob: a file:// URL as `versions list` prints it, or a path
+    #[command(flatten)]
+    given: Given,
+    /// The blob: a URL as `versions list` prints it, or a path; only other stores than file:// need the configuration
     url: String,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
@@ -50,7 +56,9 @@ struct Inspect {
 /// Reads a blob to its end and checks everything: checksums, frames, order, counts
 #[derive(Debug, Args)]
 struct Verify {
-    /// The blob: a file:// URL as `versions list` prints it, or a path
+    #[command(flatten)]
+    given: Given,
+    /// The blob: a URL as `versions list` prints it, or a path; only other stores than file:// need the configuration
     url: String,
 }
 
@@ -59,16 +67,16 @@ impl Blob {
         match self.command {
             Command::Gc(command) => return command.run(edge),
             Command::Inspect(command) => {
-                edge.log(None);
-                let said = Said::of(&command.url)?;
+                let local = Local::of(&command.url, &command.given, edge)?;
+                let said = Said::of(&command.url, local.path())?;
                 print(|out| match command.output {
                     Output::Json => table::json(out, &said),
                     Output::Table => said.lines(out),
                 })?;
             }
             Command::Verify(command) => {
-                edge.log(None);
-                let seen = verify(&command.url)?;
+                let local = Local::of(&command.url, &command.given, edge)?;
+                let seen = verify(&command.url, local.path())?;
                 print(|out| writeln!(out, "{}: whole; {seen}", command.url))?;
             }
         }
@@ -117,10 +125,9 @@ enum What {
 }
 
 impl Said {
-    fn of(url: &str) -> Result<Said> {
-        let path = path(url)?;
+    fn of(url: &str, path: &Path) -> Result<Said> {
         if is_index(url) {
-            let bytes = fs::read(&path).map_err(|error| no_input(url, error))?;
+            let bytes = fs::read(path).map_err(|error| no_input(url, error))?;
             let layout = Layout::parse(&bytes).map_err(|error| corrupt(url, error))?;
             return Ok(Said {
                 url: url.to_owned(),
@@ -137,7 +144,7 @@ impl Said {
             });
         }
         let mut head = Head(Vec::new());
-        let unpacked = unpack(url, &path, &mut head)?;
+        let unpacked = unpack(url, path, &mut head)?;
         let header = Reader::parse(&head.0).map_err(|error| corrupt(url, error))?.into_header();
         Ok(Said {
             url: url.to_owned(),
@@ -185,11 +192,10 @@ fn container(url: &str, header: Header, unpacked: &Unpacked) -> Result<What> {
 }
 
 /// Checks all that can be checked of one blob, and says what was seen.
-fn verify(url: &str) -> Result<String> {
-    let path = path(url)?;
+fn verify(url: &str, path: &Path) -> Result<String> {
     let (checksum, seen) = if is_index(url) {
-        let bytes = fs::metadata(&path).map_err(|error| no_input(url, error))?.len();
-        let map = Map::open(&path, bytes).map_err(|error| corrupt(url, error))?;
+        let bytes = fs::metadata(path).map_err(|error| no_input(url, error))?.len();
+        let map = Map::open(path, bytes).map_err(|error| corrupt(url, error))?;
         let layout = Layout::parse(map.bytes()).map_err(|error| corrupt(url, error))?;
         let checksum = Checksum::of(map.bytes());
         let sums = layout.body_sums(map.bytes());
@@ -200,7 +206,7 @@ fn verify(url: &str) -> Result<String> {
         let plain = Scratch::new()?;
         let mut file =
             File::create_new(&plain.0).map_err(|error| unreadable(&plain.0.display().to_string(), error))?;
-        let unpacked = unpack(url, &path, &mut file)?;
+        let unpacked = unpack(url, path, &mut file)?;
         let map = Map::open(&plain.0, unpacked.plain_bytes).map_err(|error| corrupt(url, error))?;
         map.will_scan();
         let reader = Reader::parse(map.bytes()).map_err(|error| corrupt(url, error))?;
@@ -220,7 +226,7 @@ fn verify(url: &str) -> Result<String> {
         )
     };
     // The name carries the checksum that the blob was stored with; a file of another name carries none.
-    match named(&path) {
+    match named(Path::new(url)) {
         Some(name) if name.checksum != checksum => {
             let what = format!("its checksum is {checksum}, its name says {}", name.checksum);
             Err(corrupt(url, io::Error::other(what)))
@@ -230,9 +236,9 @@ fn verify(url: &str) -> Result<String> {
     }
 }
 
-/// The blob's name, where the path ends in one.
-fn named(path: &Path) -> Option<Name> {
-    let parts: Vec<&str> = path.iter().map(|part| part.to_str()).collect::<Option<_>>()?;
+/// The blob's name, where its URL or path ends in one.
+fn named(url: &Path) -> Option<Name> {
+    let parts: Vec<&str> = url.iter().map(|part| part.to_str()).collect::<Option<_>>()?;
     parts.get(parts.len().checked_sub(4)?..)?.join("/").parse().ok()
 }
 
@@ -260,16 +266,69 @@ fn unpack(url: &str, path: &Path, out: &mut (impl Write + Send)) -> Result<Unpac
     }
 }
 
-/// The path that a URL names.
-fn path(url: &str) -> Result<PathBuf> {
-    match url.split_once("://") {
-        None => Ok(PathBuf::from(url)),
-        Some(("file", path)) => Ok(PathBuf::from(path)),
-        Some((scheme, _)) => {
-            let what = format!("{url}: {scheme}:// cannot be read from here: give a file:// URL or a path");
-            Err(Error::new(ErrorKind::Rejected, what))
+/// A blob as a file here.
+enum Local {
+    File(PathBuf),
+    /// Out of a store that is none of files.
+    Fetched(Scratch),
+}
+
+impl Local {
+    fn of(url: &str, given: &Given, edge: &Edge) -> Result<Local> {
+        match url.split_once("://") {
+            None => {
+                edge.log(None);
+                Ok(Local::File(PathBuf::from(url)))
+            }
+            Some(("file", path)) => {
+                edge.log(None);
+                Ok(Local::File(PathBuf::from(path)))
+            }
+            Some(_) => {
+                let config = given.load(edge)?;
+                let base = config.model().storage.blobs.trim_end_matches('/');
+                let name = url.strip_prefix(base).and_then(|rest| rest.strip_prefix('/'));
+                let name = name.ok_or_else(|| {
+                    let what = format!("{url} is not in {base}, the store of the configuration");
+                    Error::new(ErrorKind::Rejected, what)
+                })?;
+                let store = watched(config.store_made(false)?, &edge.screen);
+                let runtime = edge.runtime()?;
+                let fetched = runtime.block_on(fetch(&store, name, url));
+                runtime.shutdown_background();
+                fetched.map(Local::Fetched)
+            }
         }
     }
+
+    fn path(&self) -> &Path {
+        match self {
+            Local::File(path) => path,
+            Local::Fetched(scratch) => &scratch.0,
+        }
+    }
+}
+
+async fn fetch(store: &Store, name: &str, url: &str) -> Result<Scratch> {
+    let failed = |error: blob::Error| match error {
+        blob::Error::Missing { .. } => no_input(url, io::ErrorKind::NotFound.into()),
+        blob::Error::Name { .. } => Error::because(ErrorKind::Rejected, "reading the blob", error),
+        error => Error::because(error.kind(), "reading the blob", error),
+    };
+    let scratch = Scratch::new()?;
+    let shown = scratch.0.display().to_string();
+    let mut file = File::create_new(&scratch.0).map_err(|error| unreadable(&shown, error))?;
+    let length = store.head(name).await.map_err(failed)?;
+    let missing = || blob::Error::Missing { url: url.to_owned() };
+    let length = length.ok_or_else(missing).map_err(failed)?;
+    // By its range: whoever shows how far it has come sees parts.
+    let mut content = store.get_range(name, 0..length, None).await.map_err(failed)?.content;
+    while let Some(piece) = content.next().await {
+        file.write_all(&piece.map_err(failed)?).map_err(|error| {
+            Error::because(ErrorKind::Unavailable, format!("cannot write {shown}"), error)
+        })?;
+    }
+    Ok(scratch)
 }
 
 /// The command line names a file that cannot be opened.

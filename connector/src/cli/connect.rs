@@ -52,7 +52,8 @@ pub async fn look(config: &Config, role: Role) -> Result<Vec<Looked>> {
     let url = config.model().storage.blobs.clone();
     // Opening a store makes its folder.
     let _made = Made::below(url.strip_prefix("file://").map(|folder| Path::new(folder).join(PROBES)));
-    let opened = config.store();
+    // A topic is not made by looking.
+    let opened = config.store_made(false);
     // All else can be looked at without the store.
     let stand_in = || {
         Store::open("memory://")
@@ -68,8 +69,14 @@ pub async fn look(config: &Config, role: Role) -> Result<Vec<Looked>> {
     let servers = &config.model().kafka.bootstrap_servers;
     let admin = kafka(config).await;
     let what = format!("Kafka at {servers}");
+    let mut comes = None;
     match admin {
         Ok((admin, brokers)) => {
+            if let (Some(topic), true) = (url.strip_prefix("kafka://"), config.model().kafka.create_topics)
+                && matches!(admin.describe(topic).await, Ok(None))
+            {
+                comes = Some("its topic is missing; it will be created".to_owned());
+            }
             looked.push(Looked { what, found: Ok(counted(brokers as u64, "broker")) });
             for name in config.datasets() {
                 if writes {
@@ -91,6 +98,7 @@ pub async fn look(config: &Config, role: Role) -> Result<Vec<Looked>> {
     }
     let probe = format!("{PROBES}/{:016x}", shared.entropy.next_u64());
     let found = match opened {
+        Ok(_) if comes.is_some() => Ok(comes.unwrap_or_default()),
         Ok(opened) => match tokio::time::timeout(STORE_TIMEOUT, tried(&opened, &probe, writes)).await {
             Ok(found) => found.map_err(|error| Error::because(error.kind(), "trying the store", error)),
             Err(_) => {

@@ -456,9 +456,7 @@ fn blobs_url(url: &str) -> Result<(), String> {
         )),
         "file" | "memory" => Ok(()),
         "s3" | "gs" | "az" => blob::far_url(url).map_err(|what| format!("{shown:?}: {what}")),
-        "kafka" => {
-            Err("kafka:// is not in this release: file://, s3://, gs://, az:// and memory:// are".to_owned())
-        }
+        "kafka" => blob::topic_name(rest).map_err(|what| format!("{shown:?}: {what}")),
         _ => {
             let near = nearest(scheme, ["file", "memory", "s3", "gs", "az", "kafka"]);
             let hint = near.map_or(String::new(), |near| format!("; did you mean {near}://?"));

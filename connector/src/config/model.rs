@@ -162,7 +162,7 @@ section! {
         /// Root of this instance's own files: write-ahead log and blob cache.
         data_dir: PathBuf = Kind::Folder, Required;
         /// Where versions are stored, the same for all instances of a dataset: `file:///PATH`, `s3://BUCKET/PREFIX` (also of
-        /// what speaks like S3), `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, or `memory://` (demo, tests).
+        /// what speaks like S3), `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, `kafka://TOPIC`, or `memory://` (demo, tests).
         blobs: String = Text, Derived("blobs in data_dir");
         /// Most bytes of blobs in the cache, in data_dir; what is in use is kept beyond it.
         cache_size: Size = Kind::Size(1_000_000), Is("10GiB"), [_ _ "1GiB"];

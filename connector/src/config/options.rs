@@ -8,7 +8,7 @@ use super::Config;
 use super::mistakes::Place;
 use super::model::{Bounds, DatasetModel, Held, Producer, SchemaRegistry, Webhook};
 use super::values::Secret;
-use crate::blob::Store;
+use crate::blob::{Store, TopicOptions};
 use crate::clock::{Clock, Entropy};
 use crate::codec::{Filter, Values};
 use crate::consumer::listen::{Begin, Listening, Tries};
@@ -50,8 +50,18 @@ impl Config {
     /// # Errors
     /// [`ErrorKind::Config`] where it cannot be.
     pub fn store(&self) -> Result<Store> {
+        self.store_made(self.model().kafka.create_topics)
+    }
+
+    /// As [`Config::store`]; whether its topic may be made, where it is one.
+    ///
+    /// # Errors
+    /// As [`Config::store`].
+    pub fn store_made(&self, create: bool) -> Result<Store> {
         let url = &self.model().storage.blobs;
-        Store::open_with(url, &self.model().options).map_err(|error| {
+        let replication = self.model().kafka.replication_factor;
+        let topic = TopicOptions { kafka: self.kafka(), create, replication };
+        Store::open_among(url, &self.model().options, &topic).map_err(|error| {
             let place = self.place_of("storage.blobs");
             Error::because(
                 ErrorKind::Config,

@@ -8,7 +8,7 @@ use super::guard::{Bounds, Guard, Guards};
 use super::listen::{Listener, Listening};
 use super::pin::Fixed;
 use super::{Consumer, Options};
-use crate::blob::Store;
+use crate::blob::{self, Store, TopicOptions};
 use crate::clock::{Clock, Entropy};
 use crate::codec::Filter;
 use crate::error::{Error, ErrorKind, Result};
@@ -158,7 +158,7 @@ impl ConsumerBuilder {
         if bounds.is_some() { self.guard(bounds) } else { self }
     }
 
-    /// Blob store of the producer, as a URL that [`Store::open`] takes. Default: `file://` and the folder `blobs` beside the cache.
+    /// Blob store of the producer, as a URL that [`Store::open_among`] takes. Default: `file://` and the folder `blobs` beside the cache.
     #[must_use]
     pub fn blobs(mut self, url: impl Into<String>) -> Self {
         self.blobs = Some(url.into());
@@ -307,7 +307,9 @@ impl ConsumerBuilder {
                     format!("file://{}", beside.display())
                 });
                 let doing = format!("opening the blob store {url}");
-                Store::open(&url).map_err(|error| Error::because(ErrorKind::Config, doing, error))?
+                let topic = TopicOptions { kafka: self.kafka.clone(), create: false, replication: None };
+                Store::open_among(&url, &blob::Options::default(), &topic)
+                    .map_err(|error| Error::because(ErrorKind::Config, doing, error))?
             }
         };
         let filter = self.filter.as_deref().map(Filter::parse).transpose().map_err(|error| {

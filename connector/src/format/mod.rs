@@ -18,6 +18,7 @@ pub mod announcement;
 pub mod succession;
 pub mod control;
 pub mod letter;
+pub mod upload;
 
 #[cfg(test)]
 mod golden;

@@ -9,7 +9,7 @@ use super::options::{
     Batching, Cleaning, DEFAULT_CACHE_BYTES, DEFAULT_LOOK_EVERY, DEFAULT_REGISTRY_TIMEOUT, Options, Pacing,
     Performance, Reliability, Spill,
 };
-use crate::blob::Store;
+use crate::blob::{self, Store, TopicOptions};
 use crate::clock::{Clock, Entropy};
 use crate::codec::proto::Message;
 use crate::codec::{Envelope, ExtraFields, Format, KeyFormat, KeyRule, Kind};
@@ -249,7 +249,7 @@ impl ProducerBuilder {
         self
     }
 
-    /// Blob store, as a URL that [`Store::open`] takes. Default: `file://` and the folder `blobs` in the data directory.
+    /// Blob store, as a URL that [`Store::open_among`] takes. Default: `file://` and the folder `blobs` in the data directory.
     #[must_use]
     pub fn blobs(mut self, url: impl Into<String>) -> Self {
         self.blobs = Some(url.into());
@@ -417,7 +417,9 @@ impl ProducerBuilder {
                 let url =
                     self.blobs.unwrap_or_else(|| format!("file://{}", data_dir.join("blobs").display()));
                 let doing = format!("opening the blob store {url}");
-                Store::open(&url).map_err(|error| Error::because(ErrorKind::Config, doing, error))?
+                let topic = TopicOptions { kafka: self.kafka.clone(), create: true, replication: None };
+                Store::open_among(&url, &blob::Options::default(), &topic)
+                    .map_err(|error| Error::because(ErrorKind::Config, doing, error))?
             }
         };
         Ok(Options {
