@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stillwell_tests::{
-    Finished, Record, Running, Topic, bootstrap, free_port, python, run, scratch, stillwell, unique,
-    unprivileged, workspace,
+    Finished, Record, Running, Topic, bootstrap, free_port, python, read_by_avro_tools, run, scratch,
+    stillwell, unique, unprivileged, workspace,
 };
 
 use crate::serving::{configure, until_ready};
@@ -221,6 +221,85 @@ fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A version has the schema that the dataset had then; a later one has what was written before it as its own schema reads it.
+#[test]
+fn a_version_is_exported_in_the_schema_that_it_has() {
+    let first = r#"{"type":"record","name":"P","fields":[{"name":"id","type":"string"},
+        {"name":"price","type":"int"},{"name":"colour","type":"string"}]}"#;
+    let second = r#"{"type":"record","name":"P","fields":[{"name":"note","type":"string","default":"none"},
+        {"name":"id","type":"string"},{"name":"price","type":"double"},
+        {"name":"tint","type":["null","string"],"default":null,"aliases":["colour"]}]}"#;
+    let served = Served::new(Some(first));
+    let row = |id: &str, price: i32| json!({"id": id, "price": price, "colour": "red"}).to_string();
+    served.topic.produce([Record::upsert("a", row("a", 1)), Record::upsert("b", row("b", 2))]);
+    served.start().stop(LONG).expect_code(0);
+    let listed = ["versions", "list", "-c", &served.config, &served.name, "--output", "json"];
+    let listed = run(&mut stillwell(listed), LONG).expect_code(0).stdout;
+    let listed: Vec<Value> = serde_json::from_str(&listed).unwrap();
+    let last = listed.last().unwrap()["version"].as_u64().unwrap();
+
+    fs::write(served.dir.path().join("product.avsc"), second).unwrap();
+    let process = served.start();
+    let more = served.path("more.jsonl");
+    fs::write(&more, r#"{"key":"c","value":{"note":"new","id":"c","price":3.5,"tint":null}}"#).unwrap();
+    let import = |file: &str| {
+        let mut import = stillwell(["import", "-c", &served.config, &served.name, file]);
+        run(&mut import, LONG).expect_code(0)
+    };
+    import(&more);
+    let then = |id: &str, price: i32| json!({"_key": id, "id": id, "price": price, "colour": "red"});
+    let now =
+        |id: &str, price: f64| json!({"_key": id, "note": "none", "id": id, "price": price, "tint": "red"});
+    let new = json!({"_key": "c", "note": "new", "id": "c", "price": 3.5, "tint": null});
+    let (before, at, after) = (last.to_string(), (last + 1).to_string(), Vec::from(["--force"]));
+    let cases = [
+        (vec!["--force", "--version", &before], vec![then("a", 1), then("b", 2)]),
+        // The version of the change, of which every value was written before it.
+        (vec!["--force", "--version", &at], vec![now("a", 1.0), now("b", 2.0)]),
+        (after, vec![now("a", 1.0), now("b", 2.0), new]),
+    ];
+    let all = ["v.parquet", "v.avro", "v.jsonl"].map(|name| served.path(name));
+    let [table, container, text] = &all;
+    for (arguments, mut rows) in cases {
+        for file in &all {
+            served.export(&[&arguments[..], &["--to", file]].concat()).expect_code(0);
+        }
+        let values = rows.iter().cloned().map(|mut row| {
+            row.as_object_mut().unwrap().remove("_key");
+            row
+        });
+        let values: Vec<Value> = values.collect();
+        rows.push(json!({"row groups": 1}));
+        assert_eq!(read(table), rows, "{arguments:?}");
+        let read_back = |path: &str| match path.ends_with(".avro") {
+            true => read(path),
+            false => lines(&fs::read_to_string(path).unwrap()),
+        };
+        for file in [container, text] {
+            let read: Vec<Value> = read_back(file).iter().map(|entry| entry["value"].clone()).collect();
+            assert_eq!(read, values, "{arguments:?} {file}");
+        }
+        // The reference implementation writes unions out, and reads the rest alike.
+        let theirs = read_by_avro_tools(Path::new(container));
+        assert_eq!(theirs.len(), values.len(), "{arguments:?}");
+        for (entry, value) in theirs.iter().zip(&values) {
+            let theirs = entry["value"].as_object().unwrap().values().next().unwrap();
+            assert_eq!((&theirs["id"], &theirs["price"]), (&value["id"], &value["price"]), "{arguments:?}");
+        }
+    }
+
+    // What was exported before goes in again, read in today's schema.
+    served.export(&["--force", "--version", &before, "--to", container]).expect_code(0);
+    let clear = served.path("clear.jsonl");
+    fs::write(&clear, "{\"key\":\"a\",\"value\":null}\n").unwrap();
+    import(&clear);
+    import(container);
+    served.export(&["--force", "--to", table]).expect_code(0);
+    let rows = read(table);
+    assert_eq!((rows.len(), &rows[0]), (4, &now("a", 1.0)));
+    process.stop(LONG).expect_code(0);
+}
+
 /// What is in a folder, besides what the tests put there.
 fn left(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -246,7 +325,7 @@ fn what_cannot_be_exported_leaves_no_file() {
     refused(&["--to", &out, "--version", "999"], 65, "version 999");
     refused(&["--to", &folder], 65, "--format");
     refused(&["--to", &folder, "--format", "avro"], 73, "is a folder");
-    refused(&["--to", &served.path("no/such/out.jsonl")], 73, "No such file");
+    refused(&["--to", &served.path("no/such/out.jsonl")], 73, "no such folder");
     refused(&["--to", &out, "--row-group", "0"], 64, "row");
     let nobody = run(&mut stillwell(["export", "-c", &served.config, "nobody", "--to", &out]), LONG);
     assert!(nobody.expect_code(65).stderr.contains("no dataset"));

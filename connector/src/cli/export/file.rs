@@ -58,7 +58,13 @@ impl Destination {
         part.push(name);
         part.push(format!(".{}.part", std::process::id()));
         let part = path.with_file_name(part);
-        let file = File::create(&part).map_err(|error| not_made(path, error))?;
+        let file = File::create(&part).map_err(|error| match error.kind() {
+            // Else it would seem to be the file that has to be there.
+            io::ErrorKind::NotFound => {
+                not_made(path, io::Error::new(error.kind(), "there is no such folder"))
+            }
+            _ => not_made(path, error),
+        })?;
         let path = path.to_owned();
         Ok(Destination { file: Some(Part { path, part, file, replaces, kept: false }), failed })
     }

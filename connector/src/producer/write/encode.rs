@@ -3,7 +3,7 @@
 //! ```text
 //!  JSON  --json topic-->  as it is                    \
 //!        --avro topic-->  datum of the topic's schema  > decoded as the source will decode it -> key, or the misfit
-//!  datum --json topic-->  JSON text                    |
+//!  datum --json topic-->  resolved, as JSON text       |
 //!        --avro topic-->  resolved                    /
 //! ```
 //!
@@ -55,6 +55,10 @@ pub(super) struct Encoder {
     keys: Option<Codec>,
     schema: Arc<Schema>,
     fields: Option<Vec<String>>,
+    /// Fields that the dataset lacks are a misfit: a datum's are told it by their names, and not left out by resolution.
+    strict: bool,
+    /// How datums of the schema that came last become JSON; `None`: by their names.
+    told: Option<(Arc<Schema>, Option<Resolver>)>,
 }
 
 enum Target {
@@ -103,6 +107,8 @@ impl Encoder {
                 KeyRule::Kafka => None,
                 KeyRule::Fields(fields) => Some(fields.clone()),
             },
+            strict: matches!(format, Format::Json { extra_fields: ExtraFields::Reject }),
+            told: None,
         })
     }
 
@@ -188,8 +194,22 @@ impl Target {
                 Ok(content(decoded.value.unwrap_or_default()))
             }
             (Target::Json, Payload::Datum { schema, bytes }) => {
-                let mut json = String::new();
-                text::to_json(&schema, &bytes, &mut json).map_err(|malformed| unreadable(&malformed))?;
+                // By its names alone a field that was renamed since would take its default, unseen.
+                let known = self.told.take().filter(|(known, _)| Arc::ptr_eq(known, &schema));
+                let (schema, made) = known.unwrap_or_else(|| {
+                    let resolves = !self.strict && !schema.encodes_like(&self.schema);
+                    let made = resolves.then(|| Resolver::new(&schema, &self.schema).ok()).flatten();
+                    (schema, made)
+                });
+                let (mut json, mut resolved) = (String::new(), Vec::new());
+                let told = match &made {
+                    Some(made) => made
+                        .resolve(&bytes, &mut resolved)
+                        .and_then(|()| text::to_json(&self.schema, &resolved, &mut json)),
+                    None => text::to_json(&schema, &bytes, &mut json),
+                };
+                self.told = Some((schema, made));
+                told.map_err(|malformed| unreadable(&malformed))?;
                 Ok(json.into())
             }
             (Target::Raw { .. }, Payload::Datum { schema, bytes }) if schema.is_raw() => Ok(content(&bytes)),

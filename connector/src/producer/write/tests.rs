@@ -131,6 +131,35 @@ fn a_json_topic_gets_a_datum_as_json() {
     assert_eq!(misfit(&mut encoder, Write::datum(None, schema(), &b"\x06P"[..])).0, Stage::Decode);
 }
 
+/// Of a file that was exported before the schema changed, say.
+#[test]
+fn a_json_topic_gets_a_datum_of_another_schema_as_it_resolves() {
+    let dataset = r#"{"type":"record","name":"P","fields":[{"name":"id","type":"string"},
+        {"name":"cost","type":["null","double"],"default":null,"aliases":["price"]}]}"#;
+    let dataset = Arc::new(Schema::parse(dataset).unwrap());
+    let former = |record: &str, name: &str, kind: &str| {
+        let text = format!(
+            r#"{{"type":"record","name":"{record}","fields":[{{"name":"id","type":"string"}},{{"name":"{name}","type":{kind}}}]}}"#
+        );
+        Arc::new(Schema::parse(&text).unwrap())
+    };
+    let mut encoder = encoder(json_format(), by_id(), dataset.clone());
+    let mut told = |schema: &Arc<Schema>, datum: &'static [u8]| {
+        let ready = prepared(&mut encoder, Write::datum(None, Arc::clone(schema), datum));
+        serde_json::from_slice::<Value>(ready.value.as_deref().unwrap()).unwrap()
+    };
+    let (renamed, stranger) = (former("P", "price", "\"int\""), former("Q", "cost", "\"int\""));
+    for _ in 0..2 {
+        assert_eq!(told(&renamed, b"\x06P-1\x0a"), json!({ "id": "P-1", "cost": 5.0 }));
+        // What does not resolve is told by its names, and taken where the value itself fits.
+        assert_eq!(told(&stranger, b"\x06P-1\x0a"), json!({ "id": "P-1", "cost": 5 }));
+    }
+    let strict = Format::Json { extra_fields: ExtraFields::Reject };
+    let mut encoder = self::encoder(strict, by_id(), dataset);
+    let extra = Write::datum(None, renamed, &b"\x06P-1\x0a"[..]);
+    assert_eq!(misfit(&mut encoder, extra).0, Stage::Validate);
+}
+
 #[test]
 fn a_raw_topic_gets_bytes() {
     let raw = Arc::new(Schema::raw());
