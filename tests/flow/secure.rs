@@ -36,7 +36,7 @@ fn documented(who: &str, name: &str) -> Vec<Right> {
                 "transactional ids" => Resource::Transaction,
                 other => panic!("what is {other}?"),
             },
-            name: template.replace("NAME", name).replace("SOURCE", name),
+            name: template.replace("NAME", name).replace("SOURCE", name).replace("BLOBS", &blobs(name)),
             prefixed: after.trim() == "(prefixed)",
             operation: cells[3].to_owned(),
         }
@@ -44,6 +44,11 @@ fn documented(who: &str, name: &str) -> Vec<Right> {
     let rights: Vec<Right> = rows.map(right).collect();
     assert!(!rights.is_empty(), "docs/operations.md names no right of {who}");
     rights
+}
+
+/// The topic with the blobs of `name`, where they are in Kafka.
+fn blobs(name: &str) -> String {
+    format!("{name}.blobs")
 }
 
 /// A dataset on the secured broker, its topics made as its documentation says.
@@ -302,6 +307,74 @@ fn each_right_that_is_named_is_missed_where_it_is_missing() {
         });
         let loud = process.stderr().lines().filter(|line| line.contains("uthorization")).count();
         assert!(loud < 100, "{missing:?}: {loud} lines\n{}", process.stderr());
+    }
+}
+
+/// Blobs in a topic take the rights that are named besides, and each of them is missed.
+#[test]
+fn blobs_in_a_topic_take_the_rights_that_are_named() {
+    let in_kafka = || {
+        let mut scene = Scene::new("in-kafka");
+        let topic = blobs(scene.name());
+        Topic::create_on(scene.secure.broker(), &topic, 2, &[("cleanup.policy", "compact")]);
+        scene.setting.store = Some(format!("kafka://{topic}"));
+        scene
+    };
+    let without = |scene: &Scene, roles: &[&str], missing: Option<&Right>| {
+        let mut rights = of(roles, scene.name());
+        rights.retain(|right| Some(right) != missing);
+        // Of its own name, and so with a cache of its own.
+        let name = missing.map_or("all".to_owned(), |missing| format!("without-{}", missing.operation));
+        let instance = scene.instance(&format!("{}-{name}", roles[0]), &scene.user(&rights));
+        instance.append(SNAPSHOTS);
+        instance
+    };
+    let says = |instance: &Instance, process: &mut Running, role: &str, missing: &Right| {
+        let checked = check(instance, role).expect_code(78);
+        let named = format!("the right to {} on topic {}", missing.operation, missing.name);
+        assert!(checked.stderr.contains(&named), "{missing:?}: {}", checked.stderr);
+        wait_until(&format!("{missing:?} is missed"), LONG, || {
+            assert!(process.ended().is_none(), "without {missing:?} it ended: {}", process.stderr());
+            let said = process.stderr();
+            let missed = |line: &str| line.contains(&missing.name) && line.contains(expected(missing));
+            if said.lines().any(missed) { Ok(()) } else { Err(said) }
+        });
+    };
+
+    let mut scene = in_kafka();
+    let name = scene.name().to_owned();
+    let writer = without(&scene, &["writer", "stores"], None);
+    check(&writer, "producer").expect_code(0);
+    scene.produce();
+    let writing = Running::start(&mut writer.command_to_run(&["--role", "producer"]));
+    let looking = without(&scene, &["reader", "fetches"], None);
+    // From then on nobody can begin without the store.
+    wait_until("there is a snapshot", LONG, || match looking.run(&["versions", "list"], &[]) {
+        listed if listed.code() == 0 && looking.versions().iter().any(|line| !line["snapshot"].is_null()) => {
+            Ok(())
+        }
+        listed => Err(format!("{}{}", listed.stdout, listed.stderr)),
+    });
+    check(&looking, "consumer").expect_code(0);
+    let reading = Running::start(&mut looking.command_to_run(&["--role", "consumer"]));
+    until_read(&looking, &name, "good", "1.5");
+    for missing in documented("fetches", &name) {
+        let instance = without(&scene, &["reader", "fetches"], Some(&missing));
+        let mut process = Running::start(&mut instance.command_to_run(&["--role", "consumer"]));
+        says(&instance, &mut process, "consumer", &missing);
+    }
+    for (process, who) in [(writing, "writer"), (reading, "reader")] {
+        let ended = process.stop(LONG).expect_code(0);
+        assert!(!ended.stderr.contains("uthorization"), "{who}: {}", ended.stderr);
+    }
+
+    for right in documented("stores", "N") {
+        let mut scene = in_kafka();
+        let missing = Right { name: blobs(scene.name()), ..right };
+        let writer = without(&scene, &["writer", "stores"], Some(&missing));
+        scene.produce();
+        let mut process = Running::start(&mut writer.command_to_run(&["--role", "producer"]));
+        says(&writer, &mut process, "producer", &missing);
     }
 }
 

@@ -21,6 +21,8 @@ use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt as _};
 
+use crate::kafka::allowed::Need;
+
 pub mod name;
 pub mod faulty;
 mod object;
@@ -221,6 +223,11 @@ impl Error {
 /// Whether what follows `kafka://` can be a store; else what is wrong with it. Opens nothing.
 pub fn topic_name(name: &str) -> Result<(), &'static str> {
     self::kafka::check_name(name)
+}
+
+/// Rights in Kafka that whoever stores blobs below `url`, or only fetches them, needs; none where it is no topic.
+pub fn needs(url: &str, stores: bool) -> Vec<Need> {
+    url.strip_prefix("kafka://").map_or(Vec::new(), |topic| self::kafka::needs(topic, stores))
 }
 
 /// A blob store and the URL that it was opened by. Cheap to clone; clones are the same store.

@@ -271,6 +271,7 @@ async fn rights(admin: &Admin, config: &Config, name: &str, shared: &Shared, rol
     if role != Role::Producer {
         needs.extend(config.consumer(name, shared)?.topics().needs());
     }
+    needs.extend(blob::needs(&config.model().storage.blobs, role != Role::Consumer));
     let lacking = allowed::lacking(admin, &config.kafka(), &needs).await;
     let lacking = lacking.map_err(|error| Error::because(error.kind(), "asking for them", error))?;
     let lacking: Vec<String> = lacking.iter().map(ToString::to_string).collect();

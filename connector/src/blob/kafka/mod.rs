@@ -37,7 +37,7 @@ mod catalogue;
 mod read;
 mod topic;
 
-pub(in crate::blob) use topic::check_name;
+pub(in crate::blob) use topic::{check_name, needs};
 
 use catalogue::{Catalogue, Entry};
 use read::{Book, Readers};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::kafka::TopicSpec;
+use crate::kafka::allowed::{Need, On, Operation};
 
 /// Partitions of a topic that is made: one for the catalogue, and three over which chunks are spread.
 const PARTITIONS: i32 = 4;
@@ -34,6 +35,19 @@ pub(in crate::blob) fn check_name(name: &str) -> Result<(), &'static str> {
 pub(super) fn spec(name: &str, replication: Option<i16>) -> TopicSpec {
     let config = BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]);
     TopicSpec { name: name.to_owned(), partitions: PARTITIONS, replication, config }
+}
+
+/// Rights on the topic that whoever stores there, or only fetches, needs.
+pub(in crate::blob) fn needs(name: &str, stores: bool) -> Vec<Need> {
+    let of = |operation, without| Need { on: On::Topic(name.to_owned()), operation, without };
+    match stores {
+        false => vec![of(Operation::Read, "no version is opened that needs a blob")],
+        true => vec![
+            of(Operation::Read, "what is stored is not known"),
+            of(Operation::Write, "nothing is stored"),
+            of(Operation::DescribeConfigs, "it is not known how large a record may be"),
+        ],
+    }
 }
 
 /// Bytes of key and value that a record may have; or what is wrong with the topic, and what to do.
