@@ -74,6 +74,15 @@ async fn a_topic_that_cannot_hold_blobs_says_why() {
         assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains(said), "{error}");
         assert_eq!(topic.read(), [], "nothing was written");
     }
+    // Somebody else's topic: nothing is put between his records.
+    let topic = made("blobs", 2, &[("cleanup.policy", "compact")]);
+    topic.produce([Record { partition: Some(0), ..Record::upsert("P-1", "a product") }]);
+    let error = store(topic.name(), true).put("a/1", body()).await.unwrap_err();
+    assert!(
+        matches!(error, Error::Refused { .. }) && error.to_string().contains("topic of their own"),
+        "{error}"
+    );
+    assert_eq!(topic.read().len(), 1);
     let away = kafka::Options { bootstrap_servers: "127.0.0.1:1".to_owned(), ..kafka::Options::default() };
     let options = TopicOptions { kafka: away, create: true, replication: None };
     let away = Store::open_among("kafka://blobs", &Options::default(), &options).expect("it opens");

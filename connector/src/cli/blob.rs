@@ -311,7 +311,9 @@ impl Local {
 
 async fn fetch(store: &Store, name: &str, url: &str) -> Result<Scratch> {
     let failed = |error: blob::Error| match error {
-        blob::Error::Missing { .. } => no_input(url, io::ErrorKind::NotFound.into()),
+        blob::Error::Missing { .. } => {
+            no_input(url, io::Error::new(io::ErrorKind::NotFound, "the store has no such blob"))
+        }
         blob::Error::Name { .. } => Error::because(ErrorKind::Rejected, "reading the blob", error),
         error => Error::because(error.kind(), "reading the blob", error),
     };

@@ -426,6 +426,22 @@ impl<'a> Check<'a> {
                 }
             }
         }
+        if let Some(blobs) = self.model.storage.blobs.strip_prefix("kafka://") {
+            let control = controls.iter().find(|(_, control)| control == blobs);
+            let control = control.map(|(whose, _)| format!("the control topic of dataset {whose}"));
+            let of = written.get(blobs).map(|(name, role)| format!("datasets.{name}.{role}"));
+            let read = |(_, dataset): &(&String, &DatasetModel)| {
+                dataset.source.topics.iter().any(|topic| topic == blobs)
+            };
+            let read = self.model.datasets.iter().find(read);
+            let read = read.map(|(name, _)| format!("a source of dataset {name}"));
+            if let Some(what) = control.or(of).or(read) {
+                self.wrong(
+                    &["storage", "blobs"],
+                    format!("{blobs:?} is also {what}: blobs need a topic of their own"),
+                );
+            }
+        }
     }
 }
 

@@ -460,6 +460,17 @@ fn schemas_keys_and_topics_must_fit() {
         "stillwell.toml:9: datasets.prices.dead_letters: \"prices.control\" is the control topic of dataset prices: \
          choose another",
     ]);
+    for (topic, what) in [
+        ("products", "a source of dataset products"),
+        ("products.dlq", "datasets.products.dead_letters"),
+        ("products.control", "the control topic of dataset products"),
+    ] {
+        case(&LEAST.replace("[storage]\n", &format!("[storage]\nblobs = \"kafka://{topic}\"\n"))).says(&[
+            &format!(
+                "stillwell.toml:2: storage.blobs: \"{topic}\" is also {what}: blobs need a topic of their own"
+            ),
+        ]);
+    }
 }
 
 #[test]

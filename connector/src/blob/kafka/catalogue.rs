@@ -37,12 +37,20 @@ impl Entry {
 pub(super) struct Catalogue {
     /// By name, in the order of their records.
     names: BTreeMap<String, Vec<Entry>>,
+    /// Whether a record was ours.
+    ours: bool,
+    /// Offset of the first one that was not.
+    foreign: Option<i64>,
 }
 
 impl Catalogue {
     /// Takes the next record; what is none of ours is passed over.
     pub fn apply(&mut self, offset: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
-        let Some((name, id)) = key.and_then(read_key) else { return };
+        let Some((name, id)) = key.and_then(read_key) else {
+            self.foreign.get_or_insert(offset);
+            return;
+        };
+        self.ours = true;
         if let Some(entries) = self.names.get_mut(name) {
             entries.retain(|entry| entry.id != id);
             if entries.is_empty() {
@@ -59,6 +67,12 @@ impl Catalogue {
             }
             None => {}
         }
+    }
+
+    /// Offset of a record that is no blob's in a topic where none is one: it is in use for something else. A stray one among
+    /// ours does no harm.
+    pub fn in_other_use(&self) -> Option<i64> {
+        self.foreign.filter(|_| !self.ours)
     }
 
     /// A name's blob.
@@ -149,8 +163,10 @@ mod tests {
         for key in [None, Some(&b"a"[..]), Some(&b"a#1"[..]), Some(&[0xff, b'#'][..])] {
             catalogue.apply(1, key, Some(&value));
         }
+        assert_eq!((catalogue.in_other_use(), Catalogue::default().in_other_use()), (Some(1), None));
         catalogue.apply(2, Some(upload_key("a", id(1)).as_bytes()), Some(b"nonsense"));
         assert!(catalogue.list("").is_empty());
+        assert_eq!(catalogue.in_other_use(), None, "one was ours");
     }
 
     #[test]

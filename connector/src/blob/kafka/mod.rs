@@ -17,7 +17,8 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -73,10 +74,11 @@ pub(super) struct Topic {
     name: String,
     options: Options,
     admin: Admin,
-    /// Made by the first put: who only reads needs no producer.
-    writing: OnceCell<Writing>,
-    /// Partitions, once the topic is there.
-    partitions: OnceLock<i32>,
+    /// Made by the first put: who only reads needs no producer. Another one is made after an error that this one keeps, or
+    /// that a topic which was changed meanwhile explains.
+    writing: Mutex<Arc<OnceCell<Arc<Writing>>>>,
+    /// Partitions; 0 before they are known.
+    partitions: AtomicI32,
     catalogue: Arc<Mutex<Catalogue>>,
     /// Held by threads alone, for as long as they read.
     book: Arc<Mutex<Book>>,
@@ -117,8 +119,8 @@ impl Topic {
             name: name.to_owned(),
             options: options.clone(),
             admin,
-            writing: OnceCell::new(),
-            partitions: OnceLock::new(),
+            writing: Mutex::default(),
+            partitions: AtomicI32::new(0),
             catalogue,
             book: Arc::new(Mutex::new(book)),
             readers,
@@ -132,19 +134,25 @@ impl Topic {
     }
 
     fn error(&self, doing: &'static str, name: &str, error: kafka::Error) -> Error {
+        if !error.is_transient() {
+            // Whoever tries again looks at the topic first: it may be gone, another one, or have other settings.
+            self.partitions.store(0, Ordering::Relaxed);
+            *locked(&self.writing) = Arc::default();
+        }
         read::explain(doing, self.url(name), error)
     }
 
     /// The topic's partitions, two at least.
     async fn partitions(&self, doing: &'static str, name: &str) -> Result<i32, Error> {
-        if let Some(partitions) = self.partitions.get() {
-            return Ok(*partitions);
+        let known = self.partitions.load(Ordering::Relaxed);
+        if known > 0 {
+            return Ok(known);
         }
         let info = self.admin.describe(&self.name).await.map_err(|error| self.error(doing, name, error))?;
         let refused = |problem| Err(Error::Refused { doing, url: self.url(name), problem });
         let Some(info) = info else {
             return refused(format!(
-                "topic {} does not exist; its first writer makes it, or make it by hand: {}",
+                "topic {} does not exist: its first writer makes it where create_topics allows that, or make it by hand: {}",
                 self.name,
                 topic::WANTED
             ));
@@ -154,11 +162,12 @@ impl Topic {
                 format!("topic {} has one partition, and blobs need two: {}", self.name, topic::WANTED);
             return refused(what);
         }
-        Ok(*self.partitions.get_or_init(|| info.partitions))
+        self.partitions.store(info.partitions, Ordering::Relaxed);
+        Ok(info.partitions)
     }
 
     /// Looks at the topic, makes it where it is missing, and makes the producer.
-    async fn writing(&self, name: &str) -> Result<&Writing, Error> {
+    async fn writing(&self, name: &str) -> Result<Arc<Writing>, Error> {
         let make = async {
             let error = |error| self.error("storing", name, error);
             if self.options.create && self.admin.describe(&self.name).await.map_err(error)?.is_none() {
@@ -176,12 +185,13 @@ impl Topic {
             // What is waited for, each by itself, is not to wait for company.
             kafka.properties.insert("linger.ms".to_owned(), "0".to_owned());
             let sender = Sender::new(&kafka).map_err(error)?;
-            Ok(Writing { sender, record, partitions })
+            Ok(Arc::new(Writing { sender, record, partitions }))
         };
-        self.writing.get_or_try_init(|| make).await
+        let writing = locked(&self.writing).clone();
+        writing.get_or_try_init(|| make).await.cloned()
     }
 
-    /// Makes the topic, and waits until brokers show it.
+    /// Makes the topic, and waits until brokers show it and lead its partitions.
     async fn make(&self) -> Result<(), kafka::Error> {
         match self.admin.create(&topic::spec(&self.name, self.options.replication)).await {
             Ok(()) => tracing::info!(topic = self.name, "made the topic of the blob store"),
@@ -190,16 +200,29 @@ impl Topic {
             Err(error) => return Err(error),
         }
         // Creation is answered by the controller; the broker that is asked next may hear of it a moment later.
+        let mut unseen = "the brokers do not show it yet".to_owned();
         for _ in 0..SETTLE_STEPS {
-            if self.admin.describe(&self.name).await?.is_some() {
-                return Ok(());
+            match self.led().await {
+                Ok(()) => return Ok(()),
+                Err(error @ (kafka::Error::Missing { .. } | kafka::Error::Unavailable { .. })) => {
+                    unseen = error.to_string();
+                }
+                Err(error) => return Err(error),
             }
             tokio::time::sleep(SETTLE_STEP).await;
         }
         Err(kafka::Error::Unavailable {
             doing: format!("creating topic {}", self.name),
-            detail: "it was created, but the brokers do not show it yet".to_owned(),
+            detail: format!("it was created, but {unseen}"),
         })
+    }
+
+    async fn led(&self) -> Result<(), kafka::Error> {
+        let info = self.admin.describe(&self.name).await?;
+        for partition in 0..info.map_or(1, |info| info.partitions) {
+            self.admin.watermarks(&self.name, partition).await?;
+        }
+        Ok(())
     }
 
     /// Reads the catalogue to where it ends now.
@@ -255,9 +278,17 @@ impl Topic {
 
     /// Stores a blob; gives its upload's id, and the offset from which on it is complete.
     async fn upload(&self, name: &str, body: Body, replaces: bool) -> Result<(Uuid, i64), Error> {
-        let writing = self.writing(name).await?;
+        let writing = &*self.writing(name).await?;
         let (bytes, content) = self.content(name, body).await?;
         self.clean_up(writing, name).await?;
+        if let Some(offset) = locked(&self.catalogue).in_other_use() {
+            let problem = format!(
+                "topic {} is in use for something else, as its record at offset {offset} of partition {CATALOGUE} shows: \
+                 blobs need a topic of their own",
+                self.name
+            );
+            return Err(Error::Refused { doing: "storing", url: self.url(name), problem });
+        }
         let id = self.entropy.uuid();
         let spread = (id.as_u128() % (writing.partitions as u128 - 1)) as i32;
         let room = writing.record.saturating_sub(chunk_key(name, id, u64::MAX).len());
@@ -269,6 +300,18 @@ impl Topic {
             at: self.clock.wall_ms(),
             offsets: None,
         };
+        if upload.chunks() > topic::most_chunks(writing.record) {
+            let problem = format!(
+                "{bytes} bytes are {} chunks of {} bytes, more than one record of topic {} can name: raise its \
+                 max.message.bytes",
+                upload.chunks(),
+                upload.chunk,
+                self.name
+            );
+            // Also where that is done by now: it is looked at again.
+            *locked(&self.writing) = Arc::default();
+            return Err(Error::Refused { doing: "storing", url: self.url(name), problem });
+        }
         let began = self.clock.now();
         self.note("storing", writing, (name, id), Some(&upload)).await?;
         match self.chunks(writing, (name, id), &upload, content).await {
@@ -419,8 +462,8 @@ impl Topic {
     }
 }
 
-fn locked(catalogue: &Mutex<Catalogue>) -> MutexGuard<'_, Catalogue> {
-    catalogue.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl BlobStore for Topic {
@@ -431,7 +474,7 @@ impl BlobStore for Topic {
             let writing = self.writing(name).await?;
             // What it took the place of. One that came after it takes its own place, and removes it.
             let replaced = |entry: &Entry| entry.is_whole() && entry.offset < offset && entry.id != id;
-            self.remove_all("storing", writing, name, replaced).await
+            self.remove_all("storing", &writing, name, replaced).await
         })
     }
 
@@ -445,7 +488,7 @@ impl BlobStore for Topic {
             let blob = self.find("storing", name).await?;
             match blob {
                 Some(blob) if blob.id != id && blob.offset < offset => {
-                    self.remove_all("storing", writing, name, |entry| entry.id == id).await?;
+                    self.remove_all("storing", &writing, name, |entry| entry.id == id).await?;
                     Ok(Put::Found)
                 }
                 _ => Ok(Put::Stored),
@@ -511,7 +554,7 @@ impl BlobStore for Topic {
             }
             let writing = self.writing(name).await?;
             // One that is under way is another's.
-            self.remove_all("deleting", writing, name, Entry::is_whole).await
+            self.remove_all("deleting", &writing, name, Entry::is_whole).await
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -19,6 +19,9 @@ use crate::kafka::{self, Polled, Poller, Tuning};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the broker may hold back a fetch at the end of the catalogue. What arrives ends it at once.
 const FETCH_WAIT: Duration = Duration::from_millis(500);
+/// After so long without a look the catalogue is read from its beginning again: what was deleted meanwhile may have left no
+/// trace, for compaction keeps deletes for `delete.retention.ms`, a day.
+const TRUSTED: Duration = Duration::from_secs(12 * 60 * 60);
 /// Bytes of chunks that a client fetches ahead.
 const AHEAD: u64 = 8 << 20;
 /// Clients that are kept for the next blob: making one and finding the brokers takes some milliseconds.
@@ -39,6 +42,8 @@ pub(super) struct Book {
     poller: Option<Poller>,
     /// The next offset to read.
     next: i64,
+    /// When all of it was last known.
+    known: Option<Instant>,
 }
 
 impl Book {
@@ -50,14 +55,17 @@ impl Book {
     ) -> Book {
         let tuning = Tuning { role: "blobs", ..Tuning::tail(group, FETCH_WAIT) };
         let (kafka, topic) = (kafka.clone(), topic.to_owned());
-        Book { catalogue, kafka, topic, tuning, poller: None, next: 0 }
+        Book { catalogue, kafka, topic, tuning, poller: None, next: 0, known: None }
     }
 
     /// Reads on to `end`; `low` is where the partition begins. Blocks.
     pub(super) fn follow(&mut self, low: i64, end: i64, clock: &Clock) -> Result<(), kafka::Error> {
         // A topic that was made anew begins before what was read of the other, or ends there.
-        let anew = self.next > end || self.next < low;
+        let now = clock.now();
+        let old = self.known.is_some_and(|known| now.saturating_duration_since(known) > TRUSTED);
+        let anew = self.next > end || self.next < low || old;
         if self.next >= end && !anew {
+            self.known = Some(now);
             return Ok(());
         }
         if anew || self.poller.is_none() {
@@ -70,9 +78,10 @@ impl Book {
             self.poller = Some(poller);
         }
         let read = self.read(end, clock);
-        if read.is_err() {
+        match read {
+            Ok(()) => self.known = Some(now),
             // Where it stands is known; what it is is not.
-            self.poller = None;
+            Err(_) => self.poller = None,
         }
         read
     }

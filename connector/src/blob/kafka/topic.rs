@@ -65,6 +65,12 @@ pub(super) fn record_limit(settings: &BTreeMap<String, String>) -> Result<usize,
     Ok(limit.min(MOST) - AROUND)
 }
 
+/// Chunks of a blob of which the record in the catalogue is no larger than `record`, also where other uploads' records lie
+/// between them: of up to 8,000 at a time a place takes two bytes.
+pub(super) fn most_chunks(record: usize) -> u64 {
+    record.saturating_sub(AROUND) as u64 / 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
