@@ -45,7 +45,9 @@ struct Answer {
 impl Answer {
     /// object_store keeps status and body to itself but for its texts, which all have them in this form.
     fn of(text: &str) -> Answer {
-        let status = between(text, "status code: ", " ").and_then(|status| status.parse().ok());
+        // The second: of one delete, where Azure answers several in one.
+        let status = between(text, "status code: ", " ").or_else(|| between(text, "(code: ", ")"));
+        let status = status.and_then(|status| status.parse().ok());
         let tagged = |name: &str| {
             let inner = between(text, &format!("<{name}>"), &format!("</{name}>")).unwrap_or_default();
             // Azure's go on with the request's id and the time, each on a line.
@@ -81,7 +83,8 @@ pub(super) fn explain(doing: &'static str, url: String, error: &object_store::Er
     let refused = |problem: String| Error::Refused { doing, url: url.clone(), problem };
     let unavailable = |problem: String| Error::Unavailable { doing, url: url.clone(), problem };
     let Far { kind, name, credentials, place } = far;
-    let no_place = ["NoSuchBucket", "ContainerNotFound"].contains(&answer.code.as_str())
+    let no_place = ["NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"]
+        .contains(&answer.code.as_str())
         || answer.message.starts_with("The specified bucket does not exist");
     if no_place {
         return refused(format!("the {kind} {name} does not exist; create it, or correct storage.blobs"));
@@ -97,6 +100,8 @@ pub(super) fn explain(doing: &'static str, url: String, error: &object_store::Er
         ));
     }
     match (answer.code.as_str(), answer.status) {
+        // One of two puts at a time, at S3.
+        ("ConditionalRequestConflict" | "OperationAborted", _) => return unavailable(answer.words()),
         (
             "InvalidAccessKeyId"
             | "SignatureDoesNotMatch"
@@ -109,6 +114,10 @@ pub(super) fn explain(doing: &'static str, url: String, error: &object_store::Er
             _,
         )
         | (_, Some(401)) => {
+            return refused(format!("{}; check the credentials: {credentials}", answer.words()));
+        }
+        // Azure's words where a signature does not fit, whatever the code.
+        _ if answer.message.starts_with("Server failed to authenticate the request") => {
             return refused(format!("{}; check the credentials: {credentials}", answer.words()));
         }
         ("RequestTimeTooSkewed", _) => {
@@ -141,9 +150,11 @@ pub(super) fn explain(doing: &'static str, url: String, error: &object_store::Er
     }
 }
 
-/// Whether the range of a read began beyond the blob's end.
+/// Whether the range of a read began at the blob's end or beyond.
 pub(super) fn is_beyond(error: &object_store::Error) -> bool {
-    Answer::of(&chain(error)).status == Some(416)
+    let text = chain(error);
+    // The second: the store answered with nothing where it should have said 416, and object_store does not take that.
+    Answer::of(&text).status == Some(416) || text.contains("Wanted range starting at ")
 }
 
 /// Whether the store does not know puts that must not replace: some that speak S3 do not.
@@ -208,7 +219,15 @@ mod tests {
             ("403", "<Code>SignatureDoesNotMatch</Code>", true, "set KEYS"),
             ("403", "<Code>AccessDenied</Code>", true, "right to list"),
             ("403", "<Code>RequestTimeTooSkewed</Code>", true, "clock"),
+            (
+                "403",
+                "<Code>AuthorizationFailure</Code><Message>Server failed to authenticate the request.</Message>",
+                true,
+                "set KEYS",
+            ),
             ("404", "<Code>NoSuchBucket</Code>", true, "the bucket shop does not exist"),
+            ("409", "<Code>ContainerBeingDeleted</Code>", true, "the bucket shop does not exist"),
+            ("409", "<Code>ConditionalRequestConflict</Code>", false, "409 (ConditionalRequestConflict)"),
             ("301", "<Code>PermanentRedirect</Code>", true, "another region"),
             ("400", "<Code>AuthorizationHeaderMalformed</Code>", true, "another region"),
             ("400", "<Code>InvalidArgument</Code>", true, "InvalidArgument"),
@@ -238,6 +257,14 @@ mod tests {
         let (error, text) =
             said("Error performing PUT http://169.254.169.254/latest/api/token in 3s - refused");
         assert!(matches!(error, Error::Refused { .. }) && text.contains("set KEYS"), "{text}");
+    }
+
+    #[test]
+    fn one_delete_of_several_is_told_like_one_alone() {
+        let (error, text) = said("Bulk delete request failed for key a: Forbidden (code: 403)");
+        assert!(matches!(error, Error::Refused { .. }) && text.contains("right to list"), "{text}");
+        let (error, text) = said("Bulk delete request failed for key a: Server Busy (code: 503)");
+        assert!(matches!(error, Error::Unavailable { .. }) && text.contains("answered 503"), "{text}");
     }
 
     #[test]

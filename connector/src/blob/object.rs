@@ -200,6 +200,15 @@ impl Object {
         made.map_err(|error| io_error("storing", self.url(name), &error))
     }
 
+    /// Of a blob that is not there: an error if that is so because its bucket is not.
+    async fn missing_alone(&self, doing: &'static str, name: &str) -> Result<(), Error> {
+        if self.is_far() {
+            let first = self.store.list(None).next().await.transpose();
+            first.map_err(|error| self.error(doing, name, &error))?;
+        }
+        Ok(())
+    }
+
     async fn put_bytes(&self, name: &str, bytes: Bytes, mode: PutMode) -> object_store::Result<()> {
         let location = Location::parse(name)?;
         self.store.put_opts(&location, bytes.into(), mode.into()).await.map(drop)
@@ -337,7 +346,13 @@ impl BlobStore for Object {
             self.make_folder(name).await?;
             match self.put_bytes(name, bytes.clone(), PutMode::Create).await {
                 Ok(()) => Ok(Put::Stored),
-                Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::Found),
+                Err(error @ object_store::Error::AlreadyExists { .. }) => {
+                    // 409 has other reasons too: a container that is being deleted, a policy, another put at the same time.
+                    if !self.is_far() || matches!(self.head(name).await, Ok(Some(_))) {
+                        return Ok(Put::Found);
+                    }
+                    Err(self.error("storing", name, &error))
+                }
                 Err(error) if answer::knows_no_create(&error) => {
                     tracing::info!(
                         store = self.base,
@@ -393,13 +408,9 @@ impl BlobStore for Object {
         Box::pin(async move {
             match self.store.head(&self.location(name)?).await {
                 Ok(meta) => Ok(Some(meta.size)),
+                // The answer to HEAD has no body that would tell a missing blob from a missing bucket.
                 Err(object_store::Error::NotFound { .. }) => {
-                    // The answer to HEAD has no body that would tell a missing blob from a missing bucket.
-                    if self.is_far() {
-                        let first = self.store.list(None).next().await.transpose();
-                        first.map_err(|error| self.error("reading", name, &error))?;
-                    }
-                    Ok(None)
+                    self.missing_alone("reading", name).await.map(|()| None)
                 }
                 Err(error) => Err(self.error("reading", name, &error)),
             }
@@ -422,7 +433,8 @@ impl BlobStore for Object {
         Box::pin(async move {
             let deleted = self.store.delete(&self.location(name)?).await;
             match deleted.map_err(|error| self.error("deleting", name, &error)) {
-                Err(Error::Missing { .. }) => Ok(()),
+                // Azure's answer to a delete is one of several in one, which have a status and no words.
+                Err(Error::Missing { .. }) => self.missing_alone("deleting", name).await,
                 done => done,
             }
         })

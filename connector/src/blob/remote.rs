@@ -92,7 +92,7 @@ const PROVIDERS: [Provider; 3] = [
         scheme: "az",
         prefix: "AZURE_",
         kind: "container",
-        credentials: "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or give the machine an identity",
+        credentials: "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_KEY, or give the machine an identity",
         place: "AZURE_STORAGE_ACCOUNT_NAME and AZURE_ENDPOINT, or [storage.options]",
     },
 ];
@@ -318,7 +318,9 @@ impl Settings {
     }
 
     fn gs(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>, String> {
-        let mut builder = GoogleCloudStorageBuilder::new();
+        let in_the_clear = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
+        // Unlike the others' builders this one permits it, for the sake of the metadata server, which gets it anyway.
+        let mut builder = GoogleCloudStorageBuilder::new().with_config(in_the_clear, "false");
         for (key, value) in self.given::<GoogleConfigKey>("gs")? {
             builder = builder.with_config(key, value);
         }
@@ -371,6 +373,9 @@ mod tests {
         let account = [("AZURE_STORAGE_ACCOUNT_NAME", "me"), ("AZURE_STORAGE_ACCOUNT_KEY", key)];
         assert_eq!(opened("az://shop/blobs", &account, &[]).unwrap().kind, "container");
         opened("gs://shop/blobs", &[], &[("google_skip_signature", "true")]).unwrap();
+        let untold =
+            r#"{"client_email": "", "private_key_id": "", "private_key": "", "disable_oauth": true}"#;
+        opened("gs://shop/blobs", &[], &[("google_service_account_key", untold)]).unwrap();
         assert!(open("ftp", "shop", &Options::default(), []).is_none());
     }
 

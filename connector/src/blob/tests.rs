@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::faulty::{Faults, Faulty};
 use super::name::{Folder, Kind, LetterPart, Name};
@@ -143,6 +144,49 @@ fn who_writes_a_password_into_a_url_does_not_read_it_in_the_error() {
     let options = Options([("aws_region".to_owned(), "eu-west-1".to_owned())].into());
     let error = Store::open_with("memory://", &options).unwrap_err().to_string();
     assert!(error.contains("aws_region") && error.contains("memory://"), "{error}");
+}
+
+/// A conflict that is none with a blob of that name must not pass for one: what was put is not there.
+#[tokio::test]
+async fn a_conflict_is_no_blob_that_was_found() {
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = [
+        ("azure_storage_account_name", "me".to_owned()),
+        ("azure_storage_account_key", "a2V5".to_owned()),
+        ("azure_storage_endpoint", format!("http://{}/me", socket.local_addr().unwrap())),
+        ("allow_http", "true".to_owned()),
+    ];
+    let options = Options(options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect());
+    let store = Store::open_with("az://shop/blobs", &options).unwrap();
+    let server = async {
+        loop {
+            let (mut stream, _) = socket.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).await.unwrap();
+            let body = match request.get(..read) {
+                Some(b"") | None => continue,
+                Some(asked) if asked.starts_with(b"HEAD") => "",
+                Some(_) => {
+                    "<?xml?><Error><Code>ContainerBeingDeleted</Code><Message>Try later.</Message></Error>"
+                }
+            };
+            let status = if body.is_empty() { "404 Not Found" } else { "409 Conflict" };
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    };
+    let error = tokio::select! {
+        put = store.put_new(NAME, Bytes::from_static(b"new")) => put.unwrap_err(),
+        () = server => unreachable!(),
+    };
+    let text = error.to_string();
+    assert!(
+        matches!(error, Error::Refused { .. }) && text.contains("the container shop does not exist"),
+        "{text}"
+    );
 }
 
 /// A store of somebody's own, that knows no more than it must.
