@@ -1,7 +1,7 @@
 """An S3 server for tests: moto on a port of 127.0.0.1, with signatures and rights checked as Amazon checks them.
 
-Prints one line, the port and the keys of one who may do all and of one who may only read; ends when standard input does,
-so that it never outlives the test that started it.
+Prints one line: the port, and the [storage.options] of one who may do all, of one who may only read, and of those who are not
+let in. Ends when standard input does, so that it never outlives the test that started it.
 """
 
 import json
@@ -10,6 +10,8 @@ import sys
 
 # Until this many calls are over nobody has to sign: the users are made by such calls.
 os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "1000"
+# Pages as short as this, so that who lists needs several without thousands of blobs; Amazon's have 1,000.
+os.environ["MOTO_S3_DEFAULT_MAX_KEYS"] = "100"
 
 import functools
 import logging
@@ -51,16 +53,27 @@ iam = boto3.client("iam", **anybody)
 
 
 def user(name, actions):
-    """Makes a user who may do so much in S3; gives the keys."""
+    """Makes a user who may do so much in S3; gives the keys as options."""
     iam.create_user(UserName=name)
     statement = {"Effect": "Allow", "Action": actions, "Resource": ["*"]}
     document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     iam.put_user_policy(UserName=name, PolicyName="s3", PolicyDocument=document)
     key = iam.create_access_key(UserName=name)["AccessKey"]
-    return {"id": key["AccessKeyId"], "secret": key["SecretAccessKey"]}
+    return {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
 
 
-said = {"port": port, "writer": user("writer", ["s3:*"]), "reader": user("reader", ["s3:Get*", "s3:List*"])}
+endpoint = anybody["endpoint_url"]
+writer, reader = user("writer", ["s3:*"]), user("reader", ["s3:Get*", "s3:List*"])
+liar = dict(writer, aws_secret_access_key="wr0ng-s3cret")
+nobody = dict(liar, aws_access_key_id="AKIANOBODY")
+said = {
+    "port": port,
+    "place": {"aws_endpoint_url": endpoint, "aws_allow_http": "true", "aws_region": anybody["region_name"]},
+    "writer": writer,
+    "reader": reader,
+    "strangers": [liar, nobody],
+    "secrets": [*writer.values(), *liar.values(), *nobody.values()],
+}
 # From here on everybody signs.
 reset = Request(f"http://127.0.0.1:{port}/moto-api/reset-auth", data=b"0", headers={"content-type": "text/plain"})
 urlopen(reset).read()

@@ -7,6 +7,7 @@ mod bad_input;
 mod caches;
 mod changed;
 mod cleaning;
+mod clouds;
 mod connect;
 mod damage;
 mod debian;

@@ -5,7 +5,7 @@ use stillwell::blob::Store;
 use stillwell::clock::Entropy;
 use stillwell::{Consumer, ConsumerBuilder};
 use stillwell_tests::campaign::Chance;
-use stillwell_tests::{Proxy, S3, Toxic, scratch};
+use stillwell_tests::{Cloud, Proxy, Toxic, scratch};
 
 use crate::setting::Setting;
 
@@ -22,8 +22,8 @@ fn reader(setting: &Setting, store: Store, cache: &std::path::Path) -> ConsumerB
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_behind_a_network_that_breaks_goes_on_where_it_broke() {
     let mut setting = Setting::new("s3", 2, SCHEMA);
-    let s3 = S3::shared();
-    let url = S3::url();
+    let s3 = Cloud::s3();
+    let url = s3.url();
     let direct = s3.store_at(&url, s3.port());
 
     // What does not compress, so that there is something to download: some 14 MB, twice.

@@ -1,6 +1,4 @@
-//! What every blob store must do, run against each: a folder, memory, a wrapper, a topic, and a real S3
-//! server; then what a store
-//! that is far away adds: who may, what is there, and a network that fails.
+//! What every blob store must do, run against each: a folder, memory, a wrapper, a topic, and in `clouds` those that are far away.
 
 #![expect(clippy::unwrap_used, reason = "what a store does not do fails the test, with its error")]
 
@@ -11,18 +9,18 @@ use futures::StreamExt as _;
 use stillwell::blob::faulty::{Faults, Faulty};
 use stillwell::blob::{Body, Error, Put, Store};
 use stillwell::clock::Entropy;
-use stillwell_tests::campaign::Chance;
-use stillwell_tests::{Proxy, S3, Toxic, free_port, scratch, unique};
+use stillwell_tests::{scratch, unique};
 
-const NAME: &str = "products/AAAAAAAAAAAAAAAAAAAAAQ/0/00000000000000000007-3-00000000deadbeef.delta.avro";
+pub(crate) const NAME: &str =
+    "products/AAAAAAAAAAAAAAAAAAAAAQ/0/00000000000000000007-3-00000000deadbeef.delta.avro";
 
-fn bytes(length: usize, seed: u64) -> Bytes {
+pub(crate) fn bytes(length: usize, seed: u64) -> Bytes {
     let entropy = Entropy::seeded(seed);
     (0..length.div_ceil(8)).flat_map(|_| entropy.next_u64().to_le_bytes()).take(length).collect()
 }
 
 /// What every store must do. A new implementation adds one test that calls this.
-async fn contract(store: &Store) {
+pub(crate) async fn contract(store: &Store) {
     // Nothing is there.
     assert_eq!(store.head(NAME).await.unwrap(), None);
     assert_eq!(store.list("").await.unwrap(), []);
@@ -177,14 +175,6 @@ async fn a_wrapper_without_faults_keeps_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s3_keeps_the_contract() {
-    let s3 = S3::shared();
-    let store = s3.store(s3.port());
-    assert!(store.is_far());
-    contract(&store).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_keeps_the_contract() {
     let store = crate::topic::store(&unique("blobs"), true);
     assert!(store.is_far());
@@ -192,134 +182,4 @@ async fn a_topic_keeps_the_contract() {
     store.put("first", Bytes::from_static(b"first")).await.unwrap();
     store.delete("first").await.unwrap();
     contract(&store).await;
-}
-
-/// Two stores under prefixes of one bucket, of which one begins as the other is called, do not see each other.
-#[tokio::test]
-async fn prefixes_of_a_bucket_are_apart() {
-    let s3 = S3::shared();
-    let url = S3::url();
-    let (one, other) = (s3.store_at(&url, s3.port()), s3.store_at(&format!("{url}er"), s3.port()));
-    one.put("a/1", Bytes::from_static(b"one")).await.unwrap();
-    other.put("a/2", Bytes::from_static(b"other")).await.unwrap();
-    for (store, name) in [(&one, "a/1"), (&other, "a/2")] {
-        let listed = store.list("").await.unwrap();
-        assert_eq!(listed.iter().map(|blob| blob.name.as_str()).collect::<Vec<_>>(), [name]);
-        assert_eq!(store.absolute_url(name), format!("{}/{name}", store.url()));
-    }
-}
-
-/// Every call to a store that cannot be reached as it is configured, as texts.
-async fn refused(store: &Store) -> Vec<(&'static str, Error)> {
-    let body = || Bytes::from_static(b"body");
-    vec![
-        ("put", store.put("a/1", body()).await.unwrap_err()),
-        ("put_new", store.put_new("a/1", body()).await.unwrap_err()),
-        ("get", store.get_bytes("a/1").await.unwrap_err()),
-        ("get_range", store.get_range("a/1", 0..1, None).await.unwrap_err()),
-        ("head", store.head("a/1").await.unwrap_err()),
-        ("list", store.list("a").await.unwrap_err()),
-        ("delete", store.delete("a/1").await.unwrap_err()),
-    ]
-}
-
-#[tokio::test]
-async fn who_may_not_is_told_what_to_do_and_no_secret() {
-    let s3 = S3::shared();
-    let url = S3::url();
-    let wrong_secret = S3::options(s3.port(), &s3.writer);
-    let mut wrong_secret = wrong_secret;
-    wrong_secret.0.insert("aws_secret_access_key".into(), "wr0ng-s3cret".into());
-    let mut nobody = wrong_secret.clone();
-    nobody.0.insert("aws_access_key_id".into(), "AKIANOBODY".into());
-    for options in [wrong_secret, nobody] {
-        let store = Store::open_with(&url, &options).unwrap();
-        for (call, error) in refused(&store).await {
-            let said = error.to_string();
-            assert!(matches!(error, Error::Refused { .. }) && error.is_transient(), "{call}: {error:?}");
-            assert_eq!(error.kind(), stillwell::ErrorKind::Unavailable);
-            // The answer to HEAD has a status and no words.
-            assert!(call == "head" || said.contains("AWS_SECRET_ACCESS_KEY"), "{call}: {said}");
-            for secret in ["wr0ng-s3cret", s3.writer.secret.as_str(), "AKIANOBODY", s3.writer.id.as_str()] {
-                assert!(!format!("{said} {error:?} {store:?}").contains(secret), "{call}: {said}");
-            }
-        }
-    }
-    // One who may read, and not write.
-    let reader = Store::open_with(&url, &S3::options(s3.port(), &s3.reader)).unwrap();
-    s3.store_at(&url, s3.port()).put("a/1", Bytes::from_static(b"one")).await.unwrap();
-    assert_eq!(reader.get_bytes("a/1").await.unwrap(), "one");
-    assert_eq!(reader.list("a").await.unwrap().len(), 1);
-    for error in [
-        reader.put("a/2", Bytes::from_static(b"two")).await.unwrap_err(),
-        reader.delete("a/1").await.unwrap_err(),
-    ] {
-        let said = error.to_string();
-        assert!(
-            matches!(error, Error::Refused { .. }) && said.contains("right to list, read, write"),
-            "{said}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_bucket_that_is_missing_is_told_from_a_blob_that_is() {
-    let s3 = S3::shared();
-    let store = s3.store_at("s3://no-such-bucket/a", s3.port());
-    for (call, error) in refused(&store).await {
-        let said = error.to_string();
-        assert!(matches!(error, Error::Refused { .. }) && error.is_transient(), "{call}: {error:?}");
-        assert!(said.contains("bucket no-such-bucket does not exist; create it"), "{call}: {said}");
-    }
-}
-
-#[tokio::test]
-async fn an_endpoint_that_is_away_is_worth_trying_again() {
-    let s3 = S3::shared();
-    let store = s3.store(free_port());
-    for (call, error) in refused(&store).await {
-        let said = error.to_string();
-        assert!(matches!(error, Error::Unavailable { .. }) && error.is_transient(), "{call}: {error:?}");
-        assert!(said.contains("refused") && said.contains("AWS_ENDPOINT_URL"), "{call}: {said}");
-    }
-    // In the clear only where that is meant.
-    let mut options = S3::options(s3.port(), &s3.writer);
-    options.0.remove("aws_allow_http");
-    let error = Store::open_with(&S3::url(), &options).unwrap().list("").await.unwrap_err();
-    assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains("allow_http"), "{error}");
-}
-
-/// A blob of several parts whose upload is cut off, again and again: what is seen is the blob that was there, whole.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_that_is_cut_off_is_never_seen() {
-    let s3 = S3::shared();
-    let url = S3::url();
-    let proxy = Proxy::start(s3.port(), Chance::seeded(3));
-    let (direct, store) = (s3.store_at(&url, s3.port()), s3.store_at(&url, proxy.port()));
-    let folder = scratch();
-    let path = folder.path().join("snapshot");
-    let content = bytes(20 << 20, 1);
-    std::fs::write(&path, &content).unwrap();
-
-    for toxic in [Toxic::Reset, Toxic::Cut] {
-        proxy.set(toxic);
-        // Of some 600 pieces one in ten ends its connection: it cannot get through.
-        let error = store.put(NAME, Body::File(path.clone())).await.unwrap_err();
-        assert!(matches!(error, Error::Unavailable { .. }) && error.is_transient(), "{error:?}");
-        assert_eq!(direct.list("").await.unwrap(), [], "{toxic:?}");
-        assert_eq!(direct.head(NAME).await.unwrap(), None);
-    }
-    for toxic in [Toxic::Pass, Toxic::Slow] {
-        proxy.set(toxic);
-        let small = bytes(100_000, 2);
-        store.put("products/small", small.clone()).await.unwrap();
-        assert!(store.get_bytes("products/small").await.unwrap() == small, "{toxic:?}");
-    }
-    proxy.set(Toxic::Pass);
-    store.put(NAME, Body::File(path)).await.unwrap();
-    assert!(direct.get_bytes(NAME).await.unwrap() == content);
-    proxy.set(Toxic::Cut);
-    direct.put("products/small", Bytes::from_static(b"new")).await.unwrap();
-    store.put("products/small", bytes(100_000, 3)).await.unwrap_err();
-    assert_eq!(direct.get_bytes("products/small").await.unwrap(), "new");
 }

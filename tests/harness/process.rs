@@ -13,11 +13,16 @@ use crate::{scratch, wait_until, workspace};
 
 /// The Python with what `testcontainers-config/NAME` wants, which `.ci/python` installs where it is missing.
 pub fn python(name: &str) -> String {
-    let installer = workspace().join(".ci/python");
-    let installed = Command::new("bash").arg(installer).arg(name).stdin(Stdio::null()).output();
+    installed(".ci/python", &[name])
+}
+
+/// What a script of `.ci` installs, and says where.
+pub fn installed(by: &str, arguments: &[&str]) -> String {
+    let installed =
+        Command::new("bash").arg(workspace().join(by)).args(arguments).stdin(Stdio::null()).output();
     let installed = installed.expect("bash runs");
-    let complaint = String::from_utf8_lossy(&installed.stderr).into_owned();
-    assert!(installed.status.success(), "no {name}: {complaint}");
+    let complaint = String::from_utf8_lossy(&installed.stderr);
+    assert!(installed.status.success(), "{by} {arguments:?}: {complaint}");
     String::from_utf8_lossy(&installed.stdout).trim().to_owned()
 }
 
