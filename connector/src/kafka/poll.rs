@@ -12,6 +12,9 @@ use super::client::{Context, configuration};
 use super::ids::{Bell, Inlet, Message, code_of};
 use super::{Error, Options};
 
+/// How long one request for a partition's ends may take.
+const ASK: Duration = Duration::from_secs(5);
+
 /// Longest fetch of the embedded broker, in milliseconds: as long as a record may wait for its reader.
 const EMBEDDED_FETCH_WAIT: u128 = 10;
 
@@ -261,6 +264,15 @@ impl Poller {
     /// Topic and partition of a slot.
     pub fn partition(&self, slot: usize) -> Option<(&str, i32)> {
         self.slots.get(slot).map(|slot| (slot.topic.as_str(), slot.partition))
+    }
+
+    /// Where a partition begins and ends now, for who reads committed records. Blocks; not within [`Poller::poll`]'s wait.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where the partition's leader does not answer.
+    pub fn reach(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
+        let ends = self.inlet.consumer().fetch_watermarks(topic, partition, ASK);
+        ends.map_err(|error| Error::from_kafka(format!("asking where {topic}[{partition}] begins"), &error))
     }
 
     /// What ends a wait early.

@@ -31,6 +31,8 @@ const FIRST_STEP: i64 = 256;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the broker may hold back a fetch at the end of what is read.
 const FETCH_WAIT: Duration = Duration::from_millis(50);
+/// How often the topic may be trimmed beyond where reading stands before that is an error.
+const MOST_TRIMS: u32 = 10;
 /// Deltas that are fetched at a time.
 const AT_A_TIME: usize = 8;
 
@@ -263,7 +265,7 @@ impl Past {
         let read = tokio::task::spawn_blocking(move || {
             let mut poller = Poller::new(&kafka, &Tuning::tail(&group, FETCH_WAIT))?;
             poller.assign(&[(&topic, partition, from)])?;
-            read_range(&mut poller, &topic, upto, &clock, keep)
+            read_range(&mut poller, (&topic, partition), upto, &clock, keep)
         });
         read.await.map_err(|_| Error::Closed)?.map_err(|source| self.unread(source))
     }
@@ -275,14 +277,23 @@ impl Past {
 
 fn read_range<T>(
     poller: &mut Poller,
-    topic: &str,
+    (topic, partition): (&str, i32),
     upto: i64,
     clock: &Clock,
     mut keep: impl FnMut(i64, Announcement) -> T,
 ) -> Result<Vec<T>, kafka::Error> {
     let mut read = Vec::new();
     let mut progress: Instant = clock.now();
+    let (mut trims, mut trimmed) = (0, false);
     loop {
+        if std::mem::take(&mut trimmed) {
+            // The cleaner was there meanwhile: on from where the topic begins now.
+            let (low, _) = poller.reach(topic, partition)?;
+            if low >= upto {
+                return Ok(read);
+            }
+            poller.assign(&[(topic, partition, low)])?;
+        }
         match poller.poll(Duration::from_millis(100)) {
             Some(Polled::Record { message, .. }) => {
                 let offset = message.offset();
@@ -296,6 +307,7 @@ fn read_range<T>(
                 }
             }
             Some(Polled::End { .. }) => return Ok(read),
+            Some(Polled::Lost { .. }) if trims < MOST_TRIMS => (trims, trimmed) = (trims + 1, true),
             Some(Polled::Lost { detail, .. }) => {
                 let doing = format!("reading older announcements of {topic}");
                 return Err(kafka::Error::Unavailable { doing, detail });

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use stillwell::kafka::{Admin, Outcome, Outgoing, Polled, Poller, Sender, Transaction, Tuning};
+use stillwell::clock::Clock;
+use stillwell::kafka::{
+    Admin, Kept, Outcome, Outgoing, Polled, Poller, Sender, Transaction, Tuning, read_back,
+};
 use stillwell_tests::{Record, Topic, unique};
 
 use super::{LONG, now, options, read_to_ends, runtime, source, transaction};
@@ -35,6 +38,31 @@ fn a_lost_offset_is_told_and_never_skipped() {
     poller.assign(&[(trimmed.name(), 0, 5), (whole.name(), 0, 4)]).expect("assigned");
     let read = read_to_ends(&mut poller);
     assert_eq!((read.lost, read.records.len()), (BTreeSet::from([1]), 5));
+}
+
+/// Who reads back from the end of a topic that is trimmed meanwhile begins again with what is left.
+#[test]
+fn reading_back_over_what_is_trimmed_begins_again() {
+    let topic = Topic::create("trimmed", 1);
+    topic.produce((0..100).map(|n| Record::upsert("k", n.to_string())));
+    let back = |enough: usize| {
+        let clock = Clock::system();
+        let deadline = clock.now() + LONG;
+        let mut poller = source();
+        // As the ends were when they were asked for.
+        let ends = (0, 100);
+        let enough = |records: &[Kept]| records.len() >= enough;
+        let window =
+            read_back(&mut poller, topic.name(), 0, ends, &clock, deadline, &Default::default(), enough);
+        let window = window.expect("it is read");
+        (window.records.first().map(|record| record.offset), window.records.len(), window.whole)
+    };
+    assert_eq!(back(usize::MAX), (Some(0), 100, true));
+    topic.delete_before(0, 60);
+    assert_eq!(back(30), (Some(68), 32, false), "nothing of it was trimmed");
+    assert_eq!(back(usize::MAX), (Some(60), 40, false), "not what it was");
+    topic.delete_before(0, 100);
+    assert_eq!(back(1), (None, 0, false), "nothing is left, and there was something");
 }
 
 /// Transactions on two topics whose partitions have the same number: ends lie behind markers and aborted records.
