@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | Stillwell | `__connect.errors.topic` with `stillwell.failed-at` behind it | what stands before, less `stillwell.replays` |
 //! | Kafka Connect | `__connect.errors.topic` alone | what stands before |
-//! | Spring | `kafka_dlt-original-topic` | all but `kafka_dlt-*` |
+//! | Spring | `kafka_dlt-original-topic` | all but `kafka_dlt-*` and `retry_topic-*` |
 //!
 //! A record may carry headers of such names from an earlier life of its own, before those of its letter: the last
 //! `__connect.errors.topic` begins the letter's. Spring keeps adding; its first ones name the record's own topic, those
@@ -17,8 +17,11 @@ use crate::format::letter::{Elsewhere, header};
 
 /// Prefix of all that Kafka Connect puts on a letter.
 const CONNECT: &str = "__connect.errors.";
-/// Prefix of all that Spring puts on one.
+/// Prefix of all that Spring puts on one (`KafkaHeaders.DLT_*`).
 const SPRING: &str = "kafka_dlt-";
+/// Prefix of what it puts on a record in a retry topic (`RetryTopicHeaders`): with it a record that comes back would be one
+/// that has been tried so often already.
+const SPRING_RETRY: &str = "retry_topic-";
 
 /// Who wrote a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -92,7 +95,10 @@ pub struct Found<'a> {
 impl<'a> Found<'a> {
     /// Reads a record. Any is a letter of some sort.
     pub fn read(raw: Raw<'a>, headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> Found<'a> {
-        let headers: Vec<_> = headers.collect();
+        // A letter has about as many; grown step by step they would be copied three times.
+        let mut all = Vec::with_capacity(20);
+        all.extend(headers);
+        let headers = all;
         let connect = headers.iter().rposition(|(name, _)| *name == header::TOPIC);
         let spring = || headers.iter().any(|(name, _)| *name == "kafka_dlt-original-topic");
         match connect {
@@ -196,7 +202,8 @@ fn spring_letter<'a>(raw: Raw<'a>, mut headers: Headers<'a>) -> Found<'a> {
     found.class = text(of_key.or(last("exception-cause-fqcn")).or(last("exception-fqcn")));
     found.message = text(last("key-exception-message").or(last("exception-message")));
     found.replays = count(&headers);
-    headers.retain(|(name, _)| !name.starts_with(SPRING) && *name != header::REPLAYS);
+    let put = |name: &str| name.starts_with(SPRING) || name.starts_with(SPRING_RETRY);
+    headers.retain(|(name, _)| !put(name) && *name != header::REPLAYS);
     found.headers = headers;
     found
 }
@@ -207,7 +214,8 @@ fn place(topic: Option<&str>, partition: Option<i32>, offset: Option<i64>) -> Op
     good.then_some(Source { topic, partition, offset })
 }
 
-/// Spring writes numbers as Java's big-endian bytes; in decimal they are taken too.
+/// Spring writes numbers as Java's `ByteBuffer` does, big-endian: a partition in four bytes, offset and timestamp in eight.
+/// In decimal they are taken too.
 fn number(bytes: &[u8]) -> Option<i64> {
     match bytes.len() {
         8 => bytes.try_into().ok().map(i64::from_be_bytes),
@@ -339,6 +347,53 @@ mod tests {
         assert_eq!((found.timestamp, found.owner), (1_700_000_000_000, "billing"));
         assert_eq!((found.short_class(), found.message), ("IllegalStateException", "no such customer"));
         assert_eq!(found.headers, [("a", Some(&b"1"[..]))]);
+    }
+
+    /// As `DeadLetterPublishingRecoverer` writes them (`maybeAddHeader`, `addExceptionInfoHeaders`): text in UTF-8, numbers by
+    /// `ByteBuffer.allocate(Integer.BYTES).putInt` and `allocate(Long.BYTES).putLong`; here byte by byte.
+    #[test]
+    fn springs_numbers_are_read_as_it_writes_them() {
+        let sent = [
+            pair("a", "1"),
+            pair("retry_topic-attempts", [0, 0, 0, 3]),
+            pair("kafka_dlt-exception-fqcn", b"java.lang.IllegalArgumentException"),
+            pair("kafka_dlt-exception-message", b"caf\xc3\xa9"),
+            pair(
+                "kafka_dlt-exception-stacktrace",
+                b"java.lang.IllegalArgumentException: caf\xc3\xa9\n\tat a.B.c(B.java:7)",
+            ),
+            pair("kafka_dlt-original-topic", b"orders"),
+            // Partition 258, offset 72,623,859,790,382,856, 2023-11-14T22:13:20Z.
+            pair("kafka_dlt-original-partition", [0x00, 0x00, 0x01, 0x02]),
+            pair("kafka_dlt-original-offset", [0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08]),
+            pair("kafka_dlt-original-timestamp", [0x00, 0x00, 0x01, 0x8b, 0xcf, 0xe5, 0x68, 0x00]),
+            pair("kafka_dlt-original-timestamp-type", b"CreateTime"),
+            pair("kafka_dlt-original-consumer-group", b"billing"),
+        ];
+        let found = read(&sent);
+        assert_eq!(found.writer, Writer::Spring);
+        assert_eq!(
+            found.source,
+            Some(Source { topic: "orders", partition: 258, offset: 72_623_859_790_382_856 })
+        );
+        assert_eq!((found.timestamp, found.owner, found.stage), (1_700_000_000_000, "billing", ""));
+        assert_eq!((found.short_class(), found.message), ("IllegalArgumentException", "caf\u{e9}"));
+        assert_eq!(found.headers, [("a", Some(&b"1"[..]))], "what Spring has put there is gone");
+
+        // A key that could not be deserialized; bytes that are none of these numbers name no place.
+        let sent = [
+            pair(
+                "kafka_dlt-key-exception-fqcn",
+                b"org.springframework.kafka.support.serializer.DeserializationException",
+            ),
+            pair("kafka_dlt-key-exception-message", b"failed to deserialize"),
+            pair("kafka_dlt-original-topic", b"orders"),
+            pair("kafka_dlt-original-partition", [0x00, 0x01]),
+            pair("kafka_dlt-original-offset", [0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x29]),
+        ];
+        let found = read(&sent);
+        assert_eq!((found.stage, found.short_class()), ("KEY_CONVERTER", "DeserializationException"));
+        assert_eq!((found.message, found.source), ("failed to deserialize", None));
     }
 
     #[test]
