@@ -59,11 +59,11 @@ fn letters_are_listed_and_replayed_over_http() {
     assert_eq!(topic.read().len(), COUNT, "nothing was sent");
 
     // One at a time; it can be ended, and the next one goes on.
-    assert_eq!(send(port, "POST", &replay, r#"{"rate": 1}"#).status, 202);
+    assert_eq!(send(port, "POST", &replay, r#"{"rate": 1, "force": true}"#).status, 202);
     assert_eq!(send(port, "POST", &replay, "").status, 400);
     assert_eq!(send(port, "DELETE", &replay, "").status, 202);
     let first = ended("it ends when told to");
-    let second = send(port, "POST", &replay, "");
+    let second = send(port, "POST", &replay, r#"{"force": true}"#);
     assert_eq!(second.status, 202, "{}", second.body);
     let second = ended("the next one ends");
     let count = |report: &Value| report["totals"]["replayed"].as_u64().unwrap();

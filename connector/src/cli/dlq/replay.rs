@@ -24,7 +24,7 @@ use crate::{Error, ErrorKind, Result, failpoint};
 /// Sends dead letters back to the partitions that they came from, once each
 ///
 /// Key, value, headers and timestamp are the original's, with the header stillwell.replays. What is stale is dropped: the
-/// source holds a later record of the key. What cannot be replayed is left, and taken first by the next run. Exits with 0
+/// source holds a later record of the key. What would fail again, or cannot be replayed, is left, and taken first by the next run. Exits with 0
 /// when all selected letters were handled, with 1 when some could not be.
 #[derive(Debug, Args)]
 pub(super) struct Replay {
@@ -44,7 +44,7 @@ pub(super) struct Replay {
     /// Leave a record that was replayed so often
     #[arg(long, value_name = "N", default_value_t = 3)]
     max_replays: u32,
-    /// Replay also what is stale, and what the source cannot tell of any more
+    /// Replay also what is stale, what the source cannot tell of any more, and what does not fit as it is
     #[arg(long)]
     force: bool,
     /// Have a program mend each value: the shell is given COMMAND, the value is on its standard input, what it writes to its

@@ -9,7 +9,6 @@ use crate::dead::Error;
 use crate::dead::held::Held;
 use crate::dead::outcome::{Outcome, Why};
 use crate::dead::stale::Standing;
-use crate::error::chain;
 
 fn unfit(misfit: &str) -> Outcome {
     Outcome::Left(Why::Unfit, format!("as it is it does not fit: {misfit}; mend it (--fix)"))
@@ -43,10 +42,10 @@ impl Replay<'_> {
             self.sources.catch_up(&self.stop, |_| {})?;
         }
         let decided = letters.iter().zip(outcomes).map(|(held, outcome)| match outcome {
-            Some(outcome) => outcome,
+            Some(outcome) => Ok(outcome),
             None => self.judge(held),
         });
-        Ok(decided.collect())
+        decided.collect()
     }
 
     /// What speaks against a letter whatever the source holds. Fetches what of it lies in a blob.
@@ -86,14 +85,14 @@ impl Replay<'_> {
     }
 
     /// The last questions, once its value is what will be sent.
-    fn judge(&mut self, held: &Held) -> Outcome {
+    fn judge(&mut self, held: &Held) -> Result<Outcome, Error> {
         let Some(source) = &held.source else {
-            return Outcome::Left(Why::Misplaced, "it does not say where the record was".to_owned());
+            return Ok(Outcome::Left(Why::Misplaced, "it does not say where the record was".to_owned()));
         };
         let most = self.limits.get(&source.topic).map_or(0, |limit| limit.bytes);
         if held.size() > most {
             let what = format!("it has {} bytes, and {} takes {most}", held.size(), source.topic);
-            return Outcome::Left(Why::TooLarge, what);
+            return Ok(Outcome::Left(Why::TooLarge, what));
         }
         if !self.asked.force {
             match self.sources.judge(
@@ -102,30 +101,23 @@ impl Replay<'_> {
                 (held.timestamp, held.failed_at, held.replays),
             ) {
                 Standing::Fresh => {}
-                Standing::Later(at) => return Outcome::Stale(at),
-                Standing::Replayed(at) => return Outcome::Known(Some(at)),
+                Standing::Later(at) => return Ok(Outcome::Stale(at)),
+                Standing::Replayed(at) => return Ok(Outcome::Known(Some(at))),
                 Standing::Keyless => {
                     let unread = || "the key of its value cannot be read".to_owned();
-                    return match self.fit.misfit(held.encoded()) {
-                        Ok(misfit) => unfit(&misfit.unwrap_or_else(unread)),
-                        Err(error) => Outcome::Left(Why::Unjudged, chain(&error)),
-                    };
+                    return Ok(unfit(&self.fit.misfit(held.encoded())?.unwrap_or_else(unread)));
                 }
-                Standing::Unknown(why) => return Outcome::Left(Why::Unjudged, why),
+                Standing::Unknown(why) => return Ok(Outcome::Left(Why::Unjudged, why)),
             }
-        }
-        // One that is sent is read by the writer, who has the last word; who only asks is told now.
-        if self.asked.dry_run {
-            match self.fit.misfit(held.encoded()) {
-                Ok(None) => {}
-                Ok(Some(misfit)) => return unfit(&misfit),
-                Err(error) => return Outcome::Left(Why::Unjudged, chain(&error)),
+            // The writer has the last word; but what would only come back as the next letter of its record stays.
+            if let Some(misfit) = self.fit.misfit(held.encoded())? {
+                return Ok(unfit(&misfit));
             }
         }
         let topic = xxhash_rust::xxh3::xxh3_64(source.topic.as_bytes());
-        match self.sent.insert((topic, source.partition, source.offset)) {
+        Ok(match self.sent.insert((topic, source.partition, source.offset)) {
             true => Outcome::Replayed(None),
             false => Outcome::Known(None),
-        }
+        })
     }
 }
