@@ -23,6 +23,7 @@ mod late;
 mod letters;
 mod line;
 mod listening;
+mod oversized;
 mod pins;
 mod pressure;
 mod rebalance;

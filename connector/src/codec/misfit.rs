@@ -13,13 +13,15 @@ pub enum Stage {
     Validate,
     /// The key is missing, or the value's fields do not make one.
     Key,
+    /// It is larger than `max_record_size`; what is in it was not looked at.
+    Oversized,
     /// It fits, and the log had no room for it: `shed = "dead_letter"`.
     Shed,
 }
 
 impl Stage {
     /// All stages.
-    pub const ALL: [Stage; 4] = [Stage::Decode, Stage::Validate, Stage::Key, Stage::Shed];
+    pub const ALL: [Stage; 5] = [Stage::Decode, Stage::Validate, Stage::Key, Stage::Oversized, Stage::Shed];
 
     /// The stage as metrics label it.
     pub fn label(self) -> &'static str {
@@ -27,6 +29,7 @@ impl Stage {
             Stage::Decode => "decode",
             Stage::Validate => "validate",
             Stage::Key => "key",
+            Stage::Oversized => "oversized",
             Stage::Shed => "shed",
         }
     }
@@ -37,6 +40,7 @@ impl Stage {
             Stage::Decode => "VALUE_CONVERTER",
             Stage::Validate => "TRANSFORMATION",
             Stage::Key => "KEY_CONVERTER",
+            Stage::Oversized => "KAFKA_CONSUME",
             Stage::Shed => "TASK_PUT",
         }
     }
@@ -54,7 +58,7 @@ impl FromStr for Stage {
     /// Reads either spelling.
     fn from_str(text: &str) -> Result<Stage, String> {
         let found = Stage::ALL.into_iter().find(|stage| stage.label() == text || stage.connect() == text);
-        found.ok_or_else(|| "a stage is one of decode, validate, key, shed".to_owned())
+        found.ok_or_else(|| "a stage is one of decode, validate, key, oversized, shed".to_owned())
     }
 }
 

@@ -26,6 +26,7 @@ use crate::schema::{self, Schema};
 
 mod format;
 mod avro;
+mod bound;
 pub mod columns;
 mod frame;
 mod registered;
@@ -41,6 +42,7 @@ mod raw;
 mod typed;
 pub mod text;
 
+pub use bound::Bound;
 pub use change::TRUNCATED;
 pub use filter::{Error as FilterError, Filter};
 pub use format::{Envelope, ExtraFields, Format, KeyFormat, Kind, Values, Written};

@@ -304,6 +304,8 @@ section! {
         schema_replaces: Option<String> = Text, Unset;
         /// Where keys come from: the record's key, or fields of the value.
         key: Keyed = KeyRule, Is("kafka");
+        /// Most bytes of a record, key and value together; a larger one becomes a dead letter. 0: any.
+        max_record_size: Size = Kind::Size(0), Is("16MB");
         /// Topic of the announcements.
         announcements: String = Text, Derived("NAME.announcements");
         /// Topic of the dead letters.

@@ -10,7 +10,7 @@ use super::model::{Bounds, DatasetModel, Held, Producer, SchemaRegistry, Webhook
 use super::values::Secret;
 use crate::blob::{Store, TopicOptions};
 use crate::clock::{Clock, Entropy};
-use crate::codec::{Filter, Values};
+use crate::codec::{Bound, Filter, Values};
 use crate::consumer::listen::{Begin, Listening, Tries};
 use crate::telemetry::Metrics;
 use crate::telemetry::log::{Form, Level};
@@ -122,6 +122,7 @@ impl Config {
             schema_adopted: dataset.own.schema.is_none()
                 && matches!(reading.format.values, Values::Registered(_)),
             schema_replaces: dataset.own.schema_replaces.as_deref().and_then(fingerprint),
+            bound: Bound::of(dataset.own.max_record_size.0),
             announcements: dataset.own.announcements.clone(),
             dead_letters: dataset.own.dead_letters.clone(),
             control: format!("{name}.control"),

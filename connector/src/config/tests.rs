@@ -140,6 +140,7 @@ graceful_shutdown_timeout = "30s"
 source   = { topics = ["products"], format = "avro" }
 schema   = "product.avsc"
 key      = "kafka"
+max_record_size = "16MB"
 announcements = "products.announcements"
 dead_letters  = "products.dlq"
 freshness_slo = "2s"

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::Error;
-use crate::codec::{self, Codec, Encoded, Format, KeyRule, SchemaId};
+use crate::codec::{self, Bound, Codec, Encoded, Format, KeyRule, SchemaId};
 use crate::registry::{self, Registry};
 use crate::schema::Schema;
 
@@ -51,11 +51,12 @@ impl Schemas {
 /// Reads records as the dataset's writer would.
 pub struct Fit {
     codec: Codec,
+    bound: Bound,
     schemas: Schemas,
 }
 
 impl Fit {
-    /// By the dataset's format, key rule and schema.
+    /// By the dataset's format, key rule and schema, and how large a record may be.
     ///
     /// # Errors
     /// The codec's, where these do not go together.
@@ -63,9 +64,10 @@ impl Fit {
         format: &Format,
         rule: &KeyRule,
         schema: &Arc<Schema>,
+        bound: Bound,
         schemas: Schemas,
     ) -> Result<Fit, codec::Error> {
-        Ok(Fit { codec: Codec::new(format.clone(), rule.clone(), schema.clone())?, schemas })
+        Ok(Fit { codec: Codec::new(format.clone(), rule.clone(), schema.clone())?, bound, schemas })
     }
 
     /// Why a record would fail; `None`: it fits. Blocks, within a runtime.
@@ -73,6 +75,9 @@ impl Fit {
     /// # Errors
     /// [`Error::Registry`]: it does not answer.
     pub fn misfit(&mut self, record: Encoded<'_>) -> Result<Option<String>, Error> {
+        if let Err(oversized) = self.bound.check(record) {
+            return Ok(Some(oversized.message));
+        }
         self.schemas.teach(&mut self.codec, record)?;
         Ok(self.codec.read(record).err().map(|unread| unread.misfit().message))
     }
@@ -89,7 +94,7 @@ mod tests {
         let schema = Arc::new(Schema::dataset(schema).unwrap());
         let format = Format::json(ExtraFields::Ignore);
         let rule = KeyRule::Fields(vec!["id".to_owned()]);
-        let mut fit = Fit::new(&format, &rule, &schema, Schemas::new(None)).unwrap();
+        let mut fit = Fit::new(&format, &rule, &schema, Bound::of(40), Schemas::new(None)).unwrap();
         let mut misfit = |value: &str| {
             let record = Encoded { value: Some(value.as_bytes()), ..Encoded::default() };
             fit.misfit(record).unwrap()
@@ -97,5 +102,7 @@ mod tests {
         assert_eq!(misfit(r#"{"id":"P-1","price":1}"#), None);
         let why = misfit(r#"{"id":"P-1","price":"1.5"}"#).unwrap();
         assert!(why.contains("price") && !why.contains("key"), "{why}");
+        let why = misfit(r#"{"id":"P-1","price":1,"note":"0123456789"}"#).unwrap();
+        assert!(why.contains("max_record_size"), "{why}");
     }
 }

@@ -50,7 +50,7 @@ use super::stale::{Keys, Sources};
 use super::topic::{Reader, Topic};
 use crate::blob::Store;
 use crate::clock::Clock;
-use crate::codec::{Format, KeyRule};
+use crate::codec::{Bound, Format, KeyRule};
 use crate::failpoint;
 use crate::format::letter::{Elsewhere, header};
 use crate::kafka::transaction::BULK_LIMIT;
@@ -83,6 +83,8 @@ pub struct Options {
     pub topics: Vec<String>,
     /// Where its keys come from.
     pub key: KeyRule,
+    /// How large a record may be.
+    pub bound: Bound,
     /// How values are encoded in the source.
     pub format: Format,
     /// The schema registry, where values name their schemas by its ids.
@@ -216,7 +218,7 @@ impl<'a> Replay<'a> {
         let progress = progress.collect();
         let schemas = Schemas::new(options.registry.clone());
         let keys = Keys::new(&options.format, &options.key, &options.schema, schemas.clone())?;
-        let fit = Fit::new(&options.format, &options.key, &options.schema, schemas)?;
+        let fit = Fit::new(&options.format, &options.key, &options.schema, options.bound, schemas)?;
         let limiter = asked
             .rate
             .map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(half_a_second(rate))));

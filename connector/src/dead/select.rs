@@ -11,10 +11,11 @@ use crate::codec::Stage;
 use crate::version::Checksum;
 
 /// Stages of our letters and of Kafka Connect's (`org.apache.kafka.connect.runtime.errors.Stage`).
-pub const STAGES: [&str; 19] = [
+pub const STAGES: [&str; 20] = [
     "decode",
     "validate",
     "key",
+    "oversized",
     "shed",
     "listener",
     "webhook",

@@ -14,6 +14,7 @@ use super::feed::Feed;
 use super::{Error, Options};
 use crate::blob::{self, Store};
 use crate::clock::{Clock, Entropy};
+use crate::codec::Bound;
 use crate::dead::replay;
 use crate::error::ErrorKind;
 use crate::host::{Dataset, Directory, ReadingSide, Writes, WritingSide};
@@ -92,6 +93,7 @@ impl System {
             topics: vec![DATASET.to_owned()],
             format,
             key,
+            bound: Bound::default(),
             registry: None,
             schema: feed.schema().clone(),
             schema_adopted: false,
@@ -171,6 +173,7 @@ impl System {
             dataset: DATASET.to_owned(),
             topics: vec![DATASET.to_owned()],
             key,
+            bound: Bound::default(),
             format,
             registry: None,
             schema: feed.schema().clone(),

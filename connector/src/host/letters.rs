@@ -52,6 +52,7 @@ pub fn options(of: &producer::Options) -> Options {
         dataset: of.dataset.clone(),
         topics: of.topics.clone(),
         key: of.key.clone(),
+        bound: of.bound,
         format: of.format.clone(),
         registry: of.registry.clone(),
         schema: of.schema.clone(),

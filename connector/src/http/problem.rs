@@ -81,6 +81,7 @@ impl Problem {
     pub fn misfit(misfit: &Misfit) -> Problem {
         let status = match misfit.stage {
             Stage::Decode => StatusCode::BAD_REQUEST,
+            Stage::Oversized => StatusCode::PAYLOAD_TOO_LARGE,
             Stage::Validate | Stage::Key | Stage::Shed => StatusCode::UNPROCESSABLE_ENTITY,
         };
         Problem::new("misfit", "The record does not fit", status, misfit.message.clone())

@@ -12,7 +12,7 @@ use super::options::{
 use crate::blob::{self, Store, TopicOptions};
 use crate::clock::{Clock, Entropy};
 use crate::codec::proto::Message;
-use crate::codec::{Envelope, ExtraFields, Format, KeyFormat, KeyRule, Kind};
+use crate::codec::{Bound, Envelope, ExtraFields, Format, KeyFormat, KeyRule, Kind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka;
 use crate::registry::{self, Registry};
@@ -45,6 +45,7 @@ pub struct ProducerBuilder {
     envelope: Envelope,
     others: Vec<(String, Format)>,
     key: KeyRule,
+    bound: Bound,
     registry: Option<registry::Options>,
     schema: Option<String>,
     schema_replaces: Option<u64>,
@@ -75,6 +76,7 @@ impl ProducerBuilder {
             envelope: Envelope::Upsert,
             others: Vec::new(),
             key: KeyRule::Kafka,
+            bound: Bound::default(),
             registry: None,
             schema: None,
             schema_replaces: None,
@@ -232,6 +234,13 @@ impl ProducerBuilder {
     #[must_use]
     pub fn schema(mut self, json: impl Into<String>) -> Self {
         self.schema = Some(json.into());
+        self
+    }
+
+    /// Most bytes of a record, key and value together; a larger one becomes a dead letter. 0: any. Default: 16 MB.
+    #[must_use]
+    pub fn max_record_bytes(mut self, bytes: u64) -> Self {
+        self.bound = Bound::of(bytes);
         self
     }
 
@@ -428,6 +437,7 @@ impl ProducerBuilder {
             topics: self.topics,
             format,
             key: self.key,
+            bound: self.bound,
             registry,
             schema,
             schema_adopted: false,

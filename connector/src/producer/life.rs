@@ -319,7 +319,8 @@ fn spawn(
     let poller = Poller::new(&options.kafka, &tuning)?;
     let misfits = ground.circuits.misfits.clone();
     let (format, key) = (options.format.clone(), options.key.clone());
-    let validator = Validator::new(format, key, options.schema.clone(), metrics.clone(), misfits)?;
+    let validator =
+        Validator::new(format, key, options.schema.clone(), metrics.clone(), misfits)?.bounded(options.bound);
     let library = Library::of(options, Some(&ground.circuits));
     let saying = |library: Library| Librarian::new(library.saying(ground.status.clone()), poller.waker());
     let (librarian, desk) = library.map(saying).unzip();

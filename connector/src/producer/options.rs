@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::shed::Shed;
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
-use crate::codec::{Format, KeyRule};
+use crate::codec::{Bound, Format, KeyRule};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::origin::Origin;
 use crate::kafka;
@@ -32,6 +32,8 @@ pub struct Options {
     pub format: Format,
     /// Where keys come from.
     pub key: KeyRule,
+    /// How large a record may be.
+    pub bound: Bound,
     /// The schema registry, where values of the source name their schemas by its ids.
     pub registry: Option<Registry>,
     /// The dataset's own schema.

@@ -367,7 +367,11 @@ impl Reading<'_> {
         while let Some(id) = self.codec.unknown(record).filter(|id| !self.strangers.contains(id)) {
             self.learn(id)?;
         }
-        let unread = match self.codec.read(record) {
+        let read = match self.options.bound.check(record) {
+            Ok(()) => self.codec.read(record),
+            Err(oversized) => Err(oversized.into()),
+        };
+        let unread = match read {
             Ok(decoded) => return Ok(self.folded.fold.push(decoded.key, decoded.value, stamp)?),
             Err(unread) => unread,
         };

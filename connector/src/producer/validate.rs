@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::schemas::Learnt;
-use crate::codec::{self, Codec, Format, KeyRule, Misfit, SchemaId, Unread};
+use crate::codec::{self, Bound, Codec, Format, KeyRule, Misfit, SchemaId, Unread};
 use crate::dead;
 use crate::format::chunk::{Body, ChunkBuilder};
 use crate::kafka::Message;
@@ -19,6 +19,7 @@ use crate::telemetry::ProducerMetrics;
 /// Decodes records into chunks. One per source thread: it reuses its buffers.
 pub struct Validator {
     codec: Codec,
+    bound: Bound,
     letter: Vec<u8>,
     metrics: Arc<ProducerMetrics>,
     misfits: Misfits,
@@ -69,11 +70,19 @@ impl Validator {
     ) -> Result<Validator, codec::Error> {
         Ok(Validator {
             codec: Codec::new(format, key, schema)?,
+            bound: Bound::default(),
             letter: Vec::new(),
             metrics,
             misfits,
             strangers: HashSet::new(),
         })
+    }
+
+    /// The same for records of at most this size.
+    #[must_use]
+    pub fn bounded(mut self, bound: Bound) -> Validator {
+        self.bound = bound;
+        self
     }
 
     /// What was found out about a schema. One that nobody knows makes misfits of its records, until it is forgotten.
@@ -105,7 +114,12 @@ impl Validator {
         chunk: &mut ChunkBuilder,
     ) -> Result<(), Unread> {
         let (offset, timestamp) = (message.offset(), message.timestamp_ms());
-        let misfit = match self.codec.read(message.encoded(self.codec.looks_around())) {
+        let record = message.encoded(self.codec.looks_around());
+        let read = match self.bound.check(record) {
+            Ok(()) => self.codec.read(record),
+            Err(oversized) => Err(oversized.into()),
+        };
+        let misfit = match read {
             Ok(decoded) => {
                 let body = match decoded.value {
                     Some(value) => Body::Upsert { key: decoded.key, value },

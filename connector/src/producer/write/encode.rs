@@ -14,7 +14,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::record::{Payload, Ready, Write};
-use crate::codec::{self, Codec, Encoded, ExtraFields, Format, KeyRule, Misfit, Stage, Unread, Values, text};
+use crate::codec::{
+    self, Bound, Codec, Encoded, ExtraFields, Format, KeyRule, Misfit, Stage, Unread, Values, text,
+};
 use crate::schema::wire::take_bytes;
 use crate::schema::{Resolver, Schema};
 
@@ -51,6 +53,7 @@ pub(super) struct Encoder {
     others: Vec<(Arc<str>, Target)>,
     /// What the source's validation will do.
     check: Codec,
+    bound: Bound,
     /// Keys made of fields that the dataset does not know of: who gives the records says so.
     keys: Option<Codec>,
     schema: Arc<Schema>,
@@ -101,6 +104,7 @@ impl Encoder {
             target: Target::new(format, schema)?,
             others: others.collect::<Result<_, codec::Error>>()?,
             check: Codec::new(format.clone(), key.clone(), Arc::clone(schema))?,
+            bound: Bound::default(),
             keys: None,
             schema: Arc::clone(schema),
             fields: match key {
@@ -110,6 +114,13 @@ impl Encoder {
             strict: matches!(format, Format::Json { extra_fields: ExtraFields::Reject }),
             told: None,
         })
+    }
+
+    /// The same for records of at most this size.
+    #[must_use]
+    pub fn bounded(mut self, bound: Bound) -> Encoder {
+        self.bound = bound;
+        self
     }
 
     /// Whether keys are made of the value's fields.
@@ -168,6 +179,8 @@ impl Encoder {
             (Some(_), Some(_)) => return Err(Refused::Misfit(other_key())),
             (None, own) => own.unwrap_or_default(),
         };
+        let encoded = Encoded { key: Some(&key), value: value.as_deref(), ..Encoded::default() };
+        self.bound.check(encoded).map_err(Refused::Misfit)?;
         Ok(Ready { topic, key, value, headers, timestamp })
     }
 }

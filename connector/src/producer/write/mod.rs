@@ -110,6 +110,7 @@ impl Writer {
             let doing = format!("preparing to write dataset {}", options.dataset);
             Error::because(ErrorKind::Config, doing, error)
         })?;
+        let encoder = encoder.bounded(options.bound);
         Ok(Writer(Arc::new(Inner {
             dataset: options.dataset.clone(),
             kafka: options.kafka.clone(),

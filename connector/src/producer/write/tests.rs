@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::watch::Watchers;
 use super::*;
-use crate::codec::{ExtraFields, Format, KeyRule, Stage};
+use crate::codec::{Bound, ExtraFields, Format, KeyRule, Stage};
 use crate::format::announcement::SourcePosition;
 use crate::kafka::{Cluster, Polled, Poller, Tuning};
 use crate::producer::ProducerBuilder;
@@ -71,6 +71,16 @@ fn json_goes_to_a_json_topic_as_it_was_given() {
         assert_eq!(misfit(&mut encoder, Write::upsert("P-1", value)).0, stage, "{value}");
     }
     assert_eq!(misfit(&mut encoder, Write::value(r#"{"id":"P-1"}"#)).0, Stage::Key);
+}
+
+#[test]
+fn what_would_be_too_large_is_refused_before_it_is_sent() {
+    let mut encoder = encoder(json_format(), KeyRule::Kafka, schema()).bounded(Bound::of(20));
+    let (stage, message) = misfit(&mut encoder, Write::upsert("P-1", r#"{"id":"P-1234567"}"#));
+    assert_eq!((stage, message.contains("max_record_size is 20")), (Stage::Oversized, true), "{message}");
+    assert_eq!(misfit(&mut encoder, Write::delete("k".repeat(21))).0, Stage::Oversized);
+    prepared(&mut encoder, Write::upsert("P-1", r#"{"id":"P-12345"}"#));
+    prepared(&mut encoder, Write::delete("k".repeat(20)));
 }
 
 #[test]
