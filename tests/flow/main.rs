@@ -29,6 +29,7 @@ mod pressure;
 mod rebalance;
 mod rebuild;
 mod registry;
+mod replays;
 mod restart;
 mod restore;
 mod rollback;

@@ -3,7 +3,7 @@
 //! ```text
 //!  1  letters in topic order --selection--> how many, and which keys of which source partitions
 //!  2  those partitions, from the lowest offset to the end: what is stale?
-//!  3  letters again, in chunks:
+//!  3  letters again, in chunks, one ahead of what is done with it:
 //!       cap -> blob -> fix -> source to its new end: stale? -> [ records to the source | the group's offsets ]
 //!                                                                one Kafka transaction, at least once a second
 //! ```
@@ -22,14 +22,16 @@
 //! readers of the topic and our own checks rely on. So the topic stays the only way in.
 //!
 //! Owns: the order of it all, and what is committed. Does not own: what is selected (`select`), staleness (`stale`),
-//! progress (`progress`), what is shown (`cli/dlq`).
+//! progress (`progress`), what is in a chunk (`ahead`), what is shown (`cli/dlq`).
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
+mod ahead;
 mod decide;
 
 use bytes::Bytes;
@@ -37,6 +39,8 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+
+use ahead::{AHEAD, Chunk, Entry, Reading};
 
 use super::Error;
 use super::fit::{Fit, Schemas};
@@ -58,15 +62,10 @@ use crate::kafka::{self, Admin, Group, Outcome as Ended, Outgoing, Transaction};
 use crate::registry::Registry;
 use crate::schema::Schema;
 
-/// Most letters in a transaction, and their bytes.
-const CHUNK: usize = 20_000;
-const CHUNK_BYTES: usize = 16 << 20;
+/// Most letters in a transaction.
+pub const CHUNK: usize = 20_000;
 /// Most of them while each is given to a program: a second's worth.
 const CHUNK_TO_MEND: usize = 8;
-/// A chunk is closed after this long: its transaction ends within the second.
-const CHUNK_TIME: Duration = Duration::from_millis(400);
-/// Entries of a chunk that are no letters of ours to replay, at which it is closed too.
-const CHUNK_ENTRIES: usize = 200_000;
 /// Longest that a step of a transaction may take: beyond the transaction's own time limit.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Room for what the broker puts around a record.
@@ -118,29 +117,13 @@ pub struct Asked {
     pub fix: Option<Fix>,
 }
 
-/// One entry of a chunk, in the order of offsets.
-enum Entry {
-    /// Handled by a former run.
-    Handled(i64),
-    /// Not to be seen now.
-    NotNow(i64),
-    /// To be replayed.
-    Letter(Box<Held>),
-}
-
-/// Why the reading of letters breaks off.
-enum Break {
-    /// The chunk is closed.
-    Closed,
-    /// There are as many as were asked for.
-    Enough,
-}
-
 /// A replay.
 pub struct Replay<'a> {
     options: &'a Options,
     asked: &'a Asked,
     stop: CancellationToken,
+    /// Ends the reading of letters.
+    reading: CancellationToken,
     admin: Admin,
     group: Group,
     /// None in a dry run.
@@ -226,6 +209,7 @@ impl<'a> Replay<'a> {
             options,
             asked,
             stop: stop.clone(),
+            reading: stop.child_token(),
             admin,
             group,
             transaction,
@@ -242,7 +226,7 @@ impl<'a> Replay<'a> {
 
     fn all(&mut self, topic: Topic, tell: &mut impl FnMut(Told<'_>)) -> Result<(), Error> {
         let group = self.asked.selection.group();
-        let (clock, stop) = (self.options.clock.clone(), self.stop.clone());
+        let (clock, stop) = (self.options.clock.clone(), self.reading.clone());
         let mut reader = Reader::new(&self.options.kafka, &group, topic, clock, stop)?;
         self.count(&mut reader)?;
         tell(Told::Selected(self.totals.selected));
@@ -251,36 +235,17 @@ impl<'a> Replay<'a> {
             self.sources.open(&self.options.kafka, &group, &self.admin)?;
             self.sources.catch_up(&self.stop, |looked| tell(Told::Looked(looked)))?;
         }
-        let mut taken = 0;
-        for partition in 0..reader.topic().partitions() {
-            if !self.partition(partition, &mut reader, &mut taken, tell)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Where a partition's reading begins, if there is anything new in it.
-    fn begins(&self, partition: i32, reader: &mut Reader) -> Result<bool, Error> {
-        let at = partition as usize;
-        let (Some(progress), Some((_, end))) = (self.progress.get(at), reader.topic().ranges.get(at)) else {
-            return Ok(false);
-        };
-        if progress.start() >= *end {
-            return Ok(false);
-        }
-        reader.begin(partition, progress.start())?;
-        Ok(true)
+        self.replay(reader, tell)
     }
 
     /// The first reading: how many, and what of the source has to be looked at for them.
     fn count(&mut self, reader: &mut Reader) -> Result<(), Error> {
         let most = self.asked.max.unwrap_or(u64::MAX);
         for partition in 0..reader.topic().partitions() {
-            if self.totals.selected >= most || !self.begins(partition, reader)? {
+            let Some(progress) = self.progress.get(partition as usize) else { continue };
+            if self.totals.selected >= most || !reader.begin_new(partition, progress)? {
                 continue;
             }
-            let Some(progress) = self.progress.get(partition as usize) else { continue };
             let (sources, totals, options) = (&mut self.sources, &mut self.totals, self.options);
             let selection = &self.asked.selection;
             reader.read(partition, |found| {
@@ -313,64 +278,35 @@ impl<'a> Replay<'a> {
         Handle::current().block_on(look).map_err(failed("looking at the source topics"))
     }
 
-    /// The second reading. False: there is no need to go on.
-    fn partition(
-        &mut self,
-        partition: i32,
-        reader: &mut Reader,
-        taken: &mut u64,
-        tell: &mut impl FnMut(Told<'_>),
-    ) -> Result<bool, Error> {
-        if !self.begins(partition, reader)? {
-            return Ok(true);
-        }
-        let end = reader.topic().ranges.get(partition as usize).map_or(0, |(_, end)| *end);
-        let most_letters = self.most_letters();
-        // As counted: what was not seen then is not judged now.
-        let most = self.totals.selected;
-        loop {
-            let (mut entries, mut letters, mut bytes) = (Vec::new(), 0, 0);
-            let Some(progress) = self.progress.get(partition as usize) else { return Ok(true) };
-            let (clock, selection) = (&self.options.clock, &self.asked.selection);
-            let began = clock.now();
-            let broke = reader.read(partition, |found| {
-                let offset = found.raw.offset;
-                if !progress.is_open(offset) {
-                    // One of them in a row says as much as all.
-                    if !matches!(entries.last(), Some(Entry::Handled(_))) {
-                        entries.push(Entry::Handled(offset));
-                    }
-                    return Ok(ControlFlow::Continue(()));
+    /// The second reading, and what follows from it.
+    fn replay(&mut self, reader: Reader, tell: &mut impl FnMut(Told<'_>)) -> Result<(), Error> {
+        let topic = reader.topic().clone();
+        let (chunks, coming) = sync_channel(AHEAD);
+        let reading = Reading {
+            reader,
+            selection: &self.asked.selection,
+            clock: &self.options.clock,
+            progress: self.progress.clone(),
+            most: self.totals.selected,
+            most_letters: self.most_letters(),
+            chunks,
+        };
+        std::thread::scope(|scope| {
+            // Whoever ends here first ends the thread, too, which may wait for letters or for its next chunk to be taken.
+            let _ended = self.reading.clone().drop_guard();
+            scope.spawn(move || reading.run());
+            for chunk in coming {
+                let chunk = chunk?;
+                if self.stop.is_cancelled() {
+                    return Err(Error::Stopped);
                 }
-                match meant(selection, &found) {
-                    Verdict::Other => return Ok(ControlFlow::Continue(())),
-                    Verdict::NotNow => entries.push(Entry::NotNow(offset)),
-                    Verdict::Meant if *taken >= most => return Ok(ControlFlow::Break(Break::Enough)),
-                    Verdict::Meant => {
-                        *taken += 1;
-                        letters += 1;
-                        let held = Held::of(&found);
-                        bytes += held.size();
-                        entries.push(Entry::Letter(Box::new(held)));
-                    }
+                self.wait_for_rate(chunk.letters)?;
+                if !self.settle(chunk, &topic, tell)? {
+                    return Ok(());
                 }
-                let closed = letters >= most_letters
-                    || bytes >= CHUNK_BYTES
-                    || entries.len() >= CHUNK_ENTRIES
-                    || clock.now().saturating_duration_since(began) >= CHUNK_TIME;
-                Ok(if closed { ControlFlow::Break(Break::Closed) } else { ControlFlow::Continue(()) })
-            })?;
-            self.wait_for_rate(letters)?;
-            let through = broke.is_none().then_some(end);
-            if !self.settle(partition, entries, through, reader.topic(), tell)? {
-                return Ok(false);
             }
-            match broke {
-                Some(Break::Closed) => {}
-                Some(Break::Enough) => return Ok(false),
-                None => return Ok(true),
-            }
-        }
+            Ok(())
+        })
     }
 
     fn most_letters(&self) -> usize {
@@ -401,14 +337,12 @@ impl<'a> Replay<'a> {
     /// Decides over a chunk, sends what is to be sent, and commits how far it came. False: no more can be left.
     fn settle(
         &mut self,
-        partition: i32,
-        entries: Vec<Entry>,
-        through: Option<i64>,
+        chunk: Chunk,
         topic: &Topic,
         tell: &mut impl FnMut(Told<'_>),
     ) -> Result<bool, Error> {
+        let Chunk { partition, mut entries, through, .. } = chunk;
         let mut letters: Vec<&mut Held> = Vec::new();
-        let mut entries = entries;
         for entry in &mut entries {
             if let Entry::Letter(held) = entry {
                 letters.push(held);
@@ -522,12 +456,14 @@ impl<'a> Replay<'a> {
         }
         failpoint::pass("replay.committed");
         let mut delivered = transaction.delivered().into_iter();
-        for outcome in outcomes.iter_mut() {
-            if let Outcome::Replayed(place) = outcome {
-                *place = delivered.next().map(|to| (to.partition, to.offset));
-            }
-        }
-        Ok(())
+        let sent = letters.iter().zip(outcomes.iter_mut()).filter_map(|(held, outcome)| {
+            let Outcome::Replayed(place) = outcome else { return None };
+            let to = delivered.next()?;
+            *place = Some((to.partition, to.offset));
+            Some((&**held, to.offset))
+        });
+        // Also where nobody asks: each has to be given its place.
+        self.sources.sent(sent)
     }
 }
 

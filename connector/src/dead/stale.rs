@@ -7,13 +7,19 @@
 //! ```
 //!
 //! Each partition that letters came from is read once, from the lowest of their offsets to its end, committed records
-//! only, and before each transaction to its new end. Of a record only its key's hash (128 bits) is kept, and that only
-//! where a letter has it; where keys are made of fields, or are datums themselves, of all records, since what a letter's key
-//! will be is not known before it is mended.
+//! only, and before each transaction to its new end; not what this replay has put there itself, where nobody else did:
+//!
+//! ```text
+//!  …looked at | ours ours … ours | marker |          the end is here: nothing to read
+//!             ^ next             ^ next'             else: read from next' on, for the marker need not come first
+//! ```
+//!
+//! Of a record only its key's hash (128 bits) is kept, and that only where a letter has it; where keys are made of fields,
+//! or are datums themselves, of all records, since what a letter's key will be is not known before it is mended.
 //!
 //! Owns: reading the source, and the judgement. Does not own: what follows from it (`replay`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -21,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::fit::Schemas;
 use super::found::{Found, Source};
+use super::held::Held;
 use crate::clock::Clock;
 use crate::codec::{self, Codec, Encoded, Format, KeyRule};
 use crate::format::letter::header;
@@ -112,6 +119,40 @@ struct Slot {
     passed: usize,
     /// An offset where another record stands than a letter says.
     foreign: Option<i64>,
+    /// Where looking goes on.
+    next: i64,
+    /// The records before `next` are the last of a transaction of ours, whose marker stands there or behind.
+    ours: bool,
+}
+
+impl Slot {
+    /// Whether there is anything to look at below `stable`, the last stable offset. Our last transaction ends with its
+    /// marker: where nothing but one offset is new behind its records, it is that.
+    ///
+    /// That its records are below `stable` says that the marker is there; that there is nothing beyond, in no open
+    /// transaction either, only the high watermark does, and only if it is asked for after.
+    fn is_behind<E>(&mut self, stable: i64, high: impl FnOnce() -> Result<i64, E>) -> Result<bool, E> {
+        if stable <= self.next {
+            // Not even the marker is there yet.
+            return Ok(false);
+        }
+        if std::mem::take(&mut self.ours) && stable == self.next + 1 && high()? == stable {
+            self.next = stable;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Records of ours stand at these offsets, `count` of them. True: where looking goes on, in a row, with nothing of
+    /// anybody else's between, so that they need not be read; only the marker of our last transaction may stand before.
+    fn is_next(&mut self, (first, last): (i64, i64), count: i64) -> bool {
+        let begins = first == self.next || self.ours && first == self.next + 1;
+        let next = begins && last - first + 1 == count;
+        if next {
+            (self.next, self.ours) = (last + 1, true);
+        }
+        next
+    }
 }
 
 /// The source partitions that letters came from.
@@ -119,33 +160,43 @@ pub struct Sources {
     keys: Keys,
     clock: Clock,
     slots: Vec<Slot>,
-    index: HashMap<(String, i32), usize>,
     latest: HashMap<(u32, u128), Latest>,
-    reading: Option<(Poller, Ends)>,
+    looking: Option<Looking>,
+    /// The slot that was asked for last: mostly it is asked for again.
+    last: usize,
+}
+
+/// The clients that look at the source.
+struct Looking {
+    poller: Poller,
+    ends: Ends,
+    /// Of each slot of the poller, the place in the list of partitions.
+    of: Vec<usize>,
+    /// Nothing is fetched between two looks.
+    at_rest: bool,
 }
 
 impl Sources {
     /// None yet.
     pub fn new(keys: Keys, clock: Clock) -> Sources {
-        Sources {
-            keys,
-            clock,
-            slots: Vec::new(),
-            index: HashMap::new(),
-            latest: HashMap::new(),
-            reading: None,
+        Sources { keys, clock, slots: Vec::new(), latest: HashMap::new(), looking: None, last: 0 }
+    }
+
+    /// The place of a partition. Allocates nothing.
+    fn place(&mut self, topic: &str, partition: i32) -> Option<usize> {
+        let same = |slot: &Slot| slot.partition == partition && slot.topic == topic;
+        if !self.slots.get(self.last).is_some_and(same) {
+            self.last = self.slots.iter().position(same)?;
         }
+        Some(self.last)
     }
 
     /// A letter that will be judged, and its record's Kafka key. Before [`Sources::open`].
     pub fn expect(&mut self, found: &Found<'_>, key: Option<&[u8]>) {
         let Some(source) = found.source else { return };
-        // Allocates for a new partition only.
-        let same = |slot: &Slot| slot.partition == source.partition && slot.topic == source.topic;
-        let at = match self.slots.iter().position(same) {
+        let at = match self.place(source.topic, source.partition) {
             Some(at) => at,
             None => {
-                self.index.insert((source.topic.to_owned(), source.partition), self.slots.len());
                 self.slots.push(Slot {
                     topic: source.topic.to_owned(),
                     partition: source.partition,
@@ -156,6 +207,8 @@ impl Sources {
                     letters: Vec::new(),
                     passed: 0,
                     foreign: None,
+                    next: 0,
+                    ours: false,
                 });
                 self.slots.len() - 1
             }
@@ -200,15 +253,17 @@ impl Sources {
         let tuning = Tuning { role: "replay", ..Tuning::source(group, FETCH_AHEAD) };
         let mut poller = Poller::new(options, &tuning).map_err(failed)?;
         let ends = Ends::new(options, group).map_err(failed)?;
-        // Slots of the poller are those of this list: what has no records is read from its end.
-        let at: Vec<(&str, i32, i64)> = self
-            .slots
-            .iter()
-            .filter(|slot| slot.end > 0 || slot.low > 0)
-            .map(|slot| (&*slot.topic, slot.partition, slot.from.clamp(slot.low, slot.end)))
-            .collect();
+        // Slots of the poller are those of this list.
+        let (mut of, mut at) = (Vec::new(), Vec::new());
+        for (place, slot) in self.slots.iter_mut().enumerate() {
+            slot.next = slot.from.clamp(slot.low, slot.end);
+            if slot.end > 0 || slot.low > 0 {
+                of.push(place);
+                at.push((&*slot.topic, slot.partition, slot.next));
+            }
+        }
         poller.assign(&at).map_err(failed)?;
-        self.reading = Some((poller, ends));
+        self.looking = Some(Looking { poller, ends, of, at_rest: false });
         Ok(())
     }
 
@@ -218,20 +273,29 @@ impl Sources {
     /// Kafka's; [`Error::Stopped`].
     pub fn catch_up(&mut self, stop: &CancellationToken, mut read: impl FnMut(u64)) -> Result<(), Error> {
         let failed = |source| Error::Kafka { doing: "reading the source topics".to_owned(), source };
-        let Sources { keys, clock, slots, index, latest, reading } = self;
-        let Some((poller, ends)) = reading else { return Ok(()) };
+        let Sources { keys, clock, slots, latest, looking, .. } = self;
+        let Some(Looking { poller, ends, of, at_rest }) = looking else { return Ok(()) };
         let mut behind = Vec::new();
-        for at in poller.all() {
-            let Some((topic, partition)) = poller.partition(at) else { continue };
-            let (stable, _) = ends.of(topic, partition).map_err(failed)?;
-            let slot = index.get(&(topic.to_owned(), partition)).copied().unwrap_or(usize::MAX);
-            behind.push((at, slot, stable));
+        for (at, place) in of.iter().enumerate() {
+            let Some(slot) = slots.get_mut(*place) else { continue };
+            let (topic, partition) = (slot.topic.clone(), slot.partition);
+            let stable = ends.stable(&topic, partition).map_err(failed)?;
+            if slot.is_behind(stable, || ends.high(&topic, partition)).map_err(failed)? {
+                behind.push((at, stable));
+                if *at_rest {
+                    poller.hold(at, slot.next).map_err(failed)?;
+                    poller.let_go(at);
+                }
+            }
+        }
+        if *at_rest && !behind.is_empty() {
+            poller.resume(behind.iter().map(|(at, _)| *at)).map_err(failed)?;
         }
         let is_behind =
             |poller: &Poller, at: usize, stable: i64| poller.position(at).is_some_and(|next| next < stable);
         let mut progress: Instant = clock.now();
         let mut count = 0u64;
-        while behind.iter().any(|(at, _, stable)| is_behind(poller, *at, *stable)) {
+        while behind.iter().any(|(at, stable)| is_behind(poller, *at, *stable)) {
             if stop.is_cancelled() {
                 return Err(Error::Stopped);
             }
@@ -242,9 +306,9 @@ impl Sources {
                         read(count);
                         progress = clock.now();
                     }
-                    let Some((_, slot, _)) = behind.get(at) else { continue };
-                    if let Some(found) = slots.get_mut(*slot) {
-                        take(keys, found, *slot as u32, latest, &message)?;
+                    let Some(place) = of.get(at) else { continue };
+                    if let Some(slot) = slots.get_mut(*place) {
+                        take(keys, slot, *place as u32, latest, &message)?;
                     }
                     if latest.len() > MOST_KEYS {
                         return Err(Error::TooManyKeys(MOST_KEYS));
@@ -266,6 +330,46 @@ impl Sources {
                 return Err(failed(kafka::Error::Unavailable { doing, detail }));
             }
         }
+        // Until the next look nothing is fetched: mostly it would be what this replay sends.
+        let all = poller.all().filter(|at| !*at_rest || behind.iter().any(|(behind, _)| behind == at));
+        for at in all {
+            let slot = of.get(at).and_then(|place| slots.get_mut(*place));
+            if let (Some(slot), Some(next)) = (slot, poller.position(at)) {
+                slot.next = next;
+                poller.hold(at, next).map_err(failed)?;
+            }
+        }
+        *at_rest = true;
+        Ok(())
+    }
+
+    /// What a transaction of ours has brought into the source: letters, and the offset of each, in the order of sending.
+    ///
+    /// # Errors
+    /// The registry's, where keys are datums or made of fields.
+    pub fn sent<'a>(&mut self, sent: impl Iterator<Item = (&'a Held, i64)>) -> Result<(), Error> {
+        let mut by_place: BTreeMap<usize, Vec<(&Held, i64)>> = BTreeMap::new();
+        for (held, offset) in sent {
+            let place = held.source.as_ref().and_then(|source| self.place(&source.topic, source.partition));
+            if let (Some(place), true) = (place, self.looking.is_some()) {
+                by_place.entry(place).or_default().push((held, offset));
+            }
+        }
+        for (place, sent) in by_place {
+            let offsets = sent.first().zip(sent.last()).map(|((_, first), (_, last))| (*first, *last));
+            let (Some(slot), Some(offsets)) = (self.slots.get_mut(place), offsets) else { continue };
+            if !slot.is_next(offsets, sent.len() as i64) {
+                // They are read, as all others.
+                continue;
+            }
+            for (held, offset) in sent {
+                let Some(key) = self.keys.of(held.encoded())? else { continue };
+                let copy = Some((held.timestamp, held.replays.saturating_add(1)));
+                if let Some(seen) = noted(&self.keys, &mut self.latest, (place as u32, key)) {
+                    *seen = Latest { offset, copy };
+                }
+            }
+        }
         Ok(())
     }
 
@@ -277,7 +381,7 @@ impl Sources {
         (timestamp, failed_at, replays): (i64, i64, u32),
     ) -> Standing {
         let Source { topic, partition, offset } = source;
-        let at = self.index.get(&(topic.to_owned(), partition)).copied().unwrap_or(usize::MAX);
+        let at = self.place(topic, partition).unwrap_or(usize::MAX);
         let Some(slot) = self.slots.get(at) else {
             return Standing::Unknown(format!("{topic}[{partition}] was not read"));
         };
@@ -337,16 +441,23 @@ fn take(
     }
     let around = keys.codec.as_ref().is_some_and(Codec::looks_around);
     let Some(key) = keys.of(message.encoded(around))? else { return Ok(()) };
-    let seen = match keys.codec {
-        None => latest.get_mut(&(at, key)),
-        Some(_) => Some(latest.entry((at, key)).or_default()),
-    };
-    if let Some(seen) = seen {
-        let replays = message.headers().filter(|(name, _)| *name == header::REPLAYS).last();
-        let nth = replays.and_then(|(_, value)| std::str::from_utf8(value?).ok()?.parse().ok());
-        *seen = Latest { offset, copy: nth.map(|nth| (message.timestamp_ms(), nth)) };
-    }
+    let Some(seen) = noted(keys, latest, (at, key)) else { return Ok(()) };
+    let replays = message.headers().filter(|(name, _)| *name == header::REPLAYS).last();
+    let nth = replays.and_then(|(_, value)| std::str::from_utf8(value?).ok()?.parse().ok());
+    *seen = Latest { offset, copy: nth.map(|nth| (message.timestamp_ms(), nth)) };
     Ok(())
+}
+
+/// Where the newest record of a key is noted: of the keys that letters have; of all where that is not known before.
+fn noted<'a>(
+    keys: &Keys,
+    latest: &'a mut HashMap<(u32, u128), Latest>,
+    at: (u32, u128),
+) -> Option<&'a mut Latest> {
+    match keys.codec {
+        None => latest.get_mut(&at),
+        Some(_) => Some(latest.entry(at).or_default()),
+    }
 }
 
 /// Partitions of a topic (none where it is gone), and the time before which it may have forgotten a delete.
@@ -358,3 +469,6 @@ async fn look(admin: &Admin, topic: &str, now: i64) -> Result<(i32, i64), kafka:
     let forgets = compacted.then(|| now.saturating_sub(kept.unwrap_or(DELETES_KEPT_MS)));
     Ok((info.partitions, forgets.unwrap_or(i64::MIN)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::found::{Found, Raw};
+use super::progress::Progress;
 use crate::clock::Clock;
 use crate::kafka::{self, Admin, Polled, Poller, Tuning};
 
@@ -125,6 +126,19 @@ impl Reader {
         assigned.map_err(|source| Error::Kafka { doing: self.doing(partition), source })
     }
 
+    /// Begins with a partition where `progress` does, if anything is new in it.
+    ///
+    /// # Errors
+    /// Kafka's.
+    pub fn begin_new(&mut self, partition: i32, progress: &Progress) -> Result<bool, Error> {
+        let (_, end) = self.range(partition);
+        let new = progress.start() < end;
+        if new {
+            self.begin(partition, progress.start())?;
+        }
+        Ok(new)
+    }
+
     /// Hands out the letters of the partition that was begun, up to where it ended. Where `each` breaks off the next call
     /// goes on behind that letter. `idle` is asked while nothing comes. Blocks.
     ///
@@ -179,7 +193,8 @@ impl Reader {
         Ok(None)
     }
 
-    fn range(&self, partition: i32) -> (i64, i64) {
+    /// The first offset of a partition that is there, and where it ended when it was looked at.
+    pub fn range(&self, partition: i32) -> (i64, i64) {
         let range = usize::try_from(partition).ok().and_then(|at| self.topic.ranges.get(at));
         range.copied().unwrap_or_default()
     }

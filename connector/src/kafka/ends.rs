@@ -48,20 +48,39 @@ impl Ends {
         })
     }
 
+    /// The last stable offset of a partition: where it ends for who reads what is committed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where the partition's leader does not answer.
+    pub fn stable(&self, topic: &str, partition: i32) -> Result<i64, Error> {
+        let client = if self.embedded { &self.all } else { &self.committed };
+        ask(client, topic, partition)
+    }
+
+    /// The high watermark of a partition: where it ends for who reads also what may be aborted yet.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where the partition's leader does not answer.
+    pub fn high(&self, topic: &str, partition: i32) -> Result<i64, Error> {
+        ask(&self.all, topic, partition)
+    }
+
     /// The last stable offset and the high watermark of a partition.
     ///
     /// # Errors
     /// [`Error::Unavailable`] where the partition's leader does not answer.
     pub fn of(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
-        let ask = |client: &BaseConsumer<Context>| {
-            let ends = client.fetch_watermarks(topic, partition, TIMEOUT);
-            ids::serve_unread(client.client(), false);
-            let doing = || format!("asking where {topic}[{partition}] ends");
-            ends.map(|(_, end)| end).map_err(|error| Error::from_kafka(doing(), &error))
-        };
+        let ask = |client| ask(client, topic, partition);
         // In this order: what is committed in between must not look as if a transaction were open behind the end.
         let all = ask(&self.all)?;
         let stable = if self.embedded { all } else { ask(&self.committed)? };
         Ok((stable, all.max(stable)))
     }
+}
+
+fn ask(client: &BaseConsumer<Context>, topic: &str, partition: i32) -> Result<i64, Error> {
+    let ends = client.fetch_watermarks(topic, partition, TIMEOUT);
+    ids::serve_unread(client.client(), false);
+    let doing = || format!("asking where {topic}[{partition}] ends");
+    ends.map(|(_, end)| end).map_err(|error| Error::from_kafka(doing(), &error))
 }

@@ -17,6 +17,7 @@ mod topic;
 mod profiled;
 mod ingest;
 mod publish;
+mod replay;
 mod propagate;
 mod follow;
 mod open;
@@ -37,6 +38,8 @@ enum What {
     Ingest(Settings),
     /// JSON records to announced versions; against bare consumption of the same topic
     Publish(Settings),
+    /// Dead letters back into their source; against bare consumption and production in transactions
+    Replay(Settings),
     /// Sent to readable at 1,000 records a second; against a bare Kafka transaction, begun to seen
     Propagate(Settings),
     /// An announcement committed to its version readable; against a bare reader being told of it
@@ -104,6 +107,7 @@ impl Bench {
         let (output, lines) = match self.what {
             What::Ingest(settings) => (settings.output, edge.runtime()?.block_on(ingest::run(&settings))?),
             What::Publish(settings) => (settings.output, edge.runtime()?.block_on(publish::run(&settings))?),
+            What::Replay(settings) => (settings.output, edge.runtime()?.block_on(replay::run(&settings))?),
             What::Propagate(settings) => {
                 (settings.output, edge.runtime()?.block_on(propagate::run(&settings))?)
             }

@@ -11,7 +11,7 @@ use crate::record::{Position, SourcePartition, TopicId};
 use crate::{Error, ErrorKind, Result};
 
 /// Records under way to the broker at a time.
-const IN_LINE: usize = 50_000;
+pub(super) const IN_LINE: usize = 50_000;
 const DEADLINE: Duration = Duration::from_secs(600);
 
 /// How records are consumed where nothing is done with them.

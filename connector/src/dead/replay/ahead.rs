@@ -1,0 +1,144 @@
+//! The second reading of the letters, by a thread of its own: while one chunk is decided over and sent, the next is read.
+//!
+//! Owns: where a chunk ends, and copying letters out of what the client has fetched. Does not own: what becomes of them
+//! (`replay`), how far it came (`progress`).
+
+use std::ops::ControlFlow;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use super::{CHUNK, meant};
+use crate::clock::Clock;
+use crate::dead::Error;
+use crate::dead::held::Held;
+use crate::dead::progress::Progress;
+use crate::dead::select::{Selection, Verdict};
+use crate::dead::topic::Reader;
+
+/// Chunks that are read ahead of the one that is sent.
+pub(super) const AHEAD: usize = 1;
+/// Most bytes of a chunk.
+const CHUNK_BYTES: usize = 16 << 20;
+/// A chunk is closed after this long: its transaction ends within the second.
+const CHUNK_TIME: Duration = Duration::from_millis(400);
+/// Entries of a chunk that are no letters of ours to replay, at which it is closed too.
+const CHUNK_ENTRIES: usize = 200_000;
+
+/// One entry of a chunk, in the order of offsets.
+pub(super) enum Entry {
+    /// Handled by a former run.
+    Handled(i64),
+    /// Not to be seen now.
+    NotNow(i64),
+    /// To be replayed.
+    Letter(Box<Held>),
+}
+
+/// What one transaction handles, of one partition.
+pub(super) struct Chunk {
+    /// Partition of the dead-letter topic.
+    pub(super) partition: i32,
+    /// In the order of offsets.
+    pub(super) entries: Vec<Entry>,
+    /// Letters among them.
+    pub(super) letters: usize,
+    /// All below this offset is decided with it, where the partition is read to its end.
+    pub(super) through: Option<i64>,
+}
+
+/// Why the reading of letters breaks off.
+enum Break {
+    /// The chunk is closed.
+    Closed,
+    /// There are as many as were asked for.
+    Enough,
+}
+
+/// The thread's.
+pub(super) struct Reading<'a> {
+    /// Stands nowhere in particular.
+    pub(super) reader: Reader,
+    /// What is meant.
+    pub(super) selection: &'a Selection,
+    /// Time.
+    pub(super) clock: &'a Clock,
+    /// By partition, as it was before the first chunk: what is open does not change by what is decided before it.
+    pub(super) progress: Vec<Progress>,
+    /// As counted: what was not seen then is not judged now.
+    pub(super) most: u64,
+    /// Letters of a chunk, at most [`CHUNK`].
+    pub(super) most_letters: usize,
+    /// Where chunks go; when nobody takes them any more, it ends.
+    pub(super) chunks: SyncSender<Result<Chunk, Error>>,
+}
+
+impl Reading<'_> {
+    /// Reads to the end, partition after partition. Blocks.
+    pub(super) fn run(mut self) {
+        let all = self.all();
+        if let Err(error) = all {
+            // Nobody asks any more: it was told to end, and is not missed.
+            let _ = self.chunks.send(Err(error));
+        }
+    }
+
+    fn all(&mut self) -> Result<(), Error> {
+        let mut taken = 0;
+        for partition in 0..self.reader.topic().partitions() {
+            if self.partition(partition, &mut taken)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn partition(&mut self, partition: i32, taken: &mut u64) -> Result<ControlFlow<()>, Error> {
+        let Reading { reader, selection, clock, progress, most, most_letters, chunks } = self;
+        let Some(progress) = progress.get(partition as usize) else { return Ok(ControlFlow::Continue(())) };
+        if !reader.begin_new(partition, progress)? {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let (_, end) = reader.range(partition);
+        loop {
+            let (mut entries, mut letters, mut bytes) = (Vec::new(), 0, 0);
+            let began = clock.now();
+            let broke = reader.read(partition, |found| {
+                let offset = found.raw.offset;
+                if !progress.is_open(offset) {
+                    // One of them in a row says as much as all.
+                    if !matches!(entries.last(), Some(Entry::Handled(_))) {
+                        entries.push(Entry::Handled(offset));
+                    }
+                    return Ok(ControlFlow::Continue(()));
+                }
+                match meant(selection, &found) {
+                    Verdict::Other => return Ok(ControlFlow::Continue(())),
+                    Verdict::NotNow => entries.push(Entry::NotNow(offset)),
+                    Verdict::Meant if *taken >= *most => return Ok(ControlFlow::Break(Break::Enough)),
+                    Verdict::Meant => {
+                        *taken += 1;
+                        letters += 1;
+                        let held = Held::of(&found);
+                        bytes += held.size();
+                        entries.push(Entry::Letter(Box::new(held)));
+                    }
+                }
+                let closed = letters >= (*most_letters).min(CHUNK)
+                    || bytes >= CHUNK_BYTES
+                    || entries.len() >= CHUNK_ENTRIES
+                    || clock.now().saturating_duration_since(began) >= CHUNK_TIME;
+                Ok(if closed { ControlFlow::Break(Break::Closed) } else { ControlFlow::Continue(()) })
+            })?;
+            let through = broke.is_none().then_some(end);
+            let chunk = Chunk { partition, entries, letters, through };
+            if chunks.send(Ok(chunk)).is_err() {
+                return Ok(ControlFlow::Break(()));
+            }
+            match broke {
+                Some(Break::Closed) => {}
+                Some(Break::Enough) => return Ok(ControlFlow::Break(())),
+                None => return Ok(ControlFlow::Continue(())),
+            }
+        }
+    }
+}
