@@ -394,7 +394,7 @@ fn an_operator_is_told_which_right_is_missing() {
         ("steers", &["unpin"], &[]),
         ("puts", &["import"], &[&*file]),
         ("lists", &["dlq", "list"], &[]),
-        ("replays", &["dlq", "replay"], &[]),
+        ("replays", &["dlq", "replay"], &["--fix", "sed 's/\"2.5\"/2.5/'"]),
     ];
     for (who, command, arguments) in acts {
         for missing in documented(who, &name) {

@@ -56,6 +56,7 @@ mod tests {
             value: Some(b"123456"),
             key_header: Some(b"1"),
             value_header: Some(b"2"),
+            ..Encoded::default()
         };
         assert_eq!(Bound::of(10).check(record), Ok(()));
         let misfit = Bound::of(9).check(record).unwrap_err();

@@ -318,9 +318,8 @@ fn spawn(
     let tuning = Tuning::source(&format!("stillwell.{}", options.dataset), divided.fetch_ahead);
     let poller = Poller::new(&options.kafka, &tuning)?;
     let misfits = ground.circuits.misfits.clone();
-    let (format, key) = (options.format.clone(), options.key.clone());
-    let validator =
-        Validator::new(format, key, options.schema.clone(), metrics.clone(), misfits)?.bounded(options.bound);
+    let (format, key, schema) = (options.format.clone(), options.key.clone(), options.schema.clone());
+    let validator = Validator::new(format, key, schema, metrics.clone(), misfits)?.bounded(options.bound);
     let library = Library::of(options, Some(&ground.circuits));
     let saying = |library: Library| Librarian::new(library.saying(ground.status.clone()), poller.waker());
     let (librarian, desk) = library.map(saying).unzip();

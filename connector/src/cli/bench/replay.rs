@@ -116,7 +116,7 @@ fn replayed(topic: &Filled, letters: &str, _: &str, records: u64, clock: &Clock)
         topics: vec![topic.name.clone()],
         key: KeyRule::Kafka,
         bound: Bound::default(),
-        format: Format::Json { extra_fields: ExtraFields::Ignore },
+        format: Format::json(ExtraFields::Ignore),
         registry: None,
         schema: Arc::new(Schema::dataset(SCHEMA).expect("it is a record")),
         letters: letters.to_owned(),

@@ -58,14 +58,16 @@ pub(super) struct Encoder {
     keys: Option<Codec>,
     schema: Arc<Schema>,
     fields: Option<Vec<String>>,
-    /// Fields that the dataset lacks are a misfit: a datum's are told it by their names, and not left out by resolution.
-    strict: bool,
-    /// How datums of the schema that came last become JSON; `None`: by their names.
-    told: Option<(Arc<Schema>, Option<Resolver>)>,
 }
 
 enum Target {
-    Json,
+    Json {
+        schema: Arc<Schema>,
+        /// Fields that the dataset lacks are a misfit: a datum's are told it by their names, and not left out by resolution.
+        strict: bool,
+        /// How datums of the schema that came last become JSON; `None`: by their names.
+        told: Option<(Arc<Schema>, Option<Resolver>)>,
+    },
     Avro {
         writer: Arc<Schema>,
         json: Codec,
@@ -87,7 +89,11 @@ impl Target {
         };
         Ok(match (format.read_only(), &format.values) {
             (Some(why), _) => Target::ReadOnly(why),
-            (None, Values::Json { .. }) => Target::Json,
+            (None, Values::Json { extra_fields, .. }) => Target::Json {
+                schema: Arc::clone(schema),
+                strict: *extra_fields == ExtraFields::Reject,
+                told: None,
+            },
             (None, Values::Avro { writer }) => {
                 Target::Avro { writer: Arc::clone(writer), json: json(writer)?, resolver: None }
             }
@@ -111,8 +117,6 @@ impl Encoder {
                 KeyRule::Kafka => None,
                 KeyRule::Fields(fields) => Some(fields.clone()),
             },
-            strict: matches!(format, Format::Json { extra_fields: ExtraFields::Reject }),
-            told: None,
         })
     }
 
@@ -196,7 +200,7 @@ impl Target {
                 message: (*why).to_owned(),
             }),
             (_, Payload::Encoded(bytes))
-            | (Target::Json, Payload::Json(bytes) | Payload::Plain(bytes))
+            | (Target::Json { .. }, Payload::Json(bytes) | Payload::Plain(bytes))
             | (Target::Raw { .. }, Payload::Plain(bytes)) => Ok(bytes),
             (Target::Avro { json, .. }, Payload::Json(text) | Payload::Plain(text)) => {
                 let decoded = json.decode(Some(b""), Some(&text))?;
@@ -206,23 +210,23 @@ impl Target {
                 let decoded = json.decode(Some(b""), Some(&text))?;
                 Ok(content(decoded.value.unwrap_or_default()))
             }
-            (Target::Json, Payload::Datum { schema, bytes }) => {
+            (Target::Json { schema: own, strict, told }, Payload::Datum { schema, bytes }) => {
                 // By its names alone a field that was renamed since would take its default, unseen.
-                let known = self.told.take().filter(|(known, _)| Arc::ptr_eq(known, &schema));
+                let known = told.take().filter(|(known, _)| Arc::ptr_eq(known, &schema));
                 let (schema, made) = known.unwrap_or_else(|| {
-                    let resolves = !self.strict && !schema.encodes_like(&self.schema);
-                    let made = resolves.then(|| Resolver::new(&schema, &self.schema).ok()).flatten();
+                    let resolves = !*strict && !schema.encodes_like(own);
+                    let made = resolves.then(|| Resolver::new(&schema, own).ok()).flatten();
                     (schema, made)
                 });
                 let (mut json, mut resolved) = (String::new(), Vec::new());
-                let told = match &made {
+                let written = match &made {
                     Some(made) => made
                         .resolve(&bytes, &mut resolved)
-                        .and_then(|()| text::to_json(&self.schema, &resolved, &mut json)),
+                        .and_then(|()| text::to_json(own, &resolved, &mut json)),
                     None => text::to_json(&schema, &bytes, &mut json),
                 };
-                self.told = Some((schema, made));
-                told.map_err(|malformed| unreadable(&malformed))?;
+                *told = Some((schema, made));
+                written.map_err(|malformed| unreadable(&malformed))?;
                 Ok(json.into())
             }
             (Target::Raw { .. }, Payload::Datum { schema, bytes }) if schema.is_raw() => Ok(content(&bytes)),

@@ -164,7 +164,7 @@ fn a_json_topic_gets_a_datum_of_another_schema_as_it_resolves() {
         // What does not resolve is told by its names, and taken where the value itself fits.
         assert_eq!(told(&stranger, b"\x06P-1\x0a"), json!({ "id": "P-1", "cost": 5 }));
     }
-    let strict = Format::Json { extra_fields: ExtraFields::Reject };
+    let strict = Format::json(ExtraFields::Reject);
     let mut encoder = self::encoder(strict, by_id(), dataset);
     let extra = Write::datum(None, renamed, &b"\x06P-1\x0a"[..]);
     assert_eq!(misfit(&mut encoder, extra).0, Stage::Validate);
