@@ -165,12 +165,15 @@ impl Ids {
     }
 }
 
+/// A type's place in its file, and what reads it, or why nothing does.
+type Known<R> = (Box<[u32]>, Result<R, Misfit>);
+
 /// The types of a file of the registry's, each read once something is of it.
 #[derive(Debug)]
 struct Types<R> {
     file: Arc<File>,
     /// Few: a topic has one or two.
-    known: Vec<(Box<[u32]>, Result<R, Misfit>)>,
+    known: Vec<Known<R>>,
     path: Vec<u32>,
 }
 

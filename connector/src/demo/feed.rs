@@ -84,6 +84,7 @@ pub struct Feed {
     counts: Counts,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Maker {
     /// The poison is kept until it has been mended: then it is a product like any other.
     Generated {
