@@ -48,8 +48,7 @@ impl Case {
     }
 
     fn file(self, name: &str, text: &str) -> Case {
-        std::fs::write(self.dir.path().join(name), text).unwrap();
-        self
+        self.bytes(name, text.as_bytes())
     }
 
     pub(super) fn right(&self) -> Config {
