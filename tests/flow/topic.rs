@@ -196,6 +196,34 @@ async fn uploads_of_one_name_do_not_mix() {
     assert!(other.get_bytes(NAME).await.expect("it is there") == contents[0]);
 }
 
+/// The answers of several that ask at a time where the catalogue ends come in any order; the older one is no other topic.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_asks_while_others_put_never_misses_what_is_there() {
+    let topic = made("blobs", 2, &[("cleanup.policy", "compact")]);
+    let store = store(topic.name(), false);
+    store.put("a/kept", Bytes::from_static(b"kept")).await.expect("it is put");
+    let asking = (0..8).map(async |_| {
+        for _ in 0..100 {
+            assert_eq!(store.head("a/kept").await.expect("it answers"), Some(4));
+        }
+    });
+    let putting = (0..4).map(async |one| {
+        for n in 0..25 {
+            let name = format!("a/{one}-{n}");
+            assert_eq!(
+                store.put_new(&name, Bytes::from_static(b"new")).await.expect("it is put"),
+                Put::Stored
+            );
+            assert_eq!(
+                store.put_new(&name, Bytes::from_static(b"old")).await.expect("it answers"),
+                Put::Found
+            );
+        }
+    });
+    tokio::join!(futures::future::join_all(asking), futures::future::join_all(putting));
+    assert_eq!(store.list("a").await.expect("it lists").len(), 101);
+}
+
 /// Whatever died in the middle of an upload is removed by who uploads a day later, by its record in the catalogue alone.
 #[tokio::test]
 async fn what_was_left_in_the_middle_goes_a_day_later() {

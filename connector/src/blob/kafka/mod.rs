@@ -228,11 +228,12 @@ impl Topic {
     /// Reads the catalogue to where it ends now.
     async fn follow(&self, doing: &'static str, name: &str) -> Result<(), Error> {
         self.partitions(doing, name).await?;
+        let asked = self.clock.now();
         let ends = self.admin.watermarks(&self.name, CATALOGUE).await;
-        let (low, end) = ends.map_err(|error| self.error(doing, name, error))?;
+        let ends = ends.map_err(|error| self.error(doing, name, error))?;
         let (book, clock) = (Arc::clone(&self.book), self.clock.clone());
         let read = tokio::task::spawn_blocking(move || {
-            book.lock().unwrap_or_else(PoisonError::into_inner).follow(low, end, &clock)
+            book.lock().unwrap_or_else(PoisonError::into_inner).follow(ends, asked, &clock)
         });
         let read = read.await.expect("following the catalogue does not panic");
         read.map_err(|error| self.error(doing, name, error))

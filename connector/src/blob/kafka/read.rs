@@ -44,6 +44,8 @@ pub(super) struct Book {
     next: i64,
     /// When all of it was last known.
     known: Option<Instant>,
+    /// When it was last read on: all before `next` was there by then.
+    read_on: Option<Instant>,
 }
 
 impl Book {
@@ -55,11 +57,21 @@ impl Book {
     ) -> Book {
         let tuning = Tuning { role: "blobs", ..Tuning::tail(group, FETCH_WAIT) };
         let (kafka, topic) = (kafka.clone(), topic.to_owned());
-        Book { catalogue, kafka, topic, tuning, poller: None, next: 0, known: None }
+        Book { catalogue, kafka, topic, tuning, poller: None, next: 0, known: None, read_on: None }
     }
 
-    /// Reads on to `end`; `low` is where the partition begins. Blocks.
-    pub(super) fn follow(&mut self, low: i64, end: i64, clock: &Clock) -> Result<(), kafka::Error> {
+    /// Reads on to `end`; `low` is where the partition begins: as they were at some time since `asked`. Blocks.
+    pub(super) fn follow(
+        &mut self,
+        (low, end): (i64, i64),
+        asked: Instant,
+        clock: &Clock,
+    ) -> Result<(), kafka::Error> {
+        // Another one, who asked later, has read on beyond it meanwhile: the end is older than what is known, and says nothing
+        // of the topic. Else all would be forgotten and read again, while the other looks for what it has just read.
+        if self.next > end && self.read_on.is_some_and(|read_on| asked <= read_on) {
+            return Ok(());
+        }
         // A topic that was made anew begins before what was read of the other, or ends there.
         let now = clock.now();
         let old = self.known.is_some_and(|known| now.saturating_duration_since(known) > TRUSTED);
@@ -78,6 +90,7 @@ impl Book {
             self.poller = Some(poller);
         }
         let read = self.read(end, clock);
+        self.read_on = Some(clock.now());
         match read {
             Ok(()) => self.known = Some(now),
             // Where it stands is known; what it is is not.
