@@ -14,14 +14,14 @@ const LONG: Duration = Duration::from_secs(90);
 #[test]
 fn what_is_written_meanwhile_makes_letters_stale() {
     const LETTERS: usize = 20;
-    // So many go into a transaction where a program mends them.
+    // So many go into a transaction where a program mends them, or fewer where the machine is slow.
     const CHUNK: usize = 8;
     let scene = Scene::new("meanwhile", 1);
     let keys: Vec<String> = (0..LETTERS).map(|n| format!("K-{n}")).collect();
     scene.fail(&keys.iter().map(|key| poison(key, 5)).collect::<Vec<_>>());
     let folder = scratch();
     let written = folder.path().join("written");
-    // In the second chunk, before it is judged.
+    // In a later chunk than the first, before it is judged.
     let waiting = format!(
         "test \"$STILLWELL_KEY\" != K-{CHUNK} || until test -e {}; do sleep 0.05; done; cat",
         written.display()
@@ -29,8 +29,8 @@ fn what_is_written_meanwhile_makes_letters_stale() {
     let arguments = ["--quiet", "--output", "json", "--fix", &waiting, "--fix-timeout", "80s"];
     let replay = Running::start(&mut scene.instance.command(&["dlq", "replay"], &arguments));
     wait_until("the first chunk is in the source", LONG, || match scene.replayed().len() {
-        CHUNK => Ok(()),
-        other => Err(format!("{other}")),
+        0 => Err("nothing is"),
+        _ => Ok(()),
     });
     let later = |key: &str| Record { partition: Some(0), ..poison(key, 6) };
     scene.source().produce([
