@@ -302,9 +302,9 @@ impl Sources {
             match poller.poll(Duration::from_millis(100)) {
                 Some(Polled::Record { slot: at, message }) => {
                     count += 1;
+                    progress = clock.now();
                     if count.is_multiple_of(1 << 14) {
                         read(count);
-                        progress = clock.now();
                     }
                     let Some(place) = of.get(at) else { continue };
                     if let Some(slot) = slots.get_mut(*place) {
