@@ -14,11 +14,15 @@ use crate::dead::held::Held;
 use crate::dead::progress::Progress;
 use crate::dead::select::{Selection, Verdict};
 use crate::dead::topic::Reader;
+use crate::format::letter::Elsewhere;
 
 /// Chunks that are read ahead of the one that is sent.
 pub(super) const AHEAD: usize = 1;
 /// Most bytes of a chunk.
 const CHUNK_BYTES: usize = 16 << 20;
+/// What a letter counts of which a part lies in a blob: all of a chunk are fetched before it is sent, and how large they are
+/// the letter does not say. A chunk has sixteen of them.
+const ELSEWHERE_BYTES: usize = CHUNK_BYTES / 16;
 /// A chunk is closed after this long: its transaction ends within the second.
 const CHUNK_TIME: Duration = Duration::from_millis(400);
 /// Entries of a chunk that are no letters of ours to replay, at which it is closed too.
@@ -119,7 +123,10 @@ impl Reading<'_> {
                         *taken += 1;
                         letters += 1;
                         let held = Held::of(&found);
-                        bytes += held.size();
+                        bytes += match held.elsewhere {
+                            Elsewhere::Nothing => held.size(),
+                            Elsewhere::Value(_) | Elsewhere::Whole(_) => held.size().max(ELSEWHERE_BYTES),
+                        };
                         entries.push(Entry::Letter(Box::new(held)));
                     }
                 }
