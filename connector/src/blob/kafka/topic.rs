@@ -13,6 +13,9 @@ const AROUND: usize = 1 << 10;
 const MOST: usize = 1 << 20;
 /// Smaller ones would be more overhead than blob.
 const LEAST: usize = 16 << 10;
+/// So long compaction has to keep deletes: who follows the catalogue reads all of it anew after half of that
+/// ([`super::read`]), and would else take for there what is gone.
+const DELETES_KEPT_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// What to make by hand.
 pub(super) const WANTED: &str = "several partitions, cleanup.policy=compact";
@@ -33,7 +36,9 @@ pub(in crate::blob) fn check_name(name: &str) -> Result<(), &'static str> {
 
 /// The topic as it is made.
 pub(super) fn spec(name: &str, replication: Option<i16>) -> TopicSpec {
-    let config = BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]);
+    // The brokers' default may be less.
+    let kept = ("delete.retention.ms".to_owned(), DELETES_KEPT_MS.to_string());
+    let config = BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned()), kept]);
     TopicSpec { name: name.to_owned(), partitions: PARTITIONS, replication, config }
 }
 
@@ -56,6 +61,13 @@ pub(super) fn record_limit(settings: &BTreeMap<String, String>) -> Result<usize,
     if policy.split(',').map(str::trim).ne(["compact"]) {
         // With `delete` blobs go by their age, whoever needs them; and what was deleted never goes.
         return Err(format!("has cleanup.policy={policy}, by which blobs are lost: set it to compact"));
+    }
+    let kept = settings.get("delete.retention.ms").and_then(|kept| kept.parse::<i64>().ok());
+    if let Some(kept) = kept.filter(|kept| *kept < DELETES_KEPT_MS) {
+        return Err(format!(
+            "has delete.retention.ms={kept}, so that deletes are forgotten before all have seen them: set it to \
+             {DELETES_KEPT_MS} at least"
+        ));
     }
     let limit = settings.get("max.message.bytes").and_then(|limit| limit.parse::<usize>().ok());
     let limit = limit.unwrap_or(MOST);
@@ -87,6 +99,12 @@ mod tests {
             assert!(limit(policy, "1048588").unwrap_err().contains("set it to compact"), "{policy}");
         }
         assert!(limit("compact", "1000").unwrap_err().contains("max.message.bytes"));
+        let kept = |ms: &str| {
+            let settings = [("cleanup.policy", "compact"), ("delete.retention.ms", ms)];
+            record_limit(&settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+        };
+        assert_eq!(kept("86400000"), Ok((1 << 20) - AROUND));
+        assert!(kept("86399999").unwrap_err().contains("86400000 at least"));
     }
 
     #[test]
