@@ -17,6 +17,10 @@ pub const UPLOAD_FINGERPRINT: u64 = 0xdfaa_38a9_21c9_aa56;
 /// Bytes before a chunk's own.
 pub const CHECKSUM_BYTES: usize = 8;
 
+/// Most chunks of an upload: twice what one record of a megabyte can name. Who removes one that says more would be at it for
+/// ever.
+const MOST_CHUNKS: u64 = 1 << 20;
+
 /// What stands between the parts of a key; no name has it.
 const BETWEEN: char = '#';
 
@@ -81,6 +85,9 @@ impl Upload {
             return Err(take.malformed("an upload without room for its chunks"));
         }
         let mut upload = Upload { bytes, chunk, partition, replaces, at, offsets: None };
+        if upload.chunks() > MOST_CHUNKS {
+            return Err(take.malformed("an upload of more chunks than a record can name"));
+        }
         if take.some()? {
             let mut before = None;
             let offsets = take.array(|take| {
@@ -201,6 +208,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn more_chunks_than_can_be_are_refused() {
+        let [_, begun, _] = uploads();
+        let chunks = |bytes| Upload::decode(&Upload { bytes, chunk: 1, ..begun.clone() }.encode()).is_ok();
+        assert_eq!(
+            (chunks(MOST_CHUNKS), chunks(MOST_CHUNKS + 1), chunks(i64::MAX as u64)),
+            (true, false, false)
+        );
     }
 
     #[test]

@@ -457,7 +457,10 @@ impl Topic {
             locked(&self.catalogue).abandoned(before).map(|(of, entry)| (of.to_owned(), entry.clone()));
         if let Some((of, entry)) = found {
             tracing::info!(blob = of, "an upload that was never completed is removed");
-            self.remove("storing", writing, &of, entry.id, &entry.upload).await?;
+            // Whoever puts has nothing to do with it: with a partition of no leader, or one that is not there.
+            if let Err(left) = self.remove("storing", writing, &of, entry.id, &entry.upload).await {
+                tracing::warn!(%left, blob = of, "an upload that was never completed is left for later");
+            }
         }
         Ok(())
     }
