@@ -22,6 +22,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
@@ -38,6 +39,8 @@ use crate::schema::Schema;
 const FETCH_AHEAD: u64 = 64 << 20;
 /// Longest time without any progress.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two questions where one was not answered.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Most keys that are kept where all are: some two gigabytes.
 const MOST_KEYS: usize = 20_000_000;
 /// Kafka's default of `delete.retention.ms`.
@@ -229,7 +232,7 @@ impl Sources {
     /// Kafka's.
     pub fn open(&mut self, options: &kafka::Options, group: &str, admin: &Admin) -> Result<(), Error> {
         let failed = |source| Error::Kafka { doing: "looking at the source topics".to_owned(), source };
-        let runtime = tokio::runtime::Handle::current();
+        let runtime = Handle::current();
         let mut configs: HashMap<String, (i32, i64)> = HashMap::new();
         let now = self.clock.wall_ms();
         for slot in &mut self.slots {
@@ -267,7 +270,7 @@ impl Sources {
         Ok(())
     }
 
-    /// Reads each partition to where it ends now. Blocks.
+    /// Reads each partition to where it ends now. Blocks, within a runtime.
     ///
     /// # Errors
     /// Kafka's; [`Error::Stopped`].
@@ -279,8 +282,8 @@ impl Sources {
         for (at, place) in of.iter().enumerate() {
             let Some(slot) = slots.get_mut(*place) else { continue };
             let (topic, partition) = (slot.topic.clone(), slot.partition);
-            let stable = ends.stable(&topic, partition).map_err(failed)?;
-            if slot.is_behind(stable, || ends.high(&topic, partition)).map_err(failed)? {
+            let stable = answered(clock, stop, || ends.stable(&topic, partition))?;
+            if slot.is_behind(stable, || answered(clock, stop, || ends.high(&topic, partition)))? {
                 behind.push((at, stable));
                 if *at_rest {
                     poller.hold(at, slot.next).map_err(failed)?;
@@ -422,6 +425,30 @@ impl Sources {
             None if self.keys.codec.is_some() => Standing::Fresh,
             None => Standing::Unknown("its key is not the one that was looked for".to_owned()),
         }
+    }
+}
+
+/// Asks until there is an answer: one that comes too late once must not end a replay.
+fn answered(
+    clock: &Clock,
+    stop: &CancellationToken,
+    ask: impl Fn() -> Result<i64, kafka::Error>,
+) -> Result<i64, Error> {
+    let began = clock.now();
+    loop {
+        match ask() {
+            Ok(end) => return Ok(end),
+            Err(error) if error.is_transient() && clock.now().saturating_duration_since(began) < PATIENCE => {
+                tracing::debug!(%error, "asking where the source topics end; asking again");
+            }
+            Err(source) => {
+                return Err(Error::Kafka { doing: "reading the source topics".to_owned(), source });
+            }
+        }
+        if stop.is_cancelled() {
+            return Err(Error::Stopped);
+        }
+        Handle::current().block_on(tokio::time::sleep(PAUSE));
     }
 }
 
