@@ -1,6 +1,6 @@
 //! Where an export goes: a file that is there whole or not at all, or standard output.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -36,6 +36,23 @@ pub(super) struct Out {
     failed: Arc<Mutex<Option<io::Error>>>,
 }
 
+/// Begins a file beside `path` that is of this export alone: two that export to one file do not meet, not even where two
+/// containers count their processes alike; and a link that somebody laid there is not followed.
+fn begin(path: &Path, name: &OsStr) -> io::Result<(PathBuf, File)> {
+    let mut nth = 0u32;
+    loop {
+        let mut part = OsString::from(".");
+        part.push(name);
+        part.push(format!(".{}-{nth}.part", std::process::id()));
+        let part = path.with_file_name(part);
+        match File::create_new(&part) {
+            Ok(file) => return Ok((part, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && nth < 1_000 => nth += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 impl Destination {
     /// Begins a file beside `path`; `replaces`: there may be one of that name.
     ///
@@ -53,12 +70,7 @@ impl Destination {
         if !replaces && path.symlink_metadata().is_ok() {
             return Err(not_made(path, exists()));
         }
-        // Of this process alone: two that export to one file do not meet.
-        let mut part = OsString::from(".");
-        part.push(name);
-        part.push(format!(".{}.part", std::process::id()));
-        let part = path.with_file_name(part);
-        let file = File::create(&part).map_err(|error| match error.kind() {
+        let (part, file) = begin(path, name).map_err(|error| match error.kind() {
             // Else it would seem to be the file that has to be there.
             io::ErrorKind::NotFound => {
                 not_made(path, io::Error::new(error.kind(), "there is no such folder"))
