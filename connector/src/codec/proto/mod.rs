@@ -23,6 +23,7 @@ use super::{Error, Misfit};
 use crate::schema::Schema;
 
 mod plan;
+mod reader;
 mod run;
 
 pub(super) use run::Protobuf;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::Message;
 use super::plan::{self, Absent, How, Item, Number, Plan, Source, Target, UNMAPPED, Value, wire};
+use super::reader::Reader;
 use crate::codec::{Error, Misfit, Stage, key};
 use crate::schema::wire::{close_block, put_bytes, put_long};
 use crate::schema::{MAX_DEPTH, MAX_EMPTY_ITEMS, Schema};
@@ -65,7 +66,7 @@ struct Entry {
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
+pub(super) enum What {
     /// With the bytes.
     Bytes(&'static str),
     Missing,
@@ -80,9 +81,7 @@ enum What {
 
 /// It was left at a failure, which lies at this byte.
 #[derive(Clone, Copy, Debug)]
-struct Stop(What, usize);
-
-const CUT: &str = "it ends too early";
+pub(super) struct Stop(pub What, pub usize);
 
 impl Protobuf {
     /// For messages of this type in a dataset of this schema.
@@ -193,10 +192,16 @@ impl Run<'_> {
         }
         let seen = self.buffers.seen.get_mut(base..).unwrap_or_default();
         for oneof in 0..record.oneofs {
-            // The last of its members counts; the others are as if they were not there.
-            let chosen = seen.iter().rev().find(|seen| seen.oneof == oneof).map(|seen| seen.slot);
-            for seen in seen.iter_mut().filter(|seen| seen.oneof == oneof && Some(seen.slot) != chosen) {
-                seen.slot = UNMAPPED;
+            // The last of its members counts; the others are as if they were not there, and so is what it was itself before
+            // another was set.
+            let mut members = seen.iter_mut().rev().filter(|seen| seen.oneof == oneof);
+            let chosen = members.next().map(|seen| seen.slot);
+            let mut stays = true;
+            for seen in members {
+                stays &= Some(seen.slot) == chosen;
+                if !stays {
+                    seen.slot = UNMAPPED;
+                }
             }
         }
         // Most writers write fields in order, and most datasets have them so.
@@ -269,6 +274,14 @@ impl Run<'_> {
                 }
                 self.record(*record, (from, to), depth)
             }
+            Value::Wrapped(inner, zero) => match self.inner((from, to), 1)? {
+                Some(found) => self.scalar(inner, &found),
+                None => {
+                    self.buffers.out.extend_from_slice(zero);
+                    Ok(())
+                }
+            },
+            Value::Time(parts) => self.time(*parts, (from, to)),
             value => match to.checked_sub(1).and_then(|last| self.buffers.seen.get(last)).copied() {
                 Some(last) => self.scalar(value, &last),
                 None => Err(Stop(What::Missing, self.bytes.len())),
@@ -440,35 +453,41 @@ impl Run<'_> {
                 }
                 put_bytes(out, text);
             }
-            Value::Wrapped(inner, zero) => match self.inner(seen, 1)? {
-                Some(found) => return self.scalar(inner, &found),
-                None => self.buffers.out.extend_from_slice(zero),
-            },
-            Value::Time(parts) => {
-                let range = || Stop(What::Range, seen.from);
-                let seconds = self.inner(seen, 1)?.map_or(Ok(0), |seen| number(&seen))? as i64;
-                let nanos = i64::from(self.inner(seen, 2)?.map_or(Ok(0), |seen| number(&seen))? as i32);
-                if !(0..1_000_000_000).contains(&nanos) {
-                    return Err(range());
-                }
-                let whole = seconds.checked_mul(*parts).ok_or_else(range)?;
-                let time = whole.checked_add(nanos / (1_000_000_000 / parts)).ok_or_else(range)?;
-                put_long(&mut self.buffers.out, time);
+            Value::Message(..) | Value::Wrapped(..) | Value::Time(_) => {
+                unreachable!("messages are written as items, since they may come in parts")
             }
-            Value::Message(..) => unreachable!("messages are written as records"),
         }
         Ok(())
     }
 
-    /// The last field of this number in a message that is one of the well-known.
-    fn inner(&self, seen: &Seen, wanted: u32) -> Result<Option<Seen>, Stop> {
-        let mut reader = Reader { bytes: self.bytes.get(..seen.to).unwrap_or_default(), at: seen.from };
+    /// A timestamp, in so many parts of a second.
+    fn time(&mut self, parts: i64, places: (usize, usize)) -> Result<(), Stop> {
+        let at = self.buffers.seen.get(places.0).map_or(0, |seen| seen.from);
+        let range = || Stop(What::Range, at);
+        let seconds = self.inner(places, 1)?.map_or(Ok(0), |seen| number(&seen))? as i64;
+        let nanos = i64::from(self.inner(places, 2)?.map_or(Ok(0), |seen| number(&seen))? as i32);
+        if !(0..1_000_000_000).contains(&nanos) {
+            return Err(range());
+        }
+        let whole = seconds.checked_mul(parts).ok_or_else(range)?;
+        let time = whole.checked_add(nanos / (1_000_000_000 / parts)).ok_or_else(range)?;
+        put_long(&mut self.buffers.out, time);
+        Ok(())
+    }
+
+    /// The last field of this number in a message that is one of the well-known, which lies in these parts of what was seen.
+    fn inner(&self, (first, last): (usize, usize), wanted: u32) -> Result<Option<Seen>, Stop> {
         let mut found = None;
-        while reader.at < seen.to {
-            let (number, wire) = reader.tag()?;
-            let (from, to, bits) = reader.field(number, wire, MAX_DEPTH)?;
-            if number == wanted {
-                found = Some(Seen { wire, from, to, bits, ..*seen });
+        for part in first..last {
+            let Some(seen) = self.buffers.seen.get(part) else { continue };
+            check(seen, wire::BYTES)?;
+            let mut reader = Reader { bytes: self.bytes.get(..seen.to).unwrap_or_default(), at: seen.from };
+            while reader.at < seen.to {
+                let (number, wire) = reader.tag()?;
+                let (from, to, bits) = reader.field(number, wire, MAX_DEPTH)?;
+                if number == wanted {
+                    found = Some(Seen { wire, from, to, bits, ..*seen });
+                }
             }
         }
         Ok(found)
@@ -487,104 +506,4 @@ fn check(seen: &Seen, wire: u8) -> Result<(), Stop> {
 
 fn number(seen: &Seen) -> Result<u64, Stop> {
     check(seen, wire::VARINT).map(|()| seen.bits)
-}
-
-/// Reads the wire.
-struct Reader<'b> {
-    /// Up to the end of what may be read.
-    bytes: &'b [u8],
-    at: usize,
-}
-
-impl Reader<'_> {
-    #[inline]
-    fn varint(&mut self) -> Result<u64, Stop> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        if let Some(first) = rest.first()
-            && *first < 0x80
-        {
-            self.at += 1;
-            return Ok(u64::from(*first));
-        }
-        let mut bits = 0u64;
-        for (at, byte) in rest.iter().take(10).enumerate() {
-            // The tenth byte has room for one bit of 64; what is beyond is cut by others, and here garbage.
-            if at == 9 && *byte > 1 {
-                break;
-            }
-            bits |= u64::from(byte & 0x7f) << (7 * at);
-            if *byte < 0x80 {
-                self.at += at + 1;
-                return Ok(bits);
-            }
-        }
-        let cut = rest.len() < 10;
-        Err(Stop(What::Bytes(if cut { CUT } else { "a number has more than 64 bits" }), self.at))
-    }
-
-    /// A field's number and type on the wire.
-    #[inline]
-    fn tag(&mut self) -> Result<(u32, u8), Stop> {
-        let from = self.at;
-        let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).ok().filter(|number| (1..1 << 29).contains(number));
-        match (number, (tag & 7) as u8) {
-            (Some(number), wire) if wire <= wire::FIXED32 => Ok((number, wire)),
-            (None, _) => Err(Stop(What::Bytes("a field's number is 0 or too large"), from)),
-            _ => Err(Stop(What::Bytes("a field is of a type on the wire that there is not"), from)),
-        }
-    }
-
-    /// Passes over a field's content: from where to where it lies, and its bits where it is a number.
-    #[inline]
-    fn field(&mut self, number: u32, wire: u8, depth: usize) -> Result<(usize, usize, u64), Stop> {
-        let from = self.at;
-        match wire {
-            wire::VARINT => {
-                let bits = self.varint()?;
-                Ok((from, self.at, bits))
-            }
-            wire::FIXED32 => {
-                let chunk = self.bytes.get(from..).and_then(|rest| rest.first_chunk::<4>());
-                let bits = u32::from_le_bytes(*chunk.ok_or(Stop(What::Bytes(CUT), from))?);
-                self.at += 4;
-                Ok((from, self.at, bits.into()))
-            }
-            wire::FIXED64 => {
-                let chunk = self.bytes.get(from..).and_then(|rest| rest.first_chunk::<8>());
-                let bits = u64::from_le_bytes(*chunk.ok_or(Stop(What::Bytes(CUT), from))?);
-                self.at += 8;
-                Ok((from, self.at, bits))
-            }
-            wire::BYTES => {
-                let length = self.varint()?;
-                let from = self.at;
-                let to = usize::try_from(length).ok().and_then(|length| from.checked_add(length));
-                let to = to.filter(|to| *to <= self.bytes.len());
-                self.at = to.ok_or(Stop(What::Bytes("a length reaches beyond the end"), from))?;
-                Ok((from, self.at, 0))
-            }
-            wire::GROUP => self.group(number, depth),
-            _ => Err(Stop(What::Bytes("a group ends that has not begun"), from)),
-        }
-    }
-
-    /// Passes over a group.
-    fn group(&mut self, number: u32, depth: usize) -> Result<(usize, usize, u64), Stop> {
-        let from = self.at;
-        let depth = depth.checked_sub(1).ok_or(Stop(What::Deep, from))?;
-        loop {
-            let end = self.at;
-            let (inner, wire) = self.tag()?;
-            match wire {
-                wire::GROUP_END if inner == number => return Ok((from, end, 0)),
-                wire::GROUP_END => {
-                    return Err(Stop(What::Bytes("a group ends that is not the innermost"), end));
-                }
-                wire => {
-                    self.field(inner, wire, depth)?;
-                }
-            }
-        }
-    }
 }

@@ -261,6 +261,33 @@ fn what_comes_twice_what_is_unknown_and_what_lies_in_any_order() {
 }
 
 #[test]
+fn messages_in_parts_are_one_unless_a_oneof_was_something_else_meanwhile() {
+    // Seconds, then nanoseconds; a wrapper's value, then a wrapper without one.
+    let time = [delimited(9, &[8, 7]), delimited(9, &[16, 0x80, 0x89, 0x7a])];
+    let note = [delimited(10, &delimited(1, b"n")), delimited(10, b"")];
+    let read = through(&[time.concat(), note.concat()].concat()).unwrap();
+    assert_eq!(read, with(&[("madeAt", "7002"), ("note", r#""n""#)]));
+    let text = r#"syntax = "proto3"; message A { int32 x = 1; int32 y = 2; }
+        message P { oneof which { A a = 1; int32 b = 2; bool c = 3; } }"#;
+    let schema = r#"{"type":"record","name":"P","fields":[
+        {"name":"a","type":["null",{"type":"record","name":"A","fields":[
+            {"name":"x","type":"int"},{"name":"y","type":"int"}]}],"default":null},
+        {"name":"b","type":["null","int"],"default":null}]}"#;
+    let schema = Arc::new(Schema::dataset(schema).unwrap());
+    let message = File::compile(text, &[]).unwrap().message(&[1]).unwrap();
+    let mut messages = Protobuf::new(&message, &schema).unwrap();
+    let (x, y) = (delimited(1, &[8, 5]), delimited(1, &[16, 6]));
+    for (between, said) in [
+        (vec![], r#"{"a":{"x":5,"y":6},"b":null}"#),
+        (field(2, 0, &[7]), r#"{"a":{"x":0,"y":6},"b":null}"#),
+        (field(3, 0, &[1]), r#"{"a":{"x":0,"y":6},"b":null}"#),
+    ] {
+        let bytes = [&x[..], &between, &y].concat();
+        assert_eq!(shown(&schema, messages.decode(&bytes).unwrap()), said);
+    }
+}
+
+#[test]
 fn poison_is_a_misfit_that_says_where() {
     let ten = [0xff; 10];
     let deep = |levels: usize| {
