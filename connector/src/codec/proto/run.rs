@@ -315,6 +315,10 @@ impl Run<'_> {
                     plan::put_branch(item.branch, &mut self.buffers.out);
                     self.scalar(&item.value, &Seen { wire, from, to, bits, ..seen })?;
                     count += 1;
+                    // A byte may be a name of any length.
+                    if self.buffers.out.len() > self.most {
+                        return Err(Stop(What::Large, to));
+                    }
                 }
                 continue;
             }

@@ -346,6 +346,15 @@ fn poison_is_a_misfit_that_says_where() {
     let bytes = [0x42, 0].repeat(50_000);
     assert_eq!(many.decode(&bytes).unwrap_err().class, "stillwell.codec.TooLarge");
     assert!(many.held() < 64 << 20, "{}", many.held());
+    // A byte each (131,072: 80 80 08), and a name of a thousand for each of them.
+    let name = "X".repeat(1_000);
+    let text = format!("syntax = \"proto3\"; enum E {{ {name} = 0; }} message P {{ repeated E all = 1; }}");
+    let schema = r#"{"type":"record","name":"P","fields":[{"name":"all","type":{"type":"array","items":"string"}}]}"#;
+    let message = File::compile(&text, &[]).unwrap().message(&[0]).unwrap();
+    let mut named = Protobuf::new(&message, &Arc::new(Schema::dataset(schema).unwrap())).unwrap();
+    let bytes = [&[0x0a, 0x80, 0x80, 0x08][..], &[0; 1 << 17]].concat();
+    assert_eq!(named.decode(&bytes).unwrap_err().class, "stillwell.codec.TooLarge");
+    assert!(named.held() < 32 << 20, "{}", named.held());
     let mut nothing = protobuf(
         r#"{"type":"record","name":"P","fields":[{"name":"all","type":{"type":"array","items":
             {"type":"record","name":"Q","fields":[]}}}]}"#,
