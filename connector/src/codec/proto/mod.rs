@@ -183,16 +183,41 @@ impl File {
     }
 }
 
+/// Braces in comments and strings nest nothing: a file may be full of `a < b`, or of smileys.
 fn is_deep(text: &str) -> bool {
     let mut depth = 0usize;
-    text.bytes().any(|byte| {
-        match byte {
-            b'{' | b'[' | b'(' | b'<' => depth += 1,
-            b'}' | b']' | b')' | b'>' => depth = depth.saturating_sub(1),
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '[', '(', '<', '}', ']', ')', '>', '/', '"', '\'']) {
+        let (_, from) = rest.split_at(at);
+        let mut chars = from.chars();
+        let first = chars.next();
+        rest = chars.as_str();
+        match first {
+            Some('{' | '[' | '(' | '<') => depth += 1,
+            Some('}' | ']' | ')' | '>') => depth = depth.saturating_sub(1),
+            Some('/') if rest.starts_with('/') => rest = rest.split_once('\n').map_or("", |(_, rest)| rest),
+            Some('/') if rest.starts_with('*') => {
+                rest = rest.get(1..).and_then(|rest| rest.split_once("*/")).map_or("", |(_, rest)| rest);
+            }
+            Some(quote @ ('"' | '\'')) => loop {
+                match chars.next() {
+                    Some('\\') => {
+                        chars.next();
+                    }
+                    Some(char) if char != quote => {}
+                    _ => {
+                        rest = chars.as_str();
+                        break;
+                    }
+                }
+            },
             _ => {}
         }
-        depth > DEEPEST
-    })
+        if depth > DEEPEST {
+            return true;
+        }
+    }
+    false
 }
 
 /// Reads keys that are messages.

@@ -437,6 +437,8 @@ fn files_are_compiled_with_what_they_import_and_nothing_else() {
     assert!(refused("syntax = \"proto3\"; message {", &[]).contains("the schema"));
     let deep = format!("syntax = \"proto3\"; {}{}", "message A {".repeat(100), "}".repeat(100));
     assert!(refused(&deep, &[]).contains("nested deeper"));
+    let talk = "// a < b, :( and {\n/* << (( */ // it's \"((\n".repeat(100);
+    assert!(File::compile(&format!("syntax = \"proto3\";\n{talk}message A {{ int32 a = 1; }}"), &[]).is_ok());
     let itself = |name: &str| format!("syntax = \"proto3\"; import \"{name}\"; message A {{ int32 a = 1; }}");
     let circle = [("a".to_owned(), itself("b")), ("b".to_owned(), itself("a"))];
     assert!(!refused(&itself("a"), &circle).is_empty());
