@@ -62,8 +62,11 @@ impl Keys {
                 let named = match alone {
                     None => None,
                     Some(alone) => {
-                        let reader = json::Json::new(Arc::clone(alone), ExtraFields::Ignore);
-                        Some((reader, Arc::clone(alone), Fields::find(alone, names)?))
+                        // A default would make a key that nobody wrote, and delete what nobody meant.
+                        let alone = Arc::new(alone.without_defaults()?);
+                        let reader = json::Json::new(Arc::clone(&alone), ExtraFields::Ignore);
+                        let fields = Fields::find(&alone, names)?;
+                        Some((reader, alone, fields))
                     }
                 };
                 Keys::Json(Box::new(Json {

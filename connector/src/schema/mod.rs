@@ -169,6 +169,14 @@ impl Schema {
         Schema::dataset(&project::json(&self.json, fields)?)
     }
 
+    /// The same without the defaults of its fields: a value has to have them all.
+    ///
+    /// # Errors
+    /// As [`Schema::parse`]: nothing that a schema holds should lead to one.
+    pub fn without_defaults(&self) -> Result<Schema, Error> {
+        Schema::parse(&project::without_defaults(&self.json)?)
+    }
+
     /// The schema of `format = "raw"`: bytes, taken as they come.
     pub fn raw() -> Schema {
         Schema::parse(r#"{"type":"bytes"}"#).expect("a schema of one primitive type is valid")

@@ -44,6 +44,31 @@ pub(super) fn json(json: &str, fields: &[String]) -> Result<String, Error> {
     Ok(schema.to_string())
 }
 
+/// The text of `json`'s schema without the defaults of fields.
+pub(super) fn without_defaults(json: &str) -> Result<String, Error> {
+    let mut schema: Value = serde_json::from_str(json).map_err(Error::NotJson)?;
+    take_defaults(&mut schema);
+    Ok(schema.to_string())
+}
+
+fn take_defaults(value: &mut Value) {
+    match value {
+        Value::Array(branches) => branches.iter_mut().for_each(take_defaults),
+        Value::Object(object) => {
+            for field in object.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
+                if let Some(field) = field.as_object_mut() {
+                    field.remove("default");
+                    field.get_mut("type").into_iter().for_each(take_defaults);
+                }
+            }
+            for part in ["type", "items", "values"] {
+                object.get_mut(part).into_iter().for_each(take_defaults);
+            }
+        }
+        _ => {}
+    }
+}
+
 fn full_name(object: &Map<String, Value>, space: &str) -> String {
     let text = |key: &str| object.get(key).and_then(Value::as_str);
     let name = text("name").unwrap_or_default();

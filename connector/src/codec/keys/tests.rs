@@ -80,6 +80,17 @@ fn where_keys_are_made_of_fields_a_key_in_json_has_them_by_name() {
 }
 
 #[test]
+fn a_field_that_a_key_lacks_takes_no_default() {
+    let own = r#"{"type":"record","name":"P","fields":[{"name":"id","type":"string","default":""}]}"#;
+    let format = Format::json(ExtraFields::Ignore).with_keys(KeyFormat::Json);
+    let rule = KeyRule::Fields(vec!["id".to_owned()]);
+    let mut codec = Codec::new(format, rule, Arc::new(Schema::dataset(own).unwrap())).unwrap();
+    assert_eq!(key(&mut codec, br#"{"id":"a"}"#).unwrap(), "a");
+    let misfit = key(&mut codec, br#"{"no":7}"#).unwrap_err();
+    assert_eq!((misfit.stage, misfit.class), (Stage::Key, "stillwell.codec.MissingField"));
+}
+
+#[test]
 fn text_is_utf_8() {
     let mut codec = codec(KeyFormat::Text, &[]);
     assert_eq!(key(&mut codec, "ä".as_bytes()).unwrap(), "ä");
