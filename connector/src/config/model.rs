@@ -336,7 +336,7 @@ section! {
         /// Schema with which `avro` values were written, where it is not the dataset's own. Not with a registry.
         schema: Option<PathBuf> = Path, Unset;
         /// Whether values begin with ids of the schema registry (or have them in headers). Unset: `avro` and `protobuf` do
-        /// where there is a registry, and no `schema` or `descriptor_set` here. `json` needs no schema: an id before it is
+        /// where there is a registry, and no `schema` or `message` here. `json` needs no schema: an id before it is
         /// skipped, and only with `true` it has to be there, and known to the registry as one of a JSON schema.
         registry: Option<bool> = Switch, Unset;
         /// File with the types of `protobuf` messages, as `protoc --include_imports --descriptor_set_out=FILE` writes it,
