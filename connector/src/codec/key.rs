@@ -52,12 +52,24 @@ impl Fields {
         paths.collect::<Result<_, _>>().map(Fields)
     }
 
-    /// The fields that are named, where a key's own schema has them all; else all of it.
+    /// The fields that are named, which a key's own schema has to have. Without names all of it; and where one is named, the
+    /// only one that there is, whatever it is called there. Of several, order and number would be a guess, and deletes would
+    /// find nothing.
     pub fn named_or_whole(schema: &Schema, names: &[String]) -> Result<Fields, String> {
-        match Fields::find(schema, names) {
-            Ok(fields) => Ok(fields),
-            Err(_) => Fields::whole(schema),
+        let missing = match Fields::find(schema, names) {
+            Ok(fields) => return Ok(fields),
+            Err(missing) => missing,
+        };
+        let whole = Fields::whole(schema)?;
+        match (names.len(), whole.0.len()) {
+            (0, _) | (1, 1) => Ok(whole),
+            _ => Err(missing.to_string()),
         }
+    }
+
+    /// Whether keys have several parts.
+    pub fn are_several(&self) -> bool {
+        self.0.len() > 1
     }
 
     /// Writes the key of `datum` into `out`, which is cleared first.

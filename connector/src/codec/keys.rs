@@ -142,6 +142,10 @@ impl Json {
         }
         self.out.clear();
         if text.get(place.0) != Some(&b'{') {
+            if self.named.as_ref().is_some_and(|(_, _, fields)| fields.are_several()) {
+                let what = "the key is one value, and those of the dataset are made of several";
+                return Err(misfit("stillwell.codec.NoKey", what.to_owned()));
+            }
             self.part(text, place, false)?;
         } else if let Some((reader, schema, fields)) = &mut self.named {
             let datum = reader.decode_part(text, place).map_err(of_key)?;

@@ -70,7 +70,7 @@ fn where_keys_are_made_of_fields_a_key_in_json_has_them_by_name() {
     {
         assert_eq!(key(&mut codec, text.as_bytes()).unwrap(), "7/a", "{text}");
     }
-    for text in [r#"{"id":"a"}"#, r#"{"id":"a","no":"7"}"#] {
+    for text in [r#"{"id":"a"}"#, r#"{"id":"a","no":"7"}"#, r#""7/a""#] {
         assert_eq!(key(&mut codec, text.as_bytes()).unwrap_err().stage, Stage::Key, "{text}");
     }
     // Of values it is not asked.
