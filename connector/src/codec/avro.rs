@@ -23,6 +23,7 @@ impl Avro {
     }
 
     /// The datum in the dataset's schema.
+    #[inline]
     pub fn decode<'a>(&'a mut self, value: &'a [u8]) -> Result<&'a [u8], Misfit> {
         let result = match &self.resolver {
             None => self.writer.validate(value).and_then(|length| match length == value.len() {

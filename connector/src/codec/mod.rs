@@ -282,7 +282,7 @@ impl Codec {
     pub fn key<'a>(&'a mut self, record: Encoded<'a>) -> Result<&'a [u8], Unread> {
         let codec = self.of(record.topic);
         if codec.fields.is_some() {
-            return Ok(codec.read_own(record)?.key);
+            return Ok(codec.read(record)?.key);
         }
         let key = record.key.ok_or_else(|| no_key("the record", ""))?;
         match &mut codec.keys {
@@ -340,23 +340,19 @@ impl Codec {
     ///
     /// # Errors
     /// [`Unread`].
-    #[inline]
     pub fn read<'a>(&'a mut self, record: Encoded<'a>) -> Result<Decoded<'a>, Unread> {
-        self.of(record.topic).read_own(record)
-    }
-
-    fn read_own<'a>(&'a mut self, record: Encoded<'a>) -> Result<Decoded<'a>, Unread> {
-        let Encoded { key, value, key_header, value_header, .. } = record;
-        let Codec { schema, reader, fields, key: made, keys, gone, .. } = self;
+        // One body, with one place where values are decoded, and what reads Avro inlined into it: a record and a result
+        // are ten and six words, which each call between would copy once more.
+        let Encoded { key, value, key_header, value_header, topic } = record;
+        let Codec { schema, reader, fields, key: made, keys, gone, .. } = self.of(topic);
         let told = match value {
-            Some(value) if key.is_some() || fields.is_some() => reader.decode(value, value_header)?,
-            // Where a change comes without a key it says what it is first: a table that was emptied has none.
-            Some(value) => {
-                reader.decode(value, value_header)?;
-                return Err(no_key("the record", r#"; `key = ["FIELD"]` makes it of fields"#).into());
-            }
+            Some(value) => reader.decode(value, value_header)?,
             None => Told::Delete(None),
         };
+        // Where a change comes without a key it has said what it is: a table that was emptied has none.
+        if value.is_some() && key.is_none() && fields.is_none() {
+            return Err(no_key("the record", r#"; `key = ["FIELD"]` makes it of fields"#).into());
+        }
         // Where the key is made of the value's fields, what the Kafka key is does not matter but for deletes without any.
         let key: &[u8] = match (fields, told) {
             (Some(fields), Told::Upsert(datum)) => {
@@ -389,12 +385,12 @@ impl Codec {
 }
 
 impl Reader {
-    #[inline]
+    #[inline(always)]
     fn decode<'a>(&'a mut self, value: &'a [u8], header: Option<&[u8]>) -> Result<Told<'a>, Unread> {
         Ok(match self {
             Reader::Json(json) => Told::Upsert(json.decode(frame::behind(value))?),
             Reader::JsonChanges(changes) => changes.decode(frame::behind(value))?,
-            Reader::Checked(ids, reader) => return reader.decode(ids.check(value, header)?, None),
+            Reader::Checked(ids, reader) => return checked(ids, reader, value, header),
             Reader::Avro(avro) => Told::Upsert(avro.decode(value)?),
             Reader::AvroChanges(changes) => changes.decode(value)?,
             Reader::Protobuf(messages) => Told::Upsert(messages.decode(value)?),
@@ -402,6 +398,17 @@ impl Reader {
             Reader::Raw(raw) => Told::Upsert(raw.decode(value)),
         })
     }
+}
+
+/// Apart: what calls itself is not inlined.
+#[inline(never)]
+fn checked<'a>(
+    ids: &mut registered::Ids,
+    reader: &'a mut Reader,
+    value: &'a [u8],
+    header: Option<&[u8]>,
+) -> Result<Told<'a>, Unread> {
+    reader.decode(ids.check(value, header)?, None)
 }
 
 #[cold]

@@ -35,19 +35,24 @@ impl<T> Shelf<T> {
         Shelf { places: HashMap::new(), known: Vec::new(), last: None }
     }
 
-    #[inline]
+    #[inline(always)]
     fn find(&mut self, id: SchemaId, stage: Stage) -> Result<&mut T, Unread> {
         let place = match self.last {
-            Some((last, place)) if last == id => Some(place),
-            _ => self.places.get(&id).copied(),
+            Some((last, place)) if last == id => place,
+            _ => self.look_up(id).ok_or(Unread::Unknown { id, stage })?,
         };
-        let Some(place) = place else { return Err(Unread::Unknown { id, stage }) };
-        self.last = Some((id, place));
         match self.known.get_mut(place) {
             Some(Ok(known)) => Ok(known),
-            Some(Err(misfit)) => Err(Unread::Misfit(misfit.clone())),
+            Some(Err(misfit)) => Err(again(misfit)),
             None => unreachable!("places point at what is known, and both are emptied together"),
         }
+    }
+
+    #[inline(never)]
+    fn look_up(&mut self, id: SchemaId) -> Option<usize> {
+        let place = *self.places.get(&id)?;
+        self.last = Some((id, place));
+        Some(place)
     }
 
     fn lacks(&self, id: SchemaId) -> bool {
@@ -93,17 +98,13 @@ impl Registered {
     }
 
     /// The datum in the dataset's schema; `header` is what names the value's schema beside it, if anything does.
-    #[inline]
+    #[inline(always)]
     pub fn decode<'a>(&'a mut self, value: &'a [u8], header: Option<&[u8]>) -> Result<Told<'a>, Unread> {
         let (id, datum) = framed(value, header).map_err(|why| unframed(why, Stage::Decode, header))?;
         match self.shelf.find(id, Stage::Decode)? {
             Reader::Avro(avro) => Ok(Told::Upsert(avro.decode(datum)?)),
             Reader::Changes(changes) => Ok(changes.decode(datum)?),
-            Reader::Protobuf(types) => {
-                let make = |message: &Message| Protobuf::new(message, &self.schema);
-                let (messages, datum) = types.find(id, datum, header, Stage::Decode, make)?;
-                Ok(Told::Upsert(messages.decode(datum)?))
-            }
+            Reader::Protobuf(types) => message(types, &self.schema, (id, datum), header),
         }
     }
 
@@ -133,6 +134,24 @@ impl Registered {
         };
         self.shelf.put(id, known);
     }
+}
+
+/// Apart, so that what Avro takes is small enough to be inlined.
+#[inline(never)]
+fn message<'a>(
+    types: &'a mut Types<Protobuf>,
+    schema: &Arc<Schema>,
+    (id, bytes): (SchemaId, &'a [u8]),
+    header: Option<&[u8]>,
+) -> Result<Told<'a>, Unread> {
+    let make = |message: &Message| Protobuf::new(message, schema);
+    let (messages, bytes) = types.find(id, bytes, header, Stage::Decode, make)?;
+    Ok(Told::Upsert(messages.decode(bytes)?))
+}
+
+#[cold]
+fn again(misfit: &Misfit) -> Unread {
+    Unread::Misfit(misfit.clone())
 }
 
 /// Checks the ids of values that need no schema: JSON says itself what it holds.
