@@ -349,7 +349,8 @@ fn poison_is_a_misfit_that_says_where() {
     // A byte each (131,072: 80 80 08), and a name of a thousand for each of them.
     let name = "X".repeat(1_000);
     let text = format!("syntax = \"proto3\"; enum E {{ {name} = 0; }} message P {{ repeated E all = 1; }}");
-    let schema = r#"{"type":"record","name":"P","fields":[{"name":"all","type":{"type":"array","items":"string"}}]}"#;
+    let schema =
+        r#"{"type":"record","name":"P","fields":[{"name":"all","type":{"type":"array","items":"string"}}]}"#;
     let message = File::compile(&text, &[]).unwrap().message(&[0]).unwrap();
     let mut named = Protobuf::new(&message, &Arc::new(Schema::dataset(schema).unwrap())).unwrap();
     let bytes = [&[0x0a, 0x80, 0x80, 0x08][..], &[0; 1 << 17]].concat();

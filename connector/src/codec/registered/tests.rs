@@ -163,7 +163,8 @@ fn where_fields_make_the_key_the_kafka_key_is_read_for_deletes_only() {
     assert_eq!(codec.key(delete).unwrap(), b"ab");
     // The only field is the key by any name; of several the right one cannot be guessed.
     let other = |fields: &str| format!(r#"{{"type":"record","name":"K","fields":[{fields}]}}"#);
-    let (one, two) = (r#"{"name":"no","type":"string"}"#, r#"{"name":"no","type":"string"},{"name":"x","type":"string"}"#);
+    let (one, two) =
+        (r#"{"name":"no","type":"string"}"#, r#"{"name":"no","type":"string"},{"name":"x","type":"string"}"#);
     codec.learn(id(3), Ok(&written(&other(one))));
     codec.learn(id(4), Ok(&written(&other(two))));
     let (one, two) = (framed(3, OLD_AB), framed(4, b"\x04ab\x02x"));
