@@ -9,11 +9,14 @@
 //!
 //! A delete is followed by a Kafka null of the same key, for compaction: it deletes what is gone already. Of `before` only
 //! the key's fields are read: what a database says of the rest depends on its settings (PostgreSQL's replica identity).
+//! A row of which the database left out what was not touched is a misfit: Debezium puts a placeholder there.
 //!
 //! Avro's rules do the work there: the row is resolved to the dataset's schema by the same act that takes it out of its
 //! envelope, whatever its record is called (Debezium calls each `Value`).
 
 use std::sync::Arc;
+
+use memchr::memmem;
 
 use super::json::{self, scan};
 use super::{Error, ExtraFields, Misfit, Part, Stage, Told};
@@ -21,6 +24,45 @@ use crate::schema::{Id, Malformed, Node, Resolver, Schema};
 
 /// The class of misfits that say that a table was emptied.
 pub const TRUNCATED: &str = "stillwell.codec.Truncated";
+
+/// The class of misfits whose row lacks a column that the change did not touch.
+const UNAVAILABLE: &str = "stillwell.codec.UnavailableValue";
+
+/// What stands for a value that the database did not hand out, since it lies apart from its row and was not touched: text of
+/// PostgreSQL's TOAST, Oracle's LOBs (Debezium's `unavailable.value.placeholder`, as it is by default). Here it is with its
+/// length before it, as in a datum, so that text which only mentions it is not meant.
+const PLACEHOLDER: &[u8] = b"\x38__debezium_unavailable_value";
+/// The same of a binary column that is written as base64.
+const PLACEHOLDER_BASE64: &[u8] = b"\x50X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==";
+
+/// Finds columns that a row lacks.
+#[derive(Debug)]
+struct Lacks([memmem::Finder<'static>; 2]);
+
+impl Lacks {
+    fn new() -> Lacks {
+        Lacks([PLACEHOLDER, PLACEHOLDER_BASE64].map(memmem::Finder::new))
+    }
+
+    fn nothing<'a>(&self, row: &'a [u8]) -> Result<&'a [u8], Misfit> {
+        match self.0.iter().any(|placeholder| placeholder.find(row).is_some()) {
+            false => Ok(row),
+            true => Err(unavailable()),
+        }
+    }
+}
+
+#[cold]
+fn unavailable() -> Misfit {
+    Misfit {
+        stage: Stage::Validate,
+        class: UNAVAILABLE,
+        message: "a column that the change did not touch has __debezium_unavailable_value and not its value, which would be lost. \
+                  Have the database hand out whole rows (PostgreSQL: REPLICA IDENTITY FULL), or Debezium select them anew \
+                  (its ReselectColumnsPostProcessor)"
+            .to_owned(),
+    }
+}
 
 /// What was done.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,6 +132,7 @@ pub(super) struct Json {
     after: json::Json,
     /// Where keys are made of fields: reads those.
     before: Option<json::Json>,
+    lacks: Lacks,
     scratch: scan::Scratch,
 }
 
@@ -114,6 +157,7 @@ impl Json {
         Json {
             after: json::Json::new(schema, extra_fields),
             before: left.map(|left| json::Json::new(Arc::clone(left), ExtraFields::Ignore)),
+            lacks: Lacks::new(),
             scratch: scan::Scratch::default(),
         }
     }
@@ -166,7 +210,9 @@ impl Json {
             place.filter(|(from, to)| text.get(*from..*to).is_some_and(|part| part != b"null"))
         };
         match (done, row(parts.after), row(parts.before), &mut self.before) {
-            (Op::Write, Some(after), ..) => Ok(Told::Upsert(self.after.decode_part(text, after)?)),
+            (Op::Write, Some(after), ..) => {
+                Ok(Told::Upsert(self.lacks.nothing(self.after.decode_part(text, after)?)?))
+            }
             (Op::Write, None, ..) => Err(no_row("a write")),
             (Op::Delete, _, Some(before), Some(reader)) => {
                 Ok(Told::Delete(Some(reader.decode_part(text, before)?)))
@@ -198,6 +244,7 @@ pub(super) struct Avro {
     after: Resolver,
     /// Where keys are made of fields: what is left of `before`.
     before: Option<Resolver>,
+    lacks: Lacks,
     out: Vec<u8>,
 }
 
@@ -208,15 +255,19 @@ impl Avro {
         })?;
         let take = |field: &str, schema: &Schema| {
             let reader = Arc::new(schema.in_field(field, row.envelope, row.name)?);
+            // The row stands in a union, and what a branch has wrong is found with each datum of it only.
+            if let (Some(from), Some(to)) = (row_in(&writer, field), row_in(&reader, field)) {
+                Resolver::compare((&writer, from), (&reader, to))?;
+            }
             Resolver::new(&writer, &reader)
         };
         let after = take("after", schema)?;
         let before = left.map(|left| take("before", left)).transpose()?;
-        Ok(Avro { after, before, writer, out: Vec::new() })
+        Ok(Avro { after, before, writer, lacks: Lacks::new(), out: Vec::new() })
     }
 
     pub fn decode<'a>(&'a mut self, value: &[u8]) -> Result<Told<'a>, Misfit> {
-        let Avro { writer, after, before, out } = self;
+        let Avro { writer, after, before, lacks, out } = self;
         let writer = &*writer;
         out.clear();
         let malformed = |malformed: Malformed| {
@@ -252,9 +303,21 @@ impl Avro {
         match (out.split_first(), done) {
             (Some((0, _)) | None, Op::Write) => Err(no_row("a write")),
             (Some((0, _)) | None, Op::Delete) => Ok(Told::Delete(None)),
-            (Some((_, row)), Op::Write) => Ok(Told::Upsert(row)),
+            (Some((_, row)), Op::Write) => Ok(Told::Upsert(lacks.nothing(row)?)),
             (Some((_, row)), Op::Delete) => Ok(Told::Delete(Some(row))),
         }
+    }
+}
+
+/// The record that a field holds, or holds besides null.
+fn row_in(schema: &Schema, field: &str) -> Option<Id> {
+    let nodes = &schema.nodes;
+    let Node::Record(change) = nodes.get(nodes.root) else { return None };
+    let node = change.field(field.as_bytes()).and_then(|at| change.fields.get(at))?.node;
+    let is_row = |id: &Id| matches!(nodes.get(*id), Node::Record(_));
+    match nodes.get(node) {
+        Node::Union(branches) => branches.iter().copied().find(is_row),
+        _ => Some(node).filter(is_row),
     }
 }
 
@@ -284,15 +347,8 @@ fn row(writer: &Schema) -> Result<Names<'_>, String> {
     if !says {
         return Err(format!("its field `op` is {}", nodes.title(op)));
     }
-    let (after, _) = (field("after")?, field("before")?);
-    let named = |id: Id| match nodes.get(id) {
-        Node::Record(row) => Some(&*row.name.full),
-        _ => None,
-    };
-    let name = match nodes.get(after) {
-        Node::Union(branches) => branches.iter().find_map(|branch| named(*branch)),
-        _ => named(after),
-    };
+    (field("after")?, field("before")?);
+    let name = row_in(writer, "after").map(|row| &*nodes.record(row).name.full);
     Ok(Names { envelope: &record.name.full, name })
 }
 

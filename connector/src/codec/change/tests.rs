@@ -120,6 +120,49 @@ fn what_is_no_change_says_so_and_a_truncated_table_most_of_all() {
     assert_eq!(read(&mut codec, None, &deep).unwrap_err().class, "stillwell.codec.TooDeep");
 }
 
+#[test]
+fn a_row_without_all_its_columns_is_no_row() {
+    let base64 = "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==";
+    let mut codec = json(by_id(), KeyFormat::Raw);
+    let mut of = |name: &str| {
+        let change = format!(r#"{{"op":"u","after":{{"id":1,"name":"{name}","price":null}}}}"#);
+        read(&mut codec, None, &change).map_err(|misfit| misfit.class)
+    };
+    for lacking in ["__debezium_unavailable_value", base64] {
+        assert_eq!(of(lacking), Err(UNAVAILABLE), "{lacking}");
+    }
+    for whole in ["", "8", "a __debezium_unavailable_value", "__debezium_unavailable_values", "X19k"] {
+        assert!(of(whole).is_ok(), "{whole}");
+    }
+    let format = Format::avro(Arc::new(Schema::parse(CHANGE).unwrap())).within(Envelope::Debezium);
+    let mut codec = Codec::new(format, by_id(), own()).unwrap();
+    let mut of = |op, before, after| {
+        codec.decode(None, Some(&change(op, before, after))).map(|_| ()).map_err(|misfit| misfit.class)
+    };
+    let lacking = |id| named(id, "__debezium_unavailable_value");
+    assert_eq!(of("u", null(), lacking(1)), Err(UNAVAILABLE));
+    // Of what is gone only the key counts.
+    assert_eq!(of("d", lacking(1), null()), Ok(()));
+    assert_eq!(of("u", lacking(1), row(1)), Ok(()));
+}
+
+#[test]
+fn rows_that_can_never_fit_are_refused_with_field_and_rule() {
+    let own = OWN.replace(r#"{"name":"id","#, r#"{"name":"sku","type":"string"},{"name":"id","#);
+    let schema = Arc::new(Schema::dataset(&own).unwrap());
+    let writer = Arc::new(Schema::parse(CHANGE).unwrap());
+    let format = Format::avro(Arc::clone(&writer)).within(Envelope::Debezium);
+    let error = Codec::new(format, by_id(), Arc::clone(&schema)).unwrap_err().to_string();
+    assert!(error.contains("sku"), "{error}");
+    let format = Format::registered(Kind::Avro).within(Envelope::Debezium);
+    let mut codec = Codec::new(format, by_id(), schema).unwrap();
+    codec.learn(SchemaId::Number(7), Ok(&writer.into()));
+    let value = [&[0, 0, 0, 0, 7], &change("c", null(), row(1))[..]].concat();
+    let misfit = codec.decode(None, Some(&value)).unwrap_err();
+    assert_eq!(misfit.class, "stillwell.codec.Incompatible");
+    assert!(misfit.message.contains("sku"), "{misfit:?}");
+}
+
 /// As Debezium's Avro converter has it: the row's record is called `Value`.
 const CHANGE: &str = r#"{"type":"record","name":"Envelope","namespace":"db.shop.products","fields":[
     {"name":"before","type":["null",{"type":"record","name":"Value","fields":[
@@ -130,12 +173,16 @@ const CHANGE: &str = r#"{"type":"record","name":"Envelope","namespace":"db.shop.
     {"name":"op","type":"string"},{"name":"ts_ms","type":["null","long"],"default":null}]}"#;
 
 fn row(id: i32) -> Value {
+    named(id, "Cup")
+}
+
+fn named(id: i32, name: &str) -> Value {
     Value::Union(
         1,
         Box::new(Value::Record(vec![
             ("price".into(), Value::Union(1, Box::new(Value::Float(2.5)))),
             ("id".into(), Value::Int(id)),
-            ("name".into(), "Cup".into()),
+            ("name".into(), name.into()),
         ])),
     )
 }

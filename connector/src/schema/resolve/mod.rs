@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use self::compare::Compare;
+use self::compare::{Compare, Misfits};
 use self::run::Run;
 use super::node::{Default, Id};
 use super::{Error, MAX_DEPTH, Malformed, Mismatch, Schema};
@@ -88,15 +88,17 @@ impl Resolver {
     /// be read.
     pub fn new(writer: &Arc<Schema>, reader: &Arc<Schema>) -> Result<Resolver, Error> {
         let mut compare = Compare::new(writer, reader);
-        let root = compare.pair(writer.nodes.root, reader.nodes.root, 0).map_err(|misfits| {
-            let named = misfits.into_iter().map(|misfit| {
-                let at: Vec<String> = misfit.at.into_iter().rev().collect();
-                let at = if at.is_empty() { "the schema".into() } else { at.join(".") };
-                Mismatch { at, rule: misfit.rule }
-            });
-            Error::Incompatible(named.collect())
-        })?;
+        let root = compare.pair(writer.nodes.root, reader.nodes.root, 0).map_err(incompatible)?;
         Ok(Resolver { writer: Arc::clone(writer), acts: compare.acts, root })
+    }
+
+    /// Whether values of a node of the writer's resolve as those of a node of the reader's: of a union's branch, say, whose
+    /// mismatch would else be an error of each datum, and none of the schemas.
+    ///
+    /// # Errors
+    /// As [`Resolver::new`].
+    pub(crate) fn compare((writer, from): (&Schema, Id), (reader, to): (&Schema, Id)) -> Result<(), Error> {
+        Compare::new(writer, reader).pair(from, to, 0).map(|_| ()).map_err(incompatible)
     }
 
     /// Whether each datum of the writer's can be read. `false`: some may not, those of a union's branch or with an enum's
@@ -136,4 +138,13 @@ impl Resolver {
             Malformed { at, what }
         })
     }
+}
+
+fn incompatible(misfits: Misfits) -> Error {
+    let named = misfits.into_iter().map(|misfit| {
+        let at: Vec<String> = misfit.at.into_iter().rev().collect();
+        let at = if at.is_empty() { "the schema".into() } else { at.join(".") };
+        Mismatch { at, rule: misfit.rule }
+    });
+    Error::Incompatible(named.collect())
 }
