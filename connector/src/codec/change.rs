@@ -37,11 +37,11 @@ const PLACEHOLDER_BASE64: &[u8] = b"\x50X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==
 
 /// Finds columns that a row lacks.
 #[derive(Debug)]
-struct Lacks([memmem::Finder<'static>; 2]);
+struct Lacks(Box<[memmem::Finder<'static>; 2]>);
 
 impl Lacks {
     fn new() -> Lacks {
-        Lacks([PLACEHOLDER, PLACEHOLDER_BASE64].map(memmem::Finder::new))
+        Lacks(Box::new([PLACEHOLDER, PLACEHOLDER_BASE64].map(memmem::Finder::new)))
     }
 
     fn nothing<'a>(&self, row: &'a [u8]) -> Result<&'a [u8], Misfit> {
@@ -347,7 +347,8 @@ fn row(writer: &Schema) -> Result<Names<'_>, String> {
     if !says {
         return Err(format!("its field `op` is {}", nodes.title(op)));
     }
-    (field("after")?, field("before")?);
+    field("after")?;
+    field("before")?;
     let name = row_in(writer, "after").map(|row| &*nodes.record(row).name.full);
     Ok(Names { envelope: &record.name.full, name })
 }
