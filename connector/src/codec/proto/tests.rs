@@ -276,13 +276,12 @@ fn messages_in_parts_are_one_unless_a_oneof_was_something_else_meanwhile() {
     let schema = Arc::new(Schema::dataset(schema).unwrap());
     let message = File::compile(text, &[]).unwrap().message(&[1]).unwrap();
     let mut messages = Protobuf::new(&message, &schema).unwrap();
-    let (x, y) = (delimited(1, &[8, 5]), delimited(1, &[16, 6]));
     for (between, said) in [
         (vec![], r#"{"a":{"x":5,"y":6},"b":null}"#),
         (field(2, 0, &[7]), r#"{"a":{"x":0,"y":6},"b":null}"#),
         (field(3, 0, &[1]), r#"{"a":{"x":0,"y":6},"b":null}"#),
     ] {
-        let bytes = [&x[..], &between, &y].concat();
+        let bytes = [&delimited(1, &[8, 5])[..], &between, &delimited(1, &[16, 6])].concat();
         assert_eq!(shown(&schema, messages.decode(&bytes).unwrap()), said);
     }
 }
@@ -348,9 +347,9 @@ fn poison_is_a_misfit_that_says_where() {
     assert!(many.held() < 64 << 20, "{}", many.held());
     // A byte each (131,072: 80 80 08), and a name of a thousand for each of them.
     let name = "X".repeat(1_000);
-    let text = format!("syntax = \"proto3\"; enum E {{ {name} = 0; }} message P {{ repeated E all = 1; }}");
+    let text = format!("syntax = \"proto3\"; enum E {{ {name} = 0; }} message P {{ repeated E a = 1; }}");
     let schema =
-        r#"{"type":"record","name":"P","fields":[{"name":"all","type":{"type":"array","items":"string"}}]}"#;
+        r#"{"type":"record","name":"P","fields":[{"name":"a","type":{"type":"array","items":"string"}}]}"#;
     let message = File::compile(&text, &[]).unwrap().message(&[0]).unwrap();
     let mut named = Protobuf::new(&message, &Arc::new(Schema::dataset(schema).unwrap())).unwrap();
     let bytes = [&[0x0a, 0x80, 0x80, 0x08][..], &[0; 1 << 17]].concat();
