@@ -198,7 +198,7 @@ pub fn refusals(bytes: &[u8]) -> String {
 fn read(bytes: &[u8]) -> [Result<u64, String>; 3] {
     let plain = plain(bytes);
     let mut out = Vec::new();
-    let fetched = unpack(bytes.chunks(1_000), bytes.len() as u64, MOST_PLAIN, true, &mut out);
+    let fetched = unpack(bytes.chunks(1_000), bytes.len() as u64, MOST_PLAIN, &mut out);
     assert!(out.len() as u64 <= MOST_PLAIN);
     let fetched = match fetched {
         Ok(done) => {
@@ -211,8 +211,7 @@ fn read(bytes: &[u8]) -> [Result<u64, String>; 3] {
     if let Ok(entries) = &plain {
         let (mut stored, mut back) = (Vec::new(), Vec::new());
         compress(bytes, LEVEL, &mut stored).expect("what reads as plain compresses");
-        unpack([&stored], stored.len() as u64, 2 * bytes.len() as u64, true, &mut back)
-            .expect("and comes back");
+        unpack([&stored], stored.len() as u64, 2 * bytes.len() as u64, &mut back).expect("and comes back");
         assert_eq!(self::plain(&back).as_ref(), Ok(entries));
     }
     [plain, fetched, any(bytes)]

@@ -247,7 +247,7 @@ fn is_index(url: &str) -> bool {
 }
 
 /// Reads a container, checks its frames and sums both forms.
-fn unpack(url: &str, path: &Path, out: &mut (impl Write + Send)) -> Result<Unpacked> {
+fn unpack(url: &str, path: &Path, out: &mut impl Write) -> Result<Unpacked> {
     let mut file = File::open(path).map_err(|error| no_input(url, error))?;
     let length = file.metadata().map_err(|error| unreadable(url, error))?.len();
     // zstd packs up to some 1:1000; what claims more is not a blob of ours.
@@ -259,7 +259,7 @@ fn unpack(url: &str, path: &Path, out: &mut (impl Write + Send)) -> Result<Unpac
         piece.truncate(read);
         (read > 0).then_some(piece)
     });
-    let unpacked = container::unpack(pieces, length, most, true, out);
+    let unpacked = container::unpack(pieces, length, most, out);
     match failed {
         Some(error) => Err(unreadable(url, error)),
         None => unpacked.map_err(|error| corrupt(url, error)),

@@ -132,8 +132,7 @@ fn containers_of_format_1_read_as_they_were_written() {
         assert_eq!(format!("{}\n", Checksum::of(&plain)).into_bytes(), read(name, "checksum.txt"));
         let mut unpacked = Vec::new();
         let (stored_bytes, plain_bytes) = (stored.len() as u64, plain.len() as u64);
-        let sums =
-            super::container::unpack([&stored], stored_bytes, plain_bytes, true, &mut unpacked).unwrap();
+        let sums = super::container::unpack([&stored], stored_bytes, plain_bytes, &mut unpacked).unwrap();
         assert_eq!(sums.plain_checksum, Some(Checksum::of(&plain)));
         assert_eq!(unpacked, plain);
         assert!(header(kind).schema().unwrap().encodes_like(&schema));

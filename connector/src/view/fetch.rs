@@ -453,12 +453,10 @@ fn write(
     let mut out = BufWriter::with_capacity(256 << 10, out);
     let have = match kind {
         Kind::Index => copy(pieces, &mut out).map_err(container::Error::Io),
-        Kind::Delta | Kind::Snapshot => {
-            // A snapshot's plain form follows from the stored one, whose checksum is made here; and each of its pages is
-            // checked when it is first touched, as a file's that was here before. Once more would be a tenth of a cold start.
-            let sums = kind == Kind::Delta;
-            container::unpack(pieces, blob.bytes, blob.plain_bytes, sums, &mut out)
-        }
+        Kind::Delta => container::unpack(pieces, blob.bytes, blob.plain_bytes, &mut out),
+        // A snapshot's plain form follows from the stored one, whose checksum is made here; and each of its pages is
+        // checked when it is first touched, as a file's that was here before. Once more would be a tenth of a cold start.
+        Kind::Snapshot => container::unpack_into(pieces, blob.bytes, blob.plain_bytes, out.get_ref().file()),
     };
     let have = have.map_err(|error| match error {
         container::Error::Io(source) => Error::io("writing", out.get_ref().path(), source),

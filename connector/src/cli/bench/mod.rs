@@ -177,26 +177,31 @@ fn ms(duration: Duration) -> f64 {
 
 /// A directory of the bench's own, gone at its end.
 #[derive(Debug)]
-struct Scratch(std::path::PathBuf);
+struct Scratch {
+    all: std::path::PathBuf,
+    /// Within it, since a log's lock lies beside the log.
+    dir: std::path::PathBuf,
+}
 
 impl Scratch {
     fn new(what: &str) -> Result<Scratch> {
         let unique = crate::clock::Entropy::system().uuid();
-        let path = std::env::temp_dir().join(format!("stillwell-bench-{what}-{unique}"));
-        std::fs::create_dir_all(&path).map_err(|error| {
-            Error::because(ErrorKind::Unavailable, format!("cannot make {}", path.display()), error)
+        let all = std::env::temp_dir().join(format!("stillwell-bench-{what}-{unique}"));
+        let dir = all.join("data");
+        std::fs::create_dir_all(&dir).map_err(|error| {
+            Error::because(ErrorKind::Unavailable, format!("cannot make {}", dir.display()), error)
         })?;
-        Ok(Scratch(path))
+        Ok(Scratch { all, dir })
     }
 
     fn path(&self) -> &std::path::Path {
-        &self.0
+        &self.dir
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(&self.all);
     }
 }
 

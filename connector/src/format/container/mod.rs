@@ -33,7 +33,7 @@ pub use header::{Counts, Header, Kind};
 pub use portable::Portable;
 pub use read::{BlockHead, Entries, Located, Reader};
 pub use stored::{LEVEL, Stored, compress};
-pub use unpack::{Unpacked, unpack};
+pub use unpack::{Unpacked, WriteAt, unpack, unpack_into};
 pub use write::{Summary, Writer};
 
 use crate::format::window::{Fault, Window};

@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::unpack::Batch;
 use super::*;
 use crate::format::index;
 use crate::record::{SourcePartition, TopicId};
@@ -105,14 +106,54 @@ fn read(bytes: &[u8], schema: &Schema) -> Result<(Header, Rows), Error> {
     Ok((reader.into_header(), rows))
 }
 
+/// A file of so many bytes at most, and how far it reaches.
+struct Filed {
+    bytes: Mutex<Vec<u8>>,
+    most: usize,
+}
+
+impl Filed {
+    fn of(most: usize) -> Filed {
+        Filed { bytes: Mutex::default(), most }
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        self.bytes.into_inner().unwrap()
+    }
+}
+
+impl WriteAt for Filed {
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> std::io::Result<()> {
+        let mut all = self.bytes.lock().unwrap();
+        let end = at as usize + bytes.len();
+        if end > self.most {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        let reach = end.max(all.len());
+        all.resize(reach, 0xee);
+        all[at as usize..end].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn unpack_by<'p>(
+    workers: usize,
+    pieces: impl IntoIterator<Item = &'p [u8]>,
+    most: (u64, u64),
+    out: &Filed,
+) -> Result<Unpacked, Error> {
+    super::unpack::unpack_by(workers, Batch::unpack, pieces, most.0, most.1, out)
+}
+
 fn unpack(stored: &[u8], piece: usize) -> Result<(Unpacked, Vec<u8>), Error> {
-    let by = |workers| {
-        let mut plain = Vec::new();
-        let pieces = stored.chunks(piece);
-        super::unpack::unpack_by(workers, pieces, stored.len() as u64, 1 << 20, &mut plain)
-            .map(|done| (done, plain))
-    };
-    let (here, spread) = (by(1), by(3));
+    let most = (stored.len() as u64, 1 << 20);
+    let mut plain = Vec::new();
+    let here = super::unpack(stored.chunks(piece), most.0, most.1, &mut plain).map(|done| (done, plain));
+    let out = Filed::of(usize::MAX);
+    let spread = unpack_by(3, stored.chunks(piece), most, &out).map(|done| {
+        let plain = out.into_bytes();
+        (Unpacked { plain_checksum: done.plain_checksum.or(Some(Checksum::of(&plain))), ..done }, plain)
+    });
     match (&here, &spread) {
         (Ok(here), Ok(spread)) => assert_eq!(here, spread),
         (Err(here), Err(spread)) => assert_eq!(here.to_string(), spread.to_string()),
@@ -286,30 +327,20 @@ fn a_length_beyond_what_was_announced_takes_no_memory() {
     );
     let mut stored = Vec::new();
     compress(&plain, LEVEL, &mut stored).unwrap();
+    let most = (stored.len() as u64, 50_000);
+    let mut out = Vec::new();
+    let done = super::unpack([&stored], most.0, most.1, &mut out);
+    assert!(matches!(done, Err(Error::Malformed { .. })));
+    assert!(out.len() <= 50_000);
     for workers in [1, 2] {
-        let mut out = Vec::new();
-        let done = super::unpack::unpack_by(workers, [&stored], stored.len() as u64, 50_000, &mut out);
-        assert!(matches!(done, Err(Error::Malformed { .. })));
-        assert!(out.len() <= 50_000);
-    }
-}
-
-/// Output that takes so many bytes, and then fails.
-struct Small(usize);
-
-impl std::io::Write for Small {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+        let out = Filed::of(50_000);
+        let done = unpack_by(workers, [&stored[..]], most, &out);
+        assert!(matches!(done, Err(Error::Malformed { .. })), "and not that the disk is full: {done:?}");
     }
 }
 
 #[test]
-fn several_threads_unpack_many_batches_in_order_and_end_with_what_went_wrong() {
+fn several_threads_unpack_many_batches_each_at_its_place_and_end_with_what_went_wrong() {
     let schema = Schema::raw();
     let entropy = crate::clock::Entropy::seeded(3);
     let rows: Rows = (0..3_000u32)
@@ -321,21 +352,17 @@ fn several_threads_unpack_many_batches_in_order_and_end_with_what_went_wrong() {
         })
         .collect();
     let plain = write(&header(Kind::Snapshot, &schema), &rows).1;
-    assert!(plain.len() > 5_000_000, "ten batches: {}", plain.len());
+    assert!(plain.len() > 5_000_000, "five batches: {}", plain.len());
     let mut stored = Vec::new();
     compress(&plain, LEVEL, &mut stored).unwrap();
     let most = (stored.len() as u64, plain.len() as u64);
     for (workers, piece) in [(1, 1 << 16), (2, 1 << 16), (4, 1_000), (4, stored.len())] {
         let pieces = || stored.chunks(piece);
-        let mut out = Vec::new();
-        let done = super::unpack::unpack_by(workers, pieces(), most.0, most.1, &mut out).unwrap();
-        assert!(out == plain, "{workers} workers, pieces of {piece}");
-        assert_eq!(
-            (done.checksum, done.plain_checksum),
-            (Checksum::of(&stored), Some(Checksum::of(&plain))),
-            "{workers} workers"
-        );
-        let full = super::unpack::unpack_by(workers, pieces(), most.0, most.1, &mut Small(2_000_000));
+        let out = Filed::of(usize::MAX);
+        let done = unpack_by(workers, pieces(), most, &out).unwrap();
+        assert!(out.into_bytes() == plain, "{workers} workers, pieces of {piece}");
+        assert_eq!((done.checksum, done.plain_checksum), (Checksum::of(&stored), None), "{workers} workers");
+        let full = unpack_by(workers, pieces(), most, &Filed::of(2_000_000));
         let Err(Error::Io(full)) = full else { panic!("{full:?}") };
         assert_eq!(
             full.kind(),
@@ -345,22 +372,14 @@ fn several_threads_unpack_many_batches_in_order_and_end_with_what_went_wrong() {
         let mut bad = stored.clone();
         let at = bad.len() / 2;
         bad[at..at + 200].fill(0xa5);
-        let bad = super::unpack::unpack_by(workers, bad.chunks(piece), most.0, most.1, &mut Vec::new());
+        let bad = unpack_by(workers, bad.chunks(piece), most, &Filed::of(usize::MAX));
         assert!(bad.is_err_and(|error| matches!(error, Error::Malformed { .. } | Error::Short { .. })));
-        if workers > 1 {
-            // However the workers end, nobody waits for them for ever.
-            let gone = super::unpack::unpack_with(
-                workers,
-                |_, _, _| panic!("on purpose"),
-                true,
-                pieces(),
-                most.0,
-                most.1,
-                &mut Vec::new(),
-            );
-            let Err(Error::Io(gone)) = gone else { panic!("{gone:?}") };
-            assert!(gone.to_string().contains("has panicked"), "{gone}");
-        }
+        // However the workers end, nobody waits for them for ever.
+        let panics: super::unpack::Work = |_, _, _| panic!("on purpose");
+        let out = Filed::of(usize::MAX);
+        let gone = super::unpack::unpack_by(workers, panics, pieces(), most.0, most.1, &out);
+        let Err(Error::Io(gone)) = gone else { panic!("{gone:?}") };
+        assert!(gone.to_string().contains("has panicked"), "{gone}");
     }
 }
 

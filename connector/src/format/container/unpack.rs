@@ -1,17 +1,24 @@
 //! From the stored form to the plain one, as it comes in, block by block.
 //!
 //! ```text
-//!             +-- blocks --> [decompress] --+
-//! pieces --> [frame, checksum]              +--> [checksum, write]      in order, each arrow a bounded queue
-//!             +-- blocks --> [decompress] --+
+//!             +-- blocks --> [decompress, write at its place]
+//! pieces --> [frame, checksum]                                     into a file: a bounded queue, a few threads
+//!             +-- blocks --> [decompress, write at its place]
+//!
+//! pieces --> [frame, checksum, decompress, checksum, write]        in order: one thread
 //! ```
+//!
+//! Where a block's plain form begins is known before it is decompressed, since each zstd frame says its size. So no thread
+//! waits for another to write, and what one has decompressed is written while it is in that processor's cache.
 //!
 //! What comes in is hostile until its checksum is known, which is at the end: what was announced of its lengths keeps a
 //! damaged one from taking memory or disk meanwhile.
 
+use std::fs::File;
 use std::io::Write;
 use std::num::NonZero;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -31,10 +38,11 @@ const MOST_HEADER: usize = 64 << 20;
 
 /// Stored bytes from which on threads of its own are worth their start.
 const WIDE: u64 = 4 << 20;
-/// Threads that decompress, at most: what comes after them is done by one.
+/// Threads that decompress and write, at most: one reads for all of them, and the file system lets one at a time into a file.
 const WORKERS: usize = 4;
-/// Plain bytes that go from thread to thread at a time.
-const BATCH: usize = 512 << 10;
+/// Plain bytes that a thread writes at a time. With fewer they wait for each other at the file more often, and more no longer
+/// lie in a processor's cache.
+const BATCH: usize = 1 << 20;
 
 /// What came out of [`unpack`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +57,8 @@ pub struct Unpacked {
     pub plain_checksum: Option<Checksum>,
 }
 
-/// Writes the plain form of a blob to `out`, whose stored form comes in `pieces` of any size; its checksum is made on
-/// the way, and with `sums` that of the plain form too: they are the caller's to compare. A blob stored in plain form passes as it
-/// is. Blocks of a large one are decompressed by several threads. Memory: a few blocks.
+/// Writes the plain form of a blob to `out`, whose stored form comes in `pieces` of any size; the checksums of both are made on
+/// the way, and are the caller's to compare. A blob stored in plain form passes as it is. Memory: a few blocks.
 ///
 /// # Errors
 /// [`Error::Malformed`] as soon as it cannot be a container of at most `most_bytes` stored and `most_plain` plain bytes;
@@ -60,51 +67,46 @@ pub fn unpack<P: AsRef<[u8]>>(
     pieces: impl IntoIterator<Item = P>,
     most_bytes: u64,
     most_plain: u64,
-    sums: bool,
-    out: &mut (impl Write + Send),
+    out: &mut impl Write,
+) -> Result<Unpacked, Error> {
+    let mut frames = Frames::new(most_bytes, most_plain);
+    let mut here = Here { zstd: bulk::Decompressor::new()?, buffer: Vec::new(), out, checksum: Xxh3::new() };
+    for piece in pieces {
+        frames.push(piece.as_ref(), &mut here)?;
+    }
+    frames.finish(Some(here.checksum))
+}
+
+/// As [`unpack`], into an empty file, and by several threads if the blob is large. The plain form is not summed.
+///
+/// # Errors
+/// As [`unpack`]; what lies in `out` is then of no use.
+pub fn unpack_into<P: AsRef<[u8]>>(
+    pieces: impl IntoIterator<Item = P>,
+    most_bytes: u64,
+    most_plain: u64,
+    out: &impl WriteAt,
 ) -> Result<Unpacked, Error> {
     let workers = match thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS) {
         workers if most_bytes >= WIDE => workers,
         _ => 1,
     };
-    unpack_with(workers, Batch::unpack, sums, pieces, most_bytes, most_plain, out)
+    unpack_by(workers, Batch::unpack, pieces, most_bytes, most_plain, out)
 }
 
-#[cfg(test)]
-pub(super) fn unpack_by<P: AsRef<[u8]>>(
-    workers: usize,
-    pieces: impl IntoIterator<Item = P>,
-    most_bytes: u64,
-    most_plain: u64,
-    out: &mut (impl Write + Send),
-) -> Result<Unpacked, Error> {
-    unpack_with(workers, Batch::unpack, true, pieces, most_bytes, most_plain, out)
+/// Where bytes go to places of their own, by several threads.
+pub trait WriteAt: Sync {
+    /// Writes all of `bytes` to `at`, counted from the beginning.
+    ///
+    /// # Errors
+    /// As [`Write::write_all`].
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> std::io::Result<()>;
 }
 
-/// What a worker does with a batch.
-pub(super) type Work = fn(&Batch, &mut bulk::Decompressor<'_>, Vec<u8>) -> Result<Unpacking, Error>;
-
-pub(super) fn unpack_with<P: AsRef<[u8]>>(
-    workers: usize,
-    work: Work,
-    sums: bool,
-    pieces: impl IntoIterator<Item = P>,
-    most_bytes: u64,
-    most_plain: u64,
-    out: &mut (impl Write + Send),
-) -> Result<Unpacked, Error> {
-    let mut frames = Frames::new(most_bytes, most_plain);
-    let out = Plain { out, checksum: sums.then(Xxh3::new) };
-    let plain_checksum = if workers < 2 {
-        let mut here = Here { zstd: bulk::Decompressor::new()?, buffer: Vec::new(), out };
-        for piece in pieces {
-            frames.push(piece.as_ref(), &mut here)?;
-        }
-        here.out.checksum
-    } else {
-        spread(workers, work, &mut frames, pieces, out)?
-    };
-    frames.finish(plain_checksum)
+impl WriteAt for File {
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> std::io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(self, bytes, at)
+    }
 }
 
 /// Where parts go, in order.
@@ -296,25 +298,6 @@ impl Frames {
     }
 }
 
-/// Output that sums what goes through, if that is asked for.
-struct Plain<'w, W: Write> {
-    out: &'w mut W,
-    checksum: Option<Xxh3>,
-}
-
-impl<W: Write> Plain<'_, W> {
-    fn emit(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        if let Some(checksum) = &mut self.checksum {
-            checksum.update(bytes);
-        }
-        self.copy(bytes)
-    }
-
-    fn copy(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        Ok(self.out.write_all(bytes)?)
-    }
-}
-
 /// The block's plain form with its frame and marker to `at` in `buffer`, which grows as needed; gives where it ends.
 fn decompress(
     zstd: &mut bulk::Decompressor<'_>,
@@ -347,31 +330,37 @@ fn decompress(
     Ok(whole)
 }
 
-/// All on the thread that the pieces come to.
+/// All on the thread that the pieces come to, in order.
 struct Here<'w, W: Write> {
     zstd: bulk::Decompressor<'static>,
     buffer: Vec<u8>,
-    out: Plain<'w, W>,
+    out: &'w mut W,
+    checksum: Xxh3,
 }
 
 impl<W: Write> Parts for Here<'_, W> {
     fn header(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.out.emit(bytes)
+        self.checksum.update(bytes);
+        Ok(self.out.write_all(bytes)?)
     }
 
     fn copy(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.out.copy(bytes)
+        Ok(self.out.write_all(bytes)?)
     }
 
     fn block(&mut self, packed: &Packed<'_>) -> Result<(), Error> {
         let length = decompress(&mut self.zstd, packed, &mut self.buffer, 0)?;
-        self.out.emit(self.buffer.get(..length).unwrap_or_default())
+        let plain = self.buffer.get(..length).unwrap_or_default();
+        self.checksum.update(plain);
+        Ok(self.out.write_all(plain)?)
     }
 }
 
 /// Blocks that one worker unpacks, one behind the other.
 #[derive(Default)]
 pub(super) struct Batch {
+    /// Where its plain form begins.
+    to: u64,
     /// Frame and compressed bytes of each.
     bytes: Vec<u8>,
     /// Of each: where it was, the lengths of frame and compressed bytes, its plain size.
@@ -381,67 +370,70 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    fn unpack(&self, zstd: &mut bulk::Decompressor<'_>, mut buffer: Vec<u8>) -> Result<Unpacking, Error> {
-        buffer.reserve(self.plain.saturating_sub(buffer.len()));
+    /// Its plain form to the front of `buffer`, which grows as needed; gives where it ends.
+    pub(super) fn unpack(
+        &self,
+        zstd: &mut bulk::Decompressor<'_>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<usize, Error> {
         let (mut from, mut to) = (0, 0);
         for &(at, frame, packed, size) in &self.blocks {
             let whole = self.bytes.get(from..from + frame + packed).unwrap_or_default();
             let (head, bytes) = whole.split_at_checked(frame).unwrap_or_default();
             let packed = Packed { at, frame: head, bytes, size, sync: self.sync };
-            to = decompress(zstd, &packed, &mut buffer, to)?;
+            to = decompress(zstd, &packed, buffer, to)?;
             from += whole.len();
         }
-        Ok((buffer, to))
+        Ok(to)
     }
 }
 
-/// A buffer, and how much of it is of the batch: the rest is of one before it, and is neither written nor made zero again.
-pub(super) type Unpacking = (Vec<u8>, usize);
+/// What a worker does with a batch before it is written.
+pub(super) type Work = fn(&Batch, &mut bulk::Decompressor<'_>, &mut Vec<u8>) -> Result<usize, Error>;
 
-/// What is written next.
-enum Next {
-    Header(Vec<u8>),
-    /// As it came, and summed already.
-    Copy(Vec<u8>),
-    /// A worker has it in hand.
-    Coming(Receiver<Result<Unpacking, Error>>),
-}
-
-type Job = (Batch, SyncSender<Result<Unpacking, Error>>);
-
-/// Hands blocks to workers, and to the writer the promise of what comes of them.
-struct Spread {
+/// Hands blocks to workers.
+struct Spread<'s, W> {
     batch: Batch,
-    jobs: SyncSender<Job>,
-    order: SyncSender<Next>,
+    jobs: SyncSender<Batch>,
+    out: &'s W,
+    /// Where the next part of the plain form begins.
+    at: u64,
+    /// Something has gone wrong: nobody need do anything any more.
+    over: &'s AtomicBool,
 }
 
-/// The thread at the other end has ended, and says why when it is joined.
+/// Somebody else has ended, and says why when it is joined.
 fn ended<T>(_: T) -> Error {
     Error::Io(std::io::ErrorKind::BrokenPipe.into())
 }
 
-impl Spread {
+impl<W: WriteAt> Spread<'_, W> {
     fn flush(&mut self) -> Result<(), Error> {
+        if self.over.load(Ordering::Relaxed) {
+            return Err(ended(()));
+        }
         if self.batch.blocks.is_empty() {
             return Ok(());
         }
         // The next one will be about as large: grown piece by piece it would be copied several times.
         let bytes = Vec::with_capacity(self.batch.bytes.len() + self.batch.bytes.len() / 8);
-        let batch = std::mem::replace(&mut self.batch, Batch { bytes, ..Batch::default() });
-        let (give, take) = sync_channel(1);
-        self.order.send(Next::Coming(take)).map_err(ended)?;
-        self.jobs.send((batch, give)).map_err(ended)
+        let mut batch = std::mem::replace(&mut self.batch, Batch { bytes, ..Batch::default() });
+        batch.to = self.at;
+        self.at += batch.plain as u64;
+        self.jobs.send(batch).map_err(ended)
     }
 }
 
-impl Parts for Spread {
+impl<W: WriteAt> Parts for Spread<'_, W> {
     fn header(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.order.send(Next::Header(bytes.to_vec())).map_err(ended)
+        self.copy(bytes)
     }
 
+    /// Never after a block: a blob is stored in one form.
     fn copy(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.order.send(Next::Copy(bytes.to_vec())).map_err(ended)
+        self.out.write_all_at(bytes, self.at)?;
+        self.at += bytes.len() as u64;
+        Ok(())
     }
 
     fn block(&mut self, packed: &Packed<'_>) -> Result<(), Error> {
@@ -462,64 +454,57 @@ fn panicked<T>(_: T) -> Error {
     ))
 }
 
-fn spread<P: AsRef<[u8]>, W: Write + Send>(
+pub(super) fn unpack_by<P: AsRef<[u8]>>(
     workers: usize,
     work: Work,
-    frames: &mut Frames,
     pieces: impl IntoIterator<Item = P>,
-    mut out: Plain<'_, W>,
-) -> Result<Option<Xxh3>, Error> {
-    let (jobs, queue) = sync_channel::<Job>(workers);
-    let (order, coming) = sync_channel(2 * workers);
+    most_bytes: u64,
+    most_plain: u64,
+    out: &impl WriteAt,
+) -> Result<Unpacked, Error> {
+    let mut frames = Frames::new(most_bytes, most_plain);
+    let (jobs, queue) = sync_channel::<Batch>(workers);
     let queue = Arc::new(Mutex::new(queue));
-    // Buffers go round: a new one costs the zeroing of its pages.
-    let spare = Mutex::new(Vec::<Vec<u8>>::new());
+    let over = AtomicBool::new(false);
+    let over = &over;
     thread::scope(|scope| {
         let mut working = Vec::with_capacity(workers);
         for _ in 0..workers {
             let mut zstd = bulk::Decompressor::new()?;
-            let (queue, spare) = (Arc::clone(&queue), &spare);
+            let queue = Arc::clone(&queue);
             let next = move || queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let buffer =
-                move || spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
             working.push(thread::Builder::new().spawn_scoped(scope, move || {
-                while let Ok((batch, give)) = next() {
-                    // Nobody there: the writer has ended.
-                    let _ = give.send(work(&batch, &mut zstd, buffer()));
+                let mut buffer = Vec::with_capacity(BATCH + BATCH / 8);
+                while let Ok(batch) = next() {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let done = work(&batch, &mut zstd, &mut buffer).and_then(|end| {
+                        Ok(out.write_all_at(buffer.get(..end).unwrap_or_default(), batch.to)?)
+                    });
+                    if done.is_err() {
+                        over.store(true, Ordering::Relaxed);
+                        return done;
+                    }
                 }
+                Ok(())
             })?);
         }
         // The workers alone hold it: when the last has ended, by whatever, nobody waits for room in it.
         drop(queue);
-        let spare = &spare;
-        let writer = thread::Builder::new().spawn_scoped(scope, move || {
-            for next in coming {
-                match next {
-                    Next::Header(bytes) => out.emit(&bytes)?,
-                    Next::Copy(bytes) => out.copy(&bytes)?,
-                    Next::Coming(take) => {
-                        let (buffer, length) = take.recv().map_err(panicked)??;
-                        out.emit(buffer.get(..length).unwrap_or_default())?;
-                        spare.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
-                    }
-                }
-            }
-            Ok(out.checksum)
-        })?;
-        let mut spread = Spread { batch: Batch::default(), jobs, order };
+        let mut spread = Spread { batch: Batch::default(), jobs, out, at: 0, over };
         let fed = pieces
             .into_iter()
             .try_for_each(|piece| frames.push(piece.as_ref(), &mut spread))
             .and_then(|()| spread.flush());
-        drop(spread);
-        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // Joined by hand: a panic of theirs is the writer's error, and not the end of this thread too.
-        let ends: Vec<_> = working.into_iter().map(|worker| worker.join().map_err(panicked)).collect();
-        let worked = ends.into_iter().collect::<Result<(), Error>>();
-        // What ended the writer explains why nothing more could be given to it.
-        match (written, fed, worked) {
-            (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => Err(error),
-            (Ok(checksum), Ok(()), Ok(())) => Ok(checksum),
+        if fed.is_err() {
+            over.store(true, Ordering::Relaxed);
         }
-    })
+        drop(spread);
+        // Joined by hand: a panic of theirs is an error, and not the end of this thread too.
+        let ends: Vec<_> = working.into_iter().map(|worker| worker.join().map_err(panicked)).collect();
+        // What ended a worker explains why nothing more could be given to it.
+        ends.into_iter().try_for_each(|end| end.and_then(|done| done)).and(fed)
+    })?;
+    frames.finish(None)
 }
