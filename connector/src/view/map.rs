@@ -4,6 +4,7 @@
 //! bytes mean (`format/`), nor which files there are (`cache`).
 
 use std::fs::File;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -11,13 +12,29 @@ use memmap2::{Advice, Mmap};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Error;
+use super::away::drop_elsewhere;
 use crate::format::index::PAGE;
+
+/// From so many bytes on a file is unmapped elsewhere than by who lets go of it: for less, to wake a thread takes as long.
+pub(super) const LARGE: usize = 1 << 20;
 
 /// A file mapped for reading.
 #[derive(Debug)]
 pub struct Map {
-    map: Mmap,
+    /// Until it is dropped.
+    map: ManuallyDrop<Mmap>,
     path: PathBuf,
+}
+
+impl Drop for Map {
+    #[expect(unsafe_code, reason = "taking the map out of what is dropped; see SAFETY")]
+    fn drop(&mut self) {
+        // SAFETY: nothing looks at `self.map` any more, whose only owner is being dropped, once.
+        let map = unsafe { ManuallyDrop::take(&mut self.map) };
+        if map.len() >= LARGE {
+            drop_elsewhere(Box::new(map));
+        }
+    }
 }
 
 impl Map {
@@ -39,7 +56,7 @@ impl Map {
         // file by hand while it is mapped ends this process with SIGBUS; nothing in a process can prevent that, and it
         // is the price of reading without a copy (docs/decisions/0001-mapped-cache.md).
         let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io("mapping", path, source))?;
-        Ok(Map { map, path: path.to_owned() })
+        Ok(Map { map: ManuallyDrop::new(map), path: path.to_owned() })
     }
 
     /// All bytes.

@@ -130,6 +130,39 @@ fn plain_blobs_are_taken_as_they_are() {
     assert_eq!(std::fs::read(held.path()).unwrap(), plain);
 }
 
+/// The stored form is summed, and the plain one follows from it: a wrong sum of that goes unseen on the way, be it unpacked by
+/// one thread or by several, and is seen by the index, before anything is read. A delta and an index are summed whole.
+#[test]
+fn a_fetched_snapshot_is_not_summed_a_second_time_in_its_plain_form() {
+    // The larger one does not compress below what one thread unpacks.
+    for bytes in [64, 16 << 10] {
+        let mut world = World::new();
+        let noise = Entropy::seeded(bytes);
+        let value = || (0..bytes / 8).flat_map(|_| noise.next_u64().to_le_bytes()).collect();
+        world.advance(&(0..300).map(|number| (key(number), Some(value()))).collect());
+        let view = world.view.clone();
+        let snapshot = world.snapshot(&view);
+        world.advance(&numbered(0..1, "b"));
+        let delta = world.chain.deltas[0].clone();
+        forget(&mut world);
+        let wrong = |blob: BlobRef| BlobRef { plain_checksum: Checksum(!blob.plain_checksum.0), ..blob };
+        let claimed = SnapshotRef { blob: wrong(snapshot.blob.clone()), ..snapshot.clone() };
+        let (fetcher, of) = (world.fetcher(), &world.identity);
+
+        let fetched = world.runtime.block_on(fetcher.snapshot(of, &claimed)).unwrap();
+        assert_eq!(fetched.snapshot.bytes(), snapshot.blob.plain_bytes);
+        let opened = Base::open(&fetched, of, &claimed, &world.schema);
+        assert!(matches!(opened, Err(Error::Corrupt { .. })), "{opened:?}");
+
+        let claimed = SnapshotRef { index: wrong(snapshot.index.clone()), ..snapshot };
+        let fetched = world.runtime.block_on(fetcher.snapshot(of, &claimed));
+        assert!(matches!(fetched, Err(Error::CorruptBlob { .. })), "{fetched:?}");
+        let claimed = DeltaRef { blob: wrong(delta.blob.clone()), ..delta };
+        let fetched = world.runtime.block_on(fetcher.delta(of, &claimed, None));
+        assert!(matches!(fetched, Err(Error::CorruptBlob { .. })), "{fetched:?}");
+    }
+}
+
 #[test]
 fn a_full_cache_needs_no_store() {
     let mut world = world();
