@@ -331,7 +331,7 @@ fn spawn(
         });
     }
     let survey = Survey::new(options, &fetch_from, ground.announced.subscribe())?;
-    let source = Source::new(
+    let mut source = Source::new(
         poller,
         &fetch_from,
         validator,
@@ -356,7 +356,7 @@ fn spawn(
         let said = told.wait_for(|told| !must_say || told.as_ref().is_some_and(|told| told.version >= first));
         tokio::select! {
             () = stop.cancelled() => return Ok(Done::Source),
-            said = said => drop(said),
+            said = source.until(said) => drop(said),
         }
         tokio::task::spawn_blocking(move || Ok(source.run(&stop).map(|()| Done::Source)?)).await?
     });
