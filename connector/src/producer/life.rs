@@ -136,9 +136,11 @@ pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> R
         taken => taken?,
     };
     // A takeover closes the breaker that it was the probe of. Else it forgets no failure: lives that take over well and
-    // then fail to announce must open it all the same.
-    if pass.is_probe() {
-        pass.succeeded();
+    // then fail to announce must open it all the same. But the failure is over, and not what the shard is in until there is
+    // something to announce.
+    match pass.is_probe() {
+        true => pass.succeeded(),
+        false => ground.circuits.kafka.answered(),
     }
     tracing::info!(life = %taken.life, version = %taken.view.version(), records = taken.view.records(), "took over");
     if let Some((request, plan)) = taken.rebuild.take() {
