@@ -40,7 +40,7 @@ use super::recover::{Recovered, Recovery};
 use super::schemas::{Librarian, Library};
 use super::shed::Ledger;
 use super::snapshot::{Snapshotted, Snapshotter};
-use super::source::Source;
+use super::source::{self, Source};
 use super::store::{Storer, Uploader};
 use super::survey::Survey;
 use super::turns::Turns;
@@ -268,7 +268,7 @@ fn spawn(
     )?
     .asking(desk)
     .knowing(survey.ends());
-    let stop = source_stop.clone();
+    let (stop, logged, status) = (source_stop.clone(), log.clone(), ground.status.clone());
     let (schema, first, mut told) =
         (view.schema().clone(), view.version().next(), ground.announced.subscribe());
     stages.spawn(async move {
@@ -278,7 +278,16 @@ fn spawn(
             () = stop.cancelled() => return Ok(Done::Source),
             said = source.until(said) => drop(said),
         }
-        tokio::task::spawn_blocking(move || Ok(source.run(&stop).map(|()| Done::Source)?)).await?
+        let token = stop.clone();
+        let ended = tokio::task::spawn_blocking(move || source.run(&token)).await?;
+        let Err(error @ source::Error::Lost { .. }) = ended else { return Ok(ended.map(|()| Done::Source)?) };
+        // Every life would end here at its first poll, and what the log holds from before never be published.
+        tracing::error!(%error, "the source ends; what the log still holds is published first");
+        status.send_modify(|status| status.error = Some(chain(&error)));
+        match stop.run_until_cancelled(logged.published()).await {
+            Some(()) => Err(error.into()),
+            None => Ok(Done::Source),
+        }
     });
 
     let stop = keeper_stop.clone();
