@@ -270,7 +270,7 @@ async fn markers_and_aborted_records_at_the_end_of_a_source_are_passed() {
 }
 
 /// Waits until the announced position of partition 0 is `offset`.
-async fn reaches(setting: &Setting, offset: i64) {
+pub async fn reaches(setting: &Setting, offset: i64) {
     wait_until_async(&format!("position {offset} is announced"), DEADLINE, || {
         let at = History::of(setting).valid.last().map(|last| last.positions[0].offset);
         std::future::ready(if at == Some(offset) { Ok(()) } else { Err(format!("{at:?}")) })

@@ -88,7 +88,7 @@ fn announcer(
     metrics: Arc<ProducerMetrics>,
 ) -> Announcer {
     let clock = Clock::system();
-    let mut transaction = Transaction::new(options, "d/0", clock.clone()).expect("a client");
+    let transaction = Transaction::new(options, "d/0", clock.clone()).expect("a client");
     transaction.init(LONG).expect("init");
     let poller = Poller::new(options, &Tuning::tail("g", Duration::from_millis(50))).expect("a poller");
     let ends = poller.reach(TOPIC, 0).expect("it answers");
