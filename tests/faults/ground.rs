@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use stillwell_tests::campaign::instance::Instance;
-use stillwell_tests::{Broker, Setting, Topic, scratch, wait_until, wait_until_async};
+use stillwell_tests::{Broker, Record, Setting, Topic, scratch, wait_until, wait_until_async};
 
 use crate::SCHEMA;
 use crate::history::{DEADLINE, History, announced, announcements, good};
@@ -85,6 +85,40 @@ async fn retention_that_passes_a_slow_producer_is_an_error_and_no_gap() {
     assert_eq!(consumer.view().records(), 40);
     producer.kill();
     consumer.shutdown().await.expect("it stops");
+}
+
+/// What was logged before retention passed is not behind the gap: it is published, though every life finds the gap at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_holds_is_published_before_a_gap_behind_it_ends_the_life() {
+    let mut setting = Setting::new("logged", 1, SCHEMA);
+    let mut producer = instance(&setting, "one", Some("producer"));
+    let first: Vec<_> = (0..20).map(|n| good(&mut setting, &format!("P-{n}"), 1.0)).collect();
+    setting.topic.produce(first);
+    producer.start(None);
+    reaches(&setting, 20).await;
+    producer.kill();
+    // Logged, and not published: the store is away.
+    let logged: Vec<_> = (20..40).map(|n| good(&mut setting, &format!("P-{n}"), 2.0)).collect();
+    setting.topic.produce(logged);
+    producer.start(Some("store.put=return(error)"));
+    let of_log = format!("stillwell_pending_records{{dataset=\"{}\",shard=\"0\"}} 20", setting.dataset());
+    says(&mut producer, "/metrics", &of_log);
+    producer.kill();
+    setting.topic.produce((0..10).map(|n| Record::upsert(format!("gone-{n}"), "{}")));
+    setting.topic.delete_before(0, 45);
+
+    // Slow enough for a life that ends at its first poll to publish nothing.
+    producer.start(Some("store.put=sleep(1500)"));
+    reaches(&setting, 40).await;
+    says(&mut producer, "/health", "is not in Kafka any more");
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    consumer.shutdown().await.expect("it stops");
+    producer.kill();
+    let history = History::of(&setting);
+    history.assert_gapless().assert_no_branch();
+    assert_eq!(history.valid.last().map(|last| last.positions[0].offset), Some(40));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,7 +270,7 @@ async fn markers_and_aborted_records_at_the_end_of_a_source_are_passed() {
 }
 
 /// Waits until the announced position of partition 0 is `offset`.
-async fn reaches(setting: &Setting, offset: i64) {
+pub async fn reaches(setting: &Setting, offset: i64) {
     wait_until_async(&format!("position {offset} is announced"), DEADLINE, || {
         let at = History::of(setting).valid.last().map(|last| last.positions[0].offset);
         std::future::ready(if at == Some(offset) { Ok(()) } else { Err(format!("{at:?}")) })

@@ -13,6 +13,7 @@ mod ground;
 mod history;
 mod letters;
 mod outage;
+mod power;
 mod rebuild;
 mod scenes;
 mod shed;

@@ -9,9 +9,9 @@ use serde_json::json;
 use stillwell::clock::Clock;
 use stillwell::retry::Circuit;
 use stillwell::{Consumer, ConsumerBuilder};
-use stillwell_tests::{Broker, Tap, Then, protocol, scratch, wait_until_async};
+use stillwell_tests::{Broker, Running, Tap, Then, protocol, scratch, wait_until, wait_until_async};
 
-use crate::instance::LONG;
+use crate::instance::{Instance, LONG};
 use crate::line::SCHEMA;
 use crate::setting::Setting;
 
@@ -115,6 +115,24 @@ async fn after_an_idle_hour_an_announcement_ends_the_wait_at_once() {
     setting.settled(&consumer).await;
     consumer.shutdown().await.expect("it stops");
     producer.shutdown().await.expect("it stops");
+}
+
+/// The source is assigned when a life begins, and read once the start of its partitions is announced. Before that its client
+/// reports all the same.
+#[test]
+fn a_source_that_is_not_to_be_read_yet_is_looked_after() {
+    let setting = Setting::new("not-yet", 1, SCHEMA);
+    let instance = Instance::new(&setting, "one");
+    instance.append("[producer.monitoring]\nmetrics_interval = \"100ms\"\n");
+    let mut command = instance.command_to_run(&["--role", "producer"]);
+    let process = Running::start(command.env("FAILPOINTS", "store.put=return(error)"));
+    let requests = format!("stillwell_kafka_requests_total{{client=\"{}/0/source\"}}", setting.dataset());
+    wait_until("the source's statistics are shown", LONG, || match instance.metric(&requests) {
+        Some(requests) if requests > 0.0 => Ok(()),
+        requests => Err(format!("{requests:?}")),
+    });
+    assert_eq!(instance.metric("stillwell_versions_total"), Some(0.0), "nothing is announced");
+    process.stop(LONG);
 }
 
 #[tokio::test(flavor = "multi_thread")]

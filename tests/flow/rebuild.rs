@@ -246,6 +246,10 @@ async fn a_rebuild_that_is_killed_begins_again_and_announces_once() {
     let done = outcome(asking.wait(LONG));
     assert_eq!(done["version"], before + 1, "{done}");
     settled(&setting).await;
-    assert_eq!(instance.newest(), before + 1, "once");
+    // The life behind it may make a snapshot at once, and say so in an empty version.
+    let versions = instance.versions();
+    let behind = versions.iter().filter(|version| version["version"].as_u64() > Some(before));
+    let changes = behind.filter(|version| version["upserts"] != 0 || version["deletes"] != 0);
+    assert_eq!(changes.count(), 1, "once");
     process.stop(LONG).expect_code(0);
 }

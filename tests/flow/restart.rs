@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use stillwell::Version;
-use stillwell_tests::{scratch, wait_until_async};
+use stillwell_tests::{Running, scratch, wait_until, wait_until_async};
 
+use crate::instance::{Instance, LONG};
 use crate::line::SCHEMA;
 use crate::setting::Setting;
 
@@ -48,6 +49,26 @@ async fn a_producer_that_starts_again_goes_on_where_it_was() {
         last = version;
     }
     consumer.expect("made").shutdown().await.expect("it stops");
+}
+
+/// A takeover fails, and the next one goes well: then all is well, though nothing is announced that would say so.
+#[test]
+fn a_failure_that_is_over_is_not_shown_until_the_next_version() {
+    let mut setting = Setting::new("over", 1, SCHEMA);
+    let records = changes(&mut setting, 0);
+    setting.topic.produce(records);
+    let instance = Instance::new(&setting, "one");
+    instance.started().stop(LONG).expect_code(0);
+    let before = instance.newest();
+    let mut command = instance.command_to_run(&["--role", "producer"]);
+    let mut process = Running::start(command.env("FAILPOINTS", "takeover.begun=1*return(error)"));
+    process.wait_for_text("the life has ended", LONG);
+    wait_until("health says that all is well", LONG, || match instance.get("/health") {
+        Ok((200, body)) if body.contains("\"status\":\"healthy\"") => Ok(()),
+        answer => Err(format!("{answer:?}")),
+    });
+    assert_eq!(instance.newest(), before, "nothing is announced");
+    process.stop(LONG).expect_code(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,9 +84,25 @@ impl Disk {
 
     /// Takes it out and puts it in again, nobody using it: what was only in the system's memory of it is gone.
     pub fn again(&self) {
+        self.out();
+        self.back();
+    }
+
+    /// Ends what a broken one began as a power cut does, nobody using it: it is there again, and holds what was synced before it
+    /// broke. Of the rest the system tries to write what it has yet, which cannot be done, and forgets it.
+    pub fn cut(&self) {
+        self.out();
+        self.mend();
+        self.back();
+    }
+
+    fn out(&self) {
         crate::wait_until("nobody uses the disk", Duration::from_secs(60), || {
             if tool("umount", &[], &[&self.at]) { Ok(()) } else { Err("somebody does") }
         });
+    }
+
+    fn back(&self) {
         // What it mends it says by its exit code.
         tool("e2fsck", &["-f", "-y"], &[&self.file()]);
         assert!(tool("mount", &["-o", "loop"], &[&self.file(), &self.at]), "the disk can be mounted again");

@@ -73,6 +73,10 @@ async fn write(app: &App, request: Request, upsert: bool) -> Result<Response, Pr
         }
         Publication::Durable { records } => Ok(answer(dataset, records.first(), None)),
         Publication::Rejected { reason, .. } => Err(Problem::rejected(reason)),
+        Publication::Unsent { reason, .. } => Err(Problem::of(
+            ErrorKind::Unavailable,
+            format!("the record was not sent; send it again: {reason}"),
+        )),
         Publication::Unknown { reason, .. } => Err(Problem::of(
             ErrorKind::Unavailable,
             format!(

@@ -210,6 +210,12 @@ impl Inlet {
         self.troubles.pop_front()
     }
 
+    /// Looks after log lines and statistics, and takes no record. What is wrong with the client as a whole is passed over.
+    pub(super) fn tend(&mut self) {
+        self.serve();
+        self.troubles.clear();
+    }
+
     fn serve(&mut self) {
         self.unserved = 0;
         serve(&self.main, self.consumer.client(), true, |code, words| {

@@ -249,6 +249,13 @@ impl Poller {
         told(&mut self.slots, &mut self.last, message)
     }
 
+    /// Looks after log lines and statistics and takes no record, for who is not to take any yet: in a client that nobody
+    /// polls they pile up, tens of megabytes a day. Errors of the client as a whole are passed over: what is still wrong
+    /// once it is polled is told then.
+    pub fn tend(&mut self) {
+        self.inlet.tend();
+    }
+
     /// As [`Poller::poll`], by one call of librdkafka's for each record, as its users do: what benches compare with. Not
     /// to be mixed with `poll` on one poller.
     pub fn poll_one(&mut self, timeout: Duration) -> Option<Polled<'_>> {

@@ -191,6 +191,8 @@ impl Member {
     pub async fn close(mut self) {
         self.membership.0.closing.store(true, Ordering::Release);
         self.events.close();
+        // A revocation among those that nobody has taken: the thread waits for its answer, and this for the thread.
+        while self.events.recv().await.is_some() {}
         if let Some(thread) = self.thread.take() {
             let joined = tokio::task::spawn_blocking(move || thread.join()).await;
             if !matches!(joined, Ok(Ok(()))) {
@@ -322,4 +324,34 @@ impl ConsumerContext for Role {
 
 fn partitions(list: &TopicPartitionList) -> Vec<i32> {
     list.elements().iter().map(|element| element.partition()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_revocation_that_nobody_has_taken_does_not_hold_up_the_end() {
+        let options = Options { bootstrap_servers: "127.0.0.1:9".to_owned(), ..Options::default() };
+        let (sender, events) = mpsc::channel(EVENTS);
+        let (owned, consumer, closing) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        let shared = Arc::new(Shared { owned, consumer, closing });
+        let context = Context::new("member", &options);
+        let role = Role { context, shared: Arc::clone(&shared), events: sender };
+        let config = configuration(&options, &[], &[("group.id", "g")]);
+        let consumer: BaseConsumer<Role> = config.create_with_context(role).expect("a consumer");
+        let thread = std::thread::spawn(move || {
+            let mut list = TopicPartitionList::new();
+            list.add_partition("t", 0);
+            consumer.context().pre_rebalance(&consumer, &Rebalance::Revoke(&list));
+        });
+        let member = Member { membership: Membership(shared), events, thread: Some(thread) };
+        let asked = tokio::time::timeout(HANDOVER, async {
+            while member.events.is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        asked.await.expect("the revocation waits to be taken");
+        tokio::time::timeout(HANDOVER / 2, member.close()).await.expect("nobody is waited for");
+    }
 }

@@ -9,7 +9,8 @@
 //! same producer early. With the announcement last, what is committed early holds letters and offsets of versions
 //! that the next life makes again from the announced positions; an announcement is never there without them. A letter
 //! may then stand in its topic twice, with the same source position in its headers; none is lost. Only what has been
-//! read back counts, and after any doubt a new life with a new producer begins (`recover`).
+//! read back counts, and after any doubt a new life with a new producer begins (`recover`). While there is nothing to
+//! announce the tail is looked at all the same, every few seconds.
 //!
 //! Owns: the transactional producer, the chain and the positions as announced. Does not own: uploads (`store`), the
 //! log's trimming (told through the watch), deciding to live again (`producer`).
@@ -19,10 +20,17 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+mod error;
+#[cfg(test)]
+mod tests;
+
+pub use error::Error;
+
 use super::circuit::Gate;
-use super::read_back::{self, ReadBack};
+use super::read_back::ReadBack;
 use super::shed::Ledger;
 use super::snapshot::Snapshotted;
 use super::store::Stored;
@@ -43,47 +51,13 @@ use crate::view::View;
 
 /// The group's offsets expire on the broker after a week by default, though positions have not moved.
 const RECOMMIT_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often the own tail is looked at while nothing is announced: soon enough for a life that was replaced to notice, and
+/// for statistics to be taken as they come.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Longest that a step of a transaction may take: beyond the transaction's own time limit, so that its outcome is known.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest wait for the own announcement to be read back.
 const READ_BACK: Duration = Duration::from_secs(30);
-
-/// Why no more can be announced in this life.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A newer life writes the shard.
-    #[error("fenced: a newer life writes the shard")]
-    Fenced(#[source] kafka::Error),
-    /// Kafka refused, or the outcome is not known: the next life reads what became of it.
-    #[error("announcing {what}")]
-    Kafka {
-        /// Which versions, which step.
-        what: String,
-        /// Kafka's reason.
-        #[source]
-        source: kafka::Error,
-    },
-    /// Committed, but not found as valid in the topic.
-    #[error("reading back the announcement of version {version}")]
-    ReadBack {
-        /// The version.
-        version: Version,
-        /// Why.
-        #[source]
-        source: read_back::Error,
-    },
-}
-
-impl Error {
-    /// Whether Kafka is the trouble, and not a newer life.
-    pub fn is_of_kafka(&self) -> bool {
-        match self {
-            Error::Fenced(_) => false,
-            Error::Kafka { .. } => true,
-            Error::ReadBack { source, .. } => source.is_of_kafka(),
-        }
-    }
-}
 
 /// The newest announced version of this life, for who waits on it.
 #[derive(Clone, Debug)]
@@ -248,6 +222,8 @@ impl Announcer {
     pub fn run(mut self, mut stored: mpsc::Receiver<Stored>, kill: &CancellationToken) -> Result<(), Error> {
         let runtime = Handle::current();
         let mut held: Option<Stored> = None;
+        // Waits that go on whatever ends another: begun anew each time, the longer one would never end.
+        let (mut recommits, mut looks) = (every(RECOMMIT_EVERY), every(LOOK_EVERY));
         loop {
             let first = match held.take() {
                 Some(first) => first,
@@ -258,7 +234,8 @@ impl Announcer {
                             () = kill.cancelled() => Next::End,
                             next = stored.recv() => next.map_or(Next::End, |next| Next::Version(Box::new(next))),
                             () = until(kept) => Next::Breath,
-                            () = tokio::time::sleep(RECOMMIT_EVERY) => Next::Idle,
+                            _ = recommits.tick() => Next::Recommit,
+                            _ = looks.tick() => Next::Look,
                         }
                     });
                     match next {
@@ -268,7 +245,14 @@ impl Announcer {
                             self.kept.clear();
                             continue;
                         }
-                        Next::Idle => {
+                        Next::Look => {
+                            // That it goes well says nothing about transactions.
+                            if let Err(error) = self.look() {
+                                return self.judge(Err(error), kill).map(drop);
+                            }
+                            continue;
+                        }
+                        Next::Recommit => {
                             let recommitted = self.recommit();
                             if self.judge(recommitted, kill)? {
                                 continue;
@@ -298,6 +282,9 @@ impl Announcer {
             if !self.judge(announced, kill)? {
                 return Ok(());
             }
+            // It has committed the offsets, and read its tail.
+            recommits.reset();
+            looks.reset();
         }
     }
 
@@ -488,9 +475,20 @@ impl Announcer {
         self.transaction.send_offsets(&offsets, &group, PATIENCE)
     }
 
+    /// The last announced version.
+    fn version(&self) -> Version {
+        self.carried.previous.map_or(Version(0), |(version, _)| version)
+    }
+
+    /// Looks whether another life has begun, and after the tail's client.
+    fn look(&mut self) -> Result<(), Error> {
+        let looked = self.read_back.look(self.constants.life);
+        looked.map_err(|source| Error::ReadBack { version: self.version(), source })
+    }
+
     /// Commits the offsets again though nothing moved, since the broker forgets them otherwise.
     fn recommit(&mut self) -> Result<(), Error> {
-        let version = self.carried.previous.map_or(Version(0), |(version, _)| version);
+        let version = self.version();
         let carried = self.carried.clone();
         let sent = self.transaction.begin().and_then(|()| self.send_offsets(&carried));
         self.end(version, sent)
@@ -547,10 +545,20 @@ enum Next {
     Version(Box<Stored>),
     /// Nothing more comes, or nothing more may.
     End,
-    /// Nothing has come for long.
-    Idle,
+    /// Nothing has come for a while.
+    Look,
+    /// Nothing has come for a day.
+    Recommit,
     /// The chain has had its breath.
     Breath,
+}
+
+/// A tick each time that so much has passed, and none at once.
+fn every(wait: Duration) -> Interval {
+    let mut interval = tokio::time::interval(wait);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval.reset();
+    interval
 }
 
 async fn until(at: Option<Instant>) {

@@ -581,4 +581,4 @@ fn prefix(key: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

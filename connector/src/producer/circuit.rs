@@ -229,6 +229,15 @@ impl Gate {
         self.tell(held);
     }
 
+    /// Tells that it has answered, by a call that is not the one that failed: what is shown of the failure is over, and it
+    /// counts all the same. An open breaker shows why it is until a probe went well.
+    pub fn answered(&self) {
+        let mut held = self.lock();
+        if held.breaker.state(self.0.clock.now()) == Circuit::Closed {
+            held.error = None;
+        }
+    }
+
     /// Tells a failure of who did not have to ask.
     pub fn failed(&self, error: String) {
         self.fail(error, false);
@@ -362,6 +371,19 @@ mod tests {
         assert!(futures::poll!(&mut waiting).is_pending());
         kafka.look_now();
         assert!(waiting.await.is_probe());
+    }
+
+    #[tokio::test]
+    async fn what_is_answered_ends_what_is_shown_of_a_failure_and_forgets_none() {
+        let (circuits, _) = circuits(&Clock::manual(0));
+        circuits.kafka.failed("away".into());
+        assert!(circuits.failing().is_some());
+        circuits.kafka.answered();
+        assert_eq!((circuits.failing(), circuits.kafka.failures().0), (None, 1));
+        circuits.kafka.failed("away".into());
+        assert_eq!(circuits.open(), Some(Dependency::KafkaTransactions), "the second in a row");
+        circuits.kafka.answered();
+        assert_eq!(circuits.kafka.report().error.as_deref(), Some("away"), "why it is open");
     }
 
     #[tokio::test]

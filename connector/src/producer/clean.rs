@@ -83,6 +83,8 @@ pub struct Cleaner {
     life: Life,
     keep: usize,
     grace: Grace,
+    /// The life may go on from blobs that no announcement names which is kept, until it has announced something itself.
+    holds_off: bool,
     announced: watch::Receiver<Option<Announced>>,
     keep_from: watch::Sender<Version>,
     clock: Clock,
@@ -105,7 +107,27 @@ impl Cleaner {
         let grace = Grace { length: cleaning.grace, ..Grace::default() };
         let backoff = Backoff::new(first_wait, LONGEST_BACKOFF);
         let keep = cleaning.keep_snapshots;
-        Cleaner { sweep, life, keep, grace, announced, keep_from, clock, backoff, entropy, metrics }
+        let holds_off = false;
+        Cleaner {
+            sweep,
+            life,
+            keep,
+            grace,
+            holds_off,
+            announced,
+            keep_from,
+            clock,
+            backoff,
+            entropy,
+            metrics,
+        }
+    }
+
+    /// The same, which lets nothing go before an announcement of its life was read: for a life whose view was `restored`
+    /// from an older snapshot. By the announcements before its own that one has passed, and the way to it in the topic too.
+    #[must_use]
+    pub fn holding_off(self, restored: bool) -> Cleaner {
+        Cleaner { holds_off: restored, ..self }
     }
 
     /// Cleans until `stop`, or until another life writes the shard. No failure ends it: each is said, counted, and what
@@ -150,7 +172,7 @@ impl Cleaner {
     }
 
     fn failed(&self, error: &Error) {
-        if matches!(error, Error::Waiting) {
+        if matches!(error, Error::Waiting | Error::Unsaid(_)) {
             tracing::debug!(%error);
             return;
         }
@@ -185,6 +207,10 @@ impl Cleaner {
         }
         let now = self.clock.now();
         self.grace.note(oldest_kept, now);
+        self.holds_off &= self.sweep.shelf().newest_epoch() != Some(self.life.epoch);
+        if self.holds_off && (self.grace.due(now).is_some() || self.sweep.is_uncut()) {
+            return Err(Error::Unsaid(self.life));
+        }
         if let Some(below) = self.grace.due(now) {
             self.clean((below, now), stop).await?;
         }

@@ -19,6 +19,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+mod error;
+
+pub use error::Error;
+
 use super::announce::{self, Announced, Announcer, Carried, ChainSize};
 use super::batch::Batcher;
 use super::build::{self, Builder, Built};
@@ -28,12 +32,11 @@ use super::clean::sweep::Sweep;
 use super::control;
 use super::intake::Intake;
 use super::keep::{Keeper, LONGEST_CHAIN};
-use super::log;
-use super::look::{self, Look};
+use super::look::Look;
 use super::pace::Pace;
 use super::read_back::ReadBack;
-use super::rebuild::{self, Plan, Rebuilder};
-use super::recover::{self, Recovered, Recovery};
+use super::rebuild::{Plan, Rebuilder};
+use super::recover::{Recovered, Recovery};
 use super::schemas::{Librarian, Library};
 use super::shed::Ledger;
 use super::snapshot::{Snapshotted, Snapshotter};
@@ -43,12 +46,11 @@ use super::survey::Survey;
 use super::turns::Turns;
 use super::validate::Validator;
 use super::write::watch::Watchers;
-use crate::blob::{self, name::Folder};
-use crate::codec;
+use crate::blob::name::Folder;
 use crate::error::chain;
 use crate::format::control::{Control, Rebuild, Snapshot};
 use crate::gauge::{Budget, Pressure, Strain};
-use crate::kafka::{self, Membership, Poller, Transaction, Tuning};
+use crate::kafka::{Membership, Poller, Transaction, Tuning};
 use crate::schema::Schema;
 use crate::version::{Life, Version};
 use crate::view::Identity;
@@ -57,90 +59,6 @@ use crate::view::Identity;
 const BATCHES: usize = 1;
 /// Snapshots that wait to be listed; the next one is made once this one is.
 const SNAPSHOTS: usize = 2;
-
-/// Why a life ended.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It never began.
-    #[error("taking over")]
-    Recover(#[from] recover::Error),
-    /// The source ended.
-    #[error("the source ended")]
-    Source(#[from] source::Error),
-    /// The codec cannot be made.
-    #[error("preparing the codec")]
-    Codec(#[from] codec::Error),
-    /// Kafka refuses a client, or what it asks.
-    #[error("asking Kafka")]
-    Kafka(#[from] kafka::Error),
-    /// The log failed.
-    #[error("the log failed")]
-    Log(#[from] log::Error),
-    /// No version can be built.
-    #[error("building ended")]
-    Build(#[from] build::Error),
-    /// The source cannot be read anew.
-    #[error("rebuilding ended")]
-    Rebuild(#[from] rebuild::Error),
-    /// Blobs cannot be stored.
-    #[error("storing ended")]
-    Store(#[from] blob::Error),
-    /// Nothing can be announced.
-    #[error("announcing ended")]
-    Announce(#[from] announce::Error),
-    /// A topic under it is not the one any more that it was.
-    #[error("the ground has moved")]
-    Moved(#[from] look::Moved),
-    /// A stage panicked: a bug.
-    #[error("a stage panicked")]
-    Panicked(#[from] tokio::task::JoinError),
-}
-
-impl Error {
-    /// Whether a newer life ended this one.
-    pub fn is_fenced(&self) -> bool {
-        match self {
-            Error::Announce(announce::Error::Fenced(_)) => true,
-            Error::Announce(announce::Error::ReadBack { source, .. }) => {
-                matches!(source, super::read_back::Error::Superseded { .. })
-            }
-            Error::Recover(recover::Error::Kafka { source, .. }) => {
-                matches!(source, kafka::Error::Fenced { .. })
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether Kafka's transactions, not this life, are the trouble: what the breaker counts.
-    pub fn is_of_kafka(&self) -> bool {
-        match self {
-            Error::Announce(error) => error.is_of_kafka(),
-            Error::Recover(recover::Error::Kafka { source, .. }) => {
-                !matches!(source, kafka::Error::Fenced { .. })
-            }
-            Error::Recover(recover::Error::Announcements { source, .. }) => source.is_of_kafka(),
-            _ => false,
-        }
-    }
-
-    /// Whether Kafka or the blob store was away: a state that health shows as such, and not the life's failure.
-    pub fn is_outage(&self) -> bool {
-        match self {
-            Error::Recover(recover::Error::View { source, .. }) => source.is_transient(),
-            error => error.is_of_kafka(),
-        }
-    }
-
-    /// Whether a next life may do better without anybody's doing.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Error::Recover(error) => error.is_transient(),
-            Error::Rebuild(error) => error.is_transient(),
-            Error::Source(source::Error::Lost { .. }) | Error::Codec(_) => false,
-            _ => true,
-        }
-    }
-}
 
 /// What a life works on; the same for all lives of a process.
 #[derive(Clone)]
@@ -218,9 +136,11 @@ pub async fn live(ground: Ground, end: End, recovered: oneshot::Sender<()>) -> R
         taken => taken?,
     };
     // A takeover closes the breaker that it was the probe of. Else it forgets no failure: lives that take over well and
-    // then fail to announce must open it all the same.
-    if pass.is_probe() {
-        pass.succeeded();
+    // then fail to announce must open it all the same. But the failure is over, and not what the shard is in until there is
+    // something to announce.
+    match pass.is_probe() {
+        true => pass.succeeded(),
+        false => ground.circuits.kafka.answered(),
     }
     tracing::info!(life = %taken.life, version = %taken.view.version(), records = taken.view.records(), "took over");
     if let Some((request, plan)) = taken.rebuild.take() {
@@ -331,7 +251,7 @@ fn spawn(
         });
     }
     let survey = Survey::new(options, &fetch_from, ground.announced.subscribe())?;
-    let source = Source::new(
+    let mut source = Source::new(
         poller,
         &fetch_from,
         validator,
@@ -348,7 +268,7 @@ fn spawn(
     )?
     .asking(desk)
     .knowing(survey.ends());
-    let stop = source_stop.clone();
+    let (stop, logged, status) = (source_stop.clone(), log.clone(), ground.status.clone());
     let (schema, first, mut told) =
         (view.schema().clone(), view.version().next(), ground.announced.subscribe());
     stages.spawn(async move {
@@ -356,9 +276,18 @@ fn spawn(
         let said = told.wait_for(|told| !must_say || told.as_ref().is_some_and(|told| told.version >= first));
         tokio::select! {
             () = stop.cancelled() => return Ok(Done::Source),
-            said = said => drop(said),
+            said = source.until(said) => drop(said),
         }
-        tokio::task::spawn_blocking(move || Ok(source.run(&stop).map(|()| Done::Source)?)).await?
+        let token = stop.clone();
+        let ended = tokio::task::spawn_blocking(move || source.run(&token)).await?;
+        let Err(error @ source::Error::Lost { .. }) = ended else { return Ok(ended.map(|()| Done::Source)?) };
+        // Every life would end here at its first poll, and what the log holds from before never be published.
+        tracing::error!(%error, "the source ends; what the log still holds is published first");
+        status.send_modify(|status| status.error = Some(chain(&error)));
+        match stop.run_until_cancelled(logged.published()).await {
+            Some(()) => Err(error.into()),
+            None => Ok(Done::Source),
+        }
     });
 
     let stop = keeper_stop.clone();
@@ -412,7 +341,7 @@ fn spawn(
         end,
         (built_in, listed_in, kept_from),
         letter_limit,
-        (life, transaction, read_back, carried, schema),
+        (life, transaction, read_back, carried, schema.clone()),
     );
 
     // beside the flow
@@ -437,6 +366,7 @@ fn spawn(
     let snapshotter = Snapshotter {
         identity,
         life,
+        schema: schema.clone(),
         rules: options.performance.clone(),
         cache: cache.clone(),
         uploader: uploader(ground),
@@ -467,7 +397,8 @@ fn spawn(
             keep_from,
             (options.clock.clone(), options.entropy.clone(), options.reliability.retry_backoff),
             metrics.clone(),
-        );
+        )
+        .holding_off(mended);
         // Ends with the drain's begin: whoever is given the shard next finds nobody at it.
         let stop = end.drain.clone();
         stages.spawn(async move {

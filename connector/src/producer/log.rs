@@ -71,6 +71,8 @@ const MOST_WAITING: usize = 4096;
 /// From one fsync to the next, while little comes: nobody waits for one, and each holds up those of the blob store, which is
 /// on the same disk more often than not.
 const APART: Duration = Duration::from_millis(5);
+/// How often it is looked whether all of it is announced: as often as it is trimmed.
+const LOOK: Duration = Duration::from_millis(200);
 /// Trimmed bytes at which they are deleted: few enough to keep the log from growing, and so many that there are only a
 /// few range deletions in a memtable, since each costs every later read a little.
 const FORGET_SHARE: usize = 8;
@@ -451,6 +453,13 @@ impl Log {
     /// Appends, for the present life.
     pub fn appender(&self) -> Appender {
         Appender::new(self.clone(), lock(&self.0.appending).life())
+    }
+
+    /// Waits until it holds no record that is not announced.
+    pub async fn published(&self) {
+        while self.stats().pending_records > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Reads, for the present life: one reader each. At most `max_pending_records` records lie ready, and as many

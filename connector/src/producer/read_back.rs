@@ -189,6 +189,48 @@ impl ReadBack {
         Ok(())
     }
 
+    /// Reads what is there by now and waits for nothing: for a life that announces nothing for a while. In a client that
+    /// nobody polls statistics pile up for ever, and the error of an outage that is over would be told to the next
+    /// read-back. What is wrong with the connection is passed over here: it matters once something is to be read.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`] where another life than `life` has begun; [`Error::Kafka`] where the topic no longer holds
+    /// what comes next.
+    pub fn look(&mut self, life: Life) -> Result<(), Error> {
+        loop {
+            let (offset, value) = match self.poller.poll(Duration::ZERO) {
+                Some(Polled::Record { message, .. }) => {
+                    (message.offset(), message.value().unwrap_or_default().to_vec())
+                }
+                Some(Polled::End { offset, .. }) => {
+                    self.end = offset;
+                    continue;
+                }
+                Some(Polled::Lost { detail, .. }) => return Err(self.lost(detail)),
+                Some(Polled::Error(error)) => {
+                    tracing::debug!(topic = self.topic, %error, "nothing is to be read back now; passed over");
+                    continue;
+                }
+                None => break,
+            };
+            if offset >= self.next {
+                self.see(offset, &value);
+            }
+        }
+        // What came in with the last call.
+        self.poller.tend();
+        self.truth.last = None;
+        match self.succession.life() {
+            Some(newer) if newer != life => Err(Error::Superseded { newer }),
+            _ => Ok(()),
+        }
+    }
+
+    fn lost(&self, detail: String) -> Error {
+        let doing = format!("reading {}[{}] at offset {}", self.topic, self.partition, self.next);
+        kafka::Error::Unavailable { doing, detail }.into()
+    }
+
     fn until<T>(
         &mut self,
         written_at: Option<i64>,
@@ -230,10 +272,7 @@ impl ReadBack {
             Some(Polled::Record { message, .. }) => {
                 (message.offset(), message.value().unwrap_or_default().to_vec())
             }
-            Some(Polled::Lost { detail, .. }) => {
-                let doing = format!("reading {}[{}] at offset {}", self.topic, self.partition, self.next);
-                return Err(kafka::Error::Unavailable { doing, detail }.into());
-            }
+            Some(Polled::Lost { detail, .. }) => return Err(self.lost(detail)),
             Some(Polled::Error(error)) if !error.is_transient() => return Err(error.into()),
             Some(Polled::End { offset, .. }) => {
                 self.end = offset;

@@ -18,6 +18,7 @@ use crate::blob::{self, Body, name};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::format::container;
+use crate::schema::Schema;
 use crate::telemetry::ProducerMetrics;
 use crate::version::{BlobRef, Life, SnapshotRef, Version};
 use crate::view::cache::Temporary;
@@ -112,6 +113,8 @@ pub struct Snapshotter {
     pub identity: Identity,
     /// This life.
     pub life: Life,
+    /// The schema of its versions.
+    pub schema: Arc<Schema>,
     /// When one is due; whether to compress.
     pub rules: Performance,
     /// Where its files are made.
@@ -145,21 +148,29 @@ impl Snapshotter {
         let mut ending = false;
         let mut failed = false;
         let mut asking = true;
+        let mut looked = false;
         while !ending {
-            tokio::select! {
-                (version, wanted) = &mut last => {
-                    if !wanted || announced.wait_for(|now| reached(now.as_ref(), version)).await.is_err() {
-                        return;
+            // First what is there already: nothing may be announced for long after a takeover.
+            if std::mem::replace(&mut looked, true) {
+                tokio::select! {
+                    (version, wanted) = &mut last => {
+                        if !wanted || announced.wait_for(|now| reached(now.as_ref(), version)).await.is_err() {
+                            return;
+                        }
+                        ending = true;
                     }
-                    ending = true;
+                    changed = announced.changed() => if changed.is_err() { return },
+                    // Who hears of it ends before this does.
+                    changed = wanted.changed(), if asking => asking = changed.is_ok(),
+                    // After a failure soon again, though nothing new is announced: a chain at its limit lets nothing be.
+                    () = tokio::time::sleep(if failed { RETRY } else { self.rules.snapshot_max_interval }) => {}
                 }
-                changed = announced.changed() => if changed.is_err() { return },
-                // Who hears of it ends before this does.
-                changed = wanted.changed(), if asking => asking = changed.is_ok(),
-                // After a failure soon again, though nothing new is announced: a chain at its limit lets nothing be.
-                () = tokio::time::sleep(if failed { RETRY } else { self.rules.snapshot_max_interval }) => {}
             }
-            let Some(now) = announced.borrow_and_update().clone() else { continue };
+            let now = announced.borrow_and_update().clone();
+            // One of another schema is that of a life before: the version that says the change comes by itself, and readers
+            // are spared the change only by a snapshot of that one.
+            let of_schema = |now: &Announced| now.view.schema().is_same_as(&self.schema);
+            let Some(now) = now.filter(of_schema) else { continue };
             // The newest announcement may be older than the newest snapshot: that of a life before this one.
             if self.last.is_some_and(|(version, _)| now.version <= version) {
                 continue;
@@ -318,53 +329,4 @@ pub fn merge(view: &View, cache: &Cache, life: Life, compress: bool) -> Result<M
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rules() -> Performance {
-        Performance {
-            worker_pool_size: 1,
-            write_timeout: Duration::from_secs(1),
-            snapshot_frequency: 25,
-            snapshot_min_change: 0.25,
-            snapshot_max_interval: Duration::from_secs(3600),
-            enable_compression: true,
-        }
-    }
-
-    fn since() -> Since {
-        Since {
-            versions: 25,
-            chain: 25,
-            entries: 100,
-            changed_bytes: 250,
-            snapshot_bytes: Some(1_000),
-            age: Duration::from_secs(1),
-            first_load_done: true,
-        }
-    }
-
-    #[test]
-    fn due_needs_both_enough_versions_and_enough_change() {
-        assert!(is_due(&since(), &rules()));
-        assert!(!is_due(&Since { versions: 24, ..since() }, &rules()));
-        assert!(!is_due(&Since { changed_bytes: 249, ..since() }, &rules()));
-    }
-
-    #[test]
-    fn an_old_or_long_chain_is_enough_by_itself_but_an_unchanged_version_never() {
-        let quiet = Since { entries: 1, changed_bytes: 0, versions: 1, chain: 1, ..since() };
-        assert!(!is_due(&quiet, &rules()));
-        assert!(is_due(&Since { age: Duration::from_secs(3600), ..quiet }, &rules()));
-        assert!(is_due(&Since { chain: LONGEST_CHAIN, ..quiet }, &rules()));
-        assert!(!is_due(&Since { entries: 0, age: Duration::from_secs(9999), ..quiet }, &rules()));
-    }
-
-    #[test]
-    fn the_first_one_waits_for_the_first_load() {
-        let first = Since { snapshot_bytes: None, first_load_done: false, ..since() };
-        assert!(!is_due(&first, &rules()));
-        assert!(is_due(&Since { first_load_done: true, ..first }, &rules()));
-        assert!(is_due(&Since { chain: LONGEST_CHAIN, ..first }, &rules()));
-    }
-}
+mod tests;

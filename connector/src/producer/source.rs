@@ -51,6 +51,8 @@ const LINGERS: u32 = 20;
 const ON_THE_SPOT: Duration = Duration::from_millis(20);
 /// A schema that nobody knew is asked for again after this long, when a record names it.
 const STRANGER: Duration = Duration::from_secs(10);
+/// How often the client is looked after before records are taken: statistics come every few seconds.
+const TEND_EVERY: Duration = Duration::from_secs(3);
 /// How often intake and cancellation are looked at while nothing arrives.
 const IDLE_POLL: Duration = Duration::from_millis(50);
 
@@ -158,6 +160,17 @@ impl Source {
     pub fn knowing(mut self, ends: KnownEnds) -> Source {
         self.stalls = Stalls::new(ends, self.clock.now());
         self
+    }
+
+    /// Waits for `said` before anything is taken. Meanwhile the client, which fetches already, is looked after.
+    pub async fn until<T>(&mut self, said: impl Future<Output = T>) -> T {
+        let mut said = std::pin::pin!(said);
+        loop {
+            tokio::select! {
+                said = &mut said => return said,
+                () = tokio::time::sleep(TEND_EVERY) => self.poller.tend(),
+            }
+        }
     }
 
     /// Polls until `stop` is cancelled, then appends what has been polled. Blocks: for a thread of its own.

@@ -86,7 +86,7 @@ families! {
         source_hanging_transaction_seconds: By<Gauge>["topic", "partition"],
         /// Dead letters, by the stage that could not process the record.
         dead_letters_total: By<IntCounter>["stage"],
-        /// Records written through this process, by outcome: published, durable, rejected or unknown.
+        /// Records written through this process, by outcome: published, durable, rejected, unsent or unknown.
         written_records_total: By<IntCounter>["outcome"],
         /// A record written through this process to the version that holds it announced.
         written_latency_seconds: Histogram,

@@ -362,6 +362,14 @@ impl Importing<'_> {
                 self.totals.durable += records.iter().flatten().count() as u64;
                 self.fail(Error::new(ErrorKind::Rejected, format!("the broker refused a record: {reason}")));
             }
+            Publication::Unsent { records, reason, .. } => {
+                self.totals.durable += records.iter().flatten().count() as u64;
+                let left = count - records.iter().flatten().count() as u64;
+                self.fail(Error::new(
+                    ErrorKind::Unavailable,
+                    format!("{left} records were not sent: {reason}"),
+                ));
+            }
             Publication::Unknown { records, reason, .. } => {
                 self.totals.durable += records.iter().flatten().count() as u64;
                 let left = count - records.iter().flatten().count() as u64;

@@ -22,7 +22,7 @@ use crate::view;
 
 mod model;
 
-const LIFE: Life = Life { epoch: 2, writer: Uuid::from_u128(5) };
+pub(in crate::producer) const LIFE: Life = Life { epoch: 2, writer: Uuid::from_u128(5) };
 /// Two misfits of this size are too many to wait.
 const MAX_LETTER_BYTES: u64 = 2 * 1024;
 const LONG: Duration = Duration::from_secs(60);
@@ -63,9 +63,9 @@ fn letter(partition: usize, offset: i64) -> Letter {
 }
 
 /// A cache, and builders that start from nothing in it.
-struct Ground {
+pub(in crate::producer) struct Ground {
     _dir: TempDir,
-    cache: Cache,
+    pub cache: Cache,
     metrics: Arc<ProducerMetrics>,
     clock: Clock,
 }
@@ -133,6 +133,19 @@ fn contents(view: &View) -> BTreeMap<Vec<u8>, Vec<u8>> {
 fn sorted(mut positions: Vec<Position>) -> Vec<Position> {
     positions.sort();
     positions
+}
+
+/// The first versions of a dataset, each with a key more, for the stages behind this one.
+pub(in crate::producer) fn versions(count: i64) -> (Ground, Vec<Built>) {
+    let ground = Ground::new();
+    let mut builder = ground.builder(false);
+    let built = |n: i64| {
+        let (key, now) = (format!("key-{n}"), ground.clock.now());
+        let batch = batch(&[(0, n, n + 1, key.as_bytes(), Some(b"value"))]);
+        builder.state.step(Input::Batch(batch), now, &ground.metrics).expect("it builds").expect("a change")
+    };
+    let built = (0..count).map(built).collect();
+    (ground, built)
 }
 
 /// A key that arrives from two partitions: the later timestamp wins, in one batch as over two; then topic, partition

@@ -140,6 +140,11 @@ impl Shelf {
         self.seen.last_key_value().map(|(version, _)| *version)
     }
 
+    /// The epoch of the life that announced it.
+    pub fn newest_epoch(&self) -> Option<u64> {
+        self.seen.last_key_value().map(|(_, seen)| seen.epoch)
+    }
+
     /// The oldest version whose announcement is held; 0 where none is.
     pub fn oldest(&self) -> Version {
         self.seen.first_key_value().map_or(Version(0), |(version, _)| *version)

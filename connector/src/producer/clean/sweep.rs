@@ -57,6 +57,11 @@ pub enum Error {
     /// The store's breaker is open.
     #[error("cleaning waits for the blob store, whose circuit is open")]
     Waiting,
+    /// The life goes on from blobs that no announcement names yet which is kept.
+    #[error(
+        "cleaning waits for the first announcement of life {0}, which names the older blobs that it goes on from"
+    )]
+    Unsaid(Life),
     /// A failpoint.
     #[error(transparent)]
     Injected(#[from] crate::failpoint::Injected),
@@ -76,7 +81,9 @@ impl Error {
             Error::Unknown(_) => crate::ErrorKind::Rejected,
             Error::Control(error) if error.is_transient() => crate::ErrorKind::Unavailable,
             Error::Control(_) => crate::ErrorKind::Config,
-            Error::Superseded(_) | Error::Waiting | Error::Injected(_) => crate::ErrorKind::Unavailable,
+            Error::Superseded(_) | Error::Waiting | Error::Unsaid(_) | Error::Injected(_) => {
+                crate::ErrorKind::Unavailable
+            }
         }
     }
 }

@@ -23,6 +23,8 @@ use crate::record::TopicId;
 use crate::telemetry::ProducerMetrics;
 use crate::version::{BlobRef, Chain, Checksum, DeltaRef, Life, Shard, SnapshotRef, Version};
 
+mod stage;
+
 fn name(version: Version, epoch: u64, kind: Kind) -> Name {
     // The embedded broker's topics have this id.
     let folder = Folder { dataset: "d".into(), topic_id: TopicId::default(), shard: Shard(0) };
@@ -458,111 +460,4 @@ fn the_first_refusal_is_kept_and_no_other_failure() {
     let kept = refused.outcome().unwrap_err();
     assert!(matches!(&kept, Error::Store(blob::Error::Refused { url, .. }) if url == "a"), "{kept:?}");
     assert!(Refused::default().outcome().is_ok());
-}
-
-/// A store that does not delete one of its blobs, while it is locked.
-#[derive(Debug)]
-struct Locked {
-    inner: Store,
-    blob: String,
-    locked: Arc<AtomicBool>,
-}
-
-impl BlobStore for Locked {
-    fn put<'a>(&'a self, name: &'a str, body: Body) -> BoxFuture<'a, Result<(), blob::Error>> {
-        Box::pin(self.inner.put(name, body))
-    }
-
-    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Content, blob::Error>> {
-        Box::pin(self.inner.get(name))
-    }
-
-    fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<u64>, blob::Error>> {
-        Box::pin(self.inner.head(name))
-    }
-
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, blob::Error>> {
-        Box::pin(self.inner.list(prefix))
-    }
-
-    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), blob::Error>> {
-        Box::pin(async move {
-            if name == self.blob && self.locked.load(Ordering::Acquire) {
-                let (url, problem) = (self.inner.absolute_url(name), "it is locked".to_owned());
-                return Err(blob::Error::Refused { doing: "deleting", url, problem });
-            }
-            self.inner.delete(name).await
-        })
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn one_blob_that_is_refused_keeps_no_other_and_a_topic_made_anew_keeps_all() {
-    let mut world = thirty();
-    world.keep(1);
-    world.announce();
-    let below = Version(29);
-    let cluster = Cluster::start(1).unwrap();
-    for topic in ["d.announcements", "d.control"] {
-        cluster.create_topic(topic, 1).unwrap();
-    }
-    let sender = Sender::new(&cluster.options("test")).unwrap();
-    for (_, message) in &world.topic {
-        let value = message.encode();
-        let record = Outgoing {
-            topic: "d.announcements",
-            partition: Some(0),
-            value: Some(&value),
-            ..Outgoing::default()
-        };
-        sender.send(&record).await.unwrap();
-    }
-    let kept: BTreeSet<String> = world.retained(below).into_iter().flat_map(named).collect();
-    // The first in the order in which they go.
-    let blob = world.store.difference(&kept).next().expect("something goes").clone();
-    let inner = Store::open("memory://").unwrap();
-    for name in &world.store {
-        inner.put(name, b"x".to_vec()).await.unwrap();
-    }
-    let locked = Arc::new(AtomicBool::new(true));
-    let lock = Locked { inner: inner.clone(), blob: blob.clone(), locked: Arc::clone(&locked) };
-    let there = || async {
-        let listed = inner.list("d").await.unwrap();
-        listed.into_iter().map(|listed| listed.name).collect::<BTreeSet<String>>()
-    };
-    assert_eq!(there().await, world.store);
-    let schema = r#"{"type":"record","name":"P","fields":[{"name":"id","type":"string"}]}"#;
-    let options = crate::Producer::builder("d").source("products").kafka(cluster.options("test"));
-    let store = Store::new("locked://", Arc::new(lock));
-    let options = options.schema(schema).store(store).data_dir("unused").options().unwrap();
-    let life = world.life();
-    let (announced, keep_from) = (watch::channel(None).1, watch::channel(Version(0)).0);
-    let cleaner = |topic_id| {
-        let admin = Admin::new(&options.kafka).unwrap();
-        let sweep = Sweep::new(options.clone(), admin, topic_id, Shard(0), None);
-        let cleaning = Cleaning { keep_snapshots: 1, grace: Duration::ZERO };
-        let ground = (Clock::system(), Entropy::system(), Duration::from_millis(1));
-        let metrics = ProducerMetrics::detached();
-        Cleaner::new(sweep, life, &cleaning, announced.clone(), keep_from.clone(), ground, metrics)
-    };
-    let stop = CancellationToken::new();
-
-    let anew = cleaner(TopicId([7; 16])).turn(&stop).await.unwrap_err();
-    assert!(anew.to_string().contains("was deleted and created again"), "{anew}");
-    assert_eq!(there().await, world.store, "nothing is deleted");
-
-    let mut cleaner = cleaner(TopicId::default());
-    let refused = cleaner.turn(&stop).await.unwrap_err();
-    assert!(refused.is_refusal(), "{refused:?}");
-    let left: BTreeSet<String> = kept.iter().cloned().chain([blob]).collect();
-    assert_eq!(there().await, left, "all others are gone");
-    assert_eq!(cleaner.grace.due(cleaner.clock.now()), Some(below), "and it is tried again");
-    assert!(!cleaner.sweep.is_uncut(), "the announcements were cut off all the same");
-    assert_eq!(cleaner.sweep.shelf().oldest(), Version(29));
-
-    locked.store(false, Ordering::Release);
-    cleaner.turn(&stop).await.unwrap();
-    assert_eq!(there().await, kept);
-    assert_eq!(cleaner.grace.due(cleaner.clock.now()), None);
-    assert!(!cleaner.sweep.is_uncut());
 }

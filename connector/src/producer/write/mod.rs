@@ -205,6 +205,8 @@ impl Writer {
                     };
                     line.sender.put_in_line(&outgoing, Some(Box::new(held))).await
                 }
+                // Nothing is in line yet, and nobody has to be told of what was.
+                Err(closed) if written.is_empty() => return Err(closed),
                 Err(_) => Err(kafka::Error::Closed { doing: format!("writing to {topic}") }),
             };
             if let Err(kafka::Error::Fatal { .. }) = receipt {

@@ -62,6 +62,16 @@ pub enum Publication {
         /// Where the others lie.
         records: Vec<Option<Landed>>,
     },
+    /// A record was not sent, since the producer ended before there was room for it, or its client could not go on: it is
+    /// not in the topic, and can be written again. No other record's fate is unknown.
+    Unsent {
+        /// Which, counted from 0; the first of several.
+        at: usize,
+        /// Why.
+        reason: String,
+        /// Where the others lie.
+        records: Vec<Option<Landed>>,
+    },
     /// Kafka did not acknowledge a record in time: it may be in the topic or not.
     Unknown {
         /// Which, counted from 0; the first of several.
@@ -88,6 +98,7 @@ impl Publication {
             Publication::Published { .. } => "published",
             Publication::Durable { .. } => "durable",
             Publication::Rejected { .. } => "rejected",
+            Publication::Unsent { .. } => "unsent",
             Publication::Unknown { .. } => "unknown",
         }
     }
@@ -99,6 +110,7 @@ impl fmt::Display for Publication {
             Publication::Published { version, .. } => write!(f, "published in version {version}"),
             Publication::Durable { .. } => f.write_str("durable in the source topic, not yet published"),
             Publication::Rejected { at, reason, .. } => write!(f, "record {at} was refused: {reason}"),
+            Publication::Unsent { at, reason, .. } => write!(f, "record {at} was not sent: {reason}"),
             Publication::Unknown { at, reason, .. } => {
                 write!(f, "whether record {at} is in the topic is unknown: {reason}")
             }
@@ -130,6 +142,11 @@ impl Written {
     pub(super) fn new(writer: Writer, line: Arc<OnceCell<Line>>, known: Known) -> Written {
         let began = writer.clock().now();
         Written { writer, line, known, began, receipts: Vec::new() }
+    }
+
+    /// Whether there is no record in it yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.receipts.is_empty()
     }
 
     pub(super) fn add(&mut self, topic: Arc<str>, receipt: Result<kafka::Receipt, kafka::Error>) {
@@ -176,11 +193,11 @@ impl Written {
     /// Waits for the acknowledgements. `Err`: not all were given.
     async fn acknowledged(&mut self) -> Result<Vec<Landed>, Publication> {
         let mut landed = Vec::with_capacity(self.receipts.len());
-        let mut failed: Option<(usize, kafka::Error)> = None;
+        let mut failed: Option<(Failure, usize, kafka::Error)> = None;
         for (at, (topic, receipt)) in std::mem::take(&mut self.receipts).into_iter().enumerate() {
-            let delivered = match receipt {
-                Ok(receipt) => receipt.delivered().await,
-                Err(error) => Err(error),
+            let (sent, delivered) = match receipt {
+                Ok(receipt) => (true, receipt.delivered().await),
+                Err(error) => (false, Err(error)),
             };
             match delivered {
                 Ok(kafka::Delivered { partition, offset }) => {
@@ -190,22 +207,25 @@ impl Written {
                     if let kafka::Error::Fatal { .. } = error {
                         self.writer.begin_anew(&self.line);
                     }
-                    // A refusal is certain, and says more than that something else is not.
-                    let certain = refused(&error);
-                    if failed.as_ref().is_none_or(|(_, before)| certain && !refused(before)) {
-                        failed = Some((at, error));
+                    let failure = match (refused(&error), sent) {
+                        (true, _) => Failure::Rejected,
+                        (false, true) => Failure::Unknown,
+                        (false, false) => Failure::Unsent,
+                    };
+                    if failed.as_ref().is_none_or(|(worst, ..)| failure > *worst) {
+                        failed = Some((failure, at, error));
                     }
                     landed.push(None);
                 }
             }
         }
-        match failed {
-            None => Ok(landed.into_iter().flatten().collect()),
-            Some((at, error)) if refused(&error) => {
-                Err(Publication::Rejected { at, reason: error.to_string(), records: landed })
-            }
-            Some((at, error)) => Err(Publication::Unknown { at, reason: error.to_string(), records: landed }),
-        }
+        let Some((failure, at, error)) = failed else { return Ok(landed.into_iter().flatten().collect()) };
+        let (reason, records) = (error.to_string(), landed);
+        Err(match failure {
+            Failure::Unsent => Publication::Unsent { at, reason, records },
+            Failure::Unknown => Publication::Unknown { at, reason, records },
+            Failure::Rejected => Publication::Rejected { at, reason, records },
+        })
     }
 
     /// `None`: a record lies where something else was published before, and no version can be told to hold it.
@@ -219,6 +239,15 @@ impl Written {
         }
         Some(self.writer.tickets(records))
     }
+}
+
+/// What of several failures is told, the last first: a refusal is certain, and says more than that something else is not;
+/// who may have been written is of more concern than who was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Failure {
+    Unsent,
+    Unknown,
+    Rejected,
 }
 
 /// The last offset of each partition.

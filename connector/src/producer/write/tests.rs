@@ -364,6 +364,31 @@ async fn after_the_end_nothing_is_taken() {
     assert_eq!(writer.write([Write::delete("P-1")]).await.unwrap_err().kind(), ErrorKind::Closed);
 }
 
+/// Writes wait for room when the producer ends: what was in line is told of, and of the rest that it was not sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_sent_before_the_end_is_not_unknown() {
+    let cluster = cluster(1);
+    let (writer, _) = writer(&cluster, |builder| builder.source("products"));
+    writer.connect().await.unwrap();
+    // Nothing is acknowledged, so that nothing makes room.
+    cluster.set_up(false).unwrap();
+    let _taken = writer.0.records.force_lease(MOST_RECORDS - 1);
+    let records: Vec<Write> = (0..3).map(|n| Write::delete(format!("P-{n}"))).collect();
+    let mut some = std::pin::pin!(writer.write(records));
+    assert!(futures::poll!(&mut some).is_pending());
+    assert_eq!(writer.0.records.used(), MOST_RECORDS, "one is in line");
+    let mut none = std::pin::pin!(writer.write([Write::delete("P-9")]));
+    assert!(futures::poll!(&mut none).is_pending());
+    writer.0.closed.cancel();
+    assert_eq!(none.await.unwrap_err().kind(), ErrorKind::Closed);
+    let written = some.await.unwrap();
+    cluster.set_up(true).unwrap();
+    let publication = written.published(Duration::ZERO).await;
+    let Publication::Unsent { at, records, .. } = &publication else { panic!("{publication}") };
+    assert_eq!((*at, records.len()), (1, 3), "{publication}");
+    assert!(records[0].is_some() && records[1..] == [None, None], "{publication}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_acknowledged_is_unknown() {
     let cluster = cluster(1);

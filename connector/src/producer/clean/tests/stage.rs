@@ -1,0 +1,161 @@
+//! The stage, over topics of the embedded broker.
+
+use super::*;
+use crate::producer::Options;
+
+/// A store that does not delete one of its blobs, while it is locked.
+#[derive(Debug)]
+struct Locked {
+    inner: Store,
+    blob: String,
+    locked: Arc<AtomicBool>,
+}
+
+impl BlobStore for Locked {
+    fn put<'a>(&'a self, name: &'a str, body: Body) -> BoxFuture<'a, Result<(), blob::Error>> {
+        Box::pin(self.inner.put(name, body))
+    }
+
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Content, blob::Error>> {
+        Box::pin(self.inner.get(name))
+    }
+
+    fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<u64>, blob::Error>> {
+        Box::pin(self.inner.head(name))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, blob::Error>> {
+        Box::pin(self.inner.list(prefix))
+    }
+
+    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), blob::Error>> {
+        Box::pin(async move {
+            if name == self.blob && self.locked.load(Ordering::Acquire) {
+                let (url, problem) = (self.inner.absolute_url(name), "it is locked".to_owned());
+                return Err(blob::Error::Refused { doing: "deleting", url, problem });
+            }
+            self.inner.delete(name).await
+        })
+    }
+}
+
+/// What a cleaner works on.
+struct Ground {
+    _cluster: Cluster,
+    sender: Sender,
+    options: Options,
+    /// The store without what is wrong with it.
+    store: Store,
+    life: Life,
+}
+
+impl Ground {
+    /// The world's topic, and its blobs in a store that `made` makes of the given one.
+    async fn of(world: &World, made: impl FnOnce(Store) -> Store) -> Ground {
+        let cluster = Cluster::start(1).unwrap();
+        for topic in ["d.announcements", "d.control"] {
+            cluster.create_topic(topic, 1).unwrap();
+        }
+        let sender = Sender::new(&cluster.options("test")).unwrap();
+        let store = Store::open("memory://").unwrap();
+        for name in &world.store {
+            store.put(name, b"x".to_vec()).await.unwrap();
+        }
+        let schema = r#"{"type":"record","name":"P","fields":[{"name":"id","type":"string"}]}"#;
+        let options = crate::Producer::builder("d").source("products").kafka(cluster.options("test"));
+        let options = options.schema(schema).store(made(store.clone())).data_dir("unused").options().unwrap();
+        let ground = Ground { _cluster: cluster, sender, options, store, life: world.life() };
+        for (_, message) in &world.topic {
+            ground.send(message).await;
+        }
+        assert_eq!(ground.there().await, world.store);
+        ground
+    }
+
+    async fn send(&self, message: &Message) {
+        let value = message.encode();
+        let (topic, partition) = ("d.announcements", Some(0));
+        let record = Outgoing { topic, partition, value: Some(&value), ..Outgoing::default() };
+        self.sender.send(&record).await.unwrap();
+    }
+
+    async fn there(&self) -> BTreeSet<String> {
+        let listed = self.store.list("d").await.unwrap();
+        listed.into_iter().map(|listed| listed.name).collect()
+    }
+
+    /// One that keeps a snapshot, and has no grace.
+    fn cleaner(&self, topic_id: TopicId) -> Cleaner {
+        let admin = Admin::new(&self.options.kafka).unwrap();
+        let sweep = Sweep::new(self.options.clone(), admin, topic_id, Shard(0), None);
+        let cleaning = Cleaning { keep_snapshots: 1, grace: Duration::ZERO };
+        let ground = (Clock::system(), Entropy::system(), Duration::from_millis(1));
+        let (announced, keep_from) = (watch::channel(None).1, watch::channel(Version(0)).0);
+        let metrics = ProducerMetrics::detached();
+        Cleaner::new(sweep, self.life, &cleaning, announced, keep_from, ground, metrics)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_blob_that_is_refused_keeps_no_other_and_a_topic_made_anew_keeps_all() {
+    let mut world = thirty();
+    world.keep(1);
+    world.announce();
+    let below = Version(29);
+    let kept: BTreeSet<String> = world.retained(below).into_iter().flat_map(named).collect();
+    // The first in the order in which they go.
+    let blob = world.store.difference(&kept).next().expect("something goes").clone();
+    let locked = Arc::new(AtomicBool::new(true));
+    let lock = |inner| Locked { inner, blob: blob.clone(), locked: Arc::clone(&locked) };
+    let ground = Ground::of(&world, |inner| Store::new("locked://", Arc::new(lock(inner)))).await;
+    let stop = CancellationToken::new();
+
+    let anew = ground.cleaner(TopicId([7; 16])).turn(&stop).await.unwrap_err();
+    assert!(anew.to_string().contains("was deleted and created again"), "{anew}");
+    assert_eq!(ground.there().await, world.store, "nothing is deleted");
+
+    let mut cleaner = ground.cleaner(TopicId::default());
+    let refused = cleaner.turn(&stop).await.unwrap_err();
+    assert!(refused.is_refusal(), "{refused:?}");
+    let left: BTreeSet<String> = kept.iter().cloned().chain([blob.clone()]).collect();
+    assert_eq!(ground.there().await, left, "all others are gone");
+    assert_eq!(cleaner.grace.due(cleaner.clock.now()), Some(below), "and it is tried again");
+    assert!(!cleaner.sweep.is_uncut(), "the announcements were cut off all the same");
+    assert_eq!(cleaner.sweep.shelf().oldest(), Version(29));
+
+    locked.store(false, Ordering::Release);
+    cleaner.turn(&stop).await.unwrap();
+    assert_eq!(ground.there().await, kept);
+    assert_eq!(cleaner.grace.due(cleaner.clock.now()), None);
+    assert!(!cleaner.sweep.is_uncut());
+}
+
+/// The snapshot of 28 is lost; a life goes on from that of 18, which by the announcements before its own has passed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restored_life_goes_on_from_stays_until_it_has_said_so_itself() {
+    let mut world = thirty();
+    world.keep(1);
+    world.announce();
+    world.restore();
+    let stands_on = name(Version(18), 1, Kind::Snapshot);
+    assert_eq!(world.shelf.fate(&stands_on, Version(29), None), Fate::Passed);
+    let ground = Ground::of(&world, |inner| inner).await;
+    let stop = CancellationToken::new();
+    let mut cleaner = ground.cleaner(TopicId::default()).holding_off(true);
+    for _ in 0..2 {
+        let held = cleaner.turn(&stop).await.unwrap_err();
+        assert!(matches!(held, Error::Unsaid(life) if life == ground.life), "{held}");
+    }
+    assert_eq!(ground.there().await, world.store, "nothing is deleted");
+    assert!(!cleaner.sweep.is_uncut() && cleaner.sweep.shelf().oldest() == Version(1), "nor cut off");
+
+    world.announce();
+    ground.send(&world.topic.last().expect("it was announced").1).await;
+    let it = world.announced.last().expect("it was announced");
+    ground.store.put(&it.delta.blob.name, b"x".to_vec()).await.unwrap();
+    cleaner.turn(&stop).await.unwrap();
+    let left = ground.there().await;
+    let named = named(it);
+    assert!(named.contains(&stands_on.to_string()) && left.is_superset(&named), "{named:?} of {left:?}");
+    assert!(!left.contains(&name(Version(8), 1, Kind::Snapshot).to_string()), "all else goes as ever");
+}

@@ -1,0 +1,218 @@
+//! Retries, the breaker and time limits of an upload; how uploads overlap.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::*;
+use crate::blob::faulty::{Control, Faults, Faulty};
+use crate::blob::{BlobStore, Content, Listed};
+use crate::gauge::Strain;
+use crate::producer::build::tests::versions;
+use crate::producer::circuit::Circuits;
+use crate::record::TopicId;
+use crate::version::Shard;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// An uploader to a store with these faults, and what a test looks at.
+fn uploader(faults: Faults, reset: Duration) -> (Uploader, Control, Store) {
+    let inner = Store::open("memory://").unwrap();
+    let (store, control) = Faulty::wrap(inner.clone(), faults, Entropy::seeded(1));
+    let performance = Performance { write_timeout: Duration::from_millis(100), ..Performance::default() };
+    (uploader_to(store, &performance, reset), control, inner)
+}
+
+fn uploader_to(store: Store, performance: &Performance, reset: Duration) -> Uploader {
+    let reliability = Reliability {
+        max_retry_attempts: 1,
+        retry_backoff: Duration::from_millis(1),
+        circuit_breaker_threshold: 2,
+        circuit_breaker_reset: reset,
+        ..Reliability::default()
+    };
+    let metrics = ProducerMetrics::detached();
+    let clock = Clock::system();
+    let gate = Circuits::new(&reliability, &clock, &metrics).store;
+    let chance = Entropy::seeded(2);
+    let pressure = Pressure::new(clock.clone());
+    let (store, clock) = ((store, gate), (clock, chance));
+    Uploader::new(store, performance, &reliability, clock, pressure, metrics)
+}
+
+/// What comes out of a stage with so many uploads at a time, once all of `built` went in.
+async fn out_of(store: Store, at_a_time: usize, built: Vec<Built>) -> Vec<Stored> {
+    let folder = Folder { dataset: "d".into(), topic_id: TopicId::default(), shard: Shard(0) };
+    let storer =
+        Storer::new(uploader_to(store, &Performance::default(), LONG), at_a_time, usize::MAX, folder);
+    let (built_out, built_in) = mpsc::channel(built.len());
+    for built in built {
+        built_out.try_send(built).expect("there is room");
+    }
+    drop(built_out);
+    let (stored_out, mut stored_in) = mpsc::channel(1);
+    let taken = async {
+        let mut taken = Vec::new();
+        while let Some(stored) = stored_in.recv().await {
+            taken.push(stored);
+        }
+        taken
+    };
+    let both = async { tokio::join!(storer.run(built_in, stored_out), taken) };
+    let (ended, taken) = tokio::time::timeout(LONG, both).await.expect("nothing stands still");
+    ended.expect("all is stored");
+    taken
+}
+
+/// Versions for the stage behind this one.
+pub(in crate::producer) async fn stored(built: Vec<Built>) -> Vec<Stored> {
+    out_of(Store::open("memory://").unwrap(), 1, built).await
+}
+
+async fn within(time: Duration, put: impl Future<Output = Result<(), blob::Error>>) -> bool {
+    tokio::time::timeout(time, put).await.is_ok_and(|put| put.is_ok())
+}
+
+#[tokio::test]
+async fn the_time_limit_grows_with_the_blob() {
+    let slow = Faults { delay: Duration::from_millis(500), ..Faults::default() };
+    let (uploader, ..) = uploader(slow, Duration::from_secs(60));
+    let large = Body::Bytes(vec![0; 2 << 20].into());
+    assert!(within(Duration::from_secs(10), uploader.put("large", large)).await);
+    assert_eq!(uploader.metrics.write_failures_total.get(), 0);
+    let small = Body::Bytes(vec![0; 2 << 10].into());
+    assert!(!within(Duration::from_secs(1), uploader.put("small", small)).await, "it takes too long");
+    assert!(uploader.metrics.write_failures_total.get() > 0);
+    assert_eq!(uploader.metrics.active_writes.get(), 0, "given back by who was dropped, too");
+}
+
+#[tokio::test]
+async fn nothing_is_tried_while_it_is_open_and_nothing_given_up() {
+    let (uploader, control, inner) =
+        uploader(Faults { put_fails: 1.0, ..Faults::default() }, Duration::from_secs(60));
+    let body = || Body::Bytes(vec![1; 10].into());
+    let mut waiting = std::pin::pin!(uploader.put("a", body()));
+    assert!(!within(Duration::from_secs(1), waiting.as_mut()).await);
+    assert_eq!(uploader.gate.state(), Circuit::Open);
+    assert_eq!(control.injected(), 4, "two failures of two attempts each");
+    assert_eq!(uploader.pressure.of(Strain::StoreFailures), 1.0, "and the pace hears of it");
+    assert!(!within(Duration::from_millis(100), uploader.put("b", body())).await);
+    assert_eq!(control.injected(), 4);
+    // Somebody else finds that it is back.
+    control.set(false);
+    uploader.gate.succeeded();
+    assert!(within(Duration::from_secs(10), waiting).await);
+    assert_eq!(inner.head("a").await.unwrap(), Some(10));
+    assert_eq!(uploader.pressure.of(Strain::StoreFailures), 0.0);
+    assert!(uploader.pressure.of(Strain::StoreLatency) > 0.0);
+}
+
+#[tokio::test]
+async fn a_large_blob_is_not_the_probe() {
+    let faults = Faults { put_fails: 1.0, other_fails: 1.0, ..Faults::default() };
+    let (uploader, control, inner) = uploader(faults, Duration::from_millis(50));
+    uploader.gate.failed("away".into());
+    uploader.gate.failed("away".into());
+    let large = Body::Bytes(vec![0; LARGEST_PROBE as usize + 1].into());
+    let mut put = std::pin::pin!(uploader.put("large", large));
+    assert!(!within(Duration::from_millis(500), put.as_mut()).await);
+    assert!(control.injected() > 0, "it asked");
+    assert_eq!(uploader.metrics.write_failures_total.get(), 0, "but did not send");
+    control.set(false);
+    assert!(within(Duration::from_secs(10), put).await);
+    assert_eq!(inner.head("large").await.unwrap(), Some(LARGEST_PROBE + 1));
+}
+
+#[tokio::test]
+async fn what_is_there_already_is_not_sent_again_over_a_network() {
+    let far = Faults { far: true, ..Faults::default() };
+    for (faults, before, after) in [
+        (far.clone(), "other", "other"),
+        // Of another length it is not what its name says.
+        (far, "torn", "bytes"),
+        (Faults::default(), "other", "bytes"),
+    ] {
+        let (uploader, _, inner) = uploader(faults, Duration::from_secs(60));
+        inner.put("a", Bytes::from_static(before.as_bytes())).await.unwrap();
+        uploader.put("a", Body::Bytes(Bytes::from_static(b"bytes"))).await.unwrap();
+        assert_eq!(inner.get_bytes("a").await.unwrap(), after, "{before}");
+    }
+}
+
+#[tokio::test]
+async fn what_will_never_be_stored_is_an_error_at_once() {
+    let (uploader, ..) = uploader(Faults::default(), Duration::from_secs(60));
+    let error = uploader.put("no//name", Body::Bytes(vec![].into())).await.unwrap_err();
+    assert!(matches!(error, blob::Error::Name { .. }), "{error}");
+    assert_eq!(uploader.gate.report().error, None);
+}
+
+/// A store that is as slow as the test needs: no blob is stored before so many are on their way, and the first one not before
+/// all others of these are.
+#[derive(Debug)]
+struct Slow {
+    inner: Store,
+    first: String,
+    at_a_time: usize,
+    begun: watch::Sender<usize>,
+    done: watch::Sender<usize>,
+    /// How many had begun when the first one was done.
+    begun_by_then: watch::Sender<usize>,
+}
+
+impl BlobStore for Slow {
+    fn put<'a>(&'a self, name: &'a str, body: Body) -> BoxFuture<'a, Result<(), blob::Error>> {
+        Box::pin(async move {
+            self.begun.send_modify(|begun| *begun += 1);
+            let all = |count: &usize| *count >= self.at_a_time;
+            let _ = self.begun.subscribe().wait_for(all).await;
+            if name == self.first {
+                let _ = self.done.subscribe().wait_for(|done| *done >= self.at_a_time - 1).await;
+                self.begun_by_then.send_replace(*self.begun.borrow());
+            }
+            self.inner.put(name, body).await?;
+            self.done.send_modify(|done| *done += 1);
+            Ok(())
+        })
+    }
+
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Content, blob::Error>> {
+        Box::pin(self.inner.get(name))
+    }
+
+    fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<u64>, blob::Error>> {
+        Box::pin(self.inner.head(name))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, blob::Error>> {
+        Box::pin(self.inner.list(prefix))
+    }
+
+    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), blob::Error>> {
+        Box::pin(self.inner.delete(name))
+    }
+}
+
+#[tokio::test]
+async fn uploads_overlap_up_to_the_pools_size_and_come_out_in_order() {
+    const AT_A_TIME: usize = 3;
+    let (_ground, built) = versions(8);
+    let names: Vec<String> = built.iter().map(|built| built.delta.blob.name.clone()).collect();
+    let inner = Store::open("memory://").unwrap();
+    let counter = || watch::channel(0).0;
+    let slow = Arc::new(Slow {
+        inner: inner.clone(),
+        first: names.first().expect("eight").clone(),
+        at_a_time: AT_A_TIME,
+        begun: counter(),
+        done: counter(),
+        begun_by_then: counter(),
+    });
+    let stored = out_of(Store::new("slow://", slow.clone()), AT_A_TIME, built).await;
+    let versions: Vec<u64> = stored.iter().map(|stored| stored.delta.version.0).collect();
+    assert_eq!(versions, (1..=8).collect::<Vec<_>>());
+    assert_eq!(*slow.begun_by_then.borrow(), AT_A_TIME, "no more than so many at a time");
+    for name in &names {
+        assert!(inner.head(name).await.unwrap().is_some(), "{name}");
+    }
+}
