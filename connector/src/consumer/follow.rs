@@ -95,6 +95,27 @@ impl Pending {
     }
 }
 
+/// Which failures of a version are counted: each kind once, however often it is tried. Else the number would say how often
+/// it was tried, and an orchestrator would restart who waits for a store, with the last good version in its hands.
+#[derive(Debug, Default)]
+struct Counted {
+    of: Option<(Version, u64)>,
+    stages: Vec<&'static str>,
+}
+
+impl Counted {
+    fn is_new(&mut self, of: (Version, u64), stage: &'static str) -> bool {
+        if self.of.replace(of) != Some(of) {
+            self.stages.clear();
+        }
+        let new = !self.stages.contains(&stage);
+        if new {
+            self.stages.push(stage);
+        }
+        new
+    }
+}
+
 /// Puts what came behind what waits: of each kind the newest says it all.
 fn put(inbox: &mut VecDeque<Seen>, next: Seen) {
     inbox.retain(|waiting| std::mem::discriminant(waiting) != std::mem::discriminant(&next));
@@ -121,6 +142,8 @@ pub struct Follower {
     gate: Gate,
     earlier: Earlier,
     noted: Noted,
+    /// The version of which failures were counted last, and at which stages.
+    counted: Counted,
     /// When a damaged file is fetched again, after attempts that failed.
     mend_at: Option<tokio::time::Instant>,
     mend_backoff: Backoff,
@@ -141,6 +164,7 @@ impl Follower {
         let noted = Noted::new(cache.clone(), &options.dataset, options.clock.clone());
         let mend_backoff = Backoff::new(LOOK_EVERY, options.max_backoff.max(LONGEST_MEND));
         Follower {
+            counted: Counted::default(),
             mend_at: None,
             mend_backoff,
             options,
@@ -233,14 +257,14 @@ impl Follower {
                     }
                     Some(Err(error)) => {
                         let wait = backoff.next(&self.options.entropy);
-                        self.failed(&error, wait);
-                        if error.is_full()
-                            && let Some(Pending { announced, .. }) = &pending
-                        {
+                        if let Some(Pending { announced, .. }) = &pending {
                             let Announced { topic_id, announcement, .. } = &**announced;
-                            let needed =
-                                (self.opener.identity(*topic_id, announcement), announcement.chain());
-                            open::relieve(&self.cache, &self.options.dataset, needed).await;
+                            self.failed(announcement, &error, wait);
+                            if error.is_full() {
+                                let needed =
+                                    (self.opener.identity(*topic_id, announcement), announcement.chain());
+                                open::relieve(&self.cache, &self.options.dataset, needed).await;
+                            }
                         }
                         retry_at = Some(tokio::time::Instant::now() + wait);
                     }
@@ -268,8 +292,11 @@ impl Follower {
         });
     }
 
-    fn failed(&self, error: &Error, wait: Duration) {
-        self.options.metrics.errors_total.with(&["follow"]).inc();
+    fn failed(&mut self, announcement: &Announcement, error: &Error, wait: Duration) {
+        let stage = error.stage();
+        if self.counted.is_new((announcement.version, announcement.life.epoch), stage) {
+            self.options.metrics.errors_total.with(&[stage]).inc();
+        }
         let text = chain(error);
         tracing::warn!(
             dataset = self.options.dataset,
@@ -512,7 +539,7 @@ impl Follower {
             Err(error) => {
                 let wait = self.mend_backoff.next(&self.options.entropy);
                 self.mend_at = Some(tokio::time::Instant::now() + wait);
-                self.failed(&error, wait);
+                self.failed(announcement, &error, wait);
             }
         }
     }
@@ -575,8 +602,34 @@ pub(super) async fn sleep_until(at: Option<tokio::time::Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use super::open::STORE;
     use super::*;
     use crate::record::SourcePartition;
+
+    #[test]
+    fn a_version_that_cannot_be_opened_counts_once_for_each_reason() {
+        let mut counted = Counted::default();
+        let (one, two) = ((Version(7), 1), (Version(7), 2));
+        let tries = [(one, STORE), (one, STORE), (one, "follow"), (one, STORE), (two, STORE), (two, STORE)];
+        let news: Vec<_> = tries.iter().map(|(of, stage)| counted.is_new(*of, stage)).collect();
+        assert_eq!(news, [true, false, true, false, true, false]);
+        let failed = |source| Error::View { version: Version(7), source };
+        let io = |kind: std::io::ErrorKind| view::Error::Io {
+            doing: "writing",
+            path: "/cache/x".into(),
+            source: kind.into(),
+        };
+        let gone = || crate::blob::Error::Missing { url: "s3://x".into() };
+        for (source, stage) in [
+            (view::Error::Missing(gone()), STORE),
+            (view::Error::Store(gone()), STORE),
+            (io(std::io::ErrorKind::StorageFull), open::DISK),
+            (io(std::io::ErrorKind::PermissionDenied), "follow"),
+            (view::Error::Gap(String::new()), "follow"),
+        ] {
+            assert_eq!(failed(source).stage(), stage);
+        }
+    }
 
     #[test]
     fn lag_joins_by_partition_and_counts_a_new_one_from_its_start() {

@@ -7,12 +7,19 @@ use std::sync::Arc;
 
 use super::Options;
 use super::recent::Recent;
+use super::tail::UNREACHABLE;
 use crate::error::chain;
 use crate::format::announcement::Announcement;
 use crate::record::TopicId;
 use crate::schema::{self, Schema};
 use crate::version::{Chain, Life, Shard, Version};
 use crate::view::{self, About, Cache, Fetcher, FileName, Identity, Past, Reads, Restored, View};
+
+/// Stage under which it is counted that the store does not give a version's blobs. As with [`UNREACHABLE`], health does not
+/// hold the number against the process: a restart would only take away the version that it still serves.
+pub const STORE: &str = "store";
+/// Stage under which it is counted that the cache's disk is full; the same goes for it.
+pub const DISK: &str = "disk";
 
 /// Why a version could not be made readable.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +58,17 @@ impl Error {
     /// Whether the cache's disk is full.
     pub fn is_full(&self) -> bool {
         matches!(self, Error::View { source, .. } if source.is_full())
+    }
+
+    /// The stage under which it is counted.
+    pub fn stage(&self) -> &'static str {
+        match self {
+            Error::View { source: view::Error::Announcements { .. }, .. } => UNREACHABLE,
+            Error::View { source: view::Error::Store(_) | view::Error::Unrestorable { .. }, .. } => STORE,
+            _ if self.is_gone() => STORE,
+            _ if self.is_full() => DISK,
+            _ => "follow",
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::Options;
 use super::control::{self, Told};
 use super::history::History;
-use super::tail::{Announced, Seen};
+use super::tail::{Announced, Seen, UNREACHABLE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::announcement::Announcement;
 use crate::format::control::{Pin, Refusal};
@@ -161,6 +161,8 @@ pub struct PinStage {
     lookups: JoinSet<Result<Arc<Announced>>>,
     backoff: Backoff,
     retry_at: Option<tokio::time::Instant>,
+    /// That the present goal is not found was counted: how often it is looked for makes it no worse.
+    counted: bool,
 }
 
 /// Whoever listened is gone.
@@ -192,6 +194,7 @@ impl PinStage {
             lookups: JoinSet::new(),
             backoff,
             retry_at: None,
+            counted: false,
         }
     }
 
@@ -313,6 +316,7 @@ impl PinStage {
         self.lookups = JoinSet::new();
         self.retry_at = None;
         self.backoff.reset();
+        self.counted = false;
     }
 
     /// Before anything moves: a start that comes next must find what readers were told last.
@@ -381,7 +385,10 @@ impl PinStage {
             ?wait,
             "the pinned version is not found; what is held stays readable; trying again"
         );
-        self.options.metrics.errors_total.with(&["pin"]).inc();
+        let stage = if error.kind() == ErrorKind::Unavailable { UNREACHABLE } else { "pin" };
+        if stage == UNREACHABLE || !std::mem::replace(&mut self.counted, true) {
+            self.options.metrics.errors_total.with(&[stage]).inc();
+        }
         self.tell(Some(target.told(None)), Some(text));
         Ok(())
     }
