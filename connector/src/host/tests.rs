@@ -180,8 +180,13 @@ fn what_is_away_degrades_however_often_it_is_tried() {
         metrics.errors_total.with(&[stage]).inc_by(1_000);
     }
     let (status, health) = directory.health();
-    let errors: Vec<_> = health.iter().map(|health| (health.error_count, health.errors_last_minute)).collect();
-    assert_eq!((status, errors), (Status::Degraded, vec![(3_000, 0)]), "nothing is readable yet, and no worse");
+    let errors: Vec<_> =
+        health.iter().map(|health| (health.error_count, health.errors_last_minute)).collect();
+    assert_eq!(
+        (status, errors),
+        (Status::Degraded, vec![(3_000, 0)]),
+        "nothing is readable yet, and no worse"
+    );
     metrics.errors_total.with(&["follow"]).inc_by(11);
     assert_eq!(directory.health().0, Status::Unhealthy);
 }

@@ -387,13 +387,14 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// Files of the cache that were damaged, or gone before they were mapped, and are fetched again on the way to one view.
+/// Files of the cache that were damaged, cannot be read, or were gone before they were mapped, and are fetched again on the
+/// way to one view.
 #[derive(Default)]
 struct Again(Vec<PathBuf>);
 
 impl Again {
-    /// `None`: a damaged file was discarded, or one is gone, so fetch it and try once more. A file that is damaged a second time is an
-    /// error: the disk is at fault then.
+    /// `None`: a damaged file was discarded, or one is gone, so fetch it and try once more. A file that is damaged a second
+    /// time is an error: the disk is at fault then.
     async fn after(&mut self, cache: &Cache, made: Result<View, Error>) -> Result<Option<View>, Error> {
         match made {
             Err(Error::Corrupt { path, detail }) if !self.0.contains(&path) => {
@@ -410,7 +411,19 @@ impl Again {
                 self.0.push(path);
                 Ok(None)
             }
-            made => made.map(Some),
+            // The disk does not give its bytes, or somebody has left a file that this user may not read: the store has it.
+            Err(error) => match error.unreadable().map(std::path::Path::to_owned) {
+                Some(path) if !self.0.contains(&path) => {
+                    let error = crate::error::chain(&error);
+                    tracing::warn!(error, "a file of the blob cache cannot be read; fetching it again");
+                    let (cache, damaged) = (cache.clone(), path.clone());
+                    blocking(move || cache.discard(&damaged)).await?;
+                    self.0.push(path);
+                    Ok(None)
+                }
+                _ => Err(error),
+            },
+            Ok(made) => Ok(Some(made)),
         }
     }
 }
@@ -507,6 +520,34 @@ mod tests {
     use super::*;
     use crate::record::TopicId;
     use crate::version::Shard;
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_is_fetched_again_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), u64::MAX).unwrap();
+        let path = dir.path().join("products").join("file");
+        std::fs::create_dir_all(dir.path().join("products")).unwrap();
+        let failed = |doing, errno: i32| {
+            let source = std::io::Error::from_raw_os_error(errno);
+            Err::<View, _>(Error::Io { doing, path: path.clone(), source })
+        };
+        const EIO: i32 = 5;
+        const EACCES: i32 = 13;
+        const EMFILE: i32 = 24;
+        const ENOSPC: i32 = 28;
+        for (doing, errno) in [("reading", EIO), ("opening", EACCES)] {
+            std::fs::write(&path, "x").unwrap();
+            let mut again = Again::default();
+            assert!(again.after(&cache, failed(doing, errno)).await.unwrap().is_none());
+            assert!(!path.exists(), "so that it is fetched");
+            assert!(again.after(&cache, failed(doing, errno)).await.is_err(), "the disk is at fault");
+        }
+        std::fs::write(&path, "x").unwrap();
+        for (doing, errno) in [("opening", EMFILE), ("writing", ENOSPC), ("mapping", EACCES)] {
+            assert!(Again::default().after(&cache, failed(doing, errno)).await.is_err());
+            assert!(path.exists(), "it is not to blame");
+        }
+    }
 
     #[test]
     fn what_is_long_in_coming_is_told_now_and_then() {
