@@ -1,6 +1,7 @@
 //! Pins and refusals: all readers hold the version that they are told to, over restarts and with Kafka away; a version
 //! that a reader's guard refuses is not shown.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,7 +9,7 @@ use stillwell::clock::{Clock, Entropy};
 use stillwell::consumer::Steering;
 use stillwell::consumer::history::Topics;
 use stillwell::format::control::Control;
-use stillwell::{Bounds, Consumer, ErrorKind, ShardVersions, Version, kafka};
+use stillwell::{Bounds, Consumer, ErrorKind, ShardVersions, Version, View, kafka};
 use stillwell_tests::{Topic, scratch, wait_until_async};
 
 use crate::instance::LONG;
@@ -152,6 +153,42 @@ async fn readers_move_to_a_pin_hold_it_over_restarts_and_without_kafka_and_follo
         setting.settled(&consumer).await;
         consumer.shutdown().await.expect("it stops");
     }
+    producer.shutdown().await.expect("it stops");
+}
+
+/// A pin that was set while a reader was down: what its cache holds is newer, and not shown, not even for a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_starts_shows_no_version_that_was_pinned_away_meanwhile() {
+    let mut setting = Setting::new("pinned-away", 1, SCHEMA);
+    produce(&mut setting, 0);
+    let producer = setting.producer().await;
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let (first, before) = (consumer.view().version(), setting.model.clone());
+    produce(&mut setting, 1);
+    setting.settled(&consumer).await;
+    consumer.shutdown().await.expect("it stops");
+    steering(&setting).pin(&one(first), "the test", "").await.expect("it can be pinned");
+    // The guard is asked about each version before it is shown, but not about a pinned one.
+    let judged: Arc<Mutex<Vec<Version>>> = Arc::default();
+    let seen = judged.clone();
+    let consumer = Consumer::builder(setting.dataset())
+        .bootstrap_servers(&setting.bootstrap)
+        .blobs(setting.blobs())
+        .cache_dir(cache.path())
+        .control_wait(LONG)
+        .guard(move |_: Option<&View>, next: &View| {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).push(next.version());
+            Ok(())
+        })
+        .start()
+        .await
+        .expect("it starts");
+    assert_eq!(consumer.view().version(), first);
+    assert_eq!(contents(&consumer.view()), before);
+    assert_eq!(*judged.lock().unwrap_or_else(PoisonError::into_inner), [], "another version was shown");
+    consumer.shutdown().await.expect("it stops");
     producer.shutdown().await.expect("it stops");
 }
 

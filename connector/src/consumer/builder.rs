@@ -36,6 +36,7 @@ pub struct ConsumerBuilder {
     poll_interval: Duration,
     max_backoff: Duration,
     look_every: Duration,
+    control_wait: Duration,
     clock: Clock,
     filter: Option<String>,
     fields: Option<Vec<String>>,
@@ -64,6 +65,7 @@ impl ConsumerBuilder {
             poll_interval: Duration::from_millis(100),
             max_backoff: Duration::from_secs(5),
             look_every: super::options::DEFAULT_LOOK_EVERY,
+            control_wait: super::options::DEFAULT_CONTROL_WAIT,
             clock: Clock::system(),
             filter: None,
             fields: None,
@@ -276,6 +278,15 @@ impl ConsumerBuilder {
         self
     }
 
+    /// How long a cached version is held back while it is not known whether readers are pinned to another one, where Kafka
+    /// neither answers nor fails. Default 2 s.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn control_wait(mut self, longest: Duration) -> Self {
+        self.control_wait = longest;
+        self
+    }
+
     /// Another clock than the system's.
     #[doc(hidden)]
     #[must_use]
@@ -343,6 +354,7 @@ impl ConsumerBuilder {
             poll_interval: self.poll_interval,
             max_backoff: self.max_backoff,
             look_every: self.look_every,
+            control_wait: self.control_wait,
             max_errors_per_minute: super::options::DEFAULT_MAX_ERRORS_PER_MINUTE,
             freshness_slo: None,
             hold: Arc::new(Hold::new(filter, self.fields, self.indexes)),

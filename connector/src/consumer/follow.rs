@@ -23,15 +23,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
+use super::cached::{Cached, Outside, Verdict};
+use super::control::Told;
 use super::earlier::Earlier;
 use super::guard::Gate;
 use super::noted::Noted;
 use super::open::{self, Error, Opener, is_same};
 use super::recent::Recent;
-use super::tail::{Announced, Seen};
+use super::tail::{Announced, Seen, TailStatus};
 use crate::error::chain;
 use crate::format::announcement::{Announcement, Message, SourcePosition};
-use crate::format::control::{Pin, Refusal};
+use crate::format::control::Refusal;
 use crate::record::{Position, TopicId};
 use crate::retry::Backoff;
 use crate::version::{Shard, Version};
@@ -79,8 +81,17 @@ pub type Slot = Arc<ArcSwapOption<View>>;
 /// What is to be opened next.
 struct Pending {
     announced: Arc<Announced>,
+    why: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// It is the newest.
+    Newest,
     /// The reader is pinned to it.
-    pinned: bool,
+    Pinned,
+    /// It was held before this start, its blobs are not in the cache, and Kafka is away.
+    Cached,
 }
 
 impl Pending {
@@ -89,7 +100,7 @@ impl Pending {
     fn is_left_for(&self, next: &Seen) -> bool {
         match next {
             Seen::Pinned(_) => true,
-            Seen::Announced(_) => self.pinned,
+            Seen::Announced(_) => self.why != Why::Newest,
             Seen::Newest(_) | Seen::UpToDate | Seen::Gone => false,
         }
     }
@@ -137,8 +148,8 @@ pub struct Follower {
     last: Option<Arc<Announced>>,
     /// What is announced, as far as it is known: for the lag.
     announced: Vec<SourcePosition>,
-    /// The pin that was obeyed before this start.
-    remembered: Option<Pin>,
+    /// Whether what the cache holds may be shown.
+    outside: Outside,
     gate: Gate,
     earlier: Earlier,
     noted: Noted,
@@ -158,8 +169,9 @@ impl Follower {
         recent: Recent,
         readable: watch::Sender<Readable>,
         earlier: Earlier,
-        (remembered, gate): (Option<Pin>, Gate),
+        (told, tail, gate): (watch::Receiver<Told>, watch::Receiver<TailStatus>, Gate),
     ) -> Follower {
+        let outside = Outside::new(told, tail, options.control_wait);
         let opener = Opener::new(options.clone(), shard, cache.clone(), recent.clone());
         let noted = Noted::new(cache.clone(), &options.dataset, options.clock.clone());
         let mend_backoff = Backoff::new(LOOK_EVERY, options.max_backoff.max(LONGEST_MEND));
@@ -177,7 +189,7 @@ impl Follower {
             merges: JoinSet::new(),
             last: None,
             announced: Vec::new(),
-            remembered,
+            outside,
             gate,
             earlier,
             noted,
@@ -186,7 +198,7 @@ impl Follower {
 
     /// Follows until `stop`, or until the tail is gone.
     pub async fn run(mut self, mut seen: mpsc::Receiver<Seen>, stop: CancellationToken) {
-        self.open_cached().await;
+        let mut cached = self.find_cached().await;
         let mut pending: Option<Pending> = None;
         let mut backoff = Backoff::new(FIRST_BACKOFF, self.options.max_backoff);
         let mut retry_at: Option<tokio::time::Instant> = None;
@@ -196,9 +208,13 @@ impl Follower {
         // What came while a version was being opened.
         let mut inbox = VecDeque::new();
         loop {
-            if inbox.is_empty() {
+            if let Some(now) = cached.take() {
+                cached = self.settle(now, &mut pending).await;
+            }
+            if inbox.is_empty() && (pending.is_none() || retry_at.is_some()) {
                 tokio::select! {
                     () = stop.cancelled() => return,
+                    () = self.outside.changed(), if cached.is_some() => {}
                     Some(merged) = self.merges.join_next() => self.merged(merged),
                     next = seen.recv() => match next {
                         Some(next) => inbox.push_back(next),
@@ -213,15 +229,22 @@ impl Follower {
                 put(&mut inbox, next);
             }
             for next in inbox.drain(..) {
+                if let Seen::Announced(_) | Seen::Pinned(_) = next
+                    && let Some(now) = cached.take()
+                {
+                    // Before it is replaced: the deltas above it may be all that it takes. What the control topic says
+                    // is known by now.
+                    self.settle(now, &mut None).await;
+                }
                 match next {
                     Seen::Announced(announced) => {
                         self.note_announced(&announced.announcement);
-                        pending = Some(Pending { announced, pinned: false });
+                        pending = Some(Pending { announced, why: Why::Newest });
                         backoff.reset();
                         retry_at = None;
                     }
                     Seen::Pinned(announced) => {
-                        pending = Some(Pending { announced, pinned: true });
+                        pending = Some(Pending { announced, why: Why::Pinned });
                         backoff.reset();
                         retry_at = None;
                     }
@@ -307,49 +330,85 @@ impl Follower {
         self.readable.send_modify(|readable| readable.error = Some(text));
     }
 
-    /// What this machine held last is readable at once, marked stale until the tail confirms or replaces it.
-    async fn open_cached(&mut self) {
-        let cached = match self.cache.load_current(&self.options.dataset, self.shard) {
-            Ok(Some(cached)) => cached,
-            Ok(None) => return,
+    /// What this machine held last, opened from the cache alone: before Kafka is asked nothing is fetched that it may have
+    /// replaced long ago.
+    async fn find_cached(&mut self) -> Option<Cached> {
+        let (topic_id, encoded) = match self.cache.load_current(&self.options.dataset, self.shard) {
+            Ok(cached) => cached?,
             Err(error) => {
                 tracing::warn!(dataset = self.options.dataset, %error, "the cached version cannot be read");
-                return;
+                return None;
             }
         };
-        let (topic_id, encoded) = cached;
-        let Ok(Message::Announcement(announcement)) = Message::decode(&encoded) else { return };
-        if self.options.fixed.is_some_and(|fixed| !fixed.admits(&announcement)) {
-            return;
-        }
-        let opened = self.opener.open(topic_id, &announcement).await.and_then(|view| {
-            let about = About { stale: true, ..view.about().clone() };
-            view.restate(about).map_err(|source| Error::View { version: announcement.version, source })
-        });
-        match opened {
-            Ok(view) => {
-                // Taken by a process before this one, whose guard may have been another.
-                let is = |pin: &Pin| {
-                    pin.names(self.shard, topic_id, announcement.version, announcement.life.epoch)
-                };
-                let pinned = self.options.fixed.is_some() || self.remembered.as_ref().is_some_and(is);
-                if !pinned && let Some(objection) = self.gate.objection(None, &view).await {
-                    self.refused(topic_id, &announcement, None, objection);
-                    return;
-                }
-                self.publish(view, &announcement, true, pinned);
-                self.last = Some(Arc::new(Announced { topic_id, announcement, encoded }));
-            }
+        let Ok(Message::Announcement(announcement)) = Message::decode(&encoded) else { return None };
+        let view = match self.opener.open_held(topic_id, &announcement).await {
+            Ok(view) => view,
             Err(error) => {
-                tracing::info!(dataset = self.options.dataset, %error, "the cached version cannot be opened");
+                let error = chain(&error);
+                tracing::info!(dataset = self.options.dataset, error, "the cached version cannot be opened");
+                return None;
             }
+        };
+        Some(Cached { announced: Arc::new(Announced { topic_id, announcement, encoded }), view })
+    }
+
+    /// Shows what the cache holds, once it may be shown. Given back: it is not known yet whether.
+    async fn settle(&mut self, cached: Cached, pending: &mut Option<Pending>) -> Option<Cached> {
+        let pinned = match self.outside.judge(self.options.fixed, self.shard, &cached.announced) {
+            Verdict::Wait => return Some(cached),
+            Verdict::Leave => return None,
+            Verdict::Show { pinned } => pinned,
+        };
+        match cached.view {
+            Some(view) => {
+                self.show_cached(view, cached.announced, pinned).await;
+                None
+            }
+            // Where Kafka answers it says what to fetch.
+            None if self.outside.is_away() && pending.is_none() => {
+                *pending = Some(Pending { announced: cached.announced, why: Why::Cached });
+                None
+            }
+            None => Some(cached),
         }
     }
 
-    /// `false`: the version is refused.
-    async fn advance(&mut self, Pending { announced, pinned }: &Pending) -> Result<bool, Error> {
+    async fn show_cached(&mut self, view: View, announced: Arc<Announced>, pinned: bool) {
+        let about = About { stale: true, ..view.about().clone() };
+        let view = match view.restate(about) {
+            Ok(view) => view,
+            Err(error) => {
+                tracing::warn!(dataset = self.options.dataset, %error, "the cached version cannot be marked stale");
+                return;
+            }
+        };
+        // Taken by a process before this one, whose guard may have been another.
+        if !pinned && let Some(objection) = self.gate.objection(None, &view).await {
+            self.refused(announced.topic_id, &announced.announcement, None, objection);
+            return;
+        }
+        self.publish(view, &announced.announcement, true, pinned);
+        self.last = Some(announced);
+    }
+
+    /// As [`Follower::advance`], of the version that was held before this start.
+    async fn fetch_cached(&mut self, announced: &Arc<Announced>) -> Result<bool, Error> {
+        let view = self.opener.open(announced.topic_id, &announced.announcement).await?;
+        // A pin may have become known meanwhile.
+        let verdict = self.outside.judge(self.options.fixed, self.shard, announced);
+        if let Verdict::Show { pinned } = verdict {
+            self.show_cached(view, announced.clone(), pinned).await;
+        }
+        Ok(false)
+    }
+
+    /// `false`: the version is refused, or has been noted as the last one already.
+    async fn advance(&mut self, Pending { announced, why }: &Pending) -> Result<bool, Error> {
+        if *why == Why::Cached {
+            return self.fetch_cached(announced).await;
+        }
         let Announced { topic_id, announcement, encoded } = &**announced;
-        let (topic_id, pinned) = (*topic_id, *pinned);
+        let (topic_id, pinned) = (*topic_id, *why == Why::Pinned);
         let held = self.slot.load_full();
         if held.as_deref().is_some_and(|held| is_same(held, topic_id, announcement))
             && self.readable.borrow().pinned == pinned
@@ -601,45 +660,4 @@ pub(super) async fn sleep_until(at: Option<tokio::time::Instant>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::open::STORE;
-    use super::*;
-    use crate::record::SourcePartition;
-
-    #[test]
-    fn a_version_that_cannot_be_opened_counts_once_for_each_reason() {
-        let mut counted = Counted::default();
-        let (one, two) = ((Version(7), 1), (Version(7), 2));
-        let tries = [(one, STORE), (one, STORE), (one, "follow"), (one, STORE), (two, STORE), (two, STORE)];
-        let news: Vec<_> = tries.iter().map(|(of, stage)| counted.is_new(*of, stage)).collect();
-        assert_eq!(news, [true, false, true, false, true, false]);
-        let failed = |source| Error::View { version: Version(7), source };
-        let io = |kind: std::io::ErrorKind| view::Error::Io {
-            doing: "writing",
-            path: "/cache/x".into(),
-            source: kind.into(),
-        };
-        let gone = || crate::blob::Error::Missing { url: "s3://x".into() };
-        for (source, stage) in [
-            (view::Error::Missing(gone()), STORE),
-            (view::Error::Store(gone()), STORE),
-            (io(std::io::ErrorKind::StorageFull), open::DISK),
-            (io(std::io::ErrorKind::PermissionDenied), "follow"),
-            (view::Error::Gap(String::new()), "follow"),
-        ] {
-            assert_eq!(failed(source).stage(), stage);
-        }
-    }
-
-    #[test]
-    fn lag_joins_by_partition_and_counts_a_new_one_from_its_start() {
-        let source = |partition| SourcePartition { topic: "t".into(), topic_id: TopicId([1; 16]), partition };
-        let at =
-            |partition, start, offset| SourcePosition { source: source(partition), start, offset, target: 0 };
-        let held = [Position { source: source(1), offset: 70 }, Position { source: source(0), offset: 10 }];
-        assert_eq!(behind(&held, &[at(0, 0, 10), at(1, 0, 70)]), 0);
-        assert_eq!(behind(&held, &[at(0, 0, 15), at(1, 0, 71), at(2, 40, 42)]), 5 + 1 + 2);
-        assert_eq!(behind(&[], &[at(0, 3, 10)]), 7);
-        assert_eq!(behind(&held, &[at(0, 0, 5)]), 0, "never below zero");
-    }
-}
+pub(super) mod tests;

@@ -153,13 +153,39 @@ impl Opener {
     /// # Errors
     /// As [`Opener::apply`].
     pub async fn open(&mut self, topic_id: TopicId, announcement: &Announcement) -> Result<View, Error> {
+        let fetcher = self.fetcher.clone();
+        self.open_by(&fetcher, topic_id, announcement).await
+    }
+
+    async fn open_by(
+        &mut self,
+        fetcher: &Fetcher,
+        topic_id: TopicId,
+        announcement: &Announcement,
+    ) -> Result<View, Error> {
         let version = announcement.version;
         let identity = self.identity(topic_id, announcement);
         let about = About::announced(announcement, self.schema(announcement)?);
         let inline = announcement.inline.clone().map(|inline| (version, inline));
-        let view = self.fetcher.open(&identity, &announcement.chain(), inline, about).await;
+        let view = fetcher.open(&identity, &announcement.chain(), inline, about).await;
         // Views made of this one go on counting.
         view.map(|view| view.counting(self.reads.clone())).map_err(|source| Error::View { version, source })
+    }
+
+    /// As [`Opener::open`], from the cache alone; `None`: something of it is not there.
+    ///
+    /// # Errors
+    /// As [`Opener::apply`].
+    pub async fn open_held(
+        &mut self,
+        topic_id: TopicId,
+        announcement: &Announcement,
+    ) -> Result<Option<View>, Error> {
+        let local = self.fetcher.clone().from_cache_only();
+        match self.open_by(&local, topic_id, announcement).await {
+            Err(error) if error.is_gone() => Ok(None),
+            opened => opened.map(Some),
+        }
     }
 
     /// As [`Opener::open`]; where the store does not have a blob any more, by way of older ones.

@@ -87,6 +87,7 @@ fn away(dir: &std::path::Path, name: &str) -> consumer::Options {
         poll_interval: Duration::from_millis(10),
         max_backoff: Duration::from_millis(100),
         look_every: crate::consumer::options::DEFAULT_LOOK_EVERY,
+        control_wait: crate::consumer::options::DEFAULT_CONTROL_WAIT,
         max_errors_per_minute: 10,
         freshness_slo: None,
         hold: std::sync::Arc::default(),

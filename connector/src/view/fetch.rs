@@ -46,6 +46,8 @@ pub struct Fetcher {
     store: Store,
     cache: Cache,
     whole: bool,
+    /// The store is not asked.
+    local: bool,
     hold: Arc<Hold>,
     /// `None`: nothing is told of what is long in coming.
     tells: Option<Clock>,
@@ -56,7 +58,7 @@ impl Fetcher {
     /// For readers: pages of snapshots are checked when they are first touched.
     pub fn new(store: Store, cache: Cache) -> Fetcher {
         let room = cache.room();
-        Fetcher { store, cache, whole: false, hold: Arc::default(), tells: None, room }
+        Fetcher { store, cache, whole: false, local: false, hold: Arc::default(), tells: None, room }
     }
 
     /// A log line now and then of a blob that is long in coming: how far it is, how fast, and the time that is left.
@@ -73,6 +75,11 @@ impl Fetcher {
     /// merge in the middle, and with it the shard.
     pub fn checking_whole(self) -> Fetcher {
         Fetcher { whole: true, ..self }
+    }
+
+    /// What is not in the cache is [`Error::Missing`]: the store is not asked for it.
+    pub fn from_cache_only(self) -> Fetcher {
+        Fetcher { local: true, ..self }
     }
 
     /// The store.
@@ -271,6 +278,9 @@ impl Fetcher {
                 Err(Error::CorruptBlob { detail, .. }) => inline_is_damaged(blob, &detail),
                 done => return done,
             }
+        }
+        if self.local {
+            return Err(Error::Missing(blob::Error::Missing { url: self.store.absolute_url(&blob.name) }));
         }
         match self.read_store(identity, name, blob).await {
             Err(Error::CorruptBlob { url, detail }) => {
