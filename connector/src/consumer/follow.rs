@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
@@ -27,6 +26,7 @@ use super::cached::{Cached, Outside, Verdict};
 use super::control::Told;
 use super::earlier::Earlier;
 use super::guard::Gate;
+use super::merging::{Merged, Merging};
 use super::noted::Noted;
 use super::open::{self, Error, Opener, is_same};
 use super::recent::Recent;
@@ -37,7 +37,7 @@ use crate::format::control::Refusal;
 use crate::record::{Position, TopicId};
 use crate::retry::Backoff;
 use crate::version::{Shard, Version};
-use crate::view::{self, About, Base, Cache, View};
+use crate::view::{self, About, Cache, View};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// How often the view is asked whether a page of it was found damaged.
@@ -143,7 +143,7 @@ pub struct Follower {
     /// Told of each version, for who acts on all of them.
     recent: Recent,
     readable: watch::Sender<Readable>,
-    merges: JoinSet<Result<Arc<Base>, view::Error>>,
+    merging: Merging,
     /// What the newest view was made of.
     last: Option<Arc<Announced>>,
     /// What is announced, as far as it is known: for the lag.
@@ -173,6 +173,7 @@ impl Follower {
     ) -> Follower {
         let outside = Outside::new(told, tail, options.control_wait);
         let opener = Opener::new(options.clone(), shard, cache.clone(), recent.clone());
+        let merging = Merging::new(cache.clone(), options.clock.clone(), options.entropy.clone());
         let noted = Noted::new(cache.clone(), &options.dataset, options.clock.clone());
         let mend_backoff = Backoff::new(LOOK_EVERY, options.max_backoff.max(LONGEST_MEND));
         Follower {
@@ -186,7 +187,7 @@ impl Follower {
             slot: recent.slot().clone(),
             recent,
             readable,
-            merges: JoinSet::new(),
+            merging,
             last: None,
             announced: Vec::new(),
             outside,
@@ -215,7 +216,7 @@ impl Follower {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = self.outside.changed(), if cached.is_some() => {}
-                    Some(merged) = self.merges.join_next() => self.merged(merged),
+                    Some(merged) = self.merging.next() => self.merged(merged),
                     next = seen.recv() => match next {
                         Some(next) => inbox.push_back(next),
                         None => return,
@@ -516,15 +517,7 @@ impl Follower {
 
     fn publish(&mut self, view: View, announcement: &Announcement, stale: bool, pinned: bool) {
         let version = view.version();
-        if self.merges.is_empty() && view.wants_merge(self.options.memory_limit) {
-            let (view, cache, life) = (view.clone(), self.cache.clone(), announcement.life);
-            self.merges.spawn_blocking(move || {
-                let base = view.merge_snapshot(life, &cache)?.into_base()?;
-                // Makes the base's indexes, which the newest view then finds made.
-                view.rebase(base.clone())?;
-                Ok(base)
-            });
-        }
+        self.merging.begin(&view, announcement.life, self.options.memory_limit);
         self.show_memory(&view);
         self.earlier.note(&view, announcement);
         let positions = view.about().positions.clone();
@@ -617,7 +610,7 @@ impl Follower {
     }
 
     /// A merge is done: the same version, and those since, on a newer base.
-    fn merged(&mut self, merged: Result<Result<Arc<Base>, view::Error>, tokio::task::JoinError>) {
+    fn merged(&mut self, merged: Merged) {
         let rebased = match merged {
             Ok(Ok(base)) => match self.slot.load_full() {
                 Some(held) => held.rebase(base),
@@ -636,7 +629,8 @@ impl Follower {
                 self.recent.rebased();
             }
             Err(error) => {
-                tracing::warn!(dataset = self.options.dataset, %error, "merging failed; the overlay stays");
+                let error = chain(&error);
+                tracing::warn!(dataset = self.options.dataset, error, "merging failed; the overlay stays");
             }
         }
     }

@@ -25,6 +25,7 @@ pub mod pin;
 pub mod open;
 pub mod noted;
 pub mod cached;
+pub mod merging;
 pub mod follow;
 pub mod guard;
 pub mod recent;

@@ -77,7 +77,7 @@ impl BlobStore for Watched {
     }
 }
 
-struct World {
+pub(in crate::consumer) struct World {
     dir: TempDir,
     watched: Arc<Watched>,
     identity: Identity,
@@ -185,7 +185,7 @@ fn announcement(
 }
 
 impl World {
-    fn new() -> World {
+    pub fn new() -> World {
         let inner = Store::open("memory://").unwrap();
         let slow = watch::channel(false).0;
         let watched = Watched { inner, asked: Mutex::default(), fails: AtomicBool::new(false), slow };
@@ -202,6 +202,14 @@ impl World {
             metrics: ConsumerMetrics::detached(),
             guards: Guards::default(),
         }
+    }
+
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     fn store(&self) -> Store {
@@ -228,7 +236,7 @@ impl World {
     }
 
     /// Builds and stores the next version: keys with these numbers have its own as their value.
-    async fn write(&mut self, keys: std::ops::Range<u32>) -> Arc<Announced> {
+    pub async fn write(&mut self, keys: std::ops::Range<u32>) -> Arc<Announced> {
         let previous = self.view.version();
         let version = previous.next();
         let source = SourcePartition { topic: "source".into(), topic_id: TopicId([1; 16]), partition: 0 };
