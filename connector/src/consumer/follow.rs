@@ -15,9 +15,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -26,112 +25,24 @@ use super::cached::{Cached, Outside, Verdict};
 use super::control::Told;
 use super::earlier::Earlier;
 use super::guard::Gate;
+use super::mending::{LOOK_EVERY, Mended, Mending};
 use super::merging::{Merged, Merging};
+use super::next::{Pending, Why, put};
 use super::noted::Noted;
-use super::open::{self, Error, Opener, is_same};
+use super::open::{self, Counted, Error, Opener, is_same};
+use super::readable::behind;
+pub use super::readable::{Readable, Slot};
 use super::recent::Recent;
 use super::tail::{Announced, Seen, TailStatus};
 use crate::error::chain;
 use crate::format::announcement::{Announcement, Message, SourcePosition};
 use crate::format::control::Refusal;
-use crate::record::{Position, TopicId};
+use crate::record::TopicId;
 use crate::retry::Backoff;
 use crate::version::{Shard, Version};
 use crate::view::{self, About, Cache, View};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-/// How often the view is asked whether a page of it was found damaged.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Longest wait before a damaged file is fetched again.
-const LONGEST_MEND: Duration = Duration::from_secs(60);
-
-/// What readers can be told about the newest version.
-#[derive(Clone, Debug, Default)]
-pub struct Readable {
-    /// Its number; 0 while none is readable.
-    pub version: Version,
-    /// The newest version announced, readable or not.
-    pub announced: Version,
-    /// When the readable version was announced, milliseconds since the Unix epoch; 0 while none is.
-    pub announced_at_ms: i64,
-    /// The version that this reader is pinned to is readable, and stays.
-    pub pinned: bool,
-    /// The newest version, where this reader's guard refuses it; until a later one is taken.
-    pub refused: Option<Refusal>,
-    /// Whether it holds all that was there when the dataset's first life began.
-    pub caught_up: bool,
-    /// It came from the cache, and the tail has not confirmed it yet.
-    pub stale: bool,
-    /// Source records that the newest announced version covers and the readable one does not.
-    pub lag: u64,
-    /// The tail has reached the topic's end and this is what it found: the newest there is.
-    pub newest: bool,
-    /// How long after its newest record the newest version became readable, and when that was, where it took longer
-    /// than `freshness_slo`. What came before the dataset had caught up is late by nature.
-    pub late: Option<(Duration, Instant)>,
-    /// The last failure, until the next success.
-    pub error: Option<String>,
-    /// Blobs that are gone, so that the version was made of older ones; until the writer has made a new snapshot.
-    pub restored: Option<String>,
-}
-
-/// Where readers find the newest view.
-pub type Slot = Arc<ArcSwapOption<View>>;
-
-/// What is to be opened next.
-struct Pending {
-    announced: Arc<Announced>,
-    why: Why,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
-    /// It is the newest.
-    Newest,
-    /// The reader is pinned to it.
-    Pinned,
-    /// It was held before this start, its blobs are not in the cache, and Kafka is away.
-    Cached,
-}
-
-impl Pending {
-    /// Whether opening it is of no use any more: the reader is to hold another one, however new. A newer announcement
-    /// is no reason: where versions come faster than they are opened, none would be.
-    fn is_left_for(&self, next: &Seen) -> bool {
-        match next {
-            Seen::Pinned(_) => true,
-            Seen::Announced(_) => self.why != Why::Newest,
-            Seen::Newest(_) | Seen::UpToDate | Seen::Gone => false,
-        }
-    }
-}
-
-/// Which failures of a version are counted: each kind once, however often it is tried. Else the number would say how often
-/// it was tried, and an orchestrator would restart who waits for a store, with the last good version in its hands.
-#[derive(Debug, Default)]
-struct Counted {
-    of: Option<(Version, u64)>,
-    stages: Vec<&'static str>,
-}
-
-impl Counted {
-    fn is_new(&mut self, of: (Version, u64), stage: &'static str) -> bool {
-        if self.of.replace(of) != Some(of) {
-            self.stages.clear();
-        }
-        let new = !self.stages.contains(&stage);
-        if new {
-            self.stages.push(stage);
-        }
-        new
-    }
-}
-
-/// Puts what came behind what waits: of each kind the newest says it all.
-fn put(inbox: &mut VecDeque<Seen>, next: Seen) {
-    inbox.retain(|waiting| std::mem::discriminant(waiting) != std::mem::discriminant(&next));
-    inbox.push_back(next);
-}
 
 /// The stage.
 pub struct Follower {
@@ -155,9 +66,7 @@ pub struct Follower {
     noted: Noted,
     /// The version of which failures were counted last, and at which stages.
     counted: Counted,
-    /// When a damaged file is fetched again, after attempts that failed.
-    mend_at: Option<tokio::time::Instant>,
-    mend_backoff: Backoff,
+    mending: Mending,
 }
 
 impl Follower {
@@ -175,11 +84,10 @@ impl Follower {
         let opener = Opener::new(options.clone(), shard, cache.clone(), recent.clone());
         let merging = Merging::new(cache.clone(), options.clock.clone(), options.entropy.clone());
         let noted = Noted::new(cache.clone(), &options.dataset, options.clock.clone());
-        let mend_backoff = Backoff::new(LOOK_EVERY, options.max_backoff.max(LONGEST_MEND));
+        let mending = Mending::new(options.max_backoff, options.entropy.clone());
         Follower {
             counted: Counted::default(),
-            mend_at: None,
-            mend_backoff,
+            mending,
             options,
             shard,
             cache,
@@ -222,7 +130,8 @@ impl Follower {
                         None => return,
                     },
                     () = sleep_until(retry_at) => retry_at = None,
-                    _ = looks.tick() => self.mend().await,
+                    Some(mended) = self.mending.next() => self.mended(mended).await,
+                    _ = looks.tick() => self.mend(),
                 }
             }
             // Whatever else waits already: the newest announcement is self-sufficient.
@@ -558,42 +467,70 @@ impl Follower {
         bytes.with(&["base"]).set(view.base().map_or(0, |base| base.bytes()) as i64);
     }
 
-    /// A page that a reader found damaged is never served, and would stay an error in all later versions, which share the
-    /// base: its files are discarded and fetched again.
-    async fn mend(&mut self) {
-        if self.mend_at.is_some_and(|at| tokio::time::Instant::now() < at) {
-            return;
+    fn mend(&mut self) {
+        if let (Some(held), Some(last)) = (self.slot.load_full(), &self.last) {
+            self.mending.begin(&held, last, &self.opener, &self.options.dataset);
         }
-        let Some(held) = self.slot.load_full() else { return };
-        let Some(paths) = held.damaged().map(|paths| paths.map(std::path::Path::to_owned)) else { return };
-        let Some(last) = self.last.clone() else { return };
-        let Announced { topic_id, announcement, .. } = &*last;
-        tracing::warn!(
-            dataset = self.options.dataset, files = ?paths, "a file of the blob cache is damaged; fetching it again"
-        );
-        for path in &paths {
-            if let Err(error) = self.cache.discard(path) {
-                tracing::warn!(dataset = self.options.dataset, %error, "a damaged file cannot be discarded");
+    }
+
+    /// Damaged files were fetched again: the version that is held by now, on what came.
+    async fn mended(&mut self, Mended { announced, opened, restored, damaged }: Mended) {
+        match self.on_mended(opened).await {
+            Ok(Some(view)) => {
+                self.mending.done();
+                damaged.clear(&view, &self.cache, &self.options.dataset);
+                if restored.is_some() {
+                    self.opener.restored = restored;
+                }
+                let restored = self.opener.restored.as_ref().map(|(_, what)| what.clone());
+                self.show_memory(&view);
+                self.slot.store(Some(Arc::new(view)));
+                self.recent.rebased();
+                self.readable.send_modify(|readable| {
+                    readable.restored = restored;
+                    readable.error = None;
+                });
             }
-        }
-        let stale = held.is_stale();
-        let opened = self.opener.open_or_restore(*topic_id, announcement).await.and_then(|view| {
-            let about = About { stale, ..view.about().clone() };
-            view.restate(about).map_err(|source| Error::View { version: announcement.version, source })
-        });
-        match opened {
-            Ok(view) => {
-                let pinned = self.readable.borrow().pinned;
-                self.publish(view, announcement, stale, pinned);
-                self.mend_at = None;
-                self.mend_backoff.reset();
-            }
+            // Another base, or another history: the next look finds what is damaged of that.
+            Ok(None) => self.mending.done(),
             Err(error) => {
-                let wait = self.mend_backoff.next(&self.options.entropy);
-                self.mend_at = Some(tokio::time::Instant::now() + wait);
-                self.failed(announcement, &error, wait);
+                let wait = self.mending.failed();
+                self.failed(&announced.announcement, &error, wait);
             }
         }
+    }
+
+    /// The version that is held, made of the one that was mended and the deltas since.
+    async fn on_mended(&mut self, opened: Result<View, Error>) -> Result<Option<View>, Error> {
+        let view = opened?;
+        let held = self.slot.load_full().filter(|held| held.damaged().is_some());
+        let (Some(held), Some(last)) = (held, self.last.clone()) else { return Ok(None) };
+        let Announced { topic_id, announcement, .. } = &*last;
+        let is_held = |view: &View| {
+            held.version() == view.version()
+                && held.about().life == view.about().life
+                && held.identity() == view.identity()
+        };
+        let rebased = || view.base().and_then(|base| held.rebase(base.clone()).ok());
+        let view = if is_held(&view) {
+            view
+        } else if let Some(rebased) = rebased() {
+            rebased
+        } else if self.opener.follows(&view, *topic_id, announcement) {
+            // What is held is on a base of its own, which a merge has made since.
+            let view = self.opener.apply(&view, announcement).await?;
+            // Who acts on each version was given them as they came.
+            self.opener.passed.clear();
+            view
+        } else {
+            return Ok(None);
+        };
+        if !is_held(&view) {
+            return Ok(None);
+        }
+        let about = About { stale: held.is_stale(), ..view.about().clone() };
+        let version = about.version;
+        view.restate(about).map(Some).map_err(|source| Error::View { version, source })
     }
 
     /// What is held stays readable, and is marked as confirmed by nobody.
@@ -634,16 +571,6 @@ impl Follower {
             }
         }
     }
-}
-
-/// How many source records lie between what is held and what is announced. A partition that is not held yet counts from
-/// where the dataset began to read it.
-fn behind(held: &[Position], announced: &[SourcePosition]) -> u64 {
-    let behind = announced.iter().map(|announced| {
-        let held = held.iter().find(|held| held.source == announced.source);
-        announced.offset.saturating_sub(held.map_or(announced.start, |held| held.offset)).max(0)
-    });
-    behind.sum::<i64>().unsigned_abs()
 }
 
 pub(super) async fn sleep_until(at: Option<tokio::time::Instant>) {

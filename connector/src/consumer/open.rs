@@ -3,6 +3,7 @@
 //!
 //! Owns: the way to a view. Does not own: which announcement (`pin`), when, and what becomes of the view (`follow`).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Options;
@@ -72,7 +73,8 @@ impl Error {
     }
 }
 
-/// Opens the versions of one shard.
+/// Opens the versions of one shard. A clone goes its own way.
+#[derive(Clone)]
 pub struct Opener {
     options: Options,
     shard: Shard,
@@ -107,6 +109,13 @@ impl Opener {
             options,
             shard,
         }
+    }
+
+    /// Another one, which does not take these files of the cache as they are, but fetches them and puts the new ones in
+    /// their places.
+    pub fn anew(&self, damaged: &[PathBuf]) -> Opener {
+        let fetcher = self.fetcher.clone().anew(damaged);
+        Opener { fetcher, passed: Vec::new(), restored: None, ..self.clone() }
     }
 
     /// Whether the deltas above the held version lead to the announced one. Valid announcements form one line, so a
@@ -271,5 +280,27 @@ pub async fn relieve(cache: &Cache, dataset: &str, needed: (Identity, Chain)) {
         ),
         Ok(Err(error)) => tracing::warn!(dataset, %error, "nothing can be evicted from the blob cache"),
         _ => {}
+    }
+}
+
+/// Which failures of a version are counted: each kind once, however often it is tried. Else the number would say how often
+/// it was tried, and an orchestrator would restart who waits for a store, with the last good version in its hands.
+#[derive(Debug, Default)]
+pub struct Counted {
+    of: Option<(Version, u64)>,
+    stages: Vec<&'static str>,
+}
+
+impl Counted {
+    /// Whether a failure of this version (with its epoch) at this stage is to be counted.
+    pub fn is_new(&mut self, of: (Version, u64), stage: &'static str) -> bool {
+        if self.of.replace(of) != Some(of) {
+            self.stages.clear();
+        }
+        let new = !self.stages.contains(&stage);
+        if new {
+            self.stages.push(stage);
+        }
+        new
     }
 }

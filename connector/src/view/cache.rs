@@ -187,7 +187,7 @@ impl Cache {
     }
 
     /// Where a file lies.
-    fn path(&self, identity: &Identity, file: &FileName) -> Result<PathBuf, Error> {
+    pub(super) fn path(&self, identity: &Identity, file: &FileName) -> Result<PathBuf, Error> {
         self.dataset_dir(&identity.dataset)?;
         let FileName { kind, version, epoch, checksum, .. } = *file;
         let name = Name { folder: identity.folder(), version, epoch, checksum, kind };

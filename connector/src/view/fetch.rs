@@ -48,6 +48,8 @@ pub struct Fetcher {
     whole: bool,
     /// The store is not asked.
     local: bool,
+    /// Files of the cache that are fetched although they are there.
+    anew: Arc<[PathBuf]>,
     hold: Arc<Hold>,
     /// `None`: nothing is told of what is long in coming.
     tells: Option<Clock>,
@@ -58,7 +60,8 @@ impl Fetcher {
     /// For readers: pages of snapshots are checked when they are first touched.
     pub fn new(store: Store, cache: Cache) -> Fetcher {
         let room = cache.room();
-        Fetcher { store, cache, whole: false, local: false, hold: Arc::default(), tells: None, room }
+        let (hold, anew) = (Arc::default(), Arc::default());
+        Fetcher { store, cache, whole: false, local: false, anew, hold, tells: None, room }
     }
 
     /// A log line now and then of a blob that is long in coming: how far it is, how fast, and the time that is left.
@@ -80,6 +83,11 @@ impl Fetcher {
     /// What is not in the cache is [`Error::Missing`]: the store is not asked for it.
     pub fn from_cache_only(self) -> Fetcher {
         Fetcher { local: true, ..self }
+    }
+
+    /// These files are not taken as they are in the cache, but fetched, and replaced once that is done.
+    pub fn anew(self, files: &[PathBuf]) -> Fetcher {
+        Fetcher { anew: files.into(), ..self }
     }
 
     /// The store.
@@ -269,8 +277,12 @@ impl Fetcher {
         blob: &BlobRef,
         inline: Option<Bytes>,
     ) -> Result<Held, Error> {
-        let (cache, of) = (self.cache.clone(), identity.clone());
-        if let Some(held) = blocking(move || cache.find(&of, &name)).await? {
+        let (cache, of, anew) = (self.cache.clone(), identity.clone(), self.anew.clone());
+        let found = blocking(move || match anew.is_empty() || !anew.contains(&cache.path(&of, &name)?) {
+            true => cache.find(&of, &name),
+            false => Ok(None),
+        });
+        if let Some(held) = found.await? {
             return Ok(held);
         }
         if let Some(inline) = inline {

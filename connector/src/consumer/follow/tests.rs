@@ -16,7 +16,7 @@ use crate::consumer::Guards;
 use crate::format::container::{Kind, LEVEL, Writer, compress};
 use crate::format::control::{Pin, Pinned, Standing};
 use crate::kafka;
-use crate::record::{Entry, SourcePartition, Stamp};
+use crate::record::{Entry, Position, SourcePartition, Stamp};
 use crate::schema::Schema;
 use crate::schema::wire::put_bytes;
 use crate::telemetry::ConsumerMetrics;
@@ -463,6 +463,65 @@ async fn a_start_fetches_the_cached_version_only_where_kafka_is_away() {
     let readable = reader.holds(Version(3)).await;
     assert!(readable.stale, "{readable:?}");
     assert_eq!(reader.view().iter().count(), 3_000);
+    reader.end().await;
+}
+
+/// Flips a byte in the middle of a file that is mapped.
+fn damage(path: &std::path::Path) {
+    use std::os::unix::fs::FileExt as _;
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let middle = file.metadata().unwrap().len() / 2;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, middle).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], middle).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_base_is_mended_beside_the_flow_and_stays_until_it_is() {
+    let mut world = World::new();
+    world.write(0..3_000).await;
+    let snapshot = world.snap().await;
+    let (two, three) = (world.write(0..10).await, world.write(10..20).await);
+    let mut reader = world.start();
+    reader.announce(&two).await;
+    reader.holds(Version(2)).await;
+    let file = world.files(".snapshot").pop().unwrap();
+    damage(&file);
+    world.watched.slow.send_replace(true);
+    let failing = |reader: &Running| reader.view().iter().filter(|value| value.is_err()).count();
+    assert!(failing(&reader) > 0, "the page that is damaged");
+    until("it is fetched again", || {
+        world.watched.asked().iter().filter(|asked| **asked == snapshot).count() == 2
+    })
+    .await;
+    // The store is slow: what is announced meanwhile is readable all the same, and the file is still there.
+    reader.announce(&three).await;
+    reader.holds(Version(3)).await;
+    assert!(failing(&reader) > 0 && file.exists());
+    world.watched.slow.send_replace(false);
+    until("it is whole again", || failing(&reader) == 0).await;
+    assert_eq!((reader.view().version(), reader.view().iter().count()), (Version(3), 3_000));
+    assert_eq!(world.watched.asked().iter().filter(|asked| **asked == snapshot).count(), 2);
+    reader.end().await;
+
+    // The store is away, and the process is killed before it can be mended.
+    damage(&file);
+    world.watched.fails.store(true, Ordering::Release);
+    let mut reader = world.start();
+    reader.told.send(Told { known: true, ..Told::default() }).unwrap();
+    reader.holds(Version(3)).await;
+    assert!(failing(&reader) > 0);
+    let mut readable = reader.readable.clone();
+    let said = readable.wait_for(|readable| readable.error.is_some());
+    tokio::time::timeout(LONG, said).await.expect("it is tried").expect("it runs");
+    reader.end().await;
+    let mut reader = world.start();
+    reader.told.send(Told { known: true, ..Told::default() }).unwrap();
+    reader.holds(Version(3)).await;
+    world.watched.fails.store(false, Ordering::Release);
+    let key =
+        reader.view().iter().find_map(|value| Some(value.ok()?.key().to_vec())).expect("one that is whole");
+    assert!(reader.view().get(key).unwrap().is_some());
     reader.end().await;
 }
 
