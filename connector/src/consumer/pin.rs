@@ -248,8 +248,8 @@ impl PinStage {
                 if is {
                     return self.found(announced).await;
                 }
-                // Kafka has just answered, or the topic has grown.
-                if !found {
+                // How fast versions come says nothing about when it is there: the wait after a failure is kept.
+                if !found && self.retry_at.is_none() {
                     self.look();
                 }
                 Ok(())
@@ -265,6 +265,7 @@ impl PinStage {
     async fn decide(&mut self) -> std::result::Result<(), Gone> {
         let told = self.told.borrow_and_update().clone();
         let refusals: Vec<Refusal> = told.standing.refusals.into_values().collect();
+        let back = told.error.is_none() && self.status.borrow().control.is_some();
         self.status.send_modify(|status| {
             status.control.clone_from(&told.error);
             status.refusals = refusals;
@@ -291,7 +292,14 @@ impl PinStage {
                 }
                 if self.at_end { self.hand_on(Seen::UpToDate).await } else { Ok(()) }
             }
-            Some(target) if matches!(&self.goal, Goal::Held { target: now, .. } if *now == target) => Ok(()),
+            Some(target) if matches!(&self.goal, Goal::Held { target: now, .. } if *now == target) => {
+                // Kafka answers again.
+                if back && matches!(self.goal, Goal::Held { found: false, .. }) {
+                    self.retry_at = None;
+                    self.look();
+                }
+                Ok(())
+            }
             Some(target) => {
                 let Pinned { versions, fixed, by, reason, .. } = target.told(None);
                 tracing::info!(dataset, %versions, fixed, by, reason, "pinned");
@@ -436,4 +444,51 @@ async fn look_up(options: Options, shard: Shard, target: Target) -> Result<Annou
     };
     let super::history::Found { topic_id, announcement, encoded, .. } = found;
     Ok(Announced { topic_id, announcement, encoded })
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::super::follow::tests::{World, announced};
+    use super::*;
+    use crate::format::control::{self, Standing};
+
+    #[tokio::test]
+    async fn what_is_not_found_is_looked_for_when_it_is_due_and_when_kafka_is_back() {
+        let world = World::new();
+        let options = world.options();
+        let cache = Cache::open(&options.cache_dir, u64::MAX).unwrap();
+        let (_seen, seen_in) = mpsc::channel(16);
+        let (told, told_in) = watch::channel(Told::default());
+        let (out, mut handed) = mpsc::channel(16);
+        let status = watch::channel(PinStatus::default()).0;
+        let mut stage = PinStage::new(options, Shard(0), cache, seen_in, told_in, out, status);
+        let newest = Arc::new(announced(7));
+        let pin = Pin {
+            dataset: "products".into(),
+            history: newest.topic_id,
+            id: Uuid::nil(),
+            versions: vec![control::Pinned { version: Version(6), epoch: 1, offset: 6 }],
+            by: String::new(),
+            reason: String::new(),
+            at: 0,
+        };
+        stage.goal = Goal::Held { target: Target::Pin(pin.clone()), found: false };
+        let due = tokio::time::Instant::now() + NOT_THERE;
+        stage.retry_at = Some(due);
+        assert!(stage.take(Seen::Announced(newest.clone())).await.is_ok());
+        assert!(stage.lookups.is_empty() && stage.retry_at == Some(due), "a new version is no reason");
+        assert!(matches!(handed.recv().await, Some(Seen::Newest(_))));
+        let standing = Standing { pin: Some(pin), ..Standing::default() };
+        for (error, looks) in [(Some("away".to_owned()), false), (None, true)] {
+            let standing = standing.clone();
+            told.send(Told { known: true, standing, error, ..Told::default() }).unwrap();
+            assert!(stage.decide().await.is_ok());
+            assert_eq!((!stage.lookups.is_empty(), stage.retry_at.is_none()), (looks, looks));
+        }
+        stage.lookups = JoinSet::new();
+        assert!(stage.take(Seen::Announced(newest)).await.is_ok());
+        assert!(!stage.lookups.is_empty(), "nothing has failed");
+    }
 }

@@ -282,7 +282,7 @@ impl World {
         name
     }
 
-    fn options(&self) -> Options {
+    pub fn options(&self) -> Options {
         Options {
             dataset: "products".into(),
             kafka: kafka::Options { bootstrap_servers: "127.0.0.1:1".into(), ..Default::default() },
