@@ -460,6 +460,64 @@ async fn refusal_of(consumer: &Consumer) -> stillwell::format::control::Refusal 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_control_topic_that_is_deleted_or_made_anew_unpins_nobody() {
+    let mut setting = Setting::new("unpinned-by-nobody", 1, SCHEMA);
+    produce(&mut setting, 0);
+    let producer = setting.producer().await;
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let (first, before) = (consumer.view().version(), setting.model.clone());
+    produce(&mut setting, 1);
+    setting.settled(&consumer).await;
+    consumer.shutdown().await.expect("it stops");
+    producer.shutdown().await.expect("it stops");
+    let steering = steering(&setting);
+    steering.pin(&one(first), "the test", "").await.expect("it can be pinned");
+    let start = || {
+        Consumer::builder(setting.dataset())
+            .bootstrap_servers(&setting.bootstrap)
+            .blobs(setting.blobs())
+            .cache_dir(cache.path())
+            .look_every(Duration::from_millis(200))
+            .max_backoff(Duration::from_millis(500))
+            .start()
+    };
+    let says = async |consumer: &Consumer, what: &str| {
+        wait_until_async("the reader says what is wrong", LONG, || {
+            let control = consumer.status().pin.control;
+            std::future::ready(match control.as_deref().is_some_and(|error| error.contains(what)) {
+                true => Ok(()),
+                false => Err(format!("{control:?}")),
+            })
+        })
+        .await;
+        let status = consumer.status();
+        assert!(status.readable.pinned && status.pin.pinned.is_some(), "{status:?}");
+        assert_eq!((consumer.view().version(), contents(&consumer.view())), (first, before.clone()));
+    };
+    let consumer = start().await.expect("it starts");
+    holds(&consumer, first, &before).await;
+    let name = format!("{}.control", setting.dataset());
+    setting.topic.beside(&name).delete();
+    says(&consumer, "was deleted").await;
+    consumer.shutdown().await.expect("it stops");
+    let consumer = start().await.expect("it starts where it was");
+    says(&consumer, "was deleted").await;
+    let broker = stillwell_tests::Broker::shared();
+    Topic::create_on(broker, &name, 1, &[("cleanup.policy", "compact")]);
+    says(&consumer, "made anew").await;
+    consumer.shutdown().await.expect("it stops");
+    let consumer = start().await.expect("it starts where it was");
+    says(&consumer, "made anew").await;
+    steering.unpin().await.expect("it can be");
+    setting.settled(&consumer).await;
+    let status = consumer.status().pin;
+    assert!(status.control.is_none() && status.pinned.is_none(), "{status:?}");
+    consumer.shutdown().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_without_a_control_topic_reads() {
     let mut setting = Setting::new("uncontrolled", 1, SCHEMA);
     produce(&mut setting, 0);

@@ -119,7 +119,8 @@ impl Consumer {
         });
         let remembered = remembered.and_then(|bytes| control::decoded(&bytes));
         let (pin_in, pin_status) = watch::channel(PinStatus::remembered(&options, remembered.as_ref()));
-        let (told, told_in) = watch::channel(Told::remembered(remembered));
+        let control_topic = cache.load_pin_topic(&options.dataset).unwrap_or_default();
+        let (told, told_in) = watch::channel(Told::remembered(remembered, control_topic));
         let (judged, judged_in) = watch::channel(Judged::default());
         let (seen, seen_in) = mpsc::channel(ANNOUNCEMENTS);
         let (held, held_in) = mpsc::channel(ANNOUNCEMENTS);

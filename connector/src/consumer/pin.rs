@@ -26,6 +26,7 @@ use super::tail::{Announced, Seen, UNREACHABLE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::announcement::Announcement;
 use crate::format::control::{Pin, Refusal};
+use crate::record::TopicId;
 use crate::retry::Backoff;
 use crate::version::{Shard, ShardVersions, Version};
 use crate::view::Cache;
@@ -276,7 +277,7 @@ impl PinStage {
             (None, false) => return Ok(()),
         };
         if self.options.fixed.is_none() {
-            self.remember(target.as_ref());
+            self.remember(target.as_ref(), told.topic);
         }
         let dataset = &self.options.dataset;
         match target {
@@ -328,12 +329,20 @@ impl PinStage {
     }
 
     /// Before anything moves: a start that comes next must find what readers were told last.
-    fn remember(&self, target: Option<&Target>) {
+    fn remember(&self, target: Option<&Target>, topic: Option<TopicId>) {
         let pin = match target {
             Some(Target::Pin(pin)) => Some(control::encoded(pin)),
             _ => None,
         };
-        if let Err(error) = self.cache.save_pin(&self.options.dataset, pin.as_deref()) {
+        let dataset = &self.options.dataset;
+        // The topic first: a pin beside another one's topic would look like one that outlives its topic. One that is not told
+        // is the one that was noted.
+        let noted = match (&pin, topic) {
+            (Some(_), None) => Ok(()),
+            (Some(_), topic) => self.cache.save_pin_topic(dataset, topic),
+            (None, _) => self.cache.save_pin_topic(dataset, None),
+        };
+        if let Err(error) = noted.and_then(|()| self.cache.save_pin(dataset, pin.as_deref())) {
             tracing::warn!(dataset = self.options.dataset, %error, "the cache cannot note the pin");
         }
     }

@@ -27,6 +27,7 @@ use crate::version::{Chain, Version};
 mod error;
 mod about;
 pub mod cache;
+mod notes;
 pub mod map;
 mod delta;
 mod overlay;

@@ -204,8 +204,13 @@ fn a_pin_is_remembered_until_there_is_none() {
     world.cache.save_pin("products", Some(b"second")).unwrap();
     assert_eq!(load().as_deref(), Some(&b"second"[..]));
     assert_eq!(world.cache.load_pin("others").unwrap(), None);
+    let topic = || world.cache.load_pin_topic("products").unwrap();
+    assert_eq!(topic(), None);
+    world.cache.save_pin_topic("products", Some(TopicId([3; 16]))).unwrap();
+    assert_eq!((topic(), load().as_deref()), (Some(TopicId([3; 16])), Some(&b"second"[..])));
+    world.cache.save_pin_topic("products", None).unwrap();
     world.cache.save_pin("products", None).unwrap();
-    assert_eq!(load(), None);
+    assert_eq!((topic(), load()), (None, None));
 }
 
 #[test]
