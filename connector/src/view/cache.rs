@@ -19,7 +19,7 @@
 //! (`fetch`), what is in a file (`map`, `overlay`, `base`).
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -120,8 +120,13 @@ struct State {
 /// Most of the bytes of a block on common file systems: a small file takes one whole.
 const DISK_BLOCK: u64 = 4096;
 
-/// A temporary file that nobody has written to for so long belongs to a process that is gone.
+/// A temporary file that nobody has written to for so long, and that nobody has locked, belongs to a process that is gone.
 const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// Whether somebody is still writing the file. Not, as far as is known, where that cannot be found out.
+fn is_locked(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
 
 fn on_disk(bytes: u64) -> u64 {
     bytes.next_multiple_of(DISK_BLOCK)
@@ -155,7 +160,9 @@ impl Cache {
         for file in cache.scan()? {
             if !file.temporary {
                 used += on_disk(file.bytes);
-            } else if now.duration_since(file.modified).is_ok_and(|age| age > ABANDONED) {
+            } else if now.duration_since(file.modified).is_ok_and(|age| age > ABANDONED)
+                && !is_locked(&file.path)
+            {
                 remove(&file.path)?;
             }
         }
@@ -238,7 +245,12 @@ impl Cache {
             let path = dir.join(format!(".tmp-{}-{number}", std::process::id()));
             // Process ids repeat across containers that share a directory; that the file is new, the system decides.
             match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok(Temporary { file, path: Some(path) }),
+                Ok(file) => {
+                    // It may wait for hours, as a snapshot does whose store is away. The lock goes with the process; where the
+                    // file system has none, its age alone is judged.
+                    let _ = file.try_lock();
+                    return Ok(Temporary { file, path: Some(path) });
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(source) => return Err(Error::io("making", &path, source)),
             }
