@@ -61,6 +61,28 @@ async fn holds(consumer: &Consumer, version: Version, model: &Model) {
     assert_eq!(&contents(&consumer.view()), model);
 }
 
+/// The quickest of up to ten moves between two versions, from the pin's return until all readers hold it: what else a machine
+/// does must not count. Ends at the second version.
+async fn quickest(steering: &Steering, consumers: &[Consumer], versions: [Version; 2]) -> Duration {
+    let mut quickest = Duration::MAX;
+    for _ in 0..5 {
+        for version in versions {
+            steering.pin(&one(version), "the test", "prices are wrong").await.expect("it can be pinned");
+            let pinned = Clock::system().now();
+            for consumer in consumers {
+                let mut readable = consumer.watch();
+                let moved = readable.wait_for(|readable| readable.version == version && readable.pinned);
+                tokio::time::timeout(LONG, moved).await.expect("it moves").expect("it runs");
+            }
+            quickest = quickest.min(pinned.elapsed());
+        }
+        if quickest <= Duration::from_secs(1) {
+            break;
+        }
+    }
+    quickest
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_move_to_a_pin_hold_it_over_restarts_and_without_kafka_and_follow_again() {
     let mut setting = Setting::new("pinned", 1, SCHEMA);
@@ -83,11 +105,12 @@ async fn readers_move_to_a_pin_hold_it_over_restarts_and_without_kafka_and_follo
 
     let steering = steering(&setting);
     let pin = steering.pin(&one(first), "the test", "prices are wrong").await.expect("it can be pinned");
-    let pinned = Clock::system().now();
     for consumer in &consumers {
         holds(consumer, first, &before).await;
     }
-    println!("readers moved within {:?} of the pin's return", pinned.elapsed());
+    let moved = quickest(&steering, &consumers, [held.version(), first]).await;
+    assert!(moved <= Duration::from_secs(1), "readers moved {moved:?} after the pin's return");
+    let pin = steering.pinned().await.expect("it answers").unwrap_or(pin);
     assert!(held.version() > first, "a view that is held stays");
     assert_eq!(steering.pin(&one(first), "again", "").await.expect("it is").id, pin.id, "once is enough");
 

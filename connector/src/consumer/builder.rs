@@ -31,6 +31,8 @@ pub struct ConsumerBuilder {
     store: Option<Store>,
     cache_dir: PathBuf,
     cache: Option<Cache>,
+    cache_size: u64,
+    memory_limit: u64,
     serve_stale: bool,
     ready_when_any: bool,
     poll_interval: Duration,
@@ -60,6 +62,8 @@ impl ConsumerBuilder {
             store: None,
             cache_dir: PathBuf::from("stillwell-cache"),
             cache: None,
+            cache_size: super::options::DEFAULT_CACHE_BYTES,
+            memory_limit: super::options::DEFAULT_MEMORY_LIMIT,
             serve_stale: false,
             ready_when_any: false,
             poll_interval: Duration::from_millis(100),
@@ -190,6 +194,22 @@ impl ConsumerBuilder {
     pub fn cache_of(mut self, other: &Consumer) -> Self {
         self.cache_dir = other.cache().dir().to_owned();
         self.cache = Some(other.cache().clone());
+        self
+    }
+
+    /// Most bytes of blobs in the cache's directory; what is in use is kept beyond it. Default 10 GiB. With
+    /// [`ConsumerBuilder::cache_of`] the other one's counts.
+    #[must_use]
+    pub fn cache_size(mut self, bytes: u64) -> Self {
+        self.cache_size = bytes;
+        self
+    }
+
+    /// Bytes of memory for what is not mapped from the cache. Changes since the base are merged into it before they take a
+    /// quarter of it; the merge itself takes 16 bytes a record while it runs. Default 512 MiB.
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = bytes;
         self
     }
 
@@ -350,7 +370,7 @@ impl ConsumerBuilder {
             guards: self.guards,
             store,
             cache_dir: self.cache_dir,
-            cache_bytes: super::options::DEFAULT_CACHE_BYTES,
+            cache_bytes: self.cache_size,
             poll_interval: self.poll_interval,
             max_backoff: self.max_backoff,
             look_every: self.look_every,
@@ -358,7 +378,7 @@ impl ConsumerBuilder {
             max_errors_per_minute: super::options::DEFAULT_MAX_ERRORS_PER_MINUTE,
             freshness_slo: None,
             hold: Arc::new(Hold::new(filter, self.fields, self.indexes)),
-            memory_limit: 512 << 20,
+            memory_limit: self.memory_limit,
             ready_when_any: self.ready_when_any,
             serve_stale: self.serve_stale,
             clock: self.clock,

@@ -40,7 +40,7 @@ use crate::format::control::Refusal;
 use crate::record::TopicId;
 use crate::retry::Backoff;
 use crate::version::{Shard, Version};
-use crate::view::{self, About, Cache, View};
+use crate::view::{About, Cache, View};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 

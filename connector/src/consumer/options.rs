@@ -17,6 +17,9 @@ use crate::view::Hold;
 /// Blob files of versions that nobody holds any more are evicted beyond this.
 pub const DEFAULT_CACHE_BYTES: u64 = 10 << 30;
 
+/// Memory for what is not mapped, where nothing else is said.
+pub const DEFAULT_MEMORY_LIMIT: u64 = 512 << 20;
+
 /// How often topics are looked at.
 pub const DEFAULT_LOOK_EVERY: Duration = Duration::from_secs(60);
 

@@ -21,7 +21,7 @@ use crate::schema::Schema;
 use crate::schema::wire::put_bytes;
 use crate::telemetry::ConsumerMetrics;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, SnapshotRef};
-use crate::view::{DeltaFile, Fetcher, Identity};
+use crate::view::{self, DeltaFile, Fetcher, Identity};
 
 const LIFE: Life = Life { epoch: 1, writer: Uuid::nil() };
 const TOPIC: TopicId = TopicId([7; 16]);
