@@ -274,6 +274,18 @@ impl Follower {
                 self.show_cached(view, cached.announced, pinned).await;
                 None
             }
+            // It is what the next versions are judged by, and what is gone back to where they are refused.
+            None if self.gate.judges() => {
+                if let Err(error) = self.fetch_cached(&cached.announced).await {
+                    let error = chain(&error);
+                    tracing::info!(
+                        dataset = self.options.dataset,
+                        error,
+                        "the cached version cannot be opened"
+                    );
+                }
+                None
+            }
             // Where Kafka answers it says what to fetch.
             None if self.outside.is_away() && pending.is_none() => {
                 *pending = Some(Pending { announced: cached.announced, why: Why::Cached });
