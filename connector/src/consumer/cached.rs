@@ -51,12 +51,15 @@ pub struct Outside {
     tail: watch::Receiver<TailStatus>,
     /// How long they are waited for; `None` once that is over.
     until: Option<tokio::time::Instant>,
+    /// The tail has come to its end: what it has not found by then is not there, or is not for this release to read.
+    pub tail_at_end: bool,
 }
 
 impl Outside {
     /// By what the control topic (`told`) and the `tail` say, which are waited for as long as `wait`.
     pub fn new(told: watch::Receiver<Told>, tail: watch::Receiver<TailStatus>, wait: Duration) -> Outside {
-        Outside { told, tail, until: Some(tokio::time::Instant::now() + wait) }
+        let until = Some(tokio::time::Instant::now() + wait);
+        Outside { told, tail, until, tail_at_end: false }
     }
 
     /// Waits until one of them says something new, or has been waited for long enough.

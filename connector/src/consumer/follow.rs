@@ -111,7 +111,6 @@ impl Follower {
         let mut pending: Option<Pending> = None;
         let mut backoff = Backoff::new(FIRST_BACKOFF, self.options.max_backoff);
         let mut retry_at: Option<tokio::time::Instant> = None;
-        let mut tail_at_end = false;
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What came while a version was being opened.
@@ -159,7 +158,7 @@ impl Follower {
                         retry_at = None;
                     }
                     Seen::Newest(announced) => self.note_announced(&announced.announcement),
-                    Seen::UpToDate => tail_at_end = true,
+                    Seen::UpToDate => self.outside.tail_at_end = true,
                     Seen::Gone => self.doubt(),
                 }
             }
@@ -205,7 +204,7 @@ impl Follower {
                 }
             }
             self.noted.if_due().await;
-            if tail_at_end && pending.is_none() {
+            if self.outside.tail_at_end && pending.is_none() {
                 self.readable.send_if_modified(|readable| !std::mem::replace(&mut readable.newest, true));
             }
         }
@@ -286,8 +285,8 @@ impl Follower {
                 }
                 None
             }
-            // Where Kafka answers it says what to fetch.
-            None if self.outside.is_away() && pending.is_none() => {
+            // Otherwise what is announced says what to fetch.
+            None if (self.outside.tail_at_end || self.outside.is_away()) && pending.is_none() => {
                 *pending = Some(Pending { announced: cached.announced, why: Why::Cached });
                 None
             }

@@ -22,7 +22,7 @@ pub enum Why {
     Newest,
     /// The reader is pinned to it.
     Pinned,
-    /// It was held before this start, its blobs are not in the cache, and Kafka is away.
+    /// It was held before this start, its blobs are not in the cache, and Kafka is away, or tells of no other one.
     Cached,
 }
 
