@@ -1,7 +1,10 @@
-//! Kafka goes away from a process that serves, and comes back. That takes longest here: by its name it starts early.
+//! Kafka, or the blob store, goes away from a process that serves, and comes back. That takes longest here: by its name it
+//! starts early.
 
 use serde_json::{Value, json};
-use stillwell_tests::{Broker, Record, Running, Topic, free_port, run, scratch, stillwell, wait_until};
+use stillwell_tests::{
+    Broker, Record, Running, Topic, bootstrap, free_port, run, scratch, stillwell, unique, wait_until,
+};
 
 use crate::serving::{Answer, LONG, ask, configure, get, until_ready, until_record};
 
@@ -66,4 +69,64 @@ fn an_outage_of_kafka_takes_nothing_away_that_was_readable() {
             process.stop(LONG);
         }
     }
+}
+
+/// Digits that do not compress.
+fn noise(bytes: usize) -> String {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let digit = |state: &mut u64| {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        char::from(b'0' + (*state >> 58) as u8)
+    };
+    (0..bytes).map(|_| digit(&mut state)).filter(char::is_ascii_alphanumeric).collect()
+}
+
+/// A reader that an orchestrator restarted for that would lose the version that it still serves.
+#[test]
+fn a_store_that_is_away_degrades_a_reader_however_often_it_tries() {
+    let (writing, reading) = (scratch(), scratch());
+    let (name, ports) = (unique("storeless"), [free_port(), free_port()]);
+    let topic = Topic::create("storeless", 1);
+    let start = |dir: &std::path::Path, port: u16, role: &str| {
+        let config = configure(dir, &name, topic.name(), bootstrap(), port);
+        let blobs = format!("storage.blobs=file://{}", writing.path().join("blobs").display());
+        let often = "consumer.max_backoff=20ms";
+        let run = ["run", "--role", role, "-c", &config, "--set", &blobs, "--set", often];
+        Running::start(&mut stillwell(run))
+    };
+    let writer = start(writing.path(), ports[0], "producer");
+    let mut reader = start(reading.path(), ports[1], "consumer");
+    topic.produce([Record::upsert("P-1", r#"{"id":"one"}"#)]);
+    until_ready(&mut reader, ports[1]);
+    let record = |key: &str| format!("/v1/datasets/{name}/records/{key}");
+    let one = json!({ "id": "one", "price": null });
+    until_record(ports[1], &record("P-1"), Some(&one));
+    let version = |port| get(port, "/health").json()["datasets"][0]["version"].as_u64().unwrap();
+    let before = version(ports[1]);
+
+    // A version that is too large to travel in its announcement, and is gone before the reader hears of it.
+    reader.signal("STOP");
+    let two = json!({ "id": noise(200_000), "price": null });
+    topic.produce([Record::upsert("P-2", two.to_string())]);
+    wait_until("the version is announced", LONG, || match version(ports[0]) {
+        announced if announced > before => Ok(()),
+        announced => Err(announced),
+    });
+    writer.stop(LONG).expect_code(0);
+    let (blobs, aside) = (writing.path().join("blobs"), writing.path().join("aside"));
+    std::fs::rename(&blobs, &aside).unwrap();
+    reader.signal("CONT");
+    wait_until("it has tried often", LONG, || {
+        let tried = reader.stderr().matches("a version cannot be opened").count();
+        if tried > 15 { Ok(()) } else { Err(tried) }
+    });
+    let health = get(ports[1], "/health");
+    assert_eq!((health.status, &health.json()["status"]), (200, &json!("degraded")), "{}", health.body);
+    assert!(health.body.contains("cannot be opened"), "{}", health.body);
+    assert_eq!(get(ports[1], &record("P-1")).json(), one, "the last good version stays readable");
+    std::fs::rename(&aside, &blobs).unwrap();
+    until_record(ports[1], &record("P-2"), Some(&two));
+    reader.stop(LONG).expect_code(0);
 }

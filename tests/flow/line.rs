@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use stillwell::{Consumer, Version};
 use stillwell_tests::{read_by_avro_tools, scratch};
 
 use crate::setting::{Model, Setting};
@@ -82,4 +83,34 @@ async fn records_become_versions_that_two_consumers_hold() {
     for consumer in [one, two, late] {
         consumer.shutdown().await.expect("it stops");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_source_is_a_dataset_without_records_and_ready() {
+    let mut setting = Setting::new("empty", 1, SCHEMA);
+    let producer = setting.producer().await;
+    let cache = scratch();
+    let consumer = Consumer::builder(setting.dataset())
+        .bootstrap_servers(&setting.bootstrap)
+        .blobs(setting.blobs())
+        .cache_dir(cache.path())
+        .cache_size(1 << 20)
+        .memory_limit(1 << 20)
+        .start()
+        .await
+        .expect("there is nothing to wait for");
+    let view = consumer.view();
+    assert!(
+        consumer.is_ready() && view.version() >= Version(1) && !view.is_stale(),
+        "{:?}",
+        consumer.status()
+    );
+    assert_eq!((view.records(), view.iter().count()), (0, 0));
+    assert!(view.get("P-1").expect("it can be asked").is_none());
+    // The first record is a version as any other.
+    let record = setting.upsert("P-1", json!({"id": "P-1", "price": 1.0, "stock": null}));
+    setting.topic.produce([record]);
+    setting.settled(&consumer).await;
+    consumer.shutdown().await.expect("it stops");
+    producer.shutdown().await.expect("it stops");
 }

@@ -205,6 +205,7 @@ impl Config {
             poll_interval: consumer.poll_interval.0,
             max_backoff: consumer.max_backoff.0,
             look_every: consumer::options::DEFAULT_LOOK_EVERY,
+            control_wait: consumer::options::DEFAULT_CONTROL_WAIT,
             max_errors_per_minute: consumer.max_errors_per_minute,
             freshness_slo: dataset.own.freshness_slo.map(|slo| slo.0),
             hold: Arc::new(dataset.consumer.hold()),

@@ -31,11 +31,14 @@ pub struct ConsumerBuilder {
     store: Option<Store>,
     cache_dir: PathBuf,
     cache: Option<Cache>,
+    cache_size: u64,
+    memory_limit: u64,
     serve_stale: bool,
     ready_when_any: bool,
     poll_interval: Duration,
     max_backoff: Duration,
     look_every: Duration,
+    control_wait: Duration,
     clock: Clock,
     filter: Option<String>,
     fields: Option<Vec<String>>,
@@ -59,11 +62,14 @@ impl ConsumerBuilder {
             store: None,
             cache_dir: PathBuf::from("stillwell-cache"),
             cache: None,
+            cache_size: super::options::DEFAULT_CACHE_BYTES,
+            memory_limit: super::options::DEFAULT_MEMORY_LIMIT,
             serve_stale: false,
             ready_when_any: false,
             poll_interval: Duration::from_millis(100),
             max_backoff: Duration::from_secs(5),
             look_every: super::options::DEFAULT_LOOK_EVERY,
+            control_wait: super::options::DEFAULT_CONTROL_WAIT,
             clock: Clock::system(),
             filter: None,
             fields: None,
@@ -191,6 +197,22 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Most bytes of blobs in the cache's directory; what is in use is kept beyond it. Default 10 GiB. With
+    /// [`ConsumerBuilder::cache_of`] the other one's counts.
+    #[must_use]
+    pub fn cache_size(mut self, bytes: u64) -> Self {
+        self.cache_size = bytes;
+        self
+    }
+
+    /// Bytes of memory for what is not mapped from the cache. Changes since the base are merged into it before they take a
+    /// quarter of it; the merge itself takes 16 bytes a record while it runs. Default 512 MiB.
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = bytes;
+        self
+    }
+
     /// Serve the cached version while Kafka is away.
     #[must_use]
     pub fn serve_stale(mut self, serve: bool) -> Self {
@@ -276,6 +298,15 @@ impl ConsumerBuilder {
         self
     }
 
+    /// How long a cached version is held back while it is not known whether readers are pinned to another one, where Kafka
+    /// neither answers nor fails. Default 2 s.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn control_wait(mut self, longest: Duration) -> Self {
+        self.control_wait = longest;
+        self
+    }
+
     /// Another clock than the system's.
     #[doc(hidden)]
     #[must_use]
@@ -339,14 +370,15 @@ impl ConsumerBuilder {
             guards: self.guards,
             store,
             cache_dir: self.cache_dir,
-            cache_bytes: super::options::DEFAULT_CACHE_BYTES,
+            cache_bytes: self.cache_size,
             poll_interval: self.poll_interval,
             max_backoff: self.max_backoff,
             look_every: self.look_every,
+            control_wait: self.control_wait,
             max_errors_per_minute: super::options::DEFAULT_MAX_ERRORS_PER_MINUTE,
             freshness_slo: None,
             hold: Arc::new(Hold::new(filter, self.fields, self.indexes)),
-            memory_limit: 512 << 20,
+            memory_limit: self.memory_limit,
             ready_when_any: self.ready_when_any,
             serve_stale: self.serve_stale,
             clock: self.clock,

@@ -9,6 +9,9 @@
 //! By a client of its own: what it may not read (a right is missing) must not keep announcements from being read. Nothing
 //! is expected of the topic, so the broker may hold a fetch for half a minute; a record that arrives ends it at once.
 //!
+//! A pin ends by a record that says so, never by the topic's absence: a topic that is deleted, or was made anew and says nothing of the
+//! pin, leaves it standing, and that is an error until somebody pins or unpins.
+//!
 //! Owns: what stands in the topic, as of now. Does not own: what records mean (`format/control`), obeying them (`pin`).
 
 use std::time::Duration;
@@ -22,7 +25,7 @@ use super::history::Topics;
 use super::tail::Look;
 use crate::clock::Clock;
 use crate::error::chain;
-use crate::format::control::{Control, Pin, Standing};
+use crate::format::control::{Control, Pin, Standing, pin_key};
 use crate::kafka::{self, Admin, Message, Polled, Poller, Tuning};
 use crate::record::TopicId;
 use crate::repeat;
@@ -36,6 +39,9 @@ const SLICE: Duration = Duration::from_millis(200);
 const SHORT_FETCH: Duration = Duration::from_millis(20);
 /// How long the broker may hold a fetch back while nothing arrives.
 const LONG_FETCH: Duration = Duration::from_secs(30);
+/// How soon it is looked again for a topic that there has never been: what is pinned as soon as there is one is obeyed within
+/// a second too.
+const ABSENT: Duration = Duration::from_millis(500);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
 /// What the control topic says.
@@ -48,13 +54,46 @@ pub struct Told {
     pub standing: Standing,
     /// Why it is not read at the moment.
     pub error: Option<String>,
+    /// The topic by which the pin stands, or none does; `None`: not known.
+    pub topic: Option<TopicId>,
 }
 
 impl Told {
-    /// Before anything was read: the pin that was obeyed last.
-    pub fn remembered(pin: Option<Pin>) -> Told {
-        Told { known: false, standing: Standing { pin, ..Standing::default() }, error: None }
+    /// Before anything was read: the pin that was obeyed last, and the topic that it stood in.
+    pub fn remembered(pin: Option<Pin>, topic: Option<TopicId>) -> Told {
+        let topic = topic.filter(|_| pin.is_some());
+        Told { known: false, standing: Standing { pin, ..Standing::default() }, error: None, topic }
     }
+
+    /// Where the topic `now` is another one than this was told by, and has no record about a pin: the pin that stood is
+    /// kept. Gives what to say of it.
+    fn kept(&self, now: TopicId, read: &mut Read) -> Option<Kept> {
+        let topic = self.topic.filter(|was| *was != now)?;
+        let pin = self.standing.pin.clone().filter(|_| !read.about_pin)?;
+        let versions = pin.shard_versions();
+        let error = format!(
+            "it was made anew as {now} (its id was {topic}) and says nothing of the pin to {versions}, which stays: pin again, \
+             or unpin"
+        );
+        read.standing.pin = Some(pin);
+        Some(Kept { topic, error })
+    }
+}
+
+/// A pin that outlives its topic.
+struct Kept {
+    topic: TopicId,
+    error: String,
+}
+
+/// The control topic, as it was read to its end.
+#[derive(Default)]
+struct Read {
+    standing: Standing,
+    /// Where it goes on.
+    next: i64,
+    /// There is a record about the pin, if only that there is none.
+    about_pin: bool,
 }
 
 /// The stage; runs on a thread of its own.
@@ -122,11 +161,12 @@ impl ControlTail {
         let Some(asked) = asked else { return Ok(Stopped) };
         let (id, ends) = asked?;
         let topics = self.options.topics();
-        let (mut standing, next) = read(&topics, ends, stop)?;
+        let mut read = read(&topics, ends, stop)?;
         backoff.reset();
-        self.say(Told { known: true, standing: standing.clone(), error: None });
+        let mut kept = self.out.borrow().kept(id, &mut read);
+        self.say_read(&read, kept.as_ref(), id);
         let mut poller = Poller::new(&self.options.kafka, &tuning(&topics, LONG_FETCH))?;
-        poller.assign(&[(topic, 0, next)])?;
+        poller.assign(&[(topic, 0, read.next)])?;
         let mut look = Look::new(admin, topic, self.options.look_every, &self.clock);
         while !stop.is_cancelled() {
             match look.answer(&self.clock) {
@@ -136,8 +176,10 @@ impl ControlTail {
             }
             match poller.poll(SLICE) {
                 Some(Polled::Record { message, .. }) => {
-                    take(&topics, &mut standing, &message);
-                    self.say(Told { known: true, standing: standing.clone(), error: None });
+                    if take(&topics, &mut read.standing, &message) {
+                        kept = None;
+                    }
+                    self.say_read(&read, kept.as_ref(), id);
                 }
                 Some(Polled::Lost { detail, .. }) => {
                     return Err(kafka::Error::Unavailable { doing: format!("reading {topic}"), detail });
@@ -150,21 +192,35 @@ impl ControlTail {
         Ok(Stopped)
     }
 
-    /// The topic's id and ends, once it is there. There being none is no mistake: a producer has not started yet.
+    fn say_read(&self, read: &Read, kept: Option<&Kept>, id: TopicId) {
+        let topic = Some(kept.map_or(id, |kept| kept.topic));
+        let error = kept.map(|kept| kept.error.clone());
+        self.say(Told { known: true, standing: read.standing.clone(), error, topic });
+    }
+
+    /// The topic's id and ends, once it is there. There being none is no mistake, where there never was: a producer has not
+    /// started yet.
     async fn find(&self, admin: &Admin) -> Result<(TopicId, (i64, i64)), kafka::Error> {
         let topic = &self.options.control;
         loop {
             if let Some(info) = admin.describe(topic).await? {
                 return Ok((info.id, admin.watermarks(topic, 0).await?));
             }
+            {
+                let was = self.out.borrow();
+                if was.topic.is_some() || was.standing.pin.is_some() {
+                    return Err(deleted(topic, was.topic));
+                }
+            }
             self.say(Told { known: true, ..Told::default() });
-            tokio::time::sleep(self.options.max_backoff).await;
+            tokio::time::sleep(ABSENT.min(self.options.max_backoff)).await;
         }
     }
 
     fn say(&self, told: Told) {
         self.out.send_if_modified(|was| {
-            let changed = !was.known || was.standing != told.standing || was.error != told.error;
+            let changed = !was.known
+                || (&was.standing, &was.error, was.topic) != (&told.standing, &told.error, told.topic);
             *was = told;
             changed
         });
@@ -177,28 +233,30 @@ fn made_anew(topic: &str, was: TopicId, now: Option<TopicId>) -> kafka::Error {
     kafka::Error::Unavailable { doing: format!("reading {topic}"), detail }
 }
 
+fn deleted(topic: &str, was: Option<TopicId>) -> kafka::Error {
+    let was = was.map(|was| format!(" (its id was {was})")).unwrap_or_default();
+    let detail = format!("it was deleted{was}; what readers are pinned to stays");
+    kafka::Error::Missing { doing: format!("reading {topic}"), detail }
+}
+
 fn tuning(options: &Topics, fetch_wait: Duration) -> Tuning {
     let group = format!("stillwell.{}", options.dataset);
     Tuning { role: "control", ..Tuning::tail(&group, fetch_wait) }
 }
 
-/// Reads the control topic once, to its end: what stands in it, and where it goes on. Blocks.
-fn read(
-    options: &Topics,
-    (low, end): (i64, i64),
-    stop: &CancellationToken,
-) -> Result<(Standing, i64), kafka::Error> {
-    let mut standing = Standing::default();
+/// Reads the control topic once, to its end. Blocks.
+fn read(options: &Topics, (low, end): (i64, i64), stop: &CancellationToken) -> Result<Read, kafka::Error> {
+    let mut read = Read { next: end, ..Read::default() };
     if low >= end {
-        return Ok((standing, end));
+        return Ok(read);
     }
     let mut poller = Poller::new(&options.kafka, &tuning(options, SHORT_FETCH))?;
     let deadline = options.clock.now() + READ_TO_END;
     let at = (options.control.as_str(), 0, low);
-    let next = kafka::read_on(&mut poller, at, &options.clock, deadline, stop, |message| {
-        take(options, &mut standing, message);
+    read.next = kafka::read_on(&mut poller, at, &options.clock, deadline, stop, |message| {
+        read.about_pin |= take(options, &mut read.standing, message);
     })?;
-    Ok((standing, next))
+    Ok(read)
 }
 
 /// What stands in the control topic now, for who asks once; nothing where there is no such topic.
@@ -216,16 +274,18 @@ pub async fn standing(options: &Topics, admin: &Admin) -> Result<Standing, kafka
     let read = tokio::task::spawn_blocking(move || read(&options, ends, &stop));
     let read =
         read.await.map_err(|_| kafka::Error::Closed { doing: "reading the control topic".to_owned() })?;
-    Ok(read?.0)
+    Ok(read?.standing)
 }
 
-fn take(options: &Topics, standing: &mut Standing, message: &Message<'_>) {
+/// Whether the record was about the pin.
+fn take(options: &Topics, standing: &mut Standing, message: &Message<'_>) -> bool {
     let (key, value) = (message.key().unwrap_or_default(), message.value());
     if let Err(error) = standing.take(&options.dataset, key, value) {
         let (topic, offset) = (&options.control, message.offset());
         // A newer release's record is nothing to worry about, unless it should have been a pin.
         tracing::error!(topic, offset, %error, "this record is not one that is understood here; it is passed over");
     }
+    key == pin_key(&options.dataset).as_bytes()
 }
 
 /// The record of a pin, for the cache.
@@ -238,5 +298,41 @@ pub(super) fn decoded(bytes: &[u8]) -> Option<Pin> {
     match Control::decode(bytes) {
         Ok(Control::Pin(pin)) => Some(pin),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_topic_made_anew_ends_no_pin_unless_it_says_so() {
+        let (old, new) = (TopicId([1; 16]), TopicId([2; 16]));
+        let pin = |id| Pin {
+            dataset: "products".into(),
+            history: TopicId([7; 16]),
+            id: Uuid::from_u128(id),
+            versions: Vec::new(),
+            by: String::new(),
+            reason: String::new(),
+            at: 0,
+        };
+        let standing = |pin| Standing { pin, ..Standing::default() };
+        let told = |pin, topic| Told { known: true, standing: standing(pin), error: None, topic };
+        for (was, now, read, about_pin, stands, is_kept) in [
+            (told(Some(pin(1)), Some(old)), new, None, false, Some(1), true),
+            (told(Some(pin(1)), Some(old)), new, None, true, None, false), // unpinned there
+            (told(Some(pin(1)), Some(old)), new, Some(pin(2)), true, Some(2), false),
+            (told(Some(pin(1)), Some(old)), old, None, false, None, false), // compacted away, long after an unpin
+            (told(Some(pin(1)), None), new, None, false, None, false), // by a release that did not note the topic
+            (told(None, Some(old)), new, None, false, None, false),
+        ] {
+            let mut read = Read { standing: standing(read), next: 0, about_pin };
+            let kept = was.kept(now, &mut read);
+            assert_eq!(read.standing.pin, stands.map(pin));
+            assert_eq!(kept.map(|kept| kept.topic), is_kept.then_some(old));
+        }
     }
 }

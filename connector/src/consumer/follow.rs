@@ -15,91 +15,34 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
+use super::cached::{Cached, Outside, Verdict};
+use super::control::Told;
 use super::earlier::Earlier;
 use super::guard::Gate;
+use super::mending::{LOOK_EVERY, Mended, Mending};
+use super::merging::{Merged, Merging};
+use super::next::{Pending, Why, put};
 use super::noted::Noted;
-use super::open::{self, Error, Opener, is_same};
+use super::open::{self, Counted, Error, Opener, is_same};
+use super::readable::behind;
+pub use super::readable::{Readable, Slot};
 use super::recent::Recent;
-use super::tail::{Announced, Seen};
+use super::tail::{Announced, Seen, TailStatus};
 use crate::error::chain;
 use crate::format::announcement::{Announcement, Message, SourcePosition};
-use crate::format::control::{Pin, Refusal};
-use crate::record::{Position, TopicId};
+use crate::format::control::Refusal;
+use crate::record::TopicId;
 use crate::retry::Backoff;
 use crate::version::{Shard, Version};
-use crate::view::{self, About, Base, Cache, View};
+use crate::view::{About, Cache, View};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-/// How often the view is asked whether a page of it was found damaged.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Longest wait before a damaged file is fetched again.
-const LONGEST_MEND: Duration = Duration::from_secs(60);
-
-/// What readers can be told about the newest version.
-#[derive(Clone, Debug, Default)]
-pub struct Readable {
-    /// Its number; 0 while none is readable.
-    pub version: Version,
-    /// The newest version announced, readable or not.
-    pub announced: Version,
-    /// When the readable version was announced, milliseconds since the Unix epoch; 0 while none is.
-    pub announced_at_ms: i64,
-    /// The version that this reader is pinned to is readable, and stays.
-    pub pinned: bool,
-    /// The newest version, where this reader's guard refuses it; until a later one is taken.
-    pub refused: Option<Refusal>,
-    /// Whether it holds all that was there when the dataset's first life began.
-    pub caught_up: bool,
-    /// It came from the cache, and the tail has not confirmed it yet.
-    pub stale: bool,
-    /// Source records that the newest announced version covers and the readable one does not.
-    pub lag: u64,
-    /// The tail has reached the topic's end and this is what it found: the newest there is.
-    pub newest: bool,
-    /// How long after its newest record the newest version became readable, and when that was, where it took longer
-    /// than `freshness_slo`. What came before the dataset had caught up is late by nature.
-    pub late: Option<(Duration, Instant)>,
-    /// The last failure, until the next success.
-    pub error: Option<String>,
-    /// Blobs that are gone, so that the version was made of older ones; until the writer has made a new snapshot.
-    pub restored: Option<String>,
-}
-
-/// Where readers find the newest view.
-pub type Slot = Arc<ArcSwapOption<View>>;
-
-/// What is to be opened next.
-struct Pending {
-    announced: Arc<Announced>,
-    /// The reader is pinned to it.
-    pinned: bool,
-}
-
-impl Pending {
-    /// Whether opening it is of no use any more: the reader is to hold another one, however new. A newer announcement
-    /// is no reason: where versions come faster than they are opened, none would be.
-    fn is_left_for(&self, next: &Seen) -> bool {
-        match next {
-            Seen::Pinned(_) => true,
-            Seen::Announced(_) => self.pinned,
-            Seen::Newest(_) | Seen::UpToDate | Seen::Gone => false,
-        }
-    }
-}
-
-/// Puts what came behind what waits: of each kind the newest says it all.
-fn put(inbox: &mut VecDeque<Seen>, next: Seen) {
-    inbox.retain(|waiting| std::mem::discriminant(waiting) != std::mem::discriminant(&next));
-    inbox.push_back(next);
-}
 
 /// The stage.
 pub struct Follower {
@@ -111,19 +54,19 @@ pub struct Follower {
     /// Told of each version, for who acts on all of them.
     recent: Recent,
     readable: watch::Sender<Readable>,
-    merges: JoinSet<Result<Arc<Base>, view::Error>>,
+    merging: Merging,
     /// What the newest view was made of.
     last: Option<Arc<Announced>>,
     /// What is announced, as far as it is known: for the lag.
     announced: Vec<SourcePosition>,
-    /// The pin that was obeyed before this start.
-    remembered: Option<Pin>,
+    /// Whether what the cache holds may be shown.
+    outside: Outside,
     gate: Gate,
     earlier: Earlier,
     noted: Noted,
-    /// When a damaged file is fetched again, after attempts that failed.
-    mend_at: Option<tokio::time::Instant>,
-    mend_backoff: Backoff,
+    /// The version of which failures were counted last, and at which stages.
+    counted: Counted,
+    mending: Mending,
 }
 
 impl Follower {
@@ -135,14 +78,16 @@ impl Follower {
         recent: Recent,
         readable: watch::Sender<Readable>,
         earlier: Earlier,
-        (remembered, gate): (Option<Pin>, Gate),
+        (told, tail, gate): (watch::Receiver<Told>, watch::Receiver<TailStatus>, Gate),
     ) -> Follower {
+        let outside = Outside::new(told, tail, options.control_wait);
         let opener = Opener::new(options.clone(), shard, cache.clone(), recent.clone());
+        let merging = Merging::new(cache.clone(), options.clock.clone(), options.entropy.clone());
         let noted = Noted::new(cache.clone(), &options.dataset, options.clock.clone());
-        let mend_backoff = Backoff::new(LOOK_EVERY, options.max_backoff.max(LONGEST_MEND));
+        let mending = Mending::new(options.max_backoff, options.entropy.clone());
         Follower {
-            mend_at: None,
-            mend_backoff,
+            counted: Counted::default(),
+            mending,
             options,
             shard,
             cache,
@@ -150,10 +95,10 @@ impl Follower {
             slot: recent.slot().clone(),
             recent,
             readable,
-            merges: JoinSet::new(),
+            merging,
             last: None,
             announced: Vec::new(),
-            remembered,
+            outside,
             gate,
             earlier,
             noted,
@@ -162,26 +107,30 @@ impl Follower {
 
     /// Follows until `stop`, or until the tail is gone.
     pub async fn run(mut self, mut seen: mpsc::Receiver<Seen>, stop: CancellationToken) {
-        self.open_cached().await;
+        let mut cached = self.find_cached().await;
         let mut pending: Option<Pending> = None;
         let mut backoff = Backoff::new(FIRST_BACKOFF, self.options.max_backoff);
         let mut retry_at: Option<tokio::time::Instant> = None;
-        let mut tail_at_end = false;
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What came while a version was being opened.
         let mut inbox = VecDeque::new();
         loop {
-            if inbox.is_empty() {
+            if let Some(now) = cached.take() {
+                cached = self.settle(now, &mut pending).await;
+            }
+            if inbox.is_empty() && (pending.is_none() || retry_at.is_some()) {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    Some(merged) = self.merges.join_next() => self.merged(merged),
+                    () = self.outside.changed(), if cached.is_some() => {}
+                    Some(merged) = self.merging.next() => self.merged(merged),
                     next = seen.recv() => match next {
                         Some(next) => inbox.push_back(next),
                         None => return,
                     },
                     () = sleep_until(retry_at) => retry_at = None,
-                    _ = looks.tick() => self.mend().await,
+                    Some(mended) = self.mending.next() => self.mended(mended).await,
+                    _ = looks.tick() => self.mend(),
                 }
             }
             // Whatever else waits already: the newest announcement is self-sufficient.
@@ -189,20 +138,27 @@ impl Follower {
                 put(&mut inbox, next);
             }
             for next in inbox.drain(..) {
+                if let Seen::Announced(_) | Seen::Pinned(_) = next
+                    && let Some(now) = cached.take()
+                {
+                    // Before it is replaced: the deltas above it may be all that it takes. What the control topic says
+                    // is known by now.
+                    self.settle(now, &mut None).await;
+                }
                 match next {
                     Seen::Announced(announced) => {
                         self.note_announced(&announced.announcement);
-                        pending = Some(Pending { announced, pinned: false });
+                        pending = Some(Pending { announced, why: Why::Newest });
                         backoff.reset();
                         retry_at = None;
                     }
                     Seen::Pinned(announced) => {
-                        pending = Some(Pending { announced, pinned: true });
+                        pending = Some(Pending { announced, why: Why::Pinned });
                         backoff.reset();
                         retry_at = None;
                     }
                     Seen::Newest(announced) => self.note_announced(&announced.announcement),
-                    Seen::UpToDate => tail_at_end = true,
+                    Seen::UpToDate => self.outside.tail_at_end = true,
                     Seen::Gone => self.doubt(),
                 }
             }
@@ -233,14 +189,14 @@ impl Follower {
                     }
                     Some(Err(error)) => {
                         let wait = backoff.next(&self.options.entropy);
-                        self.failed(&error, wait);
-                        if error.is_full()
-                            && let Some(Pending { announced, .. }) = &pending
-                        {
+                        if let Some(Pending { announced, .. }) = &pending {
                             let Announced { topic_id, announcement, .. } = &**announced;
-                            let needed =
-                                (self.opener.identity(*topic_id, announcement), announcement.chain());
-                            open::relieve(&self.cache, &self.options.dataset, needed).await;
+                            self.failed(announcement, &error, wait);
+                            if error.is_full() {
+                                let needed =
+                                    (self.opener.identity(*topic_id, announcement), announcement.chain());
+                                open::relieve(&self.cache, &self.options.dataset, needed).await;
+                            }
                         }
                         retry_at = Some(tokio::time::Instant::now() + wait);
                     }
@@ -248,7 +204,7 @@ impl Follower {
                 }
             }
             self.noted.if_due().await;
-            if tail_at_end && pending.is_none() {
+            if self.outside.tail_at_end && pending.is_none() {
                 self.readable.send_if_modified(|readable| !std::mem::replace(&mut readable.newest, true));
             }
         }
@@ -268,8 +224,11 @@ impl Follower {
         });
     }
 
-    fn failed(&self, error: &Error, wait: Duration) {
-        self.options.metrics.errors_total.with(&["follow"]).inc();
+    fn failed(&mut self, announcement: &Announcement, error: &Error, wait: Duration) {
+        let stage = error.stage();
+        if self.counted.is_new((announcement.version, announcement.life.epoch), stage) {
+            self.options.metrics.errors_total.with(&[stage]).inc();
+        }
         let text = chain(error);
         tracing::warn!(
             dataset = self.options.dataset,
@@ -280,49 +239,97 @@ impl Follower {
         self.readable.send_modify(|readable| readable.error = Some(text));
     }
 
-    /// What this machine held last is readable at once, marked stale until the tail confirms or replaces it.
-    async fn open_cached(&mut self) {
-        let cached = match self.cache.load_current(&self.options.dataset, self.shard) {
-            Ok(Some(cached)) => cached,
-            Ok(None) => return,
+    /// What this machine held last, opened from the cache alone: before Kafka is asked nothing is fetched that it may have
+    /// replaced long ago.
+    async fn find_cached(&mut self) -> Option<Cached> {
+        let (topic_id, encoded) = match self.cache.load_current(&self.options.dataset, self.shard) {
+            Ok(cached) => cached?,
             Err(error) => {
                 tracing::warn!(dataset = self.options.dataset, %error, "the cached version cannot be read");
-                return;
+                return None;
             }
         };
-        let (topic_id, encoded) = cached;
-        let Ok(Message::Announcement(announcement)) = Message::decode(&encoded) else { return };
-        if self.options.fixed.is_some_and(|fixed| !fixed.admits(&announcement)) {
-            return;
-        }
-        let opened = self.opener.open(topic_id, &announcement).await.and_then(|view| {
-            let about = About { stale: true, ..view.about().clone() };
-            view.restate(about).map_err(|source| Error::View { version: announcement.version, source })
-        });
-        match opened {
-            Ok(view) => {
-                // Taken by a process before this one, whose guard may have been another.
-                let is = |pin: &Pin| {
-                    pin.names(self.shard, topic_id, announcement.version, announcement.life.epoch)
-                };
-                let pinned = self.options.fixed.is_some() || self.remembered.as_ref().is_some_and(is);
-                if !pinned && let Some(objection) = self.gate.objection(None, &view).await {
-                    self.refused(topic_id, &announcement, None, objection);
-                    return;
-                }
-                self.publish(view, &announcement, true, pinned);
-                self.last = Some(Arc::new(Announced { topic_id, announcement, encoded }));
-            }
+        let Ok(Message::Announcement(announcement)) = Message::decode(&encoded) else { return None };
+        let view = match self.opener.open_held(topic_id, &announcement).await {
+            Ok(view) => view,
             Err(error) => {
-                tracing::info!(dataset = self.options.dataset, %error, "the cached version cannot be opened");
+                let error = chain(&error);
+                tracing::info!(dataset = self.options.dataset, error, "the cached version cannot be opened");
+                return None;
             }
+        };
+        Some(Cached { announced: Arc::new(Announced { topic_id, announcement, encoded }), view })
+    }
+
+    /// Shows what the cache holds, once it may be shown. Given back: it is not known yet whether.
+    async fn settle(&mut self, cached: Cached, pending: &mut Option<Pending>) -> Option<Cached> {
+        let pinned = match self.outside.judge(self.options.fixed, self.shard, &cached.announced) {
+            Verdict::Wait => return Some(cached),
+            Verdict::Leave => return None,
+            Verdict::Show { pinned } => pinned,
+        };
+        match cached.view {
+            Some(view) => {
+                self.show_cached(view, cached.announced, pinned).await;
+                None
+            }
+            // It is what the next versions are judged by, and what is gone back to where they are refused.
+            None if self.gate.judges() => {
+                if let Err(error) = self.fetch_cached(&cached.announced).await {
+                    let error = chain(&error);
+                    tracing::info!(
+                        dataset = self.options.dataset,
+                        error,
+                        "the cached version cannot be opened"
+                    );
+                }
+                None
+            }
+            // Otherwise what is announced says what to fetch.
+            None if (self.outside.tail_at_end || self.outside.is_away()) && pending.is_none() => {
+                *pending = Some(Pending { announced: cached.announced, why: Why::Cached });
+                None
+            }
+            None => Some(cached),
         }
     }
 
-    /// `false`: the version is refused.
-    async fn advance(&mut self, Pending { announced, pinned }: &Pending) -> Result<bool, Error> {
+    async fn show_cached(&mut self, view: View, announced: Arc<Announced>, pinned: bool) {
+        let about = About { stale: true, ..view.about().clone() };
+        let view = match view.restate(about) {
+            Ok(view) => view,
+            Err(error) => {
+                tracing::warn!(dataset = self.options.dataset, %error, "the cached version cannot be marked stale");
+                return;
+            }
+        };
+        // Taken by a process before this one, whose guard may have been another.
+        if !pinned && let Some(objection) = self.gate.objection(None, &view).await {
+            self.refused(announced.topic_id, &announced.announcement, None, objection);
+            return;
+        }
+        self.publish(view, &announced.announcement, true, pinned);
+        self.last = Some(announced);
+    }
+
+    /// As [`Follower::advance`], of the version that was held before this start.
+    async fn fetch_cached(&mut self, announced: &Arc<Announced>) -> Result<bool, Error> {
+        let view = self.opener.open(announced.topic_id, &announced.announcement).await?;
+        // A pin may have become known meanwhile.
+        let verdict = self.outside.judge(self.options.fixed, self.shard, announced);
+        if let Verdict::Show { pinned } = verdict {
+            self.show_cached(view, announced.clone(), pinned).await;
+        }
+        Ok(false)
+    }
+
+    /// `false`: the version is refused, or has been noted as the last one already.
+    async fn advance(&mut self, Pending { announced, why }: &Pending) -> Result<bool, Error> {
+        if *why == Why::Cached {
+            return self.fetch_cached(announced).await;
+        }
         let Announced { topic_id, announcement, encoded } = &**announced;
-        let (topic_id, pinned) = (*topic_id, *pinned);
+        let (topic_id, pinned) = (*topic_id, *why == Why::Pinned);
         let held = self.slot.load_full();
         if held.as_deref().is_some_and(|held| is_same(held, topic_id, announcement))
             && self.readable.borrow().pinned == pinned
@@ -430,15 +437,7 @@ impl Follower {
 
     fn publish(&mut self, view: View, announcement: &Announcement, stale: bool, pinned: bool) {
         let version = view.version();
-        if self.merges.is_empty() && view.wants_merge(self.options.memory_limit) {
-            let (view, cache, life) = (view.clone(), self.cache.clone(), announcement.life);
-            self.merges.spawn_blocking(move || {
-                let base = view.merge_snapshot(life, &cache)?.into_base()?;
-                // Makes the base's indexes, which the newest view then finds made.
-                view.rebase(base.clone())?;
-                Ok(base)
-            });
-        }
+        self.merging.begin(&view, announcement.life, self.options.memory_limit);
         self.show_memory(&view);
         self.earlier.note(&view, announcement);
         let positions = view.about().positions.clone();
@@ -479,42 +478,70 @@ impl Follower {
         bytes.with(&["base"]).set(view.base().map_or(0, |base| base.bytes()) as i64);
     }
 
-    /// A page that a reader found damaged is never served, and would stay an error in all later versions, which share the
-    /// base: its files are discarded and fetched again.
-    async fn mend(&mut self) {
-        if self.mend_at.is_some_and(|at| tokio::time::Instant::now() < at) {
-            return;
+    fn mend(&mut self) {
+        if let (Some(held), Some(last)) = (self.slot.load_full(), &self.last) {
+            self.mending.begin(&held, last, &self.opener, &self.options.dataset);
         }
-        let Some(held) = self.slot.load_full() else { return };
-        let Some(paths) = held.damaged().map(|paths| paths.map(std::path::Path::to_owned)) else { return };
-        let Some(last) = self.last.clone() else { return };
-        let Announced { topic_id, announcement, .. } = &*last;
-        tracing::warn!(
-            dataset = self.options.dataset, files = ?paths, "a file of the blob cache is damaged; fetching it again"
-        );
-        for path in &paths {
-            if let Err(error) = self.cache.discard(path) {
-                tracing::warn!(dataset = self.options.dataset, %error, "a damaged file cannot be discarded");
+    }
+
+    /// Damaged files were fetched again: the version that is held by now, on what came.
+    async fn mended(&mut self, Mended { announced, opened, restored, damaged }: Mended) {
+        match self.on_mended(opened).await {
+            Ok(Some(view)) => {
+                self.mending.done();
+                damaged.clear(&view, &self.cache, &self.options.dataset);
+                if restored.is_some() {
+                    self.opener.restored = restored;
+                }
+                let restored = self.opener.restored.as_ref().map(|(_, what)| what.clone());
+                self.show_memory(&view);
+                self.slot.store(Some(Arc::new(view)));
+                self.recent.rebased();
+                self.readable.send_modify(|readable| {
+                    readable.restored = restored;
+                    readable.error = None;
+                });
             }
-        }
-        let stale = held.is_stale();
-        let opened = self.opener.open_or_restore(*topic_id, announcement).await.and_then(|view| {
-            let about = About { stale, ..view.about().clone() };
-            view.restate(about).map_err(|source| Error::View { version: announcement.version, source })
-        });
-        match opened {
-            Ok(view) => {
-                let pinned = self.readable.borrow().pinned;
-                self.publish(view, announcement, stale, pinned);
-                self.mend_at = None;
-                self.mend_backoff.reset();
-            }
+            // Another base, or another history: the next look finds what is damaged of that.
+            Ok(None) => self.mending.done(),
             Err(error) => {
-                let wait = self.mend_backoff.next(&self.options.entropy);
-                self.mend_at = Some(tokio::time::Instant::now() + wait);
-                self.failed(&error, wait);
+                let wait = self.mending.failed();
+                self.failed(&announced.announcement, &error, wait);
             }
         }
+    }
+
+    /// The version that is held, made of the one that was mended and the deltas since.
+    async fn on_mended(&mut self, opened: Result<View, Error>) -> Result<Option<View>, Error> {
+        let view = opened?;
+        let held = self.slot.load_full().filter(|held| held.damaged().is_some());
+        let (Some(held), Some(last)) = (held, self.last.clone()) else { return Ok(None) };
+        let Announced { topic_id, announcement, .. } = &*last;
+        let is_held = |view: &View| {
+            held.version() == view.version()
+                && held.about().life == view.about().life
+                && held.identity() == view.identity()
+        };
+        let rebased = || view.base().and_then(|base| held.rebase(base.clone()).ok());
+        let view = if is_held(&view) {
+            view
+        } else if let Some(rebased) = rebased() {
+            rebased
+        } else if self.opener.follows(&view, *topic_id, announcement) {
+            // What is held is on a base of its own, which a merge has made since.
+            let view = self.opener.apply(&view, announcement).await?;
+            // Who acts on each version was given them as they came.
+            self.opener.passed.clear();
+            view
+        } else {
+            return Ok(None);
+        };
+        if !is_held(&view) {
+            return Ok(None);
+        }
+        let about = About { stale: held.is_stale(), ..view.about().clone() };
+        let version = about.version;
+        view.restate(about).map(Some).map_err(|source| Error::View { version, source })
     }
 
     /// What is held stays readable, and is marked as confirmed by nobody.
@@ -531,7 +558,7 @@ impl Follower {
     }
 
     /// A merge is done: the same version, and those since, on a newer base.
-    fn merged(&mut self, merged: Result<Result<Arc<Base>, view::Error>, tokio::task::JoinError>) {
+    fn merged(&mut self, merged: Merged) {
         let rebased = match merged {
             Ok(Ok(base)) => match self.slot.load_full() {
                 Some(held) => held.rebase(base),
@@ -550,20 +577,11 @@ impl Follower {
                 self.recent.rebased();
             }
             Err(error) => {
-                tracing::warn!(dataset = self.options.dataset, %error, "merging failed; the overlay stays");
+                let error = chain(&error);
+                tracing::warn!(dataset = self.options.dataset, error, "merging failed; the overlay stays");
             }
         }
     }
-}
-
-/// How many source records lie between what is held and what is announced. A partition that is not held yet counts from
-/// where the dataset began to read it.
-fn behind(held: &[Position], announced: &[SourcePosition]) -> u64 {
-    let behind = announced.iter().map(|announced| {
-        let held = held.iter().find(|held| held.source == announced.source);
-        announced.offset.saturating_sub(held.map_or(announced.start, |held| held.offset)).max(0)
-    });
-    behind.sum::<i64>().unsigned_abs()
 }
 
 pub(super) async fn sleep_until(at: Option<tokio::time::Instant>) {
@@ -574,19 +592,4 @@ pub(super) async fn sleep_until(at: Option<tokio::time::Instant>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::SourcePartition;
-
-    #[test]
-    fn lag_joins_by_partition_and_counts_a_new_one_from_its_start() {
-        let source = |partition| SourcePartition { topic: "t".into(), topic_id: TopicId([1; 16]), partition };
-        let at =
-            |partition, start, offset| SourcePosition { source: source(partition), start, offset, target: 0 };
-        let held = [Position { source: source(1), offset: 70 }, Position { source: source(0), offset: 10 }];
-        assert_eq!(behind(&held, &[at(0, 0, 10), at(1, 0, 70)]), 0);
-        assert_eq!(behind(&held, &[at(0, 0, 15), at(1, 0, 71), at(2, 40, 42)]), 5 + 1 + 2);
-        assert_eq!(behind(&[], &[at(0, 3, 10)]), 7);
-        assert_eq!(behind(&held, &[at(0, 0, 5)]), 0, "never below zero");
-    }
-}
+pub(super) mod tests;

@@ -24,6 +24,11 @@ pub mod control;
 pub mod pin;
 pub mod open;
 pub mod noted;
+pub mod readable;
+pub mod next;
+pub mod cached;
+pub mod merging;
+pub mod mending;
 pub mod follow;
 pub mod guard;
 pub mod recent;
@@ -113,8 +118,9 @@ impl Consumer {
             None
         });
         let remembered = remembered.and_then(|bytes| control::decoded(&bytes));
-        let (told, told_in) = watch::channel(Told::remembered(remembered.clone()));
         let (pin_in, pin_status) = watch::channel(PinStatus::remembered(&options, remembered.as_ref()));
+        let control_topic = cache.load_pin_topic(&options.dataset).unwrap_or_default();
+        let (told, told_in) = watch::channel(Told::remembered(remembered, control_topic));
         let (judged, judged_in) = watch::channel(Judged::default());
         let (seen, seen_in) = mpsc::channel(ANNOUNCEMENTS);
         let (held, held_in) = mpsc::channel(ANNOUNCEMENTS);
@@ -146,6 +152,7 @@ impl Consumer {
         let pin =
             PinStage::new(options.clone(), Shard(0), cache.clone(), seen_in, told_in.clone(), held, pin_in);
         tasks.spawn(pin.run(stop.clone()));
+        let told_follower = told_in.clone();
         if !options.guards.is_empty() {
             tasks.spawn(guard::publish(options.clone(), Shard(0), judged_in, told_in, stop.clone()));
         }
@@ -158,7 +165,7 @@ impl Consumer {
             recent.clone(),
             readable_in,
             earlier.clone(),
-            (remembered, gate),
+            (told_follower, tail_status.clone(), gate),
         );
         let stop_follower = stop.clone();
         tasks.spawn(async move {

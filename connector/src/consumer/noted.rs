@@ -1,6 +1,6 @@
 //! What the cache notes as its newest version, for a start without Kafka.
 //!
-//! Owns: how often. Does not own: the note's form and place (`view/cache`), which version it is (`follow`).
+//! Owns: how often. Does not own: the note's form and place (`view/notes`), which version it is (`follow`).
 
 use std::time::{Duration, Instant};
 

@@ -3,16 +3,24 @@
 //!
 //! Owns: the way to a view. Does not own: which announcement (`pin`), when, and what becomes of the view (`follow`).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Options;
 use super::recent::Recent;
+use super::tail::UNREACHABLE;
 use crate::error::chain;
 use crate::format::announcement::Announcement;
 use crate::record::TopicId;
 use crate::schema::{self, Schema};
 use crate::version::{Chain, Life, Shard, Version};
 use crate::view::{self, About, Cache, Fetcher, FileName, Identity, Past, Reads, Restored, View};
+
+/// Stage under which it is counted that the store does not give a version's blobs. As with [`UNREACHABLE`], health does not
+/// hold the number against the process: a restart would only take away the version that it still serves.
+pub const STORE: &str = "store";
+/// Stage under which it is counted that the cache's disk is full; the same goes for it.
+pub const DISK: &str = "disk";
 
 /// Why a version could not be made readable.
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +60,21 @@ impl Error {
     pub fn is_full(&self) -> bool {
         matches!(self, Error::View { source, .. } if source.is_full())
     }
+
+    /// The stage under which it is counted.
+    pub fn stage(&self) -> &'static str {
+        match self {
+            Error::View { source: view::Error::Announcements { .. }, .. } => UNREACHABLE,
+            Error::View { source: view::Error::Store(_) | view::Error::Unrestorable { .. }, .. } => STORE,
+            _ if self.is_gone() => STORE,
+            _ if self.is_full() => DISK,
+            _ => "follow",
+        }
+    }
 }
 
-/// Opens the versions of one shard.
+/// Opens the versions of one shard. A clone goes its own way.
+#[derive(Clone)]
 pub struct Opener {
     options: Options,
     shard: Shard,
@@ -89,6 +109,13 @@ impl Opener {
             options,
             shard,
         }
+    }
+
+    /// Another one, which does not take these files of the cache as they are, but fetches them and puts the new ones in
+    /// their places.
+    pub fn anew(&self, damaged: &[PathBuf]) -> Opener {
+        let fetcher = self.fetcher.clone().anew(damaged);
+        Opener { fetcher, passed: Vec::new(), restored: None, ..self.clone() }
     }
 
     /// Whether the deltas above the held version lead to the announced one. Valid announcements form one line, so a
@@ -135,13 +162,39 @@ impl Opener {
     /// # Errors
     /// As [`Opener::apply`].
     pub async fn open(&mut self, topic_id: TopicId, announcement: &Announcement) -> Result<View, Error> {
+        let fetcher = self.fetcher.clone();
+        self.open_by(&fetcher, topic_id, announcement).await
+    }
+
+    async fn open_by(
+        &mut self,
+        fetcher: &Fetcher,
+        topic_id: TopicId,
+        announcement: &Announcement,
+    ) -> Result<View, Error> {
         let version = announcement.version;
         let identity = self.identity(topic_id, announcement);
         let about = About::announced(announcement, self.schema(announcement)?);
         let inline = announcement.inline.clone().map(|inline| (version, inline));
-        let view = self.fetcher.open(&identity, &announcement.chain(), inline, about).await;
+        let view = fetcher.open(&identity, &announcement.chain(), inline, about).await;
         // Views made of this one go on counting.
         view.map(|view| view.counting(self.reads.clone())).map_err(|source| Error::View { version, source })
+    }
+
+    /// As [`Opener::open`], from the cache alone; `None`: something of it is not there.
+    ///
+    /// # Errors
+    /// As [`Opener::apply`].
+    pub async fn open_held(
+        &mut self,
+        topic_id: TopicId,
+        announcement: &Announcement,
+    ) -> Result<Option<View>, Error> {
+        let local = self.fetcher.clone().from_cache_only();
+        match self.open_by(&local, topic_id, announcement).await {
+            Err(error) if error.is_gone() => Ok(None),
+            opened => opened.map(Some),
+        }
     }
 
     /// As [`Opener::open`]; where the store does not have a blob any more, by way of older ones.
@@ -227,5 +280,27 @@ pub async fn relieve(cache: &Cache, dataset: &str, needed: (Identity, Chain)) {
         ),
         Ok(Err(error)) => tracing::warn!(dataset, %error, "nothing can be evicted from the blob cache"),
         _ => {}
+    }
+}
+
+/// Which failures of a version are counted: each kind once, however often it is tried. Else the number would say how often
+/// it was tried, and an orchestrator would restart who waits for a store, with the last good version in its hands.
+#[derive(Debug, Default)]
+pub struct Counted {
+    of: Option<(Version, u64)>,
+    stages: Vec<&'static str>,
+}
+
+impl Counted {
+    /// Whether a failure of this version (with its epoch) at this stage is to be counted.
+    pub fn is_new(&mut self, of: (Version, u64), stage: &'static str) -> bool {
+        if self.of.replace(of) != Some(of) {
+            self.stages.clear();
+        }
+        let new = !self.stages.contains(&stage);
+        if new {
+            self.stages.push(stage);
+        }
+        new
     }
 }

@@ -17,8 +17,14 @@ use crate::view::Hold;
 /// Blob files of versions that nobody holds any more are evicted beyond this.
 pub const DEFAULT_CACHE_BYTES: u64 = 10 << 30;
 
+/// Memory for what is not mapped, where nothing else is said.
+pub const DEFAULT_MEMORY_LIMIT: u64 = 512 << 20;
+
 /// How often topics are looked at.
 pub const DEFAULT_LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// How long a version out of the cache waits for the control topic to be read, where Kafka neither answers nor fails.
+pub const DEFAULT_CONTROL_WAIT: Duration = Duration::from_secs(2);
 
 /// Errors a minute beyond which a dataset is unhealthy, where nothing else is configured.
 pub const DEFAULT_MAX_ERRORS_PER_MINUTE: u32 = 10;
@@ -59,6 +65,9 @@ pub struct Options {
     pub max_backoff: Duration,
     /// How often the announcement topic is looked at, for whether it is still the same one.
     pub look_every: Duration,
+    /// How long a version out of the cache is not shown until it is known whether readers are pinned to another one, where
+    /// Kafka neither answers nor fails.
+    pub control_wait: Duration,
     /// Errors a minute that make it unhealthy.
     pub max_errors_per_minute: u32,
     /// From source timestamp to readable: what is worse is said by health.

@@ -22,10 +22,11 @@ use tokio_util::sync::CancellationToken;
 use super::Options;
 use super::control::{self, Told};
 use super::history::History;
-use super::tail::{Announced, Seen};
+use super::tail::{Announced, Seen, UNREACHABLE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::announcement::Announcement;
 use crate::format::control::{Pin, Refusal};
+use crate::record::TopicId;
 use crate::retry::Backoff;
 use crate::version::{Shard, ShardVersions, Version};
 use crate::view::Cache;
@@ -161,6 +162,8 @@ pub struct PinStage {
     lookups: JoinSet<Result<Arc<Announced>>>,
     backoff: Backoff,
     retry_at: Option<tokio::time::Instant>,
+    /// That the present goal is not found was counted: how often it is looked for makes it no worse.
+    counted: bool,
 }
 
 /// Whoever listened is gone.
@@ -192,6 +195,7 @@ impl PinStage {
             lookups: JoinSet::new(),
             backoff,
             retry_at: None,
+            counted: false,
         }
     }
 
@@ -245,8 +249,8 @@ impl PinStage {
                 if is {
                     return self.found(announced).await;
                 }
-                // Kafka has just answered, or the topic has grown.
-                if !found {
+                // How fast versions come says nothing about when it is there: the wait after a failure is kept.
+                if !found && self.retry_at.is_none() {
                     self.look();
                 }
                 Ok(())
@@ -262,6 +266,7 @@ impl PinStage {
     async fn decide(&mut self) -> std::result::Result<(), Gone> {
         let told = self.told.borrow_and_update().clone();
         let refusals: Vec<Refusal> = told.standing.refusals.into_values().collect();
+        let back = told.error.is_none() && self.status.borrow().control.is_some();
         self.status.send_modify(|status| {
             status.control.clone_from(&told.error);
             status.refusals = refusals;
@@ -272,7 +277,7 @@ impl PinStage {
             (None, false) => return Ok(()),
         };
         if self.options.fixed.is_none() {
-            self.remember(target.as_ref());
+            self.remember(target.as_ref(), told.topic);
         }
         let dataset = &self.options.dataset;
         match target {
@@ -288,7 +293,14 @@ impl PinStage {
                 }
                 if self.at_end { self.hand_on(Seen::UpToDate).await } else { Ok(()) }
             }
-            Some(target) if matches!(&self.goal, Goal::Held { target: now, .. } if *now == target) => Ok(()),
+            Some(target) if matches!(&self.goal, Goal::Held { target: now, .. } if *now == target) => {
+                // Kafka answers again.
+                if back && matches!(self.goal, Goal::Held { found: false, .. }) {
+                    self.retry_at = None;
+                    self.look();
+                }
+                Ok(())
+            }
             Some(target) => {
                 let Pinned { versions, fixed, by, reason, .. } = target.told(None);
                 tracing::info!(dataset, %versions, fixed, by, reason, "pinned");
@@ -313,15 +325,24 @@ impl PinStage {
         self.lookups = JoinSet::new();
         self.retry_at = None;
         self.backoff.reset();
+        self.counted = false;
     }
 
     /// Before anything moves: a start that comes next must find what readers were told last.
-    fn remember(&self, target: Option<&Target>) {
+    fn remember(&self, target: Option<&Target>, topic: Option<TopicId>) {
         let pin = match target {
             Some(Target::Pin(pin)) => Some(control::encoded(pin)),
             _ => None,
         };
-        if let Err(error) = self.cache.save_pin(&self.options.dataset, pin.as_deref()) {
+        let dataset = &self.options.dataset;
+        // The topic first: a pin beside another one's topic would look like one that outlives its topic. One that is not told
+        // is the one that was noted.
+        let noted = match (&pin, topic) {
+            (Some(_), None) => Ok(()),
+            (Some(_), topic) => self.cache.save_pin_topic(dataset, topic),
+            (None, _) => self.cache.save_pin_topic(dataset, None),
+        };
+        if let Err(error) = noted.and_then(|()| self.cache.save_pin(dataset, pin.as_deref())) {
             tracing::warn!(dataset = self.options.dataset, %error, "the cache cannot note the pin");
         }
     }
@@ -381,7 +402,10 @@ impl PinStage {
             ?wait,
             "the pinned version is not found; what is held stays readable; trying again"
         );
-        self.options.metrics.errors_total.with(&["pin"]).inc();
+        let stage = if error.kind() == ErrorKind::Unavailable { UNREACHABLE } else { "pin" };
+        if stage == UNREACHABLE || !std::mem::replace(&mut self.counted, true) {
+            self.options.metrics.errors_total.with(&[stage]).inc();
+        }
         self.tell(Some(target.told(None)), Some(text));
         Ok(())
     }
@@ -429,4 +453,51 @@ async fn look_up(options: Options, shard: Shard, target: Target) -> Result<Annou
     };
     let super::history::Found { topic_id, announcement, encoded, .. } = found;
     Ok(Announced { topic_id, announcement, encoded })
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::super::follow::tests::{World, announced};
+    use super::*;
+    use crate::format::control::{self, Standing};
+
+    #[tokio::test]
+    async fn what_is_not_found_is_looked_for_when_it_is_due_and_when_kafka_is_back() {
+        let world = World::new();
+        let options = world.options();
+        let cache = Cache::open(&options.cache_dir, u64::MAX).unwrap();
+        let (_seen, seen_in) = mpsc::channel(16);
+        let (told, told_in) = watch::channel(Told::default());
+        let (out, mut handed) = mpsc::channel(16);
+        let status = watch::channel(PinStatus::default()).0;
+        let mut stage = PinStage::new(options, Shard(0), cache, seen_in, told_in, out, status);
+        let newest = Arc::new(announced(7));
+        let pin = Pin {
+            dataset: "products".into(),
+            history: newest.topic_id,
+            id: Uuid::nil(),
+            versions: vec![control::Pinned { version: Version(6), epoch: 1, offset: 6 }],
+            by: String::new(),
+            reason: String::new(),
+            at: 0,
+        };
+        stage.goal = Goal::Held { target: Target::Pin(pin.clone()), found: false };
+        let due = tokio::time::Instant::now() + NOT_THERE;
+        stage.retry_at = Some(due);
+        assert!(stage.take(Seen::Announced(newest.clone())).await.is_ok());
+        assert!(stage.lookups.is_empty() && stage.retry_at == Some(due), "a new version is no reason");
+        assert!(matches!(handed.recv().await, Some(Seen::Newest(_))));
+        let standing = Standing { pin: Some(pin), ..Standing::default() };
+        for (error, looks) in [(Some("away".to_owned()), false), (None, true)] {
+            let standing = standing.clone();
+            told.send(Told { known: true, standing, error, ..Told::default() }).unwrap();
+            assert!(stage.decide().await.is_ok());
+            assert_eq!((!stage.lookups.is_empty(), stage.retry_at.is_none()), (looks, looks));
+        }
+        stage.lookups = JoinSet::new();
+        assert!(stage.take(Seen::Announced(newest)).await.is_ok());
+        assert!(!stage.lookups.is_empty(), "nothing has failed");
+    }
 }

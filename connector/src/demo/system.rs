@@ -205,6 +205,7 @@ impl System {
             poll_interval: Duration::from_millis(100),
             max_backoff: Duration::from_secs(5),
             look_every: crate::consumer::options::DEFAULT_LOOK_EVERY,
+            control_wait: crate::consumer::options::DEFAULT_CONTROL_WAIT,
             max_errors_per_minute: 10,
             freshness_slo: None,
             hold: std::sync::Arc::default(),

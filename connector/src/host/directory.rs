@@ -17,6 +17,7 @@ use super::letters::Letters;
 use crate::clock::Clock;
 pub use crate::clock::rfc3339;
 use crate::consumer::listen::Told;
+use crate::consumer::open::{DISK, STORE};
 use crate::consumer::tail::{TAIL, UNREACHABLE};
 use crate::consumer::{Reader, Steering};
 use crate::format::control::Refusal;
@@ -167,8 +168,8 @@ pub struct Health {
     pub last_activity: Option<String>,
     /// Errors since the start.
     pub error_count: u64,
-    /// Errors of the last minute that are held against `max_errors_per_minute`: all but attempts to reach Kafka or the
-    /// blob store.
+    /// Errors of the last minute that are held against `max_errors_per_minute`: all but that Kafka or the blob store
+    /// is away, or the cache's disk full.
     pub errors_last_minute: u64,
     /// Versions made readable; where nothing is read here, versions announced.
     pub processed_count: u64,
@@ -464,13 +465,15 @@ impl Dataset {
     }
 
     /// Errors since the start: all, and those whose number is held against the dataset. Kafka or the blob store being
-    /// away is a state, in which the last good version is served; how often it was tried meanwhile makes it no worse.
+    /// away, or the cache's disk full, is a state, in which the last good version is served; how often it was tried meanwhile
+    /// makes it no worse.
     fn count_errors(&self) -> (u64, u64) {
         let (mut all, mut counted) = (0, 0);
         if let Some(side) = &self.readable {
             let errors = &side.metrics.errors_total;
             all = errors.all().iter().map(|errors| errors.get()).sum();
-            counted = all - errors.with(&[UNREACHABLE]).get().min(all);
+            let states = [UNREACHABLE, STORE, DISK].map(|stage| errors.with(&[stage]).get());
+            counted = all.saturating_sub(states.iter().sum());
         }
         if let Some(side) = self.writer() {
             let (failures, unavailable) = {

@@ -87,6 +87,7 @@ fn away(dir: &std::path::Path, name: &str) -> consumer::Options {
         poll_interval: Duration::from_millis(10),
         max_backoff: Duration::from_millis(100),
         look_every: crate::consumer::options::DEFAULT_LOOK_EVERY,
+        control_wait: crate::consumer::options::DEFAULT_CONTROL_WAIT,
         max_errors_per_minute: 10,
         freshness_slo: None,
         hold: std::sync::Arc::default(),
@@ -160,4 +161,33 @@ fn datasets_of_one_process_share_the_cache_of_their_directory() {
         }
     });
     runtime.shutdown_background();
+}
+
+/// A restart would take the version away that is still served, and bring nothing back.
+#[test]
+fn what_is_away_degrades_however_often_it_is_tried() {
+    let metrics = ConsumerMetrics::detached();
+    let identity = view::Identity {
+        dataset: "products".into(),
+        topic_id: crate::record::TopicId([1; 16]),
+        shard: crate::version::Shard(0),
+        shards: 1,
+    };
+    let view = view::View::empty(identity, std::sync::Arc::new(crate::schema::Schema::raw()));
+    let side = ReadingSide::new(consumer::Reader::of(view), metrics.clone(), 10);
+    let directory = Directory::new([Dataset::new("products", Some(side), None)], Clock::system());
+    directory.health();
+    for stage in ["kafka", "store", "disk"] {
+        metrics.errors_total.with(&[stage]).inc_by(1_000);
+    }
+    let (status, health) = directory.health();
+    let errors: Vec<_> =
+        health.iter().map(|health| (health.error_count, health.errors_last_minute)).collect();
+    assert_eq!(
+        (status, errors),
+        (Status::Degraded, vec![(3_000, 0)]),
+        "nothing is readable yet, and no worse"
+    );
+    metrics.errors_total.with(&["follow"]).inc_by(11);
+    assert_eq!(directory.health().0, Status::Unhealthy);
 }

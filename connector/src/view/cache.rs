@@ -4,7 +4,7 @@
 //! DIR/DATASET/TOPIC_ID/SHARD/VERSION-EPOCH-CHECKSUM.delta.avro | .snapshot.avro | .index
 //! DIR/DATASET/TOPIC_ID/SHARD/.tmp-PID-N          being written
 //! DIR/DATASET/current-SHARD                      topic id and last announcement, for a start without Kafka
-//! DIR/DATASET/pin                                the pin that was obeyed last, for such a start
+//! DIR/DATASET/pin, pin-topic                     the pin that was obeyed last and the control topic that it stood in, for such a start
 //! ```
 //!
 //! Names are those of the store (`blob/name`), save that the checksum is that of the file's own bytes, the plain form. A
@@ -19,7 +19,7 @@
 //! (`fetch`), what is in a file (`map`, `overlay`, `base`).
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,8 +29,7 @@ use std::time::{Duration, SystemTime};
 use super::parts::Room;
 use super::{Error, Identity};
 use crate::blob::name::{Kind, Name};
-use crate::record::TopicId;
-use crate::version::{BlobRef, Checksum, DeltaRef, Shard, SnapshotRef, Version};
+use crate::version::{BlobRef, Checksum, DeltaRef, SnapshotRef, Version};
 
 /// A file's place in the cache of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -121,8 +120,13 @@ struct State {
 /// Most of the bytes of a block on common file systems: a small file takes one whole.
 const DISK_BLOCK: u64 = 4096;
 
-/// A temporary file that nobody has written to for so long belongs to a process that is gone.
+/// A temporary file that nobody has written to for so long, and that nobody has locked, belongs to a process that is gone.
 const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// Whether somebody is still writing the file. Not, as far as is known, where that cannot be found out.
+fn is_locked(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
 
 fn on_disk(bytes: u64) -> u64 {
     bytes.next_multiple_of(DISK_BLOCK)
@@ -156,7 +160,9 @@ impl Cache {
         for file in cache.scan()? {
             if !file.temporary {
                 used += on_disk(file.bytes);
-            } else if now.duration_since(file.modified).is_ok_and(|age| age > ABANDONED) {
+            } else if now.duration_since(file.modified).is_ok_and(|age| age > ABANDONED)
+                && !is_locked(&file.path)
+            {
                 remove(&file.path)?;
             }
         }
@@ -187,14 +193,14 @@ impl Cache {
     }
 
     /// Where a file lies.
-    fn path(&self, identity: &Identity, file: &FileName) -> Result<PathBuf, Error> {
+    pub(super) fn path(&self, identity: &Identity, file: &FileName) -> Result<PathBuf, Error> {
         self.dataset_dir(&identity.dataset)?;
         let FileName { kind, version, epoch, checksum, .. } = *file;
         let name = Name { folder: identity.folder(), version, epoch, checksum, kind };
         Ok(self.0.dir.join(name.to_string()))
     }
 
-    fn dataset_dir(&self, dataset: &str) -> Result<PathBuf, Error> {
+    pub(super) fn dataset_dir(&self, dataset: &str) -> Result<PathBuf, Error> {
         // A dataset's name becomes part of a path: Kafka's rule for topic names, and no name that climbs.
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if dataset.is_empty() || dataset.starts_with('.') || !dataset.chars().all(fits) {
@@ -233,13 +239,18 @@ impl Cache {
         self.temporary_in(&dir)
     }
 
-    fn temporary_in(&self, dir: &Path) -> Result<Temporary, Error> {
+    pub(super) fn temporary_in(&self, dir: &Path) -> Result<Temporary, Error> {
         loop {
             let number = self.0.temporaries.fetch_add(1, Ordering::Relaxed);
             let path = dir.join(format!(".tmp-{}-{number}", std::process::id()));
             // Process ids repeat across containers that share a directory; that the file is new, the system decides.
             match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok(Temporary { file, path: Some(path) }),
+                Ok(file) => {
+                    // It may wait for hours, as a snapshot does whose store is away. The lock goes with the process; where the
+                    // file system has none, its age alone is judged.
+                    let _ = file.try_lock();
+                    return Ok(Temporary { file, path: Some(path) });
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(source) => return Err(Error::io("making", &path, source)),
             }
@@ -377,93 +388,6 @@ impl Cache {
         walk(&self.0.dir, 3, &mut files)?;
         Ok(files)
     }
-
-    /// Remembers the announcement that this process is at, so that it can start while Kafka is away.
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::Name`].
-    pub fn save_current(&self, identity: &Identity, announcement: &[u8]) -> Result<(), Error> {
-        let dir = self.dataset_dir(&identity.dataset)?;
-        let body = [&identity.topic_id.0[..], announcement].concat();
-        self.save_note(&dir, &current(&dir, identity.shard), &body)
-    }
-
-    /// What [`Cache::save_current`] remembered last: the announcement topic's id and the announcement. `None` if
-    /// nothing was, or a power cut tore it: then the start waits for Kafka.
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::Name`].
-    pub fn load_current(&self, dataset: &str, shard: Shard) -> Result<Option<(TopicId, Vec<u8>)>, Error> {
-        let body = load_note(&current(&self.dataset_dir(dataset)?, shard))?;
-        Ok(body.and_then(|body| {
-            body.split_first_chunk::<16>().map(|(id, announcement)| (TopicId(*id), announcement.to_vec()))
-        }))
-    }
-
-    /// Remembers the pin that readers of the dataset obey, as the control topic has it, over restarts; `None`: there is
-    /// none.
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::Name`].
-    pub fn save_pin(&self, dataset: &str, pin: Option<&[u8]>) -> Result<(), Error> {
-        let dir = self.dataset_dir(dataset)?;
-        let path = dir.join(PIN);
-        match pin {
-            Some(pin) => self.save_note(&dir, &path, pin),
-            None => match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(Error::io("removing", &path, error))
-                }
-                _ => Ok(()),
-            },
-        }
-    }
-
-    /// The pin that [`Cache::save_pin`] remembered last.
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::Name`].
-    pub fn load_pin(&self, dataset: &str) -> Result<Option<Vec<u8>>, Error> {
-        load_note(&self.dataset_dir(dataset)?.join(PIN))
-    }
-
-    /// Puts `body` at `path` whole, behind format and checksum.
-    fn save_note(&self, dir: &Path, path: &Path, body: &[u8]) -> Result<(), Error> {
-        fs::create_dir_all(dir).map_err(|source| Error::io("making", dir, source))?;
-        let mut temporary = self.temporary_in(dir)?;
-        temporary
-            .write_all(NOTE)
-            .and_then(|()| temporary.write_all(&Checksum::of(body).0.to_le_bytes()))
-            .and_then(|()| temporary.write_all(body))
-            .map_err(|source| Error::io("writing", temporary.path(), source))?;
-        temporary.rename(path)
-    }
-}
-
-/// What `save_note` has put there; `None` if nothing, or if it is torn.
-fn load_note(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(Error::io("reading", path, source)),
-    };
-    // Notes of format 1 begin with their checksum, which is that of nothing else.
-    let checked = bytes.strip_prefix(NOTE).unwrap_or(&bytes);
-    let Some((sum, body)) = checked.split_first_chunk::<8>() else { return Ok(None) };
-    if Checksum::of(body).0 != u64::from_le_bytes(*sum) {
-        tracing::warn!(path = %path.display(), "a note in the cache is torn; Kafka will tell it anew");
-        return Ok(None);
-    }
-    Ok(Some(body.to_vec()))
-}
-
-/// What a note begins with: what it is, and the number of its format.
-const NOTE: &[u8; 8] = b"SWNOTE\x02\0";
-/// The note of the pin.
-const PIN: &str = "pin";
-
-fn current(dataset_dir: &Path, shard: Shard) -> PathBuf {
-    dataset_dir.join(format!("current-{shard}"))
 }
 
 fn hold(state: &mut State, path: PathBuf, bytes: u64) -> Held {
@@ -561,7 +485,7 @@ impl Temporary {
         &self.file
     }
 
-    fn rename(mut self, to: &Path) -> Result<(), Error> {
+    pub(super) fn rename(mut self, to: &Path) -> Result<(), Error> {
         if let Some(path) = self.path.take() {
             fs::rename(&path, to).map_err(|source| {
                 let _ = fs::remove_file(&path);

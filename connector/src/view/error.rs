@@ -130,6 +130,19 @@ impl Error {
         matches!(self, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
     }
 
+    /// The file that cannot be opened or read, where it is to blame, and not this process, which has too many open, say.
+    pub(super) fn unreadable(&self) -> Option<&Path> {
+        use rustix::io::Errno;
+        const OURS: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::AGAIN];
+        match self {
+            Error::Io { doing: "opening" | "reading", path, source } => {
+                let ours = Errno::from_io_error(source).is_some_and(|errno| OURS.contains(&errno));
+                (!ours).then_some(path.as_path())
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the store does not have a blob as it was announced: older blobs may lead to the same version (`past`).
     pub fn is_gone(&self) -> bool {
         matches!(self, Error::Missing(_) | Error::CorruptBlob { .. })

@@ -46,6 +46,10 @@ pub struct Fetcher {
     store: Store,
     cache: Cache,
     whole: bool,
+    /// The store is not asked.
+    local: bool,
+    /// Files of the cache that are fetched although they are there.
+    anew: Arc<[PathBuf]>,
     hold: Arc<Hold>,
     /// `None`: nothing is told of what is long in coming.
     tells: Option<Clock>,
@@ -56,7 +60,8 @@ impl Fetcher {
     /// For readers: pages of snapshots are checked when they are first touched.
     pub fn new(store: Store, cache: Cache) -> Fetcher {
         let room = cache.room();
-        Fetcher { store, cache, whole: false, hold: Arc::default(), tells: None, room }
+        let (hold, anew) = (Arc::default(), Arc::default());
+        Fetcher { store, cache, whole: false, local: false, anew, hold, tells: None, room }
     }
 
     /// A log line now and then of a blob that is long in coming: how far it is, how fast, and the time that is left.
@@ -73,6 +78,16 @@ impl Fetcher {
     /// merge in the middle, and with it the shard.
     pub fn checking_whole(self) -> Fetcher {
         Fetcher { whole: true, ..self }
+    }
+
+    /// What is not in the cache is [`Error::Missing`]: the store is not asked for it.
+    pub fn from_cache_only(self) -> Fetcher {
+        Fetcher { local: true, ..self }
+    }
+
+    /// These files are not taken as they are in the cache, but fetched, and replaced once that is done.
+    pub fn anew(self, files: &[PathBuf]) -> Fetcher {
+        Fetcher { anew: files.into(), ..self }
     }
 
     /// The store.
@@ -262,8 +277,12 @@ impl Fetcher {
         blob: &BlobRef,
         inline: Option<Bytes>,
     ) -> Result<Held, Error> {
-        let (cache, of) = (self.cache.clone(), identity.clone());
-        if let Some(held) = blocking(move || cache.find(&of, &name)).await? {
+        let (cache, of, anew) = (self.cache.clone(), identity.clone(), self.anew.clone());
+        let found = blocking(move || match anew.is_empty() || !anew.contains(&cache.path(&of, &name)?) {
+            true => cache.find(&of, &name),
+            false => Ok(None),
+        });
+        if let Some(held) = found.await? {
             return Ok(held);
         }
         if let Some(inline) = inline {
@@ -271,6 +290,9 @@ impl Fetcher {
                 Err(Error::CorruptBlob { detail, .. }) => inline_is_damaged(blob, &detail),
                 done => return done,
             }
+        }
+        if self.local {
+            return Err(Error::Missing(blob::Error::Missing { url: self.store.absolute_url(&blob.name) }));
         }
         match self.read_store(identity, name, blob).await {
             Err(Error::CorruptBlob { url, detail }) => {
@@ -387,13 +409,14 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// Files of the cache that were damaged, or gone before they were mapped, and are fetched again on the way to one view.
+/// Files of the cache that were damaged, cannot be read, or were gone before they were mapped, and are fetched again on the
+/// way to one view.
 #[derive(Default)]
 struct Again(Vec<PathBuf>);
 
 impl Again {
-    /// `None`: a damaged file was discarded, or one is gone, so fetch it and try once more. A file that is damaged a second time is an
-    /// error: the disk is at fault then.
+    /// `None`: a damaged file was discarded, or one is gone, so fetch it and try once more. A file that is damaged a second
+    /// time is an error: the disk is at fault then.
     async fn after(&mut self, cache: &Cache, made: Result<View, Error>) -> Result<Option<View>, Error> {
         match made {
             Err(Error::Corrupt { path, detail }) if !self.0.contains(&path) => {
@@ -410,7 +433,19 @@ impl Again {
                 self.0.push(path);
                 Ok(None)
             }
-            made => made.map(Some),
+            // The disk does not give its bytes, or somebody has left a file that this user may not read: the store has it.
+            Err(error) => match error.unreadable().map(std::path::Path::to_owned) {
+                Some(path) if !self.0.contains(&path) => {
+                    let error = crate::error::chain(&error);
+                    tracing::warn!(error, "a file of the blob cache cannot be read; fetching it again");
+                    let (cache, damaged) = (cache.clone(), path.clone());
+                    blocking(move || cache.discard(&damaged)).await?;
+                    self.0.push(path);
+                    Ok(None)
+                }
+                _ => Err(error),
+            },
+            Ok(made) => Ok(Some(made)),
         }
     }
 }
@@ -507,6 +542,34 @@ mod tests {
     use super::*;
     use crate::record::TopicId;
     use crate::version::Shard;
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_is_fetched_again_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), u64::MAX).unwrap();
+        let path = dir.path().join("products").join("file");
+        std::fs::create_dir_all(dir.path().join("products")).unwrap();
+        let failed = |doing, errno: i32| {
+            let source = std::io::Error::from_raw_os_error(errno);
+            Err::<View, _>(Error::Io { doing, path: path.clone(), source })
+        };
+        const EIO: i32 = 5;
+        const EACCES: i32 = 13;
+        const EMFILE: i32 = 24;
+        const ENOSPC: i32 = 28;
+        for (doing, errno) in [("reading", EIO), ("opening", EACCES)] {
+            std::fs::write(&path, "x").unwrap();
+            let mut again = Again::default();
+            assert!(again.after(&cache, failed(doing, errno)).await.unwrap().is_none());
+            assert!(!path.exists(), "so that it is fetched");
+            assert!(again.after(&cache, failed(doing, errno)).await.is_err(), "the disk is at fault");
+        }
+        std::fs::write(&path, "x").unwrap();
+        for (doing, errno) in [("opening", EMFILE), ("writing", ENOSPC), ("mapping", EACCES)] {
+            assert!(Again::default().after(&cache, failed(doing, errno)).await.is_err());
+            assert!(path.exists(), "it is not to blame");
+        }
+    }
 
     #[test]
     fn what_is_long_in_coming_is_told_now_and_then() {

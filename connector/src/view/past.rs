@@ -76,6 +76,7 @@ struct Link {
 
 /// The announcements of one shard, as far back as they were needed yet. Kept while the same version is tried again, so
 /// that a blob that stays away costs the topic's reading once.
+#[derive(Clone)]
 pub struct Past {
     kafka: kafka::Options,
     topic: String,

@@ -165,6 +165,7 @@ impl World {
             poll_interval: Duration::from_millis(10),
             max_backoff: Duration::from_millis(100),
             look_every: Duration::from_secs(60),
+            control_wait: Duration::from_secs(2),
             max_errors_per_minute: 10,
             freshness_slo: None,
             hold: Arc::default(),

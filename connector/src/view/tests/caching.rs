@@ -119,13 +119,16 @@ fn a_neighbours_eviction_costs_a_fetch_and_nothing_else() {
 fn only_abandoned_temporaries_are_removed() {
     let world = World::new();
     let mut busy = world.cache.temporary(&world.identity).unwrap();
-    let abandoned = world.cache.temporary(&world.identity).unwrap();
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-    abandoned.file().set_modified(long_ago).unwrap();
+    // As a snapshot that waits for its store.
+    busy.file().set_modified(long_ago).unwrap();
+    let abandoned = busy.path().with_file_name(".tmp-1-1000000");
+    fs::write(&abandoned, "x").unwrap();
+    fs::File::options().write(true).open(&abandoned).unwrap().set_modified(long_ago).unwrap();
     let foreign = world.dir.path().join("notes.txt");
     fs::write(&foreign, "mine").unwrap();
     Cache::open(world.dir.path(), 0).unwrap();
-    assert!(busy.path().exists() && !abandoned.path().exists() && foreign.exists());
+    assert!(busy.path().exists() && !abandoned.exists() && foreign.exists());
     busy.write_all(b"x").unwrap();
     let kept = world.cache.keep(&world.identity, &named(1, b"x"), busy).unwrap();
     assert_eq!(fs::read(kept.path()).unwrap(), b"x");
@@ -204,8 +207,13 @@ fn a_pin_is_remembered_until_there_is_none() {
     world.cache.save_pin("products", Some(b"second")).unwrap();
     assert_eq!(load().as_deref(), Some(&b"second"[..]));
     assert_eq!(world.cache.load_pin("others").unwrap(), None);
+    let topic = || world.cache.load_pin_topic("products").unwrap();
+    assert_eq!(topic(), None);
+    world.cache.save_pin_topic("products", Some(TopicId([3; 16]))).unwrap();
+    assert_eq!((topic(), load().as_deref()), (Some(TopicId([3; 16])), Some(&b"second"[..])));
+    world.cache.save_pin_topic("products", None).unwrap();
     world.cache.save_pin("products", None).unwrap();
-    assert_eq!(load(), None);
+    assert_eq!((topic(), load()), (None, None));
 }
 
 #[test]

@@ -6,10 +6,11 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::blob::faulty::{Faults, Faulty};
+use crate::consumer::control;
 use crate::consumer::earlier::Earlier;
 use crate::consumer::follow::{Follower, Readable};
 use crate::consumer::guard::{Gate, Judged};
-use crate::consumer::tail::{Announced, Seen};
+use crate::consumer::tail::{self, Announced, Seen};
 use crate::format::announcement::Message;
 use crate::view::Fetcher;
 
@@ -124,6 +125,7 @@ async fn a_day_leaves_nothing_behind() {
     let (seen, seen_in) = mpsc::channel(16);
     let earlier = Earlier::new(fetcher, clock.clone());
     let gate = Gate::new(options.guards.clone(), watch::channel(Judged::default()).0);
+    let outside = (watch::channel(control::Told::default()).1, watch::channel(tail::unknown()).1, gate);
     let recent = world.recent.clone();
     let follower = Follower::new(
         options,
@@ -132,7 +134,7 @@ async fn a_day_leaves_nothing_behind() {
         recent.clone(),
         readable_in,
         earlier.clone(),
-        (None, gate),
+        outside,
     );
     let mut tasks = JoinSet::new();
     tasks.spawn(follower.run(seen_in, world.stop.clone()));

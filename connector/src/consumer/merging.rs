@@ -1,0 +1,161 @@
+//! Merges of base and overlay, beside the flow: one at a time, where there is room for it, and less and less often while
+//! they fail.
+//!
+//! A merge writes a whole base. Where it cannot be finished, trying again at each version would fill the disk as often, which
+//! the writer's log may lie on too.
+//!
+//! Owns: whether and when a merge runs. Does not own: what it does (`view/merge`), what becomes of its base (`follow`).
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::{JoinError, JoinSet};
+
+use crate::clock::{Clock, Entropy};
+use crate::disk;
+use crate::retry::Backoff;
+use crate::version::Life;
+use crate::view::{Base, Cache, Error, View};
+
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+
+/// What came of a merge.
+pub type Merged = Result<Result<Arc<Base>, Error>, JoinError>;
+
+/// The merges of one shard.
+pub struct Merging {
+    cache: Cache,
+    clock: Clock,
+    entropy: Entropy,
+    running: JoinSet<Result<Arc<Base>, Error>>,
+    backoff: Backoff,
+    /// Not before, after one that failed.
+    again_at: Option<Instant>,
+}
+
+impl Merging {
+    /// Into `cache`.
+    pub fn new(cache: Cache, clock: Clock, entropy: Entropy) -> Merging {
+        let backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
+        Merging { cache, clock, entropy, running: JoinSet::new(), backoff, again_at: None }
+    }
+
+    /// Begins to merge `view`, if its overlay is large enough and nothing speaks against it now. Whether it did.
+    pub fn begin(&mut self, view: &View, life: Life, memory_limit: u64) -> bool {
+        let waits = self.again_at.is_some_and(|at| self.clock.now() < at);
+        if waits || !self.running.is_empty() || !view.wants_merge(memory_limit) {
+            return false;
+        }
+        let (view, cache) = (view.clone(), self.cache.clone());
+        self.running.spawn_blocking(move || {
+            let needed = view.base().map_or(0, |base| base.bytes()) + view.overlay().plain_bytes;
+            make_room(needed, &cache, || disk::space(cache.dir()).map(|space| space.free))?;
+            let base = view.merge_snapshot(life, &cache)?.into_base()?;
+            // Makes the base's indexes, which the newest view then finds made.
+            view.rebase(base.clone())?;
+            Ok(base)
+        });
+        true
+    }
+
+    /// The next one that is done; `None` while none runs.
+    pub async fn next(&mut self) -> Option<Merged> {
+        let merged = self.running.join_next().await?;
+        if let Ok(Ok(_)) = &merged {
+            self.backoff.reset();
+            self.again_at = None;
+        } else {
+            self.again_at = Some(self.clock.now() + self.backoff.next(&self.entropy));
+        }
+        Some(merged)
+    }
+}
+
+/// Sees that `needed` bytes can be written, and evicts what is not in use where they cannot. What is not told (`free`) is
+/// tried.
+fn make_room(needed: u64, cache: &Cache, free: impl Fn() -> Option<u64>) -> Result<(), Error> {
+    let lacks = || free().filter(|free| *free < needed);
+    if lacks().is_none() {
+        return Ok(());
+    }
+    cache.relieve()?;
+    match lacks() {
+        None => Ok(()),
+        Some(free) => {
+            let source = format!("it takes {needed} bytes, and {free} are free");
+            let source = io::Error::new(io::ErrorKind::StorageFull, source);
+            Err(Error::Io { doing: "merging in", path: cache.dir().to_owned(), source })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::follow::tests::World;
+    use super::*;
+    use crate::blob::name::Kind;
+    use crate::version::{Checksum, Version};
+    use crate::view::FileName;
+
+    #[tokio::test]
+    async fn a_merge_that_fails_is_not_tried_at_each_version() {
+        let mut world = World::new();
+        world.write(0..3_000).await;
+        let (view, life) = (world.view().clone(), world.view().about().life);
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), u64::MAX).unwrap();
+        let clock = Clock::manual(0);
+        let mut merging = Merging::new(cache, clock.clone(), Entropy::seeded(1));
+        let begin = |merging: &mut Merging| merging.begin(&view, life, 1);
+        // A file in the place of the dataset's folder.
+        let blocked = dir.path().join("products");
+        std::fs::write(&blocked, "").unwrap();
+        for wait in [FIRST_BACKOFF, 2 * FIRST_BACKOFF, 4 * FIRST_BACKOFF] {
+            assert!(begin(&mut merging) && !begin(&mut merging), "one at a time");
+            assert!(matches!(merging.next().await, Some(Ok(Err(_)))));
+            assert!(!begin(&mut merging));
+            clock.advance(wait / 2 - Duration::from_millis(1));
+            assert!(!begin(&mut merging), "from half of {wait:?} on");
+            clock.advance(wait);
+        }
+        std::fs::remove_file(&blocked).unwrap();
+        assert!(begin(&mut merging));
+        let merged = merging.next().await.unwrap().unwrap().unwrap();
+        assert_eq!(merged.records(), 3_000);
+        assert!(begin(&mut merging), "at once, now that it works");
+        assert!(merging.next().await.is_some() && merging.next().await.is_none());
+    }
+
+    #[test]
+    fn room_is_made_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), u64::MAX).unwrap();
+        let world = World::new();
+        let name = FileName {
+            kind: Kind::Delta,
+            version: Version(1),
+            epoch: 1,
+            checksum: Checksum::of(b"x"),
+            bytes: 1,
+        };
+        let path = cache.put(world.identity(), &name, b"x").unwrap().path().to_owned();
+        let asked = AtomicU64::new(0);
+        let free = |answers: [u64; 2]| {
+            asked.store(0, Ordering::Relaxed);
+            let asked = &asked;
+            move || answers.get(asked.fetch_add(1, Ordering::Relaxed) as usize).copied()
+        };
+        make_room(10, &cache, free([10, 0])).unwrap();
+        make_room(10, &cache, || None).unwrap();
+        assert!(path.exists(), "there was room");
+        make_room(10, &cache, free([9, 10])).unwrap();
+        assert!(!path.exists(), "what is not in use went");
+        let error = make_room(10, &cache, free([9, 9])).unwrap_err();
+        assert!(error.is_full());
+        assert!(crate::error::chain(&error).contains("it takes 10 bytes, and 9 are free"), "{error:?}");
+    }
+}
