@@ -8,7 +8,8 @@
 //! event: version
 //! data: {"version":7,"from":7,"changes":0,"rollback":false}
 //!
-//! event: change                                  one for each key, without an id
+//! id: 7+8                                        still 7, and a part of 8
+//! event: change                                  one for each key
 //! data: {"version":8,"key":"P-100","old":{"price":24.5},"new":{"price":22}}
 //!
 //! id: 8                                          the version is complete: who comes back goes on behind it
@@ -16,9 +17,12 @@
 //! data: {"version":8,"from":7,"changes":1,"rollback":false}
 //! ```
 //!
-//! Only a complete version has an id, so a client that is cut off in the middle of one is given it again, whole. A rollback
-//! begins with an event `rollback`; `reset` says that what the client has cannot be compared with what there is; `goodbye`
-//! says why this process ends the stream.
+//! A client that is cut off in the middle of a version has some keys as they were and some as they are in it, and that
+//! version may not be on its way any more when it comes back: a pin, or several versions as one. Its id says so (`seen`): each
+//! key in which the two differ comes with what it is now, then what has changed since the version that it had whole.
+//!
+//! A rollback begins with an event `rollback`; `reset` says that what the client has cannot be compared with what there is;
+//! `goodbye` says why this process ends the stream.
 //!
 //! A client costs the view that it is at, and one piece of text: the next is made when it has taken the one before. One that
 //! is slower than the dataset is given several versions as one. One that takes nothing for 30 seconds is told so, if it ever
@@ -46,11 +50,17 @@ use super::problem::Problem;
 use super::query::Query;
 use super::records;
 use crate::codec::text;
-use crate::consumer::recent::{Cursor, Step, is_same};
+use crate::consumer::recent::{Cursor, Recent, Step, is_same};
 use crate::error::ErrorKind;
 use crate::host::Dataset;
 use crate::version::Version;
 use crate::view::{Value, View};
+
+mod seen;
+#[cfg(test)]
+mod tests;
+
+use seen::{MOST_PARTS, Seen};
 
 /// Clients of all datasets at a time.
 pub const MAX_STREAMS: usize = 256;
@@ -80,7 +90,11 @@ async fn open(app: &App, request: &Parts) -> Result<Response, Problem> {
     // A browser that comes back asks for the same URL, and says where it is.
     let since = match last_event_id(&request.headers)? {
         Some(id) => Some(id),
-        None => query.number("since")?,
+        None => query
+            .bytes("since")
+            .filter(|text| !text.is_empty())
+            .map(|text| seen("since", text))
+            .transpose()?,
     };
     let reader = records::reader(dataset)?;
     let room = Arc::clone(&app.0.streams).try_acquire_owned().map_err(|_| {
@@ -97,8 +111,8 @@ async fn open(app: &App, request: &Parts) -> Result<Response, Problem> {
             format!("no version of dataset {dataset} is confirmed by Kafka yet: {why}"),
         )
     })?;
-    let (cursor, hello) = begin(cursor, since.map(Version), reader.recent()).await;
-    let stream = Stream::new(app, dataset, cursor, hello, room);
+    let begun = begin(cursor, since, reader.recent()).await;
+    let stream = Stream::new(app, dataset, begun, room);
     let body = Body::from_stream(futures::stream::unfold(stream, Stream::next));
     let mut response = body.into_response();
     let headers = response.headers_mut();
@@ -109,46 +123,92 @@ async fn open(app: &App, request: &Parts) -> Result<Response, Problem> {
 }
 
 /// `Last-Event-ID`, where a client says it; an empty one is none.
-fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
-    let text = value.to_str().unwrap_or("?").trim();
+fn last_event_id(headers: &HeaderMap) -> Result<Option<Seen>, Problem> {
+    let text = headers.get(LAST_EVENT_ID).map_or(&[][..], |value| value.as_bytes().trim_ascii());
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| {
+    seen("Last-Event-ID", text).map(Some)
+}
+
+fn seen(name: &str, text: &[u8]) -> Result<Seen, Problem> {
+    let text = String::from_utf8_lossy(text);
+    Seen::read(&text).ok_or_else(|| {
         Problem::rejected(format!(
-            "Last-Event-ID = {text:?} is not the id of an event here: a version's number"
+            "{name} = {text:?} is not the id of an event here, as in 7 or 7+8, nor a version's number"
         ))
     })
 }
 
-/// A cursor behind what the client has seen, and what it is told first.
-async fn begin(
+/// Where a stream begins.
+struct Begun {
+    /// Behind what the client has.
     cursor: Cursor,
-    since: Option<Version>,
-    recent: &crate::consumer::recent::Recent,
-) -> (Cursor, String) {
+    /// What it is told first.
+    hello: String,
+    /// The first step, where the client is owed more than what has changed.
+    under_way: Option<UnderWay>,
+}
+
+async fn begin(cursor: Cursor, since: Option<Seen>, recent: &Recent) -> Begun {
     let newest = cursor.newest().view.clone();
     let retry = "retry: 1000\n\n";
-    let at = |version| format!("{retry}{}", ends(version, version, 0, false));
-    let Some(since) = since.filter(|since| *since != newest.version()) else {
-        return (cursor, at(newest.version()));
-    };
-    if since == Version(0) {
-        let nothing = View::empty(newest.identity().clone(), newest.schema().clone());
-        return (cursor.from(nothing), retry.to_owned());
+    let at = newest.version();
+    let seen = since.unwrap_or_else(|| Seen::whole(at));
+    if seen == Seen::whole(at) {
+        return Begun { cursor, hello: format!("{retry}{}", ends(at, at, 0, false)), under_way: None };
     }
-    match recent.open(since).await {
-        Some(view) => (cursor.from(view), retry.to_owned()),
-        None => {
-            let (version, why) =
-                (newest.version(), "is not held any more, nor is what leads from it to the newest");
-            let why = if since > version { "is not the newest, and is not held" } else { why };
-            let data =
-                format!("{{\"version\":{version},\"since\":{since},\"reason\":\"version {since} {why}\"}}");
-            (cursor, format!("{retry}id: {version}\nevent: reset\ndata: {data}\n\n"))
+    match resume(cursor, &seen, recent).await {
+        Ok((cursor, under_way)) => Begun { cursor, hello: retry.to_owned(), under_way },
+        Err((cursor, why)) => {
+            let since = seen.whole;
+            let data = format!("{{\"version\":{at},\"since\":{since},\"reason\":\"{why}\"}}");
+            let hello = format!("{retry}id: {at}\nevent: reset\ndata: {data}\n\n");
+            Begun { cursor: cursor.from(newest), hello, under_way: None }
         }
     }
+}
+
+/// A cursor behind the version that the client has, with its first step where parts of others have to be mended; or why not.
+async fn resume(
+    cursor: Cursor,
+    seen: &Seen,
+    recent: &Recent,
+) -> Result<(Cursor, Option<UnderWay>), (Cursor, String)> {
+    let newest = cursor.newest().view.clone();
+    if seen.parts.len() > MOST_PARTS {
+        return Err((cursor, format!("it was cut off in {} versions", seen.parts.len())));
+    }
+    let lost = |version: Version| match version > newest.version() {
+        true => format!("version {version} is not the newest, and is not held"),
+        false => {
+            format!("version {version} is not held any more, nor is what leads from it to the newest")
+        }
+    };
+    let had = async |version: Version| match version {
+        version if version == newest.version() => Some(newest.clone()),
+        version => recent.open(version).await,
+    };
+    let before = match seen.whole {
+        Version(0) => Some(View::empty(newest.identity().clone(), newest.schema().clone())),
+        whole => had(whole).await,
+    };
+    let Some(before) = before else { return Err((cursor, lost(seen.whole))) };
+    let mut cursor = cursor.from(before);
+    if seen.parts.is_empty() {
+        return Ok((cursor, None));
+    }
+    let step = match is_same(cursor.at(), &newest) {
+        true => cursor.newest().clone(),
+        false => cursor.waiting().await.unwrap_or_else(|| cursor.newest().clone()),
+    };
+    let mut owed = Vec::new();
+    // What leads to a version itself names all in which the client may have a part of it.
+    for part in seen.parts.iter().filter(|part| **part != step.view.version()) {
+        let Some(view) = had(*part).await else { return Err((cursor, lost(*part))) };
+        owed.push(view);
+    }
+    Ok((cursor, Some(UnderWay::new(step, seen.clone(), owed))))
 }
 
 /// The event that completes a version.
@@ -207,9 +267,22 @@ struct Stream {
 /// A version of which a part has been sent.
 struct UnderWay {
     step: Step,
+    /// Of its changes.
+    id: String,
+    /// Other versions of which the client may have a part: what they changed comes first, as it is in this one.
+    owed: Vec<View>,
+    /// Where to go on: in the last of `owed`, or in the step itself.
     key: Vec<u8>,
     changes: u64,
     begun: bool,
+}
+
+impl UnderWay {
+    /// A step for who has seen so much.
+    fn new(step: Step, seen: Seen, owed: Vec<View>) -> UnderWay {
+        let id = seen.and(step.view.version()).to_string();
+        UnderWay { step, id, owed, key: Vec::new(), changes: 0, begun: false }
+    }
 }
 
 /// Counts a client for as long as it is there.
@@ -224,13 +297,8 @@ impl Drop for Counted {
 }
 
 impl Stream {
-    fn new(
-        app: &App,
-        dataset: &Arc<Dataset>,
-        cursor: Cursor,
-        hello: String,
-        room: OwnedSemaphorePermit,
-    ) -> Stream {
+    fn new(app: &App, dataset: &Arc<Dataset>, begun: Begun, room: OwnedSemaphorePermit) -> Stream {
+        let Begun { cursor, hello, under_way } = begun;
         let clients = dataset.reading().map(|reading| reading.metrics().change_streams.clone());
         if let Some(clients) = &clients {
             clients.inc();
@@ -240,7 +308,7 @@ impl Stream {
             dataset: Arc::clone(dataset),
             cursor,
             hello: Some(hello),
-            under_way: None,
+            under_way,
             handed: None,
             ended: false,
             _counted: Counted(clients),
@@ -292,7 +360,8 @@ impl Stream {
                 self.cursor.pass(step);
                 continue;
             }
-            self.under_way = Some(UnderWay { step, key: Vec::new(), changes: 0, begun: false });
+            let seen = Seen::whole(self.cursor.at().version());
+            self.under_way = Some(UnderWay::new(step, seen, Vec::new()));
         }
     }
 
@@ -332,32 +401,62 @@ impl Stream {
 
 /// Some of the events between two views; and whether they are the last.
 fn make(before: &View, under_way: &mut UnderWay) -> crate::Result<(String, bool)> {
-    let view = &under_way.step.view;
+    let UnderWay { step, id, owed, key, changes, begun } = under_way;
+    let view = &step.view;
     let (version, from) = (view.version(), before.version());
     let rollback = version < from;
     let mut text = String::new();
-    if rollback && !under_way.begun {
+    if rollback && !*begun {
         // Writing to a String cannot fail.
         let _ = write!(text, "event: rollback\ndata: {{\"version\":{version},\"from\":{from}}}\n\n");
     }
-    under_way.begun = true;
-    for change in view.changes_from_key(before, &under_way.key) {
+    *begun = true;
+    while let Some(part) = owed.last() {
+        for change in part.changes_from_key(before, &*key) {
+            let change = change?;
+            if text.len() >= PIECE {
+                *key = change.key().to_vec();
+                return Ok((text, false));
+            }
+            let now = view.get(change.key())?;
+            // Who had nothing is given all that is there below.
+            if from == Version(0) && now.is_some() {
+                continue;
+            }
+            event(&mut text, (id.as_str(), version), change.key(), change.before(), now.as_ref())?;
+            *changes += 1;
+        }
+        owed.pop();
+        key.clear();
+    }
+    for change in view.changes_from_key(before, &*key) {
         let change = change?;
         if text.len() >= PIECE {
-            under_way.key = change.key().to_vec();
+            *key = change.key().to_vec();
             return Ok((text, false));
         }
-        let _ = write!(text, "event: change\ndata: {{\"version\":{version},\"key\":");
-        text::key_to_json(change.key(), &mut text);
-        text.push_str(",\"old\":");
-        put(change.before(), &mut text)?;
-        text.push_str(",\"new\":");
-        put(change.after(), &mut text)?;
-        text.push_str("}\n\n");
-        under_way.changes += 1;
+        event(&mut text, (id.as_str(), version), change.key(), change.before(), change.after())?;
+        *changes += 1;
     }
-    text.push_str(&ends(version, from, under_way.changes, rollback));
+    text.push_str(&ends(version, from, *changes, rollback));
     Ok((text, true))
+}
+
+fn event(
+    text: &mut String,
+    (id, version): (&str, Version),
+    key: &[u8],
+    old: Option<&Value<'_>>,
+    new: Option<&Value<'_>>,
+) -> crate::Result<()> {
+    let _ = write!(text, "id: {id}\nevent: change\ndata: {{\"version\":{version},\"key\":");
+    text::key_to_json(key, text);
+    text.push_str(",\"old\":");
+    put(old, text)?;
+    text.push_str(",\"new\":");
+    put(new, text)?;
+    text.push_str("}\n\n");
+    Ok(())
 }
 
 fn put(value: Option<&Value<'_>>, out: &mut String) -> crate::Result<()> {
@@ -368,6 +467,3 @@ fn put(value: Option<&Value<'_>>, out: &mut String) -> crate::Result<()> {
     text::to_json(value.schema(), value.bytes(), out)
         .map_err(|error| crate::Error::because(ErrorKind::Corrupt, "writing a changed value as JSON", error))
 }
-
-#[cfg(test)]
-mod tests;

@@ -36,7 +36,7 @@ mod letters;
 mod report;
 mod run;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use report::{Report, Told};
 pub use run::Runner;

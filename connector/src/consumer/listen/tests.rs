@@ -33,20 +33,20 @@ const LIFE: Life = Life { epoch: 1, writer: Uuid::nil() };
 /// Longest that anything may take.
 const LONG: Duration = Duration::from_secs(60);
 
-struct World {
+pub(crate) struct World {
     dir: TempDir,
     store: Store,
-    identity: Identity,
-    schema: Arc<Schema>,
+    pub(crate) identity: Identity,
+    pub(crate) schema: Arc<Schema>,
     /// By version: the view, and what announced it.
-    versions: Vec<(View, Announcement)>,
-    recent: Recent,
+    pub(crate) versions: Vec<(View, Announcement)>,
+    pub(crate) recent: Recent,
     stop: CancellationToken,
     metrics: Arc<ConsumerMetrics>,
 }
 
 impl World {
-    fn new() -> World {
+    pub(crate) fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open("memory://").unwrap();
         let topic_id = TopicId([7; 16]);
@@ -66,7 +66,7 @@ impl World {
     }
 
     /// Builds the next version and stores it.
-    async fn write(&mut self, changes: &[(&str, Option<&str>)]) {
+    pub(crate) async fn write(&mut self, changes: &[(&str, Option<&str>)]) {
         let before = self.versions.last().map_or(0, |(view, _)| view.version().0);
         let (version, previous) = (Version(before + 1), Version(before));
         let source = SourcePartition { topic: "source".into(), topic_id: TopicId([1; 16]), partition: 0 };
@@ -138,13 +138,13 @@ impl World {
     }
 
     /// Makes a version that was written the newest.
-    fn show(&self, version: u64) {
+    pub(crate) fn show(&self, version: u64) {
         let (view, announcement) = &self.versions[version as usize - 1];
         self.recent.publish(view.clone(), announcement);
     }
 
     /// Writes a version, and makes it the newest.
-    async fn advance(&mut self, changes: &[(&str, Option<&str>)]) {
+    pub(crate) async fn advance(&mut self, changes: &[(&str, Option<&str>)]) {
         self.write(changes).await;
         self.show(self.versions.len() as u64);
     }

@@ -10,6 +10,8 @@ use crate::consumer::recent::Recent;
 use crate::format::announcement::{Announcement, SourcePosition};
 use crate::version::{BlobRef, Checksum, DeltaRef};
 
+mod cut;
+
 const PATH: &str = "/v1/datasets/products/changes";
 
 /// What announces a view; its blobs are nowhere.
@@ -135,13 +137,15 @@ async fn changes_come_key_by_key_and_a_version_is_complete_by_its_id() {
     client.expect("1", "version", version(1, 1, 0, false)).await;
     publish(&recent, view(2, &[b"a", b"b\n", b"\xff"]));
     let new = |key: &str| json!({ "name": key });
-    client.expect("", "change", json!({"version": 2, "key": "b\n", "old": null, "new": new("b\n")})).await;
+    client.expect("1+2", "change", json!({"version": 2, "key": "b\n", "old": null, "new": new("b\n")})).await;
     let key = json!({"base64": "/w=="});
-    client.expect("", "change", json!({"version": 2, "key": key, "old": null, "new": new("\u{fffd}")})).await;
+    client
+        .expect("1+2", "change", json!({"version": 2, "key": key, "old": null, "new": new("\u{fffd}")}))
+        .await;
     client.expect("2", "version", version(2, 1, 2, false)).await;
     publish(&recent, view(1, &[b"a"]));
     client.expect("", "rollback", json!({"version": 1, "from": 2})).await;
-    client.expect("", "change", json!({"version": 1, "key": "b\n", "old": new("b\n"), "new": null})).await;
+    client.expect("2+1", "change", json!({"version": 1, "key": "b\n", "old": new("b\n"), "new": null})).await;
     client.next().await.unwrap();
     client.expect("1", "version", version(1, 2, 2, true)).await;
     app.0.directory.drain();
@@ -156,7 +160,7 @@ async fn changes_come_key_by_key_and_a_version_is_complete_by_its_id() {
 async fn it_goes_on_behind_what_the_client_has_or_says_that_it_cannot() {
     let (app, recent) = confirmed(&[b"a"]);
     let mut all = Client::open(&app, "?since=0", None).await;
-    all.expect("", "change", json!({"version": 1, "key": "a", "old": null, "new": {"name": "a"}})).await;
+    all.expect("0+1", "change", json!({"version": 1, "key": "a", "old": null, "new": {"name": "a"}})).await;
     assert_eq!(all.next().await.unwrap().0, "1");
     // The header counts: a browser that comes back asks for the URL of the beginning.
     let mut client = Client::open(&app, "?since=0", Some("1")).await;
@@ -164,7 +168,7 @@ async fn it_goes_on_behind_what_the_client_has_or_says_that_it_cannot() {
     publish(&recent, view(2, &[b"b"]));
     for client in [&mut all, &mut client] {
         client
-            .expect("", "change", json!({"version": 2, "key": "b", "old": null, "new": {"name": "b"}}))
+            .expect("1+2", "change", json!({"version": 2, "key": "b", "old": null, "new": {"name": "b"}}))
             .await;
         assert_eq!(client.next().await.unwrap().0, "2");
     }
@@ -191,7 +195,7 @@ async fn a_large_version_comes_in_pieces() {
     publish(&recent, view(2, &keys.iter().map(Vec::as_slice).collect::<Vec<_>>()));
     for key in &keys {
         let (id, name, data) = client.next().await.unwrap();
-        assert_eq!((id.as_str(), name.as_str()), ("", "change"));
+        assert_eq!((id.as_str(), name.as_str()), ("1+2", "change"));
         assert_eq!(data["key"], *String::from_utf8_lossy(key));
         assert!(client.text.len() < 2 * PIECE, "{} bytes at a time", client.text.len());
     }
@@ -218,7 +222,8 @@ async fn who_reads_nothing_for_too_long_is_told_and_let_go() {
     let (app, recent) = confirmed(&[b"a"]);
     let dataset = app.0.directory.get("products").unwrap();
     let room = Arc::clone(&app.0.streams).try_acquire_owned().unwrap();
-    let mut stream = Stream::new(&app, dataset, recent.cursor().unwrap(), "hello".to_owned(), room);
+    let begun = Begun { cursor: recent.cursor().unwrap(), hello: "hello".to_owned(), under_way: None };
+    let mut stream = Stream::new(&app, dataset, begun, room);
     stream.handed = Instant::now().checked_sub(STALL + Duration::from_secs(1));
     // The first piece was never waited for.
     let (hello, mut stream) = stream.next().await.unwrap();
