@@ -285,6 +285,8 @@ impl Recent {
                     | view::Error::CorruptBlob { .. }
                     | view::Error::Gap(_)
                     | view::Error::Foreign { .. }
+                    // What is held of the dataset is another by now, and does not fit what it was then.
+                    | view::Error::Unfit(_)
                     | view::Error::Schema(_) => Opening::Gone(text),
                     _ => Opening::Failed(text),
                 }

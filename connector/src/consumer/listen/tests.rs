@@ -24,9 +24,10 @@ use crate::schema::Schema;
 use crate::schema::wire::put_bytes;
 use crate::telemetry::ConsumerMetrics;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, Shard, SnapshotRef};
-use crate::view::{About, Cache, DeltaFile, Fetcher, Identity, View};
+use crate::view::{About, Cache, DeltaFile, Fetcher, Hold, Identity, View};
 
 mod day;
+mod held;
 mod keeping;
 
 const LIFE: Life = Life { epoch: 1, writer: Uuid::nil() };
@@ -38,6 +39,9 @@ pub(crate) struct World {
     store: Store,
     pub(crate) identity: Identity,
     pub(crate) schema: Arc<Schema>,
+    /// What stands in a datum behind the value that is written.
+    more: Vec<u8>,
+    hold: Arc<Hold>,
     /// By version: the view, and what announced it.
     pub(crate) versions: Vec<(View, Announcement)>,
     pub(crate) recent: Recent,
@@ -52,17 +56,19 @@ impl World {
         let topic_id = TopicId([7; 16]);
         let identity = Identity { dataset: "products".into(), topic_id, shard: Shard(0), shards: 1 };
         let stop = CancellationToken::new();
-        let recent = recent(&dir, &store, &stop);
+        let hold = Arc::<Hold>::default();
+        let recent = recent(&dir, &store, &hold, &stop);
         let schema = Arc::new(Schema::raw());
         let metrics = ConsumerMetrics::detached();
-        World { dir, store, identity, schema, versions: Vec::new(), recent, stop, metrics }
+        let (versions, more) = (Vec::new(), Vec::new());
+        World { dir, store, identity, schema, more, hold, versions, recent, stop, metrics }
     }
 
     /// The process starts again: nothing is held, nobody listens.
     fn restart(&mut self) {
         self.stop.cancel();
         self.stop = CancellationToken::new();
-        self.recent = recent(&self.dir, &self.store, &self.stop);
+        self.recent = recent(&self.dir, &self.store, &self.hold, &self.stop);
     }
 
     /// Builds the next version and stores it.
@@ -77,6 +83,7 @@ impl World {
             let datum = value.map(|value| {
                 let mut datum = Vec::new();
                 put_bytes(&mut datum, value.as_bytes());
+                datum.extend_from_slice(&self.more);
                 datum
             });
             let stamp = Stamp { timestamp: 5, source: 0, offset: version.0 as i64 };
@@ -140,7 +147,8 @@ impl World {
     /// Makes a version that was written the newest.
     pub(crate) fn show(&self, version: u64) {
         let (view, announcement) = &self.versions[version as usize - 1];
-        self.recent.publish(view.clone(), announcement);
+        let cache = Cache::open(self.dir.path().join("cache"), u64::MAX).unwrap();
+        self.recent.publish(view.clone().hold(&self.hold, &cache).unwrap(), announcement);
     }
 
     /// Writes a version, and makes it the newest.
@@ -167,7 +175,7 @@ impl World {
             look_every: Duration::from_secs(60),
             max_errors_per_minute: 10,
             freshness_slo: None,
-            hold: Arc::default(),
+            hold: self.hold.clone(),
             listeners: Vec::new(),
             listener_dir: self.dir.path().join("listeners"),
             dead_letters: "products.dlq".into(),
@@ -197,9 +205,9 @@ impl Drop for World {
     }
 }
 
-fn recent(dir: &TempDir, store: &Store, stop: &CancellationToken) -> Recent {
+fn recent(dir: &TempDir, store: &Store, hold: &Arc<Hold>, stop: &CancellationToken) -> Recent {
     let cache = Cache::open(dir.path().join("cache"), u64::MAX).unwrap();
-    let fetcher = Fetcher::new(store.clone(), cache);
+    let fetcher = Fetcher::new(store.clone(), cache).holding(hold.clone());
     Recent::new(Arc::new(ArcSwapOption::empty()), Some(fetcher), false, stop.clone())
 }
 
@@ -227,7 +235,10 @@ impl Listener for Scribe {
         }
         let failure = self.0.failures.lock().unwrap().pop_front();
         let text = |value: Option<&crate::view::Value<'_>>| {
-            value.map_or(String::new(), |value| String::from_utf8_lossy(value.raw().unwrap()).into_owned())
+            value.map_or(String::new(), |value| match value.raw() {
+                Some(raw) => String::from_utf8_lossy(raw).into_owned(),
+                None => value.to_json().unwrap(),
+            })
         };
         let mut said = format!("{}->{}", set.from, set.version);
         said += if set.rollback { " rollback" } else { "" };
