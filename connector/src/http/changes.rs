@@ -4,22 +4,23 @@
 //! ```text
 //! retry: 1000
 //!
-//! id: 7                                          where the client is: it begins here, or was reset to it
+//! id: 7.51ab20c1                                 where the client is: it begins here, or was reset to it
 //! event: version
 //! data: {"version":7,"from":7,"changes":0,"rollback":false}
 //!
-//! id: 7+8                                        still 7, and a part of 8
+//! id: 7+8.51ab20c1                               still 7, and a part of 8
 //! event: change                                  one for each key
 //! data: {"version":8,"key":"P-100","old":{"price":24.5},"new":{"price":22}}
 //!
-//! id: 8                                          the version is complete: who comes back goes on behind it
+//! id: 8.51ab20c1                                 the version is complete: who comes back goes on behind it
 //! event: version
 //! data: {"version":8,"from":7,"changes":1,"rollback":false}
 //! ```
 //!
 //! A client that is cut off in the middle of a version has some keys as they were and some as they are in it, and that
 //! version may not be on its way any more when it comes back: a pin, or several versions as one. Its id says so (`seen`): each
-//! key in which the two differ comes with what it is now, then what has changed since the version that it had whole.
+//! key in which the two differ comes with what it is now, then what has changed since the version that it had whole. The id
+//! also says of what: an id of another history, or of other fields, is a `reset`.
 //!
 //! A rollback begins with an event `rollback`; `reset` says that what the client has cannot be compared with what there is;
 //! `goodbye` says why this process ends the stream.
@@ -71,6 +72,8 @@ pub(super) const STALL: Duration = Duration::from_secs(30);
 /// Most bytes that are made at a time, a little over.
 const PIECE: usize = 64 << 10;
 
+/// The first that is sent: how long a browser waits before it comes back, in milliseconds.
+const RETRY: &str = "retry: 1000\n\n";
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Proxies that collect answers are asked not to.
@@ -135,7 +138,7 @@ fn seen(name: &str, text: &[u8]) -> Result<Seen, Problem> {
     let text = String::from_utf8_lossy(text);
     Seen::read(&text).ok_or_else(|| {
         Problem::rejected(format!(
-            "{name} = {text:?} is not the id of an event here, as in 7 or 7+8, nor a version's number"
+            "{name} = {text:?} is not the id of an event here, as in 7.51ab20c1 or 7+8.51ab20c1, nor a version's number"
         ))
     })
 }
@@ -150,23 +153,32 @@ struct Begun {
     under_way: Option<UnderWay>,
 }
 
+/// Where a stream begins for who has seen so much; for who does not say, at the newest version.
 async fn begin(cursor: Cursor, since: Option<Seen>, recent: &Recent) -> Begun {
     let newest = cursor.newest().view.clone();
-    let retry = "retry: 1000\n\n";
-    let at = newest.version();
-    let seen = since.unwrap_or_else(|| Seen::whole(at));
-    if seen == Seen::whole(at) {
-        return Begun { cursor, hello: format!("{retry}{}", ends(at, at, 0, false)), under_way: None };
+    let (at, now) = (newest.version(), Seen::whole(&newest));
+    let seen = Seen { mark: now.mark, ..since.clone().unwrap_or_else(|| now.clone()) };
+    let is_other = since.and_then(|since| since.mark).is_some_and(|mark| Some(mark) != now.mark);
+    if is_other {
+        let why = "the id is of another history, or of other fields or another filter than this reader's";
+        return reset(cursor, &seen, why);
+    }
+    if seen == now {
+        return Begun { cursor, hello: format!("{RETRY}{}", ends(&newest, at, 0)), under_way: None };
     }
     match resume(cursor, &seen, recent).await {
-        Ok((cursor, under_way)) => Begun { cursor, hello: retry.to_owned(), under_way },
-        Err((cursor, why)) => {
-            let since = seen.whole;
-            let data = format!("{{\"version\":{at},\"since\":{since},\"reason\":\"{why}\"}}");
-            let hello = format!("{retry}id: {at}\nevent: reset\ndata: {data}\n\n");
-            Begun { cursor: cursor.from(newest), hello, under_way: None }
-        }
+        Ok((cursor, under_way)) => Begun { cursor, hello: RETRY.to_owned(), under_way },
+        Err((cursor, why)) => reset(cursor, &seen, &why),
     }
+}
+
+/// At the newest version, of which the client has to read all.
+fn reset(cursor: Cursor, seen: &Seen, why: &str) -> Begun {
+    let newest = cursor.newest().view.clone();
+    let (version, since, id) = (newest.version(), seen.whole, Seen::whole(&newest));
+    let data = format!("{{\"version\":{version},\"since\":{since},\"reason\":\"{why}\"}}");
+    let hello = format!("{RETRY}id: {id}\nevent: reset\ndata: {data}\n\n");
+    Begun { cursor: cursor.from(newest), hello, under_way: None }
 }
 
 /// A cursor behind the version that the client has, with its first step where parts of others have to be mended; or why not.
@@ -212,9 +224,11 @@ async fn resume(
 }
 
 /// The event that completes a version.
-fn ends(version: Version, from: Version, changes: u64, rollback: bool) -> String {
+fn ends(view: &View, from: Version, changes: u64) -> String {
+    let (version, id) = (view.version(), Seen::whole(view));
+    let rollback = version < from;
     format!(
-        "id: {version}\nevent: version\n\
+        "id: {id}\nevent: version\n\
          data: {{\"version\":{version},\"from\":{from},\"changes\":{changes},\"rollback\":{rollback}}}\n\n"
     )
 }
@@ -360,7 +374,11 @@ impl Stream {
                 self.cursor.pass(step);
                 continue;
             }
-            let seen = Seen::whole(self.cursor.at().version());
+            let before = self.cursor.at();
+            // Who has a part of another history than before has nothing that can be mended: the mark says so.
+            let is_new = before.identity().topic_id != step.view.identity().topic_id;
+            let mark = if is_new { before.mark() } else { step.view.mark() };
+            let seen = Seen { mark: Some(mark), ..Seen::whole(before) };
             self.under_way = Some(UnderWay::new(step, seen, Vec::new()));
         }
     }
@@ -404,9 +422,8 @@ fn make(before: &View, under_way: &mut UnderWay) -> crate::Result<(String, bool)
     let UnderWay { step, id, owed, key, changes, begun } = under_way;
     let view = &step.view;
     let (version, from) = (view.version(), before.version());
-    let rollback = version < from;
     let mut text = String::new();
-    if rollback && !*begun {
+    if version < from && !*begun {
         // Writing to a String cannot fail.
         let _ = write!(text, "event: rollback\ndata: {{\"version\":{version},\"from\":{from}}}\n\n");
     }
@@ -438,7 +455,7 @@ fn make(before: &View, under_way: &mut UnderWay) -> crate::Result<(String, bool)
         event(&mut text, (id.as_str(), version), change.key(), change.before(), change.after())?;
         *changes += 1;
     }
-    text.push_str(&ends(version, from, *changes, rollback));
+    text.push_str(&ends(view, from, *changes));
     Ok((text, true))
 }
 

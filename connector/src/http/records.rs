@@ -1,7 +1,7 @@
 //! Records of a version: one by its key, several by theirs, or a page of them in key order.
 //!
-//! All answer with the version as `ETag`, so that who asks again with `If-None-Match` is told in a few bytes that nothing
-//! has changed. All take `?version=`, which is answered only by that version: a client that reads several records at one
+//! All answer with the version as `ETag`, and with what is held of which history, so that who asks again with `If-None-Match`
+//! is told in a few bytes that nothing has changed. All take `?version=`, which is answered only by that version: a client that reads several records at one
 //! version either gets them all from it or learns that it cannot be had here.
 
 use std::fmt::Write as _;
@@ -339,7 +339,8 @@ struct Head {
 
 impl Head {
     fn of(view: &View) -> Head {
-        Head { etag: format!("\"{}\"", view.versions()), stale: view.about().stale }
+        // The number alone would name other content after a change of filter or fields, and in another announcement topic.
+        Head { etag: format!("\"{}.{:08x}\"", view.versions(), view.mark()), stale: view.about().stale }
     }
 
     /// Whether the asker has this version, by `If-None-Match` (RFC 9110, 13.1.2).
@@ -358,7 +359,8 @@ impl Head {
     }
 
     fn dress(self, mut response: Response) -> Response {
-        let etag = HeaderValue::try_from(self.etag).expect("digits, commas and quotes may stand in a header");
+        let etag =
+            HeaderValue::try_from(self.etag).expect("digits, commas, dots and quotes may stand in a header");
         response.headers_mut().insert(ETAG, etag);
         if self.stale {
             response.headers_mut().insert(STALE, HeaderValue::from_static("true"));

@@ -41,7 +41,7 @@ pub(crate) struct World {
     pub(crate) schema: Arc<Schema>,
     /// What stands in a datum behind the value that is written.
     more: Vec<u8>,
-    hold: Arc<Hold>,
+    pub(crate) hold: Arc<Hold>,
     /// By version: the view, and what announced it.
     pub(crate) versions: Vec<(View, Announcement)>,
     pub(crate) recent: Recent,
@@ -65,7 +65,7 @@ impl World {
     }
 
     /// The process starts again: nothing is held, nobody listens.
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.stop.cancel();
         self.stop = CancellationToken::new();
         self.recent = recent(&self.dir, &self.store, &self.hold, &self.stop);

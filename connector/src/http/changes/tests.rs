@@ -84,6 +84,8 @@ fn confirmed(keys: &[&[u8]]) -> (App, Recent) {
 struct Client {
     body: Body,
     text: String,
+    /// The last id, as it came.
+    last: String,
 }
 
 impl Client {
@@ -96,10 +98,10 @@ impl Client {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-store");
-        Client { body: response.into_body(), text: String::new() }
+        Client { body: response.into_body(), text: String::new(), last: String::new() }
     }
 
-    /// The next event: id, name and data; `None` at the end.
+    /// The next event: id without its mark, name and data; `None` at the end.
     async fn next(&mut self) -> Option<(String, String, Json)> {
         loop {
             while let Some((event, rest)) = self.text.split_once("\n\n") {
@@ -108,9 +110,15 @@ impl Client {
                 let field = |name: &str| {
                     event.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_owned()
                 };
-                let data = field("data: ");
+                let (id, data) = (field("id: "), field("data: "));
+                let (versions, mark) = id.split_once('.').unwrap_or_default();
+                assert!(id.is_empty() || mark.len() == 8, "{id}");
                 if !data.is_empty() {
-                    return Some((field("id: "), field("event: "), serde_json::from_str(&data).unwrap()));
+                    if !id.is_empty() {
+                        self.last = id.clone();
+                    }
+                    let data = serde_json::from_str(&data).unwrap();
+                    return Some((versions.to_owned(), field("event: "), data));
                 }
             }
             let frame = tokio::time::timeout(Duration::from_secs(60), self.body.frame());

@@ -8,8 +8,10 @@ use crate::consumer::Reader;
 use crate::consumer::listen::tests::World;
 use crate::consumer::recent::MOST;
 use crate::host::{Dataset, Directory, ReadingSide};
+use crate::record::TopicId;
 use crate::schema::Schema;
 use crate::telemetry::{ConsumerMetrics, Metrics};
+use crate::view::Hold;
 
 const NAMED: &str = r#"{"type":"record","name":"Product","fields":[{"name":"name","type":"string"}]}"#;
 
@@ -37,21 +39,17 @@ struct Follower {
     has: BTreeMap<String, Json>,
     /// The version that it has, whole; `None`: a part of one, or nobody knows: something comes.
     at: Option<u64>,
-    last: String,
 }
 
 impl Follower {
     async fn new(app: &App) -> Follower {
         let client = Client::open(app, "?since=0", None).await;
-        Follower { client, has: BTreeMap::new(), at: None, last: String::new() }
+        Follower { client, has: BTreeMap::new(), at: None }
     }
 
     /// Takes the next event.
     async fn take(&mut self, world: &World) {
-        let (id, name, data) = self.client.next().await.expect("the stream goes on");
-        if !id.is_empty() {
-            self.last = id;
-        }
+        let (_, name, data) = self.client.next().await.expect("the stream goes on");
         let version = data["version"].as_u64().unwrap();
         match name.as_str() {
             "change" => {
@@ -82,7 +80,9 @@ impl Follower {
     }
 
     async fn back(&mut self, app: &App) {
-        self.client = Client::open(app, "?since=0", Some(&self.last)).await;
+        let last = std::mem::take(&mut self.client.last);
+        self.client = Client::open(app, "?since=0", Some(&last)).await;
+        self.client.last = last;
         self.at = None;
     }
 }
@@ -224,4 +224,47 @@ async fn a_client_has_each_version_whole_however_often_it_is_cut_off() {
     follower.reach(&world, shown, u64::MAX).await;
     assert_eq!(follower.has, state(&world, shown));
     assert!(cuts > 5 && wholes > 5, "{cuts} {wholes}");
+}
+
+#[tokio::test]
+async fn an_id_of_another_history_or_of_other_fields_is_no_place_to_go_on_from() {
+    let mut one = world();
+    one.advance(&[("a", Some("1"))]).await;
+    one.advance(&[("a", Some("2"))]).await;
+    let mut client = Client::open(&over(&one), "?since=1", None).await;
+    client.next().await.unwrap();
+    let part = client.last.clone();
+    client.next().await.unwrap();
+    let whole = client.last.clone();
+    // Both histories are at version 2; the one topic is made anew, or the one reader holds less.
+    let mut other = world();
+    other.identity.topic_id = TopicId([8; 16]);
+    other.advance(&[("a", Some("1"))]).await;
+    other.advance(&[("z", Some("9"))]).await;
+    let mut less = world();
+    less.hold = Arc::new(Hold::new(None, Some(vec!["name".to_owned()]), Vec::new()));
+    less.restart();
+    less.advance(&[("a", Some("1"))]).await;
+    less.advance(&[("a", Some("2"))]).await;
+    for last in [&whole, &part] {
+        assert_eq!(
+            Client::open(&over(&one), "", Some(last)).await.next().await.unwrap().0,
+            if last == &whole { "2" } else { "1+2" }
+        );
+        for world in [&other, &less] {
+            let app = over(world);
+            for (query, last) in [(String::new(), Some(last.as_str())), (format!("?since={last}"), None)] {
+                let (id, name, data) = Client::open(&app, &query, last).await.next().await.unwrap();
+                assert_eq!((id.as_str(), name.as_str()), ("2", "reset"), "{data}");
+                assert!(data["reason"].as_str().unwrap().contains("another history"), "{data}");
+            }
+            // A number by itself is taken at its word.
+            assert_eq!(Client::open(&app, "?since=2", None).await.next().await.unwrap().1, "version");
+            // From nothing on, an id is of what this reader holds.
+            let mut all = Client::open(&app, "?since=0", None).await;
+            assert_eq!(all.next().await.unwrap().0, "0+2");
+            let again = Client::open(&app, "", Some(&all.last)).await.next().await.unwrap();
+            assert_eq!((again.0.as_str(), again.1.as_str()), ("0+2", "change"));
+        }
+    }
 }
