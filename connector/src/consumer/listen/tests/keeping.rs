@@ -15,9 +15,16 @@ async fn a_checkpoint_comes_back_and_has_one_owner() {
     let mut state = State {
         stamp: [3; 16],
         topic_id: TopicId([7; 16]),
+        held: Some(7),
         steps: 1 << 40,
         handled: Some(announced(2)),
-        doing: Some(Doing { announcement: announced(3), reset: true, key: b"\0k".to_vec(), batch: 7 }),
+        doing: Some(Doing {
+            announcement: announced(3),
+            reset: true,
+            key: b"\0k".to_vec(),
+            batch: 7,
+            most: 9,
+        }),
     };
     file.save(&state).unwrap();
     assert!(matches!(Checkpoint::open(dir, "products", "audit"), Err(checkpoint::Error::Locked(_))));
