@@ -26,6 +26,7 @@ pub mod open;
 pub mod noted;
 pub mod follow;
 pub mod guard;
+mod shelf;
 pub mod recent;
 pub mod listen;
 pub mod reader;

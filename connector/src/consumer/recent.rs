@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::follow::Slot;
+use super::shelf::Shelf;
 use crate::error;
 use crate::format::announcement::Announcement;
 use crate::schema::{self, Schema};
@@ -72,6 +73,8 @@ struct Inner {
     /// Told when there is another version, or another base below the newest.
     wake: watch::Sender<()>,
     opening: Semaphore,
+    /// Those: many may come back to one version.
+    opened: Shelf,
     /// Held to look at it, or to parse the next one.
     schema: Mutex<Option<Arc<Schema>>>,
     stop: CancellationToken,
@@ -115,6 +118,7 @@ impl Recent {
             ring: Mutex::default(),
             wake: watch::channel(()).0,
             opening: Semaphore::new(OPENED_AT_A_TIME),
+            opened: Shelf::default(),
             schema: Mutex::default(),
             stop,
         }))
@@ -245,9 +249,13 @@ impl Recent {
         }
         let (announcement, chain) = self.leading_to(version, false)?;
         let fetcher = self.0.fetcher.as_ref()?;
-        let _turn = self.0.opening.acquire().await.ok()?;
         let facts = facts(&announcement, &chain, self.schema(&announcement).ok()?);
-        let view = fetcher.open(newest.view.identity(), &chain, None, facts).await;
+        let identity = newest.view.identity();
+        let open = async {
+            let _turn = self.0.opening.acquire().await.expect("the semaphore is never closed");
+            fetcher.open(identity, &chain, None, facts).await
+        };
+        let view = self.0.opened.get(identity.topic_id, version, open).await;
         view.inspect_err(
             |error| tracing::debug!(%version, %error, "another version than the newest cannot be opened"),
         )

@@ -59,7 +59,7 @@ use crate::view::{Value, View};
 
 mod seen;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use seen::{MOST_PARTS, Seen};
 
@@ -74,7 +74,7 @@ const PIECE: usize = 64 << 10;
 
 /// The first that is sent: how long a browser waits before it comes back, in milliseconds.
 const RETRY: &str = "retry: 1000\n\n";
-const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Proxies that collect answers are asked not to.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -119,7 +119,7 @@ async fn open(app: &App, request: &Parts) -> Result<Response, Problem> {
     let body = Body::from_stream(futures::stream::unfold(stream, Stream::next));
     let mut response = body.into_response();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, EVENT_STREAM);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(BUFFERING, HeaderValue::from_static("no"));
     Ok(response)

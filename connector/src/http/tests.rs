@@ -11,71 +11,27 @@ use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::*;
 use crate::codec::{Misfit, Stage};
 use crate::consumer::Reader;
-use crate::format::container::{Kind, Writer};
 use crate::host::{Dataset, ReadingSide, Writes};
 use crate::producer::Reliability;
 use crate::producer::pace::Pace;
 use crate::producer::storm::Storm;
-use crate::record::{Entry, Position, SourcePartition, Stamp, TopicId};
-use crate::schema::Schema;
-use crate::schema::wire::put_bytes;
+use crate::record::TopicId;
 use crate::telemetry::ConsumerMetrics;
-use crate::version::{Life, Shard, Version};
-use crate::view::{About, DeltaFile, Identity, View};
+use crate::view::View;
 
+mod bounds;
 mod hostile;
+mod made;
 mod reading;
 
+pub(super) use made::view;
+use made::{tag, view_named, view_of, view_with};
+
 const SCHEMA: &str = r#"{"type":"record","name":"Product","fields":[{"name":"name","type":"string"}]}"#;
-
-/// A view of version `version`, whose values are products named like their keys.
-pub(super) fn view(version: u64, keys: &[&[u8]]) -> View {
-    view_of(TopicId([7; 16]), version, keys)
-}
-
-fn view_of(topic_id: TopicId, version: u64, keys: &[&[u8]]) -> View {
-    let schema = Arc::new(Schema::dataset(SCHEMA).unwrap());
-    let identity = Identity { dataset: "products".into(), topic_id, shard: Shard(0), shards: 1 };
-    let life = Life { epoch: 1, writer: Uuid::nil() };
-    let source = SourcePartition { topic: "products".into(), topic_id, partition: 0 };
-    let mut view = View::empty(identity.clone(), schema.clone());
-    for at in 1..=version {
-        let (at, before) = (Version(at), Version(at - 1));
-        let header = identity.header(Kind::Delta, at, before, life, &schema, vec![source.clone()]);
-        let mut writer = Writer::new(Vec::new(), &header).unwrap();
-        if at.0 == version {
-            for key in keys {
-                let mut datum = Vec::new();
-                put_bytes(&mut datum, String::from_utf8_lossy(key).as_bytes());
-                let stamp = Stamp { timestamp: 1, source: 0, offset: 2 };
-                writer.push(&Entry { key, stamp, value: Some(&datum) }).unwrap();
-            }
-        }
-        let (_, plain) = writer.finish().unwrap();
-        let delta = DeltaFile::from_plain(plain, &identity, &schema).unwrap();
-        let about = About {
-            version: at,
-            life,
-            announced_at_ms: 1_700_000_000_000,
-            caught_up: true,
-            records: keys.len() as u64,
-            positions: vec![Position { source: source.clone(), offset: 3 }],
-            ..About::nothing(schema.clone())
-        };
-        view = view.apply(Arc::new(delta), about).unwrap();
-    }
-    view
-}
-
-/// The entity tag of a version of [`view`].
-fn tag(version: u64) -> String {
-    format!("\"{version}.{:08x}\"", view(version, &[]).mark())
-}
 
 pub(super) fn app(views: impl IntoIterator<Item = View>) -> App {
     let clock = Clock::manual(1_700_000_000_000);

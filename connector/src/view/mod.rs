@@ -17,7 +17,7 @@
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::format::container::Kind;
 use crate::record::{Entry, Stamp};
@@ -436,9 +436,30 @@ impl View {
         &self.0.reads
     }
 
+    /// To find it again as long as somebody has it.
+    pub fn shadow(&self) -> Shadow {
+        Shadow(Arc::downgrade(&self.0))
+    }
+
     /// Files of the base, if a page of them was found damaged: the owner discards them, fetches again and opens anew.
     pub fn damaged(&self) -> Option<[&Path; 2]> {
         self.0.base.as_ref().and_then(|base| base.damaged())
+    }
+}
+
+/// A view that is there for as long as somebody else has it. The default: none.
+#[derive(Clone, Debug, Default)]
+pub struct Shadow(Weak<Inner>);
+
+impl Shadow {
+    /// Whether somebody has the view.
+    pub fn is_there(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    /// The view, if it is there.
+    pub fn view(&self) -> Option<View> {
+        self.0.upgrade().map(View)
     }
 }
 

@@ -66,13 +66,13 @@ fn announcement(view: &View) -> Announcement {
     }
 }
 
-fn publish(recent: &Recent, view: View) {
+pub(in crate::http) fn publish(recent: &Recent, view: View) {
     let announcement = announcement(&view);
     recent.publish(view, &announcement);
 }
 
 /// The routes over version 1, which is confirmed, and what publishes the next.
-fn confirmed(keys: &[&[u8]]) -> (App, Recent) {
+pub(in crate::http) fn confirmed(keys: &[&[u8]]) -> (App, Recent) {
     let first = view(1, keys);
     let app = app([first.clone()]);
     let recent = app.0.directory.get("products").unwrap().reader().unwrap().recent().clone();
