@@ -9,6 +9,7 @@
 //!
 //! Blocks, so that changes are borrowed from the maps, where a page may have to come from the disk.
 
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{self, Checkpoint, Doing, State};
 use super::letters::{self, Letters};
-use super::{Begin, ChangeSet, Failed, Listening, Report, Why};
+use super::{BATCH_SIZE, Begin, ChangeSet, Failed, Listening, Report, Why};
 use crate::clock::{Clock, Entropy};
 use crate::consumer::Options;
 use crate::consumer::recent::{Cursor, Opening, Recent, Step, is_same};
@@ -352,9 +353,19 @@ impl Runner {
         Ok(Stepped::Unreadable)
     }
 
-    /// Most changes in a set.
+    /// Most changes in a set. The listener's own code, as a call is: its panic must not end the consumer.
     fn batch_size(&self) -> u64 {
-        (self.listening.handler.batch_size() as u64).max(1)
+        let asked = std::panic::catch_unwind(AssertUnwindSafe(|| self.listening.handler.batch_size()));
+        let most = asked.unwrap_or_else(|panic| {
+            tracing::error!(
+                dataset = self.dataset,
+                listener = self.listening.name,
+                panic = said(&*panic),
+                "the listener's batch_size panicked: sets have {BATCH_SIZE} changes at most"
+            );
+            BATCH_SIZE
+        });
+        (most as u64).max(1)
     }
 
     fn id(&self, version: Version, batch: u64) -> String {
@@ -420,10 +431,7 @@ impl Runner {
             let call = AssertUnwindSafe(async { self.listening.handler.handle(set).await }).catch_unwind();
             tokio::select! {
                 called = call => Ok(called.unwrap_or_else(|panic| {
-                    let said = panic.downcast_ref::<&str>().map(|said| (*said).to_owned());
-                    let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
-                    let said = said.unwrap_or_else(|| "it says no more".to_owned());
-                    Err(Failed::again(format!("the listener panicked: {said}")))
+                    Err(Failed::again(format!("the listener panicked: {}", said(&*panic))))
                 })),
                 () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => Err(Stopped),
             }
@@ -433,17 +441,7 @@ impl Runner {
     /// The last try is over: a letter for each change, and on. Until the letters are in their topic nothing is.
     fn give_up(&mut self, set: &ChangeSet<'_>, why: &str) -> Flow {
         let Listening { name, stage, .. } = self.listening.clone();
-        let mut letters = match Letters::of(set, &name, stage, why) {
-            Ok(letters) => letters,
-            Err(error) => {
-                // Its page was checked, so a writer's bug wrote it; no letter would ever be made of it.
-                tracing::error!(
-                    dataset = self.dataset, listener = name, version = %set.version, set = set.id, error = error::chain(&error),
-                    "changes were not handled, and are no dead letters: a value is not of its schema"
-                );
-                return Ok(());
-            }
-        };
+        let mut letters = Letters::of(set, &name, stage, why);
         let count = letters.len() as u64;
         let mut backoff = Backoff::new(letters::FIRST_WAIT, self.listening.tries.longest_wait);
         loop {
@@ -536,6 +534,12 @@ impl Runner {
     fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         Handle::current().block_on(work)
     }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it says no more")
 }
 
 /// The next set's changes.

@@ -114,3 +114,26 @@ async fn a_set_comes_again_as_it_was_though_sets_are_larger_now() {
     assert_eq!(four.heard(2).await[1], "2->3: e=1>2", "from the next version on they are larger");
     ends(&world, task).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_a_listeners_own_batch_size_ends_nothing() {
+    struct Panics(Scribe);
+    impl Listener for Panics {
+        async fn changed(&self, set: &ChangeSet<'_>) -> Result<(), Failed> {
+            self.0.changed(set).await
+        }
+
+        fn batch_size(&self) -> usize {
+            panic!("on purpose")
+        }
+    }
+    let (mut world, scribe) = (World::new(), Scribe::default());
+    world.advance(&[("a", Some("1"))]).await;
+    let listening =
+        Listening { tries: quick("x", &scribe).tries, ..Listening::new("audit", Panics(scribe.clone())) };
+    let (report, task) = world.listen(listening);
+    assert_eq!(scribe.heard(1).await, ["0->1: a=>1"]);
+    until(&report, |told| told.version == Version(1)).await;
+    assert!(!world.stop.is_cancelled());
+    ends(&world, task).await;
+}
