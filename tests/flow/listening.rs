@@ -402,7 +402,8 @@ impl Events {
             }
             let line = line.trim_end();
             if let Some(text) = line.strip_prefix("id: ") {
-                id = Some(text.to_owned());
+                // What stands behind the dot says of which history the version is.
+                id = text.split_once('.').map(|(versions, _)| versions.to_owned());
             } else if let Some(text) = line.strip_prefix("event: ") {
                 name = text.to_owned();
             } else if let Some(text) = line.strip_prefix("data: ") {

@@ -11,13 +11,14 @@
 //! pinned follows another version), versions below the newest snapshot (`history` finds them).
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::Mutex;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use super::shelf::Shelf;
 use crate::clock::Clock;
 use crate::format::announcement::Announcement;
 use crate::version::{Chain, Life, Version};
@@ -37,8 +38,11 @@ struct Shared {
     fetcher: Fetcher,
     clock: Clock,
     newest: ArcSwapOption<Newest>,
-    /// Held while one is opened: each costs a pass over its deltas, and who asks for all of them waits for himself.
+    /// Held to find one, never while one is opened: that may hang as long as a store does.
     open: Mutex<VecDeque<Open>>,
+    opening: Shelf,
+    /// Versions that are opened at a time: each costs a pass over its deltas.
+    turns: Semaphore,
 }
 
 /// What the newest version is made of. Not its view, which would outlive the merge that replaces it.
@@ -60,19 +64,28 @@ impl Earlier {
     /// Nothing is known yet.
     pub fn new(fetcher: Fetcher, clock: Clock) -> Earlier {
         let (newest, open) = (ArcSwapOption::empty(), Mutex::default());
-        Earlier(Arc::new(Shared { fetcher, clock, newest, open }))
+        let (opening, turns) = (Shelf::default(), Semaphore::new(OPEN));
+        Earlier(Arc::new(Shared { fetcher, clock, newest, open, opening, turns }))
+    }
+
+    fn held(&self) -> MutexGuard<'_, VecDeque<Open>> {
+        // Each change leaves the list whole.
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The newest version is this one.
     pub fn note(&self, view: &View, announcement: &Announcement) {
         let (identity, about) = (view.identity().clone(), view.about().clone());
-        // Somebody may be opening one: then the next version comes by here too.
-        if let Ok(mut open) = self.0.open.try_lock() {
-            let now = self.0.clock.now();
-            open.retain(|open| {
+        let let_go: Vec<_> = {
+            let (mut open, now) = (self.held(), self.0.clock.now());
+            let (keep, let_go) = open.drain(..).partition(|open: &Open| {
                 *open.view.identity() == identity && now.saturating_duration_since(open.used) < IDLE
             });
-        }
+            *open = keep;
+            Vec::from(let_go)
+        };
+        // Without the lock: it may unmap files.
+        drop(let_go);
         let (chain, reads) = (announcement.chain(), view.reads().clone());
         self.0.newest.store(Some(Arc::new(Newest { identity, about, chain, reads })));
     }
@@ -92,13 +105,11 @@ impl Earlier {
     /// # Errors
     /// As [`Fetcher::open`].
     pub async fn at(&self, version: Version) -> Result<Option<View>, view::Error> {
-        let mut open = self.0.open.lock().await;
-        let now = self.0.clock.now();
         let Some(newest) = self.0.newest.load_full() else { return Ok(None) };
         let is =
-            |open: &&mut Open| open.view.version() == version && *open.view.identity() == newest.identity;
-        if let Some(open) = open.iter_mut().find(is) {
-            open.used = now;
+            |open: &&mut Open| open.view.version() == version && open.view.identity() == &newest.identity;
+        if let Some(open) = self.held().iter_mut().find(is) {
+            open.used = self.0.clock.now();
             return Ok(Some(open.view.clone()));
         }
         let mut chain = newest.chain.clone();
@@ -106,12 +117,27 @@ impl Earlier {
         if version == Version(0) || chain.version() != version {
             return Ok(None);
         }
-        let view = self.open(&newest, &chain).await?;
-        open.push_back(Open { view: view.clone(), used: now });
-        if open.len() > OPEN {
-            let oldest = (0..open.len()).min_by_key(|at| open.get(*at).map(|open| open.used));
-            oldest.and_then(|at| open.remove(at));
-        }
+        let opening = async {
+            let _turn = self.0.turns.acquire().await.expect("the semaphore is never closed");
+            self.open(&newest, &chain).await
+        };
+        let view = self.0.opening.get(newest.identity.topic_id, version, opening).await?;
+        let let_go = {
+            let (mut open, now) = (self.held(), self.0.clock.now());
+            match open.iter_mut().find(is) {
+                // Of several who waited for it the first has put it here.
+                Some(open) => {
+                    open.used = now;
+                    None
+                }
+                None => {
+                    open.push_back(Open { view: view.clone(), used: now });
+                    let oldest = (0..open.len()).min_by_key(|at| open.get(*at).map(|open| open.used));
+                    oldest.filter(|_| open.len() > OPEN).and_then(|at| open.remove(at))
+                }
+            }
+        };
+        drop(let_go);
         Ok(Some(view))
     }
 

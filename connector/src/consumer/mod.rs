@@ -31,6 +31,7 @@ pub mod merging;
 pub mod mending;
 pub mod follow;
 pub mod guard;
+mod shelf;
 pub mod recent;
 pub mod listen;
 pub mod reader;

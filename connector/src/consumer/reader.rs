@@ -89,6 +89,15 @@ impl Reader {
         }))
     }
 
+    /// A reader of what a test publishes.
+    #[cfg(test)]
+    pub(crate) fn over(recent: Recent, view: View) -> Reader {
+        let Reader(inner) = Reader::of(view);
+        let mut inner = Arc::into_inner(inner).expect("nobody else has it");
+        inner.recent = recent;
+        Reader(Arc::new(inner))
+    }
+
     /// Name of the dataset.
     pub fn dataset(&self) -> &str {
         &self.0.dataset

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::follow::Slot;
+use super::shelf::Shelf;
 use crate::error;
 use crate::format::announcement::Announcement;
 use crate::schema::{self, Schema};
@@ -72,6 +73,8 @@ struct Inner {
     /// Told when there is another version, or another base below the newest.
     wake: watch::Sender<()>,
     opening: Semaphore,
+    /// Those: many may come back to one version.
+    opened: Shelf,
     /// Held to look at it, or to parse the next one.
     schema: Mutex<Option<Arc<Schema>>>,
     stop: CancellationToken,
@@ -86,6 +89,8 @@ struct Ring {
     announcement: Option<Arc<Announcement>>,
     /// The last one before a newer snapshot cut the chain: who is a little behind must not be lost by that.
     earlier: Option<Arc<Announcement>>,
+    /// The newest one before a rollback, while that lasts: who has its version must not be lost by that.
+    farthest: Option<Arc<Announcement>>,
     /// How far each cursor is.
     cursors: HashMap<u64, u64>,
     next_cursor: u64,
@@ -113,6 +118,7 @@ impl Recent {
             ring: Mutex::default(),
             wake: watch::channel(()).0,
             opening: Semaphore::new(OPENED_AT_A_TIME),
+            opened: Shelf::default(),
             schema: Mutex::default(),
             stop,
         }))
@@ -159,8 +165,16 @@ impl Recent {
             let base =
                 |announcement: &Announcement| announcement.snapshot.as_ref().map(|snapshot| snapshot.version);
             let before = ring.announcement.replace(announcement.clone());
-            if let Some(before) = before.filter(|before| base(before) != base(&announcement)) {
-                ring.earlier = Some(before);
+            let topic_id = |view: &View| view.identity().topic_id;
+            if replaced.as_deref().is_some_and(|replaced| topic_id(replaced) != topic_id(&view)) {
+                (ring.earlier, ring.farthest) = (None, None);
+            } else {
+                let farthest = ring.farthest.take().into_iter().chain(before.clone());
+                let farthest = farthest.filter(|farthest| farthest.version > announcement.version);
+                ring.farthest = farthest.max_by_key(|farthest| farthest.version);
+                if let Some(before) = before.filter(|before| base(before) != base(&announcement)) {
+                    ring.earlier = Some(before);
+                }
             }
             ring.number += 1;
             let number = ring.number;
@@ -213,12 +227,12 @@ impl Recent {
         }
     }
 
-    /// The chain to an earlier version, and the announcement that has it. With `by_delta` one that ends with the version's
-    /// delta, and not with a snapshot of it.
+    /// The chain to another version than the newest, and the announcement that has it. With `by_delta` one that ends with
+    /// the version's delta, and not with a snapshot of it.
     fn leading_to(&self, version: Version, by_delta: bool) -> Option<(Arc<Announcement>, Chain)> {
         let known = {
             let ring = self.ring();
-            [ring.announcement.clone(), ring.earlier.clone()]
+            [ring.announcement.clone(), ring.earlier.clone(), ring.farthest.clone()]
         };
         known.into_iter().flatten().find_map(|announcement| {
             let chain = upto(&announcement, version).filter(|chain| !by_delta || !chain.deltas.is_empty())?;
@@ -226,17 +240,26 @@ impl Recent {
         })
     }
 
-    /// Opens a version below the newest, as long as the newest one's chain, or the chain before the last snapshot, reaches
-    /// back to it.
+    /// Opens a version, as long as the newest one's chain, or the chain before the last snapshot, reaches back to it; while
+    /// a rollback lasts, one above the newest too, if it was readable here before.
     pub async fn open(&self, version: Version) -> Option<View> {
-        let newest = self.newest().filter(|newest| version < newest.view.version())?;
+        let newest = self.newest()?;
+        if newest.view.version() == version {
+            return Some(newest.view);
+        }
         let (announcement, chain) = self.leading_to(version, false)?;
         let fetcher = self.0.fetcher.as_ref()?;
-        let _turn = self.0.opening.acquire().await.ok()?;
         let facts = facts(&announcement, &chain, self.schema(&announcement).ok()?);
-        let view = fetcher.open(newest.view.identity(), &chain, None, facts).await;
-        view.inspect_err(|error| tracing::debug!(%version, %error, "an earlier version cannot be opened"))
-            .ok()
+        let identity = newest.view.identity();
+        let open = async {
+            let _turn = self.0.opening.acquire().await.expect("the semaphore is never closed");
+            fetcher.open(identity, &chain, None, facts).await
+        };
+        let view = self.0.opened.get(identity.topic_id, version, open).await;
+        view.inspect_err(
+            |error| tracing::debug!(%version, %error, "another version than the newest cannot be opened"),
+        )
+        .ok()
     }
 
     /// An announcement's schema, parsed once as long as it stays the same. That of a view may be a part of it.
@@ -270,6 +293,8 @@ impl Recent {
                     | view::Error::CorruptBlob { .. }
                     | view::Error::Gap(_)
                     | view::Error::Foreign { .. }
+                    // What is held of the dataset is another by now, and does not fit what it was then.
+                    | view::Error::Unfit(_)
                     | view::Error::Schema(_) => Opening::Gone(text),
                     _ => Opening::Failed(text),
                 }

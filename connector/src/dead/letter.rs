@@ -89,42 +89,46 @@ pub struct Unhandled<'a> {
 }
 
 /// The letter of a change that a listener did not handle: the key, and the value as it is now: JSON, or the record's own
-/// bytes where the dataset is raw; null is a delete. Topic, partition and offset are those of the record that brought the
+/// bytes where the dataset is raw or it is none of its schema, as the message then says; null is a delete. Topic, partition and offset are those of the record that brought the
 /// value; of a delete, those of the record that is gone by it, since versions do not keep what deleted it.
-///
-/// # Errors
-/// [`Malformed`] where the value is none of its schema; its page was checked.
-pub fn of_change(change: &Change<'_>, unhandled: &Unhandled<'_>) -> Result<Letter, Malformed> {
-    let value = match change.after() {
-        None => None,
-        Some(value) => match value.raw() {
-            Some(raw) => Some(Bytes::copy_from_slice(raw)),
-            None => {
-                let mut json = String::with_capacity(value.bytes().len() * 2);
-                text::to_json(value.schema(), value.bytes(), &mut json)?;
-                Some(Bytes::from(json))
+pub fn of_change(change: &Change<'_>, unhandled: &Unhandled<'_>) -> Letter {
+    let mut message = bounded(unhandled.why, MAX_MESSAGE).to_owned();
+    let value = change.after().map(|value| {
+        if let Some(raw) = value.raw() {
+            return Bytes::copy_from_slice(raw);
+        }
+        let mut json = String::with_capacity(value.bytes().len() * 2);
+        match text::to_json(value.schema(), value.bytes(), &mut json) {
+            Ok(()) => Bytes::from(json),
+            // Its page was checked, so a writer's bug wrote it. That must not cost the letter, nor those of the others.
+            Err(malformed) => {
+                message = format!(
+                    "(its value, here as it is stored, is none of its schema: {malformed}) {message}"
+                );
+                message.truncate(bounded(&message, MAX_MESSAGE).len());
+                Bytes::copy_from_slice(value.bytes())
             }
-        },
-    };
+        }
+    });
     let origin = change.after().or(change.before()).map(Value::source);
     let unknown = SourcePartition { topic: "".into(), topic_id: TopicId::default(), partition: -1 };
     let source = origin.and_then(|origin| origin.source.cloned()).unwrap_or(unknown);
     let (offset, timestamp) = origin.map_or((-1, 0), |origin| (origin.offset, origin.timestamp_ms));
     let header = |name: &str, value: String| (name.to_owned(), Some(Bytes::from(value)));
-    Ok(Letter {
+    Letter {
         source,
         offset,
         timestamp,
         stage: unhandled.stage.to_owned(),
         class: UNHANDLED.to_owned(),
-        message: bounded(unhandled.why, MAX_MESSAGE).to_owned(),
+        message,
         key: Some(Bytes::copy_from_slice(change.key())),
         value,
         headers: vec![
             header(VERSION, unhandled.version.to_string()),
             header(LISTENER, unhandled.listener.to_owned()),
         ],
-    })
+    }
 }
 
 /// A record that failed, as it came.
@@ -208,14 +212,14 @@ mod tests {
             Identity { dataset: "orders".into(), topic_id: TopicId([9; 16]), shard: Shard(0), shards: 1 };
         let life = Life { epoch: 1, writer: uuid::Uuid::nil() };
         let mut views = vec![View::empty(identity.clone(), schema.clone())];
-        for (version, value) in [(1, Some("A")), (2, None)] {
+        for (version, value) in [(1, Some(&b"A"[..])), (2, None), (3, Some(b"\xff\xfe"))] {
             let (version, before) = (Version(version), Version(version - 1));
             let kind = crate::format::container::Kind::Delta;
             let header = identity.header(kind, version, before, life, &schema, vec![source.clone()]);
             let mut writer = crate::format::container::Writer::new(Vec::new(), &header).unwrap();
             let datum = value.map(|value| {
                 let mut datum = Vec::new();
-                put_bytes(&mut datum, value.as_bytes());
+                put_bytes(&mut datum, value);
                 datum
             });
             let stamp = crate::record::Stamp { timestamp: 8, source: 0, offset: 40 + version.0 as i64 };
@@ -232,7 +236,7 @@ mod tests {
             Unhandled { listener: "audit", stage: "webhook", why: "it answered 500", version: Version(7) };
         let letter = |before: usize, after: usize| {
             let change = views[after].changes_from(&views[before]).next().unwrap().unwrap();
-            of_change(&change, &unhandled).unwrap()
+            of_change(&change, &unhandled)
         };
         let upsert = letter(0, 1);
         assert_eq!((upsert.source.clone(), upsert.offset, upsert.timestamp), (source, 41, 8));
@@ -243,5 +247,10 @@ mod tests {
         assert_eq!(upsert.headers, [header("stillwell.version", "7"), header("stillwell.listener", "audit")]);
         let delete = letter(1, 2);
         assert_eq!((delete.value, delete.offset), (None, 41), "the record that is gone by it");
+        // A text that is none, which only a bug can have written: as it is, and the letter says so.
+        let malformed = letter(2, 3);
+        assert_eq!((malformed.value, malformed.offset), (Some(Bytes::from_static(b"\x04\xff\xfe")), 43));
+        let message = malformed.message;
+        assert!(message.contains("is not UTF-8") && message.ends_with("it answered 500"), "{message}");
     }
 }

@@ -4,21 +4,26 @@
 //! ```text
 //! retry: 1000
 //!
-//! id: 7                                          where the client is: it begins here, or was reset to it
+//! id: 7.51ab20c1                                 where the client is: it begins here, or was reset to it
 //! event: version
 //! data: {"version":7,"from":7,"changes":0,"rollback":false}
 //!
-//! event: change                                  one for each key, without an id
+//! id: 7+8.51ab20c1                               still 7, and a part of 8
+//! event: change                                  one for each key
 //! data: {"version":8,"key":"P-100","old":{"price":24.5},"new":{"price":22}}
 //!
-//! id: 8                                          the version is complete: who comes back goes on behind it
+//! id: 8.51ab20c1                                 the version is complete: who comes back goes on behind it
 //! event: version
 //! data: {"version":8,"from":7,"changes":1,"rollback":false}
 //! ```
 //!
-//! Only a complete version has an id, so a client that is cut off in the middle of one is given it again, whole. A rollback
-//! begins with an event `rollback`; `reset` says that what the client has cannot be compared with what there is; `goodbye`
-//! says why this process ends the stream.
+//! A client that is cut off in the middle of a version has some keys as they were and some as they are in it, and that
+//! version may not be on its way any more when it comes back: a pin, or several versions as one. Its id says so (`seen`): each
+//! key in which the two differ comes with what it is now, then what has changed since the version that it had whole. The id
+//! also says of what: an id of another history, or of other fields, is a `reset`.
+//!
+//! A rollback begins with an event `rollback`; `reset` says that what the client has cannot be compared with what there is;
+//! `goodbye` says why this process ends the stream.
 //!
 //! A client costs the view that it is at, and one piece of text: the next is made when it has taken the one before. One that
 //! is slower than the dataset is given several versions as one. One that takes nothing for 30 seconds is told so, if it ever
@@ -46,11 +51,17 @@ use super::problem::Problem;
 use super::query::Query;
 use super::records;
 use crate::codec::text;
-use crate::consumer::recent::{Cursor, Step, is_same};
+use crate::consumer::recent::{Cursor, Recent, Step, is_same};
 use crate::error::ErrorKind;
 use crate::host::Dataset;
 use crate::version::Version;
 use crate::view::{Value, View};
+
+mod seen;
+#[cfg(test)]
+pub(super) mod tests;
+
+use seen::{MOST_PARTS, Seen};
 
 /// Clients of all datasets at a time.
 pub const MAX_STREAMS: usize = 256;
@@ -61,7 +72,9 @@ pub(super) const STALL: Duration = Duration::from_secs(30);
 /// Most bytes that are made at a time, a little over.
 const PIECE: usize = 64 << 10;
 
-const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+/// The first that is sent: how long a browser waits before it comes back, in milliseconds.
+const RETRY: &str = "retry: 1000\n\n";
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Proxies that collect answers are asked not to.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -80,7 +93,11 @@ async fn open(app: &App, request: &Parts) -> Result<Response, Problem> {
     // A browser that comes back asks for the same URL, and says where it is.
     let since = match last_event_id(&request.headers)? {
         Some(id) => Some(id),
-        None => query.number("since")?,
+        None => query
+            .bytes("since")
+            .filter(|text| !text.is_empty())
+            .map(|text| seen("since", text))
+            .transpose()?,
     };
     let reader = records::reader(dataset)?;
     let room = Arc::clone(&app.0.streams).try_acquire_owned().map_err(|_| {
@@ -97,64 +114,121 @@ async fn open(app: &App, request: &Parts) -> Result<Response, Problem> {
             format!("no version of dataset {dataset} is confirmed by Kafka yet: {why}"),
         )
     })?;
-    let (cursor, hello) = begin(cursor, since.map(Version), reader.recent()).await;
-    let stream = Stream::new(app, dataset, cursor, hello, room);
+    let begun = begin(cursor, since, reader.recent()).await;
+    let stream = Stream::new(app, dataset, begun, room);
     let body = Body::from_stream(futures::stream::unfold(stream, Stream::next));
     let mut response = body.into_response();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, EVENT_STREAM);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(BUFFERING, HeaderValue::from_static("no"));
     Ok(response)
 }
 
 /// `Last-Event-ID`, where a client says it; an empty one is none.
-fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
-    let text = value.to_str().unwrap_or("?").trim();
+fn last_event_id(headers: &HeaderMap) -> Result<Option<Seen>, Problem> {
+    let text = headers.get(LAST_EVENT_ID).map_or(&[][..], |value| value.as_bytes().trim_ascii());
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| {
+    seen("Last-Event-ID", text).map(Some)
+}
+
+fn seen(name: &str, text: &[u8]) -> Result<Seen, Problem> {
+    let text = String::from_utf8_lossy(text);
+    Seen::read(&text).ok_or_else(|| {
         Problem::rejected(format!(
-            "Last-Event-ID = {text:?} is not the id of an event here: a version's number"
+            "{name} = {text:?} is not the id of an event here, as in 7.51ab20c1 or 7+8.51ab20c1, nor a version's number"
         ))
     })
 }
 
-/// A cursor behind what the client has seen, and what it is told first.
-async fn begin(
+/// Where a stream begins.
+struct Begun {
+    /// Behind what the client has.
     cursor: Cursor,
-    since: Option<Version>,
-    recent: &crate::consumer::recent::Recent,
-) -> (Cursor, String) {
+    /// What it is told first.
+    hello: String,
+    /// The first step, where the client is owed more than what has changed.
+    under_way: Option<UnderWay>,
+}
+
+/// Where a stream begins for who has seen so much; for who does not say, at the newest version.
+async fn begin(cursor: Cursor, since: Option<Seen>, recent: &Recent) -> Begun {
     let newest = cursor.newest().view.clone();
-    let retry = "retry: 1000\n\n";
-    let at = |version| format!("{retry}{}", ends(version, version, 0, false));
-    let Some(since) = since.filter(|since| *since != newest.version()) else {
-        return (cursor, at(newest.version()));
-    };
-    if since == Version(0) {
-        let nothing = View::empty(newest.identity().clone(), newest.schema().clone());
-        return (cursor.from(nothing), retry.to_owned());
+    let (at, now) = (newest.version(), Seen::whole(&newest));
+    let seen = Seen { mark: now.mark, ..since.clone().unwrap_or_else(|| now.clone()) };
+    let is_other = since.and_then(|since| since.mark).is_some_and(|mark| Some(mark) != now.mark);
+    if is_other {
+        let why = "the id is of another history, or of other fields or another filter than this reader's";
+        return reset(cursor, &seen, why);
     }
-    match recent.open(since).await {
-        Some(view) => (cursor.from(view), retry.to_owned()),
-        None => {
-            let (version, why) =
-                (newest.version(), "is not held any more, nor is what leads from it to the newest");
-            let why = if since > version { "is not the newest, and is not held" } else { why };
-            let data =
-                format!("{{\"version\":{version},\"since\":{since},\"reason\":\"version {since} {why}\"}}");
-            (cursor, format!("{retry}id: {version}\nevent: reset\ndata: {data}\n\n"))
-        }
+    if seen == now {
+        return Begun { cursor, hello: format!("{RETRY}{}", ends(&newest, at, 0)), under_way: None };
+    }
+    match resume(cursor, &seen, recent).await {
+        Ok((cursor, under_way)) => Begun { cursor, hello: RETRY.to_owned(), under_way },
+        Err((cursor, why)) => reset(cursor, &seen, &why),
     }
 }
 
+/// At the newest version, of which the client has to read all.
+fn reset(cursor: Cursor, seen: &Seen, why: &str) -> Begun {
+    let newest = cursor.newest().view.clone();
+    let (version, since, id) = (newest.version(), seen.whole, Seen::whole(&newest));
+    let data = format!("{{\"version\":{version},\"since\":{since},\"reason\":\"{why}\"}}");
+    let hello = format!("{RETRY}id: {id}\nevent: reset\ndata: {data}\n\n");
+    Begun { cursor: cursor.from(newest), hello, under_way: None }
+}
+
+/// A cursor behind the version that the client has, with its first step where parts of others have to be mended; or why not.
+async fn resume(
+    cursor: Cursor,
+    seen: &Seen,
+    recent: &Recent,
+) -> Result<(Cursor, Option<UnderWay>), (Cursor, String)> {
+    let newest = cursor.newest().view.clone();
+    if seen.parts.len() > MOST_PARTS {
+        return Err((cursor, format!("it was cut off in {} versions", seen.parts.len())));
+    }
+    let lost = |version: Version| match version > newest.version() {
+        true => format!("version {version} is not the newest, and is not held"),
+        false => {
+            format!("version {version} is not held any more, nor is what leads from it to the newest")
+        }
+    };
+    let had = async |version: Version| match version {
+        version if version == newest.version() => Some(newest.clone()),
+        version => recent.open(version).await,
+    };
+    let before = match seen.whole {
+        Version(0) => Some(View::empty(newest.identity().clone(), newest.schema().clone())),
+        whole => had(whole).await,
+    };
+    let Some(before) = before else { return Err((cursor, lost(seen.whole))) };
+    let mut cursor = cursor.from(before);
+    if seen.parts.is_empty() {
+        return Ok((cursor, None));
+    }
+    let step = match is_same(cursor.at(), &newest) {
+        true => cursor.newest().clone(),
+        false => cursor.waiting().await.unwrap_or_else(|| cursor.newest().clone()),
+    };
+    let mut owed = Vec::new();
+    // What leads to a version itself names all in which the client may have a part of it.
+    for part in seen.parts.iter().filter(|part| **part != step.view.version()) {
+        let Some(view) = had(*part).await else { return Err((cursor, lost(*part))) };
+        owed.push(view);
+    }
+    Ok((cursor, Some(UnderWay::new(step, seen.clone(), owed))))
+}
+
 /// The event that completes a version.
-fn ends(version: Version, from: Version, changes: u64, rollback: bool) -> String {
+fn ends(view: &View, from: Version, changes: u64) -> String {
+    let (version, id) = (view.version(), Seen::whole(view));
+    let rollback = version < from;
     format!(
-        "id: {version}\nevent: version\n\
+        "id: {id}\nevent: version\n\
          data: {{\"version\":{version},\"from\":{from},\"changes\":{changes},\"rollback\":{rollback}}}\n\n"
     )
 }
@@ -207,9 +281,22 @@ struct Stream {
 /// A version of which a part has been sent.
 struct UnderWay {
     step: Step,
+    /// Of its changes.
+    id: String,
+    /// Other versions of which the client may have a part: what they changed comes first, as it is in this one.
+    owed: Vec<View>,
+    /// Where to go on: in the last of `owed`, or in the step itself.
     key: Vec<u8>,
     changes: u64,
     begun: bool,
+}
+
+impl UnderWay {
+    /// A step for who has seen so much.
+    fn new(step: Step, seen: Seen, owed: Vec<View>) -> UnderWay {
+        let id = seen.and(step.view.version()).to_string();
+        UnderWay { step, id, owed, key: Vec::new(), changes: 0, begun: false }
+    }
 }
 
 /// Counts a client for as long as it is there.
@@ -224,13 +311,8 @@ impl Drop for Counted {
 }
 
 impl Stream {
-    fn new(
-        app: &App,
-        dataset: &Arc<Dataset>,
-        cursor: Cursor,
-        hello: String,
-        room: OwnedSemaphorePermit,
-    ) -> Stream {
+    fn new(app: &App, dataset: &Arc<Dataset>, begun: Begun, room: OwnedSemaphorePermit) -> Stream {
+        let Begun { cursor, hello, under_way } = begun;
         let clients = dataset.reading().map(|reading| reading.metrics().change_streams.clone());
         if let Some(clients) = &clients {
             clients.inc();
@@ -240,7 +322,7 @@ impl Stream {
             dataset: Arc::clone(dataset),
             cursor,
             hello: Some(hello),
-            under_way: None,
+            under_way,
             handed: None,
             ended: false,
             _counted: Counted(clients),
@@ -292,7 +374,12 @@ impl Stream {
                 self.cursor.pass(step);
                 continue;
             }
-            self.under_way = Some(UnderWay { step, key: Vec::new(), changes: 0, begun: false });
+            let before = self.cursor.at();
+            // Who has a part of another history than before has nothing that can be mended: the mark says so.
+            let is_new = before.identity().topic_id != step.view.identity().topic_id;
+            let mark = if is_new { before.mark() } else { step.view.mark() };
+            let seen = Seen { mark: Some(mark), ..Seen::whole(before) };
+            self.under_way = Some(UnderWay::new(step, seen, Vec::new()));
         }
     }
 
@@ -332,32 +419,61 @@ impl Stream {
 
 /// Some of the events between two views; and whether they are the last.
 fn make(before: &View, under_way: &mut UnderWay) -> crate::Result<(String, bool)> {
-    let view = &under_way.step.view;
+    let UnderWay { step, id, owed, key, changes, begun } = under_way;
+    let view = &step.view;
     let (version, from) = (view.version(), before.version());
-    let rollback = version < from;
     let mut text = String::new();
-    if rollback && !under_way.begun {
+    if version < from && !*begun {
         // Writing to a String cannot fail.
         let _ = write!(text, "event: rollback\ndata: {{\"version\":{version},\"from\":{from}}}\n\n");
     }
-    under_way.begun = true;
-    for change in view.changes_from_key(before, &under_way.key) {
+    *begun = true;
+    while let Some(part) = owed.last() {
+        for change in part.changes_from_key(before, &*key) {
+            let change = change?;
+            if text.len() >= PIECE {
+                *key = change.key().to_vec();
+                return Ok((text, false));
+            }
+            let now = view.get(change.key())?;
+            // Who had nothing is given all that is there below.
+            if from == Version(0) && now.is_some() {
+                continue;
+            }
+            event(&mut text, (id.as_str(), version), change.key(), change.before(), now.as_ref())?;
+            *changes += 1;
+        }
+        owed.pop();
+        key.clear();
+    }
+    for change in view.changes_from_key(before, &*key) {
         let change = change?;
         if text.len() >= PIECE {
-            under_way.key = change.key().to_vec();
+            *key = change.key().to_vec();
             return Ok((text, false));
         }
-        let _ = write!(text, "event: change\ndata: {{\"version\":{version},\"key\":");
-        text::key_to_json(change.key(), &mut text);
-        text.push_str(",\"old\":");
-        put(change.before(), &mut text)?;
-        text.push_str(",\"new\":");
-        put(change.after(), &mut text)?;
-        text.push_str("}\n\n");
-        under_way.changes += 1;
+        event(&mut text, (id.as_str(), version), change.key(), change.before(), change.after())?;
+        *changes += 1;
     }
-    text.push_str(&ends(version, from, under_way.changes, rollback));
+    text.push_str(&ends(view, from, *changes));
     Ok((text, true))
+}
+
+fn event(
+    text: &mut String,
+    (id, version): (&str, Version),
+    key: &[u8],
+    old: Option<&Value<'_>>,
+    new: Option<&Value<'_>>,
+) -> crate::Result<()> {
+    let _ = write!(text, "id: {id}\nevent: change\ndata: {{\"version\":{version},\"key\":");
+    text::key_to_json(key, text);
+    text.push_str(",\"old\":");
+    put(old, text)?;
+    text.push_str(",\"new\":");
+    put(new, text)?;
+    text.push_str("}\n\n");
+    Ok(())
 }
 
 fn put(value: Option<&Value<'_>>, out: &mut String) -> crate::Result<()> {
@@ -368,6 +484,3 @@ fn put(value: Option<&Value<'_>>, out: &mut String) -> crate::Result<()> {
     text::to_json(value.schema(), value.bytes(), out)
         .map_err(|error| crate::Error::because(ErrorKind::Corrupt, "writing a changed value as JSON", error))
 }
-
-#[cfg(test)]
-mod tests;

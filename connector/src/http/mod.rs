@@ -11,7 +11,8 @@
 //!     |                       |--> datasets.rs what there is
 //!     |                       |--> vitals.rs   /health /ready /live /metrics
 //!     |                       '--> problem.rs  anything else, as application/problem+json
-//!     |                        '--> squeeze.rs   large answers compressed, for who takes that
+//!     |                        |--> squeeze.rs   large answers compressed, for who takes that
+//!     |                        '--> turns.rs     and a few of them at a time
 //!     '-- at the stop: no new connections, answers under way are finished
 //! ```
 //!
@@ -46,6 +47,7 @@ mod squeeze;
 mod storm;
 mod steer;
 mod token;
+mod turns;
 mod vitals;
 mod writes;
 
@@ -54,6 +56,7 @@ pub use serve::{Listener, MAX_CONNECTIONS};
 
 use problem::Problem;
 use token::Token;
+use turns::Turns;
 
 /// The routes, as a request to an unknown one is told.
 const ROUTES: [&str; 10] = [
@@ -95,6 +98,8 @@ struct Inner {
     token: Option<Token>,
     /// Room for clients that follow changes.
     streams: Arc<Semaphore>,
+    /// Room for large answers.
+    turns: Turns,
 }
 
 impl App {
@@ -107,7 +112,7 @@ impl App {
     pub fn with_admin(directory: Directory, metrics: Metrics, clock: Clock, token: Option<&Secret>) -> App {
         let started_ms = clock.wall_ms();
         let (token, streams) = (token.and_then(Token::new), Arc::new(Semaphore::new(MAX_STREAMS)));
-        App(Arc::new(Inner { directory, metrics, clock, started_ms, token, streams }))
+        App(Arc::new(Inner { directory, metrics, clock, started_ms, token, streams, turns: Turns::new() }))
     }
 
     /// Whether a request may use the admin routes.

@@ -1,12 +1,13 @@
 //! Records of a version: one by its key, several by theirs, or a page of them in key order.
 //!
-//! All answer with the version as `ETag`, so that who asks again with `If-None-Match` is told in a few bytes that nothing
-//! has changed. All take `?version=`, which is answered only by that version: a client that reads several records at one
+//! All answer with the version as `ETag`, and with what is held of which history, so that who asks again with `If-None-Match`
+//! is told in a few bytes that nothing has changed. All take `?version=`, which is answered only by that version: a client that reads several records at one
 //! version either gets them all from it or learns that it cannot be had here.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
@@ -17,6 +18,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::App;
 use super::problem::Problem;
 use super::query::{Query, decode_path};
+use super::turns::{self, Turn};
 use crate::codec::text;
 use crate::consumer::Reader;
 use crate::error::ErrorKind;
@@ -51,17 +53,36 @@ async fn read_one(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<Response,
     let key = decode_path(key)?;
     let query = Query::read(uri.query(), ["version"])?;
     let reader = reader(dataset(app, name)?)?;
-    if let Some(version) = query.number("version")?.map(Version) {
-        let view = at(reader, version).await?;
-        return answer(&view, reader, &key, headers);
-    }
-    // Borrowed from its slot: no count that other requests share is touched.
-    let slot = reader.load();
-    let view = slot.as_deref().ok_or_else(|| not_readable(reader))?;
-    answer(view, reader, &key, headers)
+    let view = match query.number("version")?.map(Version) {
+        Some(version) => {
+            let view = at(reader, version).await?;
+            if let Some(answer) = answer(&view, reader, &key, headers, None)? {
+                return Ok(answer);
+            }
+            view
+        }
+        None => {
+            // Borrowed from its slot: no count that other requests share is touched.
+            let slot = reader.load();
+            let view = slot.as_deref().ok_or_else(|| not_readable(reader))?;
+            if let Some(answer) = answer(view, reader, &key, headers, None)? {
+                return Ok(answer);
+            }
+            view.clone()
+        }
+    };
+    let turn = app.0.turns.take().await?;
+    Ok(answer(&view, reader, &key, headers, Some(turn))?.expect("it has its turn"))
 }
 
-fn answer(view: &View, reader: &Reader, key: &[u8], headers: &HeaderMap) -> Result<Response, Problem> {
+/// `None`: the record is large, and it is no `turn` of it.
+fn answer(
+    view: &View,
+    reader: &Reader,
+    key: &[u8],
+    headers: &HeaderMap,
+    turn: Option<Turn>,
+) -> Result<Option<Response>, Problem> {
     let Some(value) = view.get(key)? else {
         let (version, dataset) = (view.version(), reader.dataset());
         let detail = format!("dataset {dataset} has no record with this key in version {version}");
@@ -69,11 +90,14 @@ fn answer(view: &View, reader: &Reader, key: &[u8], headers: &HeaderMap) -> Resu
     };
     let head = Head::of(view);
     if head.is_known_to(headers) {
-        return Ok(head.not_modified());
+        return Ok(Some(head.not_modified()));
+    }
+    if value.bytes().len() > turns::LARGE && turn.is_none() {
+        return Ok(None);
     }
     let mut body = String::with_capacity(2 * value.bytes().len() + 32);
     put_value(&value, &mut body)?;
-    Ok(head.with(body))
+    Ok(Some(head.with(turns::body(body, turn))))
 }
 
 /// `GET /v1/datasets/{name}/records`: by `prefix=`, `from=` and `to=` a page of them in the order of the keys' bytes; by
@@ -85,8 +109,12 @@ pub(super) async fn several(State(app): State<App>, request: Request) -> Respons
         Ok(Err(not_modified)) => return not_modified,
         Err(problem) => return problem.into_response(),
     };
+    let turn = match app.0.turns.take().await {
+        Ok(turn) => turn,
+        Err(problem) => return problem.into_response(),
+    };
     // May touch many pages of a file: not on a thread that others wait for.
-    match tokio::task::spawn_blocking(move || asked.make()).await {
+    match tokio::task::spawn_blocking(move || asked.make(turn)).await {
         Ok(page) => page.unwrap_or_else(Problem::into_response),
         Err(panic) => Problem::of(ErrorKind::Internal, panic.to_string()).into_response(),
     }
@@ -162,7 +190,7 @@ impl Asked {
         Ok(Ok(Asked { view, head, dataset: reader.dataset().to_owned(), which }))
     }
 
-    fn make(self) -> Result<Response, Problem> {
+    fn make(self, turn: Turn) -> Result<Response, Problem> {
         let mut body = String::new();
         let dataset = serde_json::Value::from(self.dataset);
         let version = self.view.version();
@@ -172,12 +200,13 @@ impl Asked {
             Which::Keys(keys) => put_keys(&self.view, &keys, &mut body)?,
             Which::Page(page) => page.put(&self.view, &mut body)?,
         }
-        Ok(self.head.with(body))
+        Ok(self.head.with(turns::body(body, Some(turn))))
     }
 }
 
 fn put_keys(view: &View, keys: &[Vec<u8>], body: &mut String) -> Result<(), Problem> {
-    for (count, (key, value)) in keys.iter().zip(view.get_many(keys)?).enumerate() {
+    let mut count = 0;
+    view.get_each(keys, |key, value| {
         if body.len() > MAX_PAGE_BYTES {
             return Err(Problem::rejected(format!(
                 "the first {count} of these records have {MAX_PAGE_BYTES} bytes, the most at a time: ask for fewer"
@@ -189,7 +218,9 @@ fn put_keys(view: &View, keys: &[Vec<u8>], body: &mut String) -> Result<(), Prob
             None => body.push_str("null"),
         }
         body.push('}');
-    }
+        count += 1;
+        Ok(())
+    })?;
     body.push_str("]}");
     Ok(())
 }
@@ -339,7 +370,8 @@ struct Head {
 
 impl Head {
     fn of(view: &View) -> Head {
-        Head { etag: format!("\"{}\"", view.versions()), stale: view.about().stale }
+        // The number alone would name other content after a change of filter or fields, and in another announcement topic.
+        Head { etag: format!("\"{}.{:08x}\"", view.versions(), view.mark()), stale: view.about().stale }
     }
 
     /// Whether the asker has this version, by `If-None-Match` (RFC 9110, 13.1.2).
@@ -351,14 +383,15 @@ impl Head {
         self.dress(StatusCode::NOT_MODIFIED.into_response())
     }
 
-    fn with(self, body: String) -> Response {
-        let mut response = body.into_response();
+    fn with(self, body: Body) -> Response {
+        let mut response = Response::new(body);
         response.headers_mut().insert(CONTENT_TYPE, JSON);
         self.dress(response)
     }
 
     fn dress(self, mut response: Response) -> Response {
-        let etag = HeaderValue::try_from(self.etag).expect("digits, commas and quotes may stand in a header");
+        let etag =
+            HeaderValue::try_from(self.etag).expect("digits, commas, dots and quotes may stand in a header");
         response.headers_mut().insert(ETAG, etag);
         if self.stale {
             response.headers_mut().insert(STALE, HeaderValue::from_static("true"));

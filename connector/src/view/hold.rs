@@ -24,6 +24,7 @@ use crate::codec::Filter;
 use crate::format::container::{Reader, Writer};
 use crate::record::Entry;
 use crate::schema::{Resolver, Schema};
+use crate::version::Checksum;
 
 /// What of a dataset is held, and by which fields it is found besides the key. The default: all, by the key alone.
 #[derive(Debug, Default)]
@@ -31,6 +32,8 @@ pub struct Hold {
     filter: Option<Filter>,
     fields: Option<Vec<String>>,
     indexes: Vec<Index>,
+    /// 0: nothing is left out.
+    mark: u64,
     /// The last schema of the dataset, and what it is with the kept fields only.
     kept: Mutex<Option<(Arc<Schema>, Arc<Schema>)>>,
 }
@@ -39,7 +42,14 @@ impl Hold {
     /// Records for which `filter` holds, with these fields, found by these indexes.
     pub fn new(filter: Option<Filter>, fields: Option<Vec<String>>, indexes: Vec<Vec<String>>) -> Hold {
         let indexes = indexes.into_iter().map(Index::new).collect();
-        Hold { filter, fields, indexes, kept: Mutex::default() }
+        let mark = mark(filter.as_ref(), fields.as_deref());
+        Hold { filter, fields, indexes, mark, kept: Mutex::default() }
+    }
+
+    /// Names what is left out: the same in each process and release where filter and fields are, whatever the order of the
+    /// fields. 0: nothing is.
+    pub fn mark(&self) -> u64 {
+        self.mark
     }
 
     /// Whether nothing is left out.
@@ -95,6 +105,24 @@ impl Hold {
     }
 }
 
+/// Stands in checkpoints and entity tags: what it is made of does not change.
+fn mark(filter: Option<&Filter>, fields: Option<&[String]>) -> u64 {
+    if filter.is_none() && fields.is_none() {
+        return 0;
+    }
+    let mut said = String::new();
+    if let Some(filter) = filter {
+        said.extend(["filter\0", filter.text(), "\0"]);
+    }
+    let mut fields: Vec<_> = fields.unwrap_or_default().iter().map(String::as_str).collect();
+    fields.sort_unstable();
+    fields.dedup();
+    for field in fields {
+        said.extend(["field\0", field, "\0"]);
+    }
+    Checksum::of(said.as_bytes()).0
+}
+
 /// What is kept of single values.
 struct Narrow<'h> {
     filter: Option<&'h Filter>,
@@ -120,6 +148,16 @@ impl Narrow<'_> {
 }
 
 impl View {
+    /// Names what is held of which history: where this is the same, a version of the same number has the same content. The
+    /// schema is not in it, since it follows from the version and the fields.
+    pub fn mark(&self) -> u32 {
+        let mut said = [0; 24];
+        let (topic_id, hold) = said.split_at_mut(16);
+        topic_id.copy_from_slice(&self.0.identity.topic_id.0);
+        hold.copy_from_slice(&self.0.hold.mark.to_le_bytes());
+        Checksum::of(&said).0 as u32
+    }
+
     /// What `hold` says is to be held of this version, which is whole. Blocking. Cost: a pass over all of it where
     /// something is left out, which is written into a base of this process's own; a pass over the records that are held
     /// for each index.

@@ -22,17 +22,31 @@ impl View {
     /// As [`View::get`]; one key whose page is damaged fails all of them.
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> crate::Result<Vec<Option<Value<'_>>>> {
         let mut values = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(AT_A_TIME) {
-            self.get_few(keys, &mut values)?;
-        }
+        self.get_each(keys, |_, value| {
+            values.push(value);
+            Ok::<_, crate::Error>(())
+        })?;
         Ok(values)
     }
 
-    fn get_few<'a, K: AsRef<[u8]>>(
+    /// As [`View::get_many`], and gives one value after the other: for who takes no more than so many bytes. A value that
+    /// was written under another schema is a copy, whose size is not known before it is made.
+    ///
+    /// # Errors
+    /// As [`View::get_many`]; what `take` says, which ends it.
+    pub(crate) fn get_each<'a, 'k, K: AsRef<[u8]>, E: From<crate::Error>>(
         &'a self,
-        keys: &[K],
-        values: &mut Vec<Option<Value<'a>>>,
-    ) -> Result<(), Error> {
+        keys: &'k [K],
+        mut take: impl FnMut(&'k K, Option<Value<'a>>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        keys.chunks(AT_A_TIME).try_for_each(|keys| self.get_few(keys, &mut take))
+    }
+
+    fn get_few<'a, 'k, K: AsRef<[u8]>, E: From<crate::Error>>(
+        &'a self,
+        keys: &'k [K],
+        take: &mut impl FnMut(&'k K, Option<Value<'a>>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let inner = &self.0;
         let mut hashes = [0; AT_A_TIME];
         for (hash, key) in hashes.iter_mut().zip(keys) {
@@ -47,12 +61,14 @@ impl View {
                 base.prefetch_entry(*hash);
             }
         }
+        let find = |hash: u64, key: &K| -> Result<Option<Value<'a>>, Error> {
+            match inner.find_hashed(hash, key.as_ref())? {
+                Some(found) => inner.value(&found),
+                None => Ok(None),
+            }
+        };
         for (hash, key) in hashes.iter().zip(keys) {
-            let found = inner.find_hashed(*hash, key.as_ref())?;
-            values.push(match found {
-                Some(found) => inner.value(&found)?,
-                None => None,
-            });
+            take(key, find(*hash, key).map_err(crate::Error::from)?)?;
         }
         Ok(())
     }

@@ -410,7 +410,7 @@ impl Scene {
         let path = format!("/v1/datasets/{}/records?limit=10000", self.dataset);
         let found = held_within(START * 3, || {
             let address = cold.listens().ok_or("it does not listen yet")?;
-            scan(address, &path, -1).ok_or("it shows nothing yet")
+            scan(address, &path, &mut String::new()).ok_or("it shows nothing yet")
         });
         let (version, rows) = match found {
             Ok(found) => found,

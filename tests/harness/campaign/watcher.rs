@@ -119,11 +119,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn watch(name: &str, address: &Address, path: &str, seen: &Mutex<Vec<Scan>>, stopped: &Receiver<()>) {
-    let mut last = (None, -1);
+    let (mut last, mut tag) = ((None, -1), String::new());
     while stopped.recv_timeout(STEP) == Err(RecvTimeoutError::Timeout) {
         let Some(address) = *lock(address) else { continue };
-        let known = if last.0 == Some(address) { last.1 } else { -1 };
-        if let Some((version, rows)) = scan(address, path, known)
+        if last.0 != Some(address) {
+            tag.clear();
+        }
+        if let Some((version, rows)) = scan(address, path, &mut tag)
             && (Some(address), version) != last
         {
             last = (Some(address), version);
@@ -132,20 +134,23 @@ fn watch(name: &str, address: &Address, path: &str, seen: &Mutex<Vec<Scan>>, sto
     }
 }
 
-/// All records of the version that is readable there, unless that is `known`; `None` where they cannot be had, as
+/// All records of the version that is readable there, unless that is the one of `tag`, which becomes that one's; `None` where they cannot be had, as
 /// while the process is starting or dying, or when the version moves on between two pages.
-pub fn scan(address: SocketAddr, path: &str, known: i64) -> Option<(i64, BTreeMap<Vec<u8>, Row>)> {
+pub fn scan(address: SocketAddr, path: &str, tag: &mut String) -> Option<(i64, BTreeMap<Vec<u8>, Row>)> {
     let mut rows = BTreeMap::new();
-    let (mut version, mut next) = (None, String::new());
+    let (mut version, mut next, mut first) = (None, String::new(), String::new());
     loop {
         let pinned = version.map(|version: i64| format!("&version={version}")).unwrap_or_default();
         let headers = match version {
-            None => format!("if-none-match: \"{known}\"\r\n"),
+            None => format!("if-none-match: {tag}\r\n"),
             Some(_) => String::new(),
         };
         let answer = ask(address, &format!("{path}{pinned}{next}"), &headers).ok()?;
         if answer.status != 200 {
             return None;
+        }
+        if version.is_none() {
+            first = answer.head.lines().find_map(|line| line.strip_prefix("etag: "))?.to_owned();
         }
         let page: Value = serde_json::from_str(&answer.body).ok()?;
         version = Some(page.get("version")?.as_i64()?);
@@ -155,7 +160,10 @@ pub fn scan(address: SocketAddr, path: &str, known: i64) -> Option<(i64, BTreeMa
         }
         match page.get("next")?.as_str() {
             Some(more) => next = format!("&next={more}"),
-            None => return Some((version?, rows)),
+            None => {
+                *tag = first;
+                return Some((version?, rows));
+            }
         }
     }
 }

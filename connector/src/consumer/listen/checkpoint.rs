@@ -4,9 +4,11 @@
 //! DIR/DATASET/NAME.checkpoint     written anew beside it, synced, renamed
 //! DIR/DATASET/NAME.lock           held by the process that runs the listener
 //!
-//! "stillwell-listener-1"  u64 xxh3 of what follows
-//! stamp 16 bytes   topic id 16 bytes   sets long   handled: announcement?
-//! doing? { announcement, reset, handled something, key bytes, batch long }
+//! "stillwell-listener-2"  u64 xxh3 of what follows
+//! stamp 16 bytes   topic id 16 bytes   held? 8 bytes   steps long   handled: announcement?
+//! doing? { announcement, reset, key bytes, batch long, most long }
+//!
+//! "stillwell-listener-1", which is read: without `held` and `most`
 //! ```
 //!
 //! An announcement says all that it takes to open a version again, from the cache or the store: where a listener stopped can be
@@ -25,7 +27,9 @@ use crate::format::wire::{Malformed, Take, put_bytes, put_long, put_some};
 use crate::record::TopicId;
 use crate::version::Checksum;
 
-const MAGIC: &[u8; 20] = b"stillwell-listener-1";
+const MAGIC: &[u8; 20] = b"stillwell-listener-2";
+/// Before it was known of what the versions are a part, and how large sets are.
+const MAGIC_1: &[u8; 20] = b"stillwell-listener-1";
 
 /// Why a checkpoint cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +59,9 @@ pub struct State {
     pub stamp: [u8; 16],
     /// Id of the announcement topic that the versions are of.
     pub topic_id: TopicId,
+    /// What was held of the dataset ([`Hold::mark`](crate::view::Hold::mark)): rows that another filter lets in or out are in
+    /// no difference of two versions, both of which are opened with that one. `None`: not known, in format 1.
+    pub held: Option<u64>,
     /// Counts the steps that were begun.
     pub steps: u64,
     /// The version that was handled last; `None`: none.
@@ -74,6 +81,9 @@ pub struct Doing {
     pub key: Vec<u8>,
     /// Sets that were handled.
     pub batch: u64,
+    /// Most changes in each: another number would give a set other contents under the id that it has. 0: not known, in
+    /// format 1.
+    pub most: u64,
 }
 
 /// The file. One process has it at a time.
@@ -160,17 +170,22 @@ fn encode(state: &State) -> Vec<u8> {
     let mut body = Vec::with_capacity(2048);
     body.extend_from_slice(&state.stamp);
     body.extend_from_slice(&state.topic_id.0);
+    put_some(&mut body, state.held.is_some());
+    if let Some(held) = state.held {
+        body.extend_from_slice(&held.to_le_bytes());
+    }
     put_long(&mut body, state.steps as i64);
     put_some(&mut body, state.handled.is_some());
     if let Some(announcement) = &state.handled {
         put_announcement(&mut body, announcement);
     }
     put_some(&mut body, state.doing.is_some());
-    if let Some(Doing { announcement, reset, key, batch }) = &state.doing {
+    if let Some(Doing { announcement, reset, key, batch, most }) = &state.doing {
         put_announcement(&mut body, announcement);
         put_some(&mut body, *reset);
         put_bytes(&mut body, key);
         put_long(&mut body, *batch as i64);
+        put_long(&mut body, *most as i64);
     }
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&Checksum::of(&body).0.to_le_bytes());
@@ -183,14 +198,15 @@ fn put_announcement(out: &mut Vec<u8>, announcement: &Announcement) {
 }
 
 fn decode(bytes: &[u8]) -> Result<Option<State>, String> {
-    let Some(rest) = bytes.strip_prefix(MAGIC.as_slice()) else {
+    let first = bytes.strip_prefix(MAGIC_1.as_slice());
+    let Some(rest) = bytes.strip_prefix(MAGIC.as_slice()).or(first) else {
         return Err("it is of another release, or none of ours".to_owned());
     };
     let whole = rest.split_first_chunk::<8>();
     let body = whole.filter(|(sum, body)| Checksum::of(body).0 == u64::from_le_bytes(**sum));
     let Some((_, body)) = body else { return Err("its checksum does not fit".to_owned()) };
     let mut take = Take::new(body);
-    let state = read(&mut take).map_err(|error| error.to_string())?;
+    let state = read(&mut take, first.is_some()).map_err(|error| error.to_string())?;
     take.end().map_err(|error| error.to_string())?;
     Ok(Some(state))
 }
@@ -203,7 +219,7 @@ enum Unreadable {
     Announcement(String),
 }
 
-fn read(take: &mut Take<'_>) -> Result<State, Unreadable> {
+fn read(take: &mut Take<'_>, first: bool) -> Result<State, Unreadable> {
     let announcement = |take: &mut Take<'_>| match Message::decode(take.bytes()?) {
         Ok(Message::Announcement(announcement)) => Ok(announcement),
         Ok(Message::Epoch(_)) => Err(Unreadable::Announcement("it is an epoch record".to_owned())),
@@ -212,6 +228,10 @@ fn read(take: &mut Take<'_>) -> Result<State, Unreadable> {
     Ok(State {
         stamp: take.fixed()?,
         topic_id: TopicId(take.fixed()?),
+        held: match !first && take.some()? {
+            true => Some(u64::from_le_bytes(take.fixed()?)),
+            false => None,
+        },
         steps: take.long()? as u64,
         handled: match take.some()? {
             true => Some(announcement(take)?),
@@ -223,6 +243,7 @@ fn read(take: &mut Take<'_>) -> Result<State, Unreadable> {
                 reset: take.some()?,
                 key: take.bytes()?.to_vec(),
                 batch: take.long()? as u64,
+                most: if first { 0 } else { take.long()? as u64 },
             }),
             false => None,
         },
@@ -233,20 +254,22 @@ fn read(take: &mut Take<'_>) -> Result<State, Unreadable> {
 mod tests {
     use super::*;
 
-    fn golden(kind: &str, name: &str) -> PathBuf {
-        [env!("CARGO_MANIFEST_DIR"), "..", "tests", "golden", kind, "v1", name].iter().collect()
+    fn golden(kind: &str, version: &str, name: &str) -> PathBuf {
+        [env!("CARGO_MANIFEST_DIR"), "..", "tests", "golden", kind, version, name].iter().collect()
     }
 
-    /// The golden file was made once, by other code, of the layout as it is drawn above; of announcements that are golden
+    /// The golden files were made once, by other code, of the layout as it is drawn above; of announcements that are golden
     /// themselves.
     fn sample() -> State {
-        let announcement = |name| match Message::decode(&fs::read(golden("announcement", name)).unwrap()) {
-            Ok(Message::Announcement(announcement)) => announcement,
-            other => panic!("{other:?}"),
-        };
+        let announcement =
+            |name| match Message::decode(&fs::read(golden("announcement", "v1", name)).unwrap()) {
+                Ok(Message::Announcement(announcement)) => announcement,
+                other => panic!("{other:?}"),
+            };
         State {
             stamp: [3; 16],
             topic_id: TopicId([0xa7; 16]),
+            held: Some(0x0123_4567_89ab_cdef),
             steps: 1 << 40,
             handled: Some(announcement("smallest.bin")),
             doing: Some(Doing {
@@ -254,13 +277,18 @@ mod tests {
                 reset: true,
                 key: "żółw\0".as_bytes().to_vec(),
                 batch: 7,
+                most: 100,
             }),
         }
     }
 
     #[test]
-    fn a_checkpoint_of_format_1_reads_as_it_was_written() {
-        let bytes = fs::read(golden("listener", "audit.checkpoint")).unwrap();
+    fn a_checkpoint_of_either_format_reads_as_it_was_written() {
+        let bytes = fs::read(golden("listener", "v1", "audit.checkpoint")).unwrap();
+        let mut first = State { held: None, ..sample() };
+        first.doing.as_mut().unwrap().most = 0;
+        assert_eq!(decode(&bytes), Ok(Some(first)));
+        let bytes = fs::read(golden("listener", "v2", "audit.checkpoint")).unwrap();
         assert_eq!(decode(&bytes), Ok(Some(sample())));
         assert_eq!(encode(&sample()), bytes, "this build writes what that one wrote");
     }

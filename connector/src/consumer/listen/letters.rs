@@ -8,7 +8,6 @@ use super::{ChangeSet, Stage};
 use crate::dead::letter::{Unhandled, of_change};
 use crate::format::letter::{Elsewhere, Letter};
 use crate::kafka::{self, Outgoing, Sender};
-use crate::schema::Malformed;
 
 /// How long Kafka may take to acknowledge a letter, before it is sent again.
 const DELIVERY_MS: &str = "30000";
@@ -32,8 +31,6 @@ pub(super) enum Error {
         #[source]
         source: kafka::Error,
     },
-    #[error("a value cannot be written as JSON")]
-    Malformed(#[from] Malformed),
 }
 
 impl Letters {
@@ -42,14 +39,9 @@ impl Letters {
     }
 
     /// The letters of a set's changes.
-    pub(super) fn of(
-        set: &ChangeSet<'_>,
-        listener: &str,
-        stage: Stage,
-        why: &str,
-    ) -> Result<Vec<Letter>, Error> {
+    pub(super) fn of(set: &ChangeSet<'_>, listener: &str, stage: Stage, why: &str) -> Vec<Letter> {
         let unhandled = Unhandled { listener, stage: stage.label(), why, version: set.version };
-        set.changes.iter().map(|change| Ok(of_change(change, &unhandled)?)).collect()
+        set.changes.iter().map(|change| of_change(change, &unhandled)).collect()
     }
 
     /// Sends letters; those that Kafka has acknowledged are taken out of the list.

@@ -36,11 +36,13 @@ mod letters;
 mod report;
 mod run;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use report::{Report, Told};
 pub use run::Runner;
 
+/// Changes in a set, where the listener does not say.
+const BATCH_SIZE: usize = 1_000;
 /// Versions that a listener may be behind and still be given one by one.
 pub const MOST_BEHIND: usize = super::recent::MOST;
 
@@ -74,7 +76,7 @@ pub trait Listener: Send + Sync + 'static {
     /// Most changes in one set; a larger version comes in several. A set also ends once its keys and values have 4 MiB.
     /// Default 1000.
     fn batch_size(&self) -> usize {
-        1_000
+        BATCH_SIZE
     }
 }
 

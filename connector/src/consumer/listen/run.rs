@@ -9,6 +9,7 @@
 //!
 //! Blocks, so that changes are borrowed from the maps, where a page may have to come from the disk.
 
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{self, Checkpoint, Doing, State};
 use super::letters::{self, Letters};
-use super::{Begin, ChangeSet, Failed, Listening, Report, Why};
+use super::{BATCH_SIZE, Begin, ChangeSet, Failed, Listening, Report, Why};
 use crate::clock::{Clock, Entropy};
 use crate::consumer::Options;
 use crate::consumer::recent::{Cursor, Opening, Recent, Step, is_same};
@@ -43,6 +44,8 @@ const READS: u32 = 5;
 pub struct Runner {
     listening: Listening,
     dataset: String,
+    /// Names what is held of it.
+    held: u64,
     recent: Recent,
     checkpoint: Checkpoint,
     state: State,
@@ -61,6 +64,14 @@ pub struct Runner {
 struct Stopped;
 
 type Flow<T = ()> = Result<T, Stopped>;
+
+/// Where a step goes on that was begun in an earlier life.
+#[derive(Default)]
+struct Resumed {
+    key: Vec<u8>,
+    batch: u64,
+    most: u64,
+}
 
 /// What became of a step.
 enum Stepped {
@@ -86,6 +97,7 @@ impl Runner {
         let state = state.unwrap_or_else(|| State {
             stamp: options.entropy.uuid().into_bytes(),
             topic_id: Default::default(),
+            held: None,
             steps: 0,
             handled: None,
             doing: None,
@@ -96,6 +108,7 @@ impl Runner {
             Letters::new(options.kafka.clone(), options.dead_letters.clone(), options.dataset.clone());
         let runner = Runner {
             dataset: options.dataset.clone(),
+            held: options.hold.mark(),
             recent,
             checkpoint,
             state,
@@ -161,7 +174,7 @@ impl Runner {
         let topic_id = newest.view.identity().topic_id;
         let fresh = self.state.handled.is_none() && self.state.doing.is_none();
         if fresh {
-            self.state.topic_id = topic_id;
+            (self.state.topic_id, self.state.held) = (topic_id, Some(self.held));
             return match self.listening.begin {
                 Begin::Newest => {
                     self.handled(&newest);
@@ -178,6 +191,17 @@ impl Runner {
             );
             return self.reset(cursor);
         }
+        if self.state.held.is_some_and(|held| held != self.held) {
+            tracing::warn!(
+                dataset = self.dataset,
+                listener = self.listening.name,
+                "`filter` or `fields` of the consumer are others than those of what was handled last: the listener gets all \
+                 records, marked as a reset"
+            );
+            return self.reset(cursor);
+        }
+        // A checkpoint of an earlier release does not say: as they are now.
+        self.state.held = Some(self.held);
         let before = match self.state.handled.clone() {
             Some(announcement) => match self.open(&announcement)? {
                 Some(view) => view,
@@ -185,14 +209,14 @@ impl Runner {
             },
             None => nothing(&newest.view),
         };
-        let Some(Doing { announcement, reset, key, batch }) = self.state.doing.clone() else {
+        let Some(Doing { announcement, reset, key, batch, most }) = self.state.doing.clone() else {
             return Ok(cursor.from(before));
         };
         // What was begun is finished as it was begun, whatever is the newest by now.
         let Some(view) = self.open(&announcement)? else { return self.reset(cursor) };
         let before = if reset { nothing(&view) } else { before };
         let step = newest.leading_to(view, announcement.into());
-        match self.step(before, &step, Some((key, batch)), reset)? {
+        match self.step(before, &step, Some(Resumed { key, batch, most }), reset)? {
             Stepped::Done => Ok(cursor.from(step.view)),
             Stepped::Unreadable => self.anew(),
         }
@@ -202,6 +226,7 @@ impl Runner {
     fn reset(&mut self, cursor: Cursor) -> Flow<Cursor> {
         let newest = cursor.newest().clone();
         self.state.topic_id = newest.view.identity().topic_id;
+        self.state.held = Some(self.held);
         (self.state.handled, self.state.doing) = (None, None);
         match self.step(nothing(&newest.view), &newest, None, true)? {
             Stepped::Done => Ok(cursor),
@@ -250,17 +275,12 @@ impl Runner {
     }
 
     /// Handles the difference of two views, from the first key that was not.
-    fn step(
-        &mut self,
-        before: View,
-        step: &Step,
-        resumed: Option<(Vec<u8>, u64)>,
-        reset: bool,
-    ) -> Flow<Stepped> {
+    fn step(&mut self, before: View, step: &Step, resumed: Option<Resumed>, reset: bool) -> Flow<Stepped> {
         let Step { view, announcement, .. } = step;
         let version = view.version();
         let fresh = resumed.is_none();
-        let (mut key, mut batch) = resumed.unwrap_or_default();
+        let Resumed { mut key, mut batch, most } = resumed.unwrap_or_default();
+        let most = if most == 0 { self.batch_size() } else { most };
         let mut backoff = Backoff::new(OWN_WAIT, self.listening.tries.longest_wait);
         let failed = loop {
             let mut changes = view.changes_from_key(&before, &key).peekable();
@@ -269,12 +289,12 @@ impl Runner {
                     return Ok(Stepped::Unreadable);
                 };
                 self.state.steps += 1;
-                self.state.doing =
-                    Some(Doing { announcement: Box::new(announcement), reset, key: Vec::new(), batch: 0 });
+                let announcement = Box::new(announcement);
+                self.state.doing = Some(Doing { announcement, reset, key: Vec::new(), batch: 0, most });
                 self.unsaved = true;
             }
             let failed = loop {
-                let set = match self.collect(&mut changes) {
+                let set = match collect(&mut changes, most) {
                     Err(error) => break Some(error),
                     Ok(set) if set.is_empty() => break None,
                     Ok(set) => set,
@@ -333,22 +353,19 @@ impl Runner {
         Ok(Stepped::Unreadable)
     }
 
-    /// The next set's changes.
-    fn collect<'a>(
-        &self,
-        changes: &mut impl Iterator<Item = crate::Result<Change<'a>>>,
-    ) -> crate::Result<Vec<Change<'a>>> {
-        let most = self.listening.handler.batch_size().max(1);
-        let mut set = Vec::new();
-        let mut bytes = 0;
-        while set.len() < most && bytes < SET_BYTES {
-            let Some(change) = changes.next().transpose()? else { break };
-            let values = [change.before(), change.after()];
-            bytes += change.key().len()
-                + values.into_iter().flatten().map(|value| value.bytes().len()).sum::<usize>();
-            set.push(change);
-        }
-        Ok(set)
+    /// Most changes in a set. The listener's own code, as a call is: its panic must not end the consumer.
+    fn batch_size(&self) -> u64 {
+        let asked = std::panic::catch_unwind(AssertUnwindSafe(|| self.listening.handler.batch_size()));
+        let most = asked.unwrap_or_else(|panic| {
+            tracing::error!(
+                dataset = self.dataset,
+                listener = self.listening.name,
+                panic = said(&*panic),
+                "the listener's batch_size panicked: sets have {BATCH_SIZE} changes at most"
+            );
+            BATCH_SIZE
+        });
+        (most as u64).max(1)
     }
 
     fn id(&self, version: Version, batch: u64) -> String {
@@ -414,10 +431,7 @@ impl Runner {
             let call = AssertUnwindSafe(async { self.listening.handler.handle(set).await }).catch_unwind();
             tokio::select! {
                 called = call => Ok(called.unwrap_or_else(|panic| {
-                    let said = panic.downcast_ref::<&str>().map(|said| (*said).to_owned());
-                    let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
-                    let said = said.unwrap_or_else(|| "it says no more".to_owned());
-                    Err(Failed::again(format!("the listener panicked: {said}")))
+                    Err(Failed::again(format!("the listener panicked: {}", said(&*panic))))
                 })),
                 () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => Err(Stopped),
             }
@@ -427,17 +441,7 @@ impl Runner {
     /// The last try is over: a letter for each change, and on. Until the letters are in their topic nothing is.
     fn give_up(&mut self, set: &ChangeSet<'_>, why: &str) -> Flow {
         let Listening { name, stage, .. } = self.listening.clone();
-        let mut letters = match Letters::of(set, &name, stage, why) {
-            Ok(letters) => letters,
-            Err(error) => {
-                // Its page was checked, so a writer's bug wrote it; no letter would ever be made of it.
-                tracing::error!(
-                    dataset = self.dataset, listener = name, version = %set.version, set = set.id, error = error::chain(&error),
-                    "changes were not handled, and are no dead letters: a value is not of its schema"
-                );
-                return Ok(());
-            }
-        };
+        let mut letters = Letters::of(set, &name, stage, why);
         let count = letters.len() as u64;
         let mut backoff = Backoff::new(letters::FIRST_WAIT, self.listening.tries.longest_wait);
         loop {
@@ -530,6 +534,29 @@ impl Runner {
     fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         Handle::current().block_on(work)
     }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it says no more")
+}
+
+/// The next set's changes.
+fn collect<'a>(
+    changes: &mut impl Iterator<Item = crate::Result<Change<'a>>>,
+    most: u64,
+) -> crate::Result<Vec<Change<'a>>> {
+    let mut set = Vec::new();
+    let mut bytes = 0;
+    while (set.len() as u64) < most && bytes < SET_BYTES {
+        let Some(change) = changes.next().transpose()? else { break };
+        let values = [change.before(), change.after()];
+        bytes +=
+            change.key().len() + values.into_iter().flatten().map(|value| value.bytes().len()).sum::<usize>();
+        set.push(change);
+    }
+    Ok(set)
 }
 
 /// The version before all others.

@@ -24,49 +24,55 @@ use crate::schema::Schema;
 use crate::schema::wire::put_bytes;
 use crate::telemetry::ConsumerMetrics;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, Shard, SnapshotRef};
-use crate::view::{About, Cache, DeltaFile, Fetcher, Identity, View};
+use crate::view::{About, Cache, DeltaFile, Fetcher, Hold, Identity, View};
 
 mod day;
+mod held;
 mod keeping;
 
 const LIFE: Life = Life { epoch: 1, writer: Uuid::nil() };
 /// Longest that anything may take.
 const LONG: Duration = Duration::from_secs(60);
 
-struct World {
+pub(crate) struct World {
     dir: TempDir,
     store: Store,
-    identity: Identity,
-    schema: Arc<Schema>,
+    pub(crate) identity: Identity,
+    pub(crate) schema: Arc<Schema>,
+    /// What stands in a datum behind the value that is written.
+    more: Vec<u8>,
+    pub(crate) hold: Arc<Hold>,
     /// By version: the view, and what announced it.
-    versions: Vec<(View, Announcement)>,
-    recent: Recent,
+    pub(crate) versions: Vec<(View, Announcement)>,
+    pub(crate) recent: Recent,
     stop: CancellationToken,
     metrics: Arc<ConsumerMetrics>,
 }
 
 impl World {
-    fn new() -> World {
+    pub(crate) fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open("memory://").unwrap();
         let topic_id = TopicId([7; 16]);
         let identity = Identity { dataset: "products".into(), topic_id, shard: Shard(0), shards: 1 };
         let stop = CancellationToken::new();
-        let recent = recent(&dir, &store, &stop);
+        let hold = Arc::<Hold>::default();
+        let recent = recent(&dir, &store, &hold, &stop);
         let schema = Arc::new(Schema::raw());
         let metrics = ConsumerMetrics::detached();
-        World { dir, store, identity, schema, versions: Vec::new(), recent, stop, metrics }
+        let (versions, more) = (Vec::new(), Vec::new());
+        World { dir, store, identity, schema, more, hold, versions, recent, stop, metrics }
     }
 
     /// The process starts again: nothing is held, nobody listens.
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.stop.cancel();
         self.stop = CancellationToken::new();
-        self.recent = recent(&self.dir, &self.store, &self.stop);
+        self.recent = recent(&self.dir, &self.store, &self.hold, &self.stop);
     }
 
     /// Builds the next version and stores it.
-    async fn write(&mut self, changes: &[(&str, Option<&str>)]) {
+    pub(crate) async fn write(&mut self, changes: &[(&str, Option<&str>)]) {
         let before = self.versions.last().map_or(0, |(view, _)| view.version().0);
         let (version, previous) = (Version(before + 1), Version(before));
         let source = SourcePartition { topic: "source".into(), topic_id: TopicId([1; 16]), partition: 0 };
@@ -77,6 +83,7 @@ impl World {
             let datum = value.map(|value| {
                 let mut datum = Vec::new();
                 put_bytes(&mut datum, value.as_bytes());
+                datum.extend_from_slice(&self.more);
                 datum
             });
             let stamp = Stamp { timestamp: 5, source: 0, offset: version.0 as i64 };
@@ -138,13 +145,14 @@ impl World {
     }
 
     /// Makes a version that was written the newest.
-    fn show(&self, version: u64) {
+    pub(crate) fn show(&self, version: u64) {
         let (view, announcement) = &self.versions[version as usize - 1];
-        self.recent.publish(view.clone(), announcement);
+        let cache = Cache::open(self.dir.path().join("cache"), u64::MAX).unwrap();
+        self.recent.publish(view.clone().hold(&self.hold, &cache).unwrap(), announcement);
     }
 
     /// Writes a version, and makes it the newest.
-    async fn advance(&mut self, changes: &[(&str, Option<&str>)]) {
+    pub(crate) async fn advance(&mut self, changes: &[(&str, Option<&str>)]) {
         self.write(changes).await;
         self.show(self.versions.len() as u64);
     }
@@ -168,7 +176,7 @@ impl World {
             control_wait: Duration::from_secs(2),
             max_errors_per_minute: 10,
             freshness_slo: None,
-            hold: Arc::default(),
+            hold: self.hold.clone(),
             listeners: Vec::new(),
             listener_dir: self.dir.path().join("listeners"),
             dead_letters: "products.dlq".into(),
@@ -198,9 +206,9 @@ impl Drop for World {
     }
 }
 
-fn recent(dir: &TempDir, store: &Store, stop: &CancellationToken) -> Recent {
+fn recent(dir: &TempDir, store: &Store, hold: &Arc<Hold>, stop: &CancellationToken) -> Recent {
     let cache = Cache::open(dir.path().join("cache"), u64::MAX).unwrap();
-    let fetcher = Fetcher::new(store.clone(), cache);
+    let fetcher = Fetcher::new(store.clone(), cache).holding(hold.clone());
     Recent::new(Arc::new(ArcSwapOption::empty()), Some(fetcher), false, stop.clone())
 }
 
@@ -228,7 +236,10 @@ impl Listener for Scribe {
         }
         let failure = self.0.failures.lock().unwrap().pop_front();
         let text = |value: Option<&crate::view::Value<'_>>| {
-            value.map_or(String::new(), |value| String::from_utf8_lossy(value.raw().unwrap()).into_owned())
+            value.map_or(String::new(), |value| match value.raw() {
+                Some(raw) => String::from_utf8_lossy(raw).into_owned(),
+                None => value.to_json().unwrap(),
+            })
         };
         let mut said = format!("{}->{}", set.from, set.version);
         said += if set.rollback { " rollback" } else { "" };

@@ -10,6 +10,8 @@ use crate::consumer::recent::Recent;
 use crate::format::announcement::{Announcement, SourcePosition};
 use crate::version::{BlobRef, Checksum, DeltaRef};
 
+mod cut;
+
 const PATH: &str = "/v1/datasets/products/changes";
 
 /// What announces a view; its blobs are nowhere.
@@ -64,13 +66,13 @@ fn announcement(view: &View) -> Announcement {
     }
 }
 
-fn publish(recent: &Recent, view: View) {
+pub(in crate::http) fn publish(recent: &Recent, view: View) {
     let announcement = announcement(&view);
     recent.publish(view, &announcement);
 }
 
 /// The routes over version 1, which is confirmed, and what publishes the next.
-fn confirmed(keys: &[&[u8]]) -> (App, Recent) {
+pub(in crate::http) fn confirmed(keys: &[&[u8]]) -> (App, Recent) {
     let first = view(1, keys);
     let app = app([first.clone()]);
     let recent = app.0.directory.get("products").unwrap().reader().unwrap().recent().clone();
@@ -82,6 +84,8 @@ fn confirmed(keys: &[&[u8]]) -> (App, Recent) {
 struct Client {
     body: Body,
     text: String,
+    /// The last id, as it came.
+    last: String,
 }
 
 impl Client {
@@ -94,10 +98,10 @@ impl Client {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-store");
-        Client { body: response.into_body(), text: String::new() }
+        Client { body: response.into_body(), text: String::new(), last: String::new() }
     }
 
-    /// The next event: id, name and data; `None` at the end.
+    /// The next event: id without its mark, name and data; `None` at the end.
     async fn next(&mut self) -> Option<(String, String, Json)> {
         loop {
             while let Some((event, rest)) = self.text.split_once("\n\n") {
@@ -106,9 +110,15 @@ impl Client {
                 let field = |name: &str| {
                     event.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_owned()
                 };
-                let data = field("data: ");
+                let (id, data) = (field("id: "), field("data: "));
+                let (versions, mark) = id.split_once('.').unwrap_or_default();
+                assert!(id.is_empty() || mark.len() == 8, "{id}");
                 if !data.is_empty() {
-                    return Some((field("id: "), field("event: "), serde_json::from_str(&data).unwrap()));
+                    if !id.is_empty() {
+                        self.last = id.clone();
+                    }
+                    let data = serde_json::from_str(&data).unwrap();
+                    return Some((versions.to_owned(), field("event: "), data));
                 }
             }
             let frame = tokio::time::timeout(Duration::from_secs(60), self.body.frame());
@@ -135,13 +145,15 @@ async fn changes_come_key_by_key_and_a_version_is_complete_by_its_id() {
     client.expect("1", "version", version(1, 1, 0, false)).await;
     publish(&recent, view(2, &[b"a", b"b\n", b"\xff"]));
     let new = |key: &str| json!({ "name": key });
-    client.expect("", "change", json!({"version": 2, "key": "b\n", "old": null, "new": new("b\n")})).await;
+    client.expect("1+2", "change", json!({"version": 2, "key": "b\n", "old": null, "new": new("b\n")})).await;
     let key = json!({"base64": "/w=="});
-    client.expect("", "change", json!({"version": 2, "key": key, "old": null, "new": new("\u{fffd}")})).await;
+    client
+        .expect("1+2", "change", json!({"version": 2, "key": key, "old": null, "new": new("\u{fffd}")}))
+        .await;
     client.expect("2", "version", version(2, 1, 2, false)).await;
     publish(&recent, view(1, &[b"a"]));
     client.expect("", "rollback", json!({"version": 1, "from": 2})).await;
-    client.expect("", "change", json!({"version": 1, "key": "b\n", "old": new("b\n"), "new": null})).await;
+    client.expect("2+1", "change", json!({"version": 1, "key": "b\n", "old": new("b\n"), "new": null})).await;
     client.next().await.unwrap();
     client.expect("1", "version", version(1, 2, 2, true)).await;
     app.0.directory.drain();
@@ -156,7 +168,7 @@ async fn changes_come_key_by_key_and_a_version_is_complete_by_its_id() {
 async fn it_goes_on_behind_what_the_client_has_or_says_that_it_cannot() {
     let (app, recent) = confirmed(&[b"a"]);
     let mut all = Client::open(&app, "?since=0", None).await;
-    all.expect("", "change", json!({"version": 1, "key": "a", "old": null, "new": {"name": "a"}})).await;
+    all.expect("0+1", "change", json!({"version": 1, "key": "a", "old": null, "new": {"name": "a"}})).await;
     assert_eq!(all.next().await.unwrap().0, "1");
     // The header counts: a browser that comes back asks for the URL of the beginning.
     let mut client = Client::open(&app, "?since=0", Some("1")).await;
@@ -164,7 +176,7 @@ async fn it_goes_on_behind_what_the_client_has_or_says_that_it_cannot() {
     publish(&recent, view(2, &[b"b"]));
     for client in [&mut all, &mut client] {
         client
-            .expect("", "change", json!({"version": 2, "key": "b", "old": null, "new": {"name": "b"}}))
+            .expect("1+2", "change", json!({"version": 2, "key": "b", "old": null, "new": {"name": "b"}}))
             .await;
         assert_eq!(client.next().await.unwrap().0, "2");
     }
@@ -191,7 +203,7 @@ async fn a_large_version_comes_in_pieces() {
     publish(&recent, view(2, &keys.iter().map(Vec::as_slice).collect::<Vec<_>>()));
     for key in &keys {
         let (id, name, data) = client.next().await.unwrap();
-        assert_eq!((id.as_str(), name.as_str()), ("", "change"));
+        assert_eq!((id.as_str(), name.as_str()), ("1+2", "change"));
         assert_eq!(data["key"], *String::from_utf8_lossy(key));
         assert!(client.text.len() < 2 * PIECE, "{} bytes at a time", client.text.len());
     }
@@ -218,7 +230,8 @@ async fn who_reads_nothing_for_too_long_is_told_and_let_go() {
     let (app, recent) = confirmed(&[b"a"]);
     let dataset = app.0.directory.get("products").unwrap();
     let room = Arc::clone(&app.0.streams).try_acquire_owned().unwrap();
-    let mut stream = Stream::new(&app, dataset, recent.cursor().unwrap(), "hello".to_owned(), room);
+    let begun = Begun { cursor: recent.cursor().unwrap(), hello: "hello".to_owned(), under_way: None };
+    let mut stream = Stream::new(&app, dataset, begun, room);
     stream.handed = Instant::now().checked_sub(STALL + Duration::from_secs(1));
     // The first piece was never waited for.
     let (hello, mut stream) = stream.next().await.unwrap();

@@ -64,7 +64,7 @@ async fn several_keys_are_answered_in_their_order_absent_ones_with_null() {
     for said in ["no index of name; there is none", "[datasets.products.consumer]", "add [\"name\"]"] {
         assert!(detail.contains(said), "{detail}");
     }
-    let same = Request::get(path).header("if-none-match", "\"3\"").body(Body::empty()).unwrap();
+    let same = Request::get(path).header("if-none-match", tag(3)).body(Body::empty()).unwrap();
     assert_eq!(ask(&app, same).await.status(), 304);
 }
 
@@ -82,20 +82,20 @@ async fn a_large_answer_is_compressed_for_who_takes_it() {
     let large = ask_for("records?limit=500", "br, gzip;q=0.9").await;
     assert_eq!(
         (&large.headers()["content-encoding"], &large.headers()["etag"]),
-        (&"gzip".parse().unwrap(), &"W/\"3\"".parse().unwrap())
+        (&"gzip".parse().unwrap(), &format!("W/{}", tag(3)).parse().unwrap())
     );
     assert_eq!(large.headers()["vary"], "accept-encoding");
     let squeezed = large.into_body().collect().await.unwrap().to_bytes();
     let plain = ask_for("records?limit=500", "identity").await;
     assert!(!plain.headers().contains_key("content-encoding"));
-    assert_eq!(plain.headers()["etag"], "\"3\"");
+    assert_eq!(plain.headers()["etag"], tag(3));
     let plain = body(plain).await;
     assert!(squeezed.starts_with(b"\x1f\x8b") && squeezed.len() * 4 < plain.len(), "{}", squeezed.len());
     for path in ["records/key-0001", "records?limit=2"] {
         assert!(!ask_for(path, "gzip").await.headers().contains_key("content-encoding"), "{path}");
     }
     let known = Request::get("/v1/datasets/products/records?limit=500").header("accept-encoding", "gzip");
-    let known = known.header("if-none-match", "W/\"3\"").body(Body::empty()).unwrap();
+    let known = known.header("if-none-match", format!("W/{}", tag(3))).body(Body::empty()).unwrap();
     assert_eq!(ask(&app, known).await.status(), 304);
 }
 
@@ -124,6 +124,38 @@ async fn records_are_found_by_the_fields_of_an_index() {
     ] {
         problem(&app, &format!("/v1/datasets/products/records?{bad}"), 400).await;
     }
+}
+
+/// The same number of a version, and other content: what is held is another part of it, or the topic was made anew.
+#[tokio::test]
+async fn a_tag_says_of_what_the_version_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), u64::MAX).unwrap();
+    let held = |filter: Option<&str>, fields: Option<&[&str]>| {
+        let filter = filter.map(|filter| crate::codec::Filter::parse(filter).unwrap());
+        let fields = fields.map(|fields| fields.iter().map(|field| (*field).to_owned()).collect());
+        view(3, &[b"P-1"]).hold(&Arc::new(Hold::new(filter, fields, Vec::new())), &cache).unwrap()
+    };
+    let apps = [
+        app([view(3, &[b"P-1"])]),
+        app([held(None, Some(&["name"]))]),
+        app([held(Some("name = 'P-1'"), None)]),
+        app([held(Some("name != 'P-2'"), None)]),
+        app([view_of(TopicId([8; 16]), 3, &[b"P-1"])]),
+    ];
+    let path = "/v1/datasets/products/records/P-1";
+    let mut tags = Vec::new();
+    for app in &apps {
+        tags.push(get(app, path).await.headers()["etag"].to_str().unwrap().to_owned());
+    }
+    for (at, app) in apps.iter().enumerate() {
+        for (of, tag) in tags.iter().enumerate() {
+            let request = Request::get(path).header("if-none-match", tag).body(Body::empty()).unwrap();
+            let status = ask(app, request).await.status().as_u16();
+            assert_eq!(status, if of == at { 304 } else { 200 }, "the tag of {of} at {at}: {tags:?}");
+        }
+    }
+    assert_eq!(held(None, Some(&["name", "name"])).mark(), held(None, Some(&["name"])).mark());
 }
 
 /// Whatever stands in a path or a query, the answer is one, of JSON, and the next request is answered too.

@@ -1,6 +1,8 @@
 //! What is kept over restarts, and which versions are told apart from their chain.
 
 use super::*;
+use crate::blob::faulty::{Faults, Faulty};
+use crate::consumer::earlier::Earlier;
 
 #[tokio::test]
 async fn a_checkpoint_comes_back_and_has_one_owner() {
@@ -15,9 +17,16 @@ async fn a_checkpoint_comes_back_and_has_one_owner() {
     let mut state = State {
         stamp: [3; 16],
         topic_id: TopicId([7; 16]),
+        held: Some(7),
         steps: 1 << 40,
         handled: Some(announced(2)),
-        doing: Some(Doing { announcement: announced(3), reset: true, key: b"\0k".to_vec(), batch: 7 }),
+        doing: Some(Doing {
+            announcement: announced(3),
+            reset: true,
+            key: b"\0k".to_vec(),
+            batch: 7,
+            most: 9,
+        }),
     };
     file.save(&state).unwrap();
     assert!(matches!(Checkpoint::open(dir, "products", "audit"), Err(checkpoint::Error::Locked(_))));
@@ -94,4 +103,45 @@ async fn a_snapshot_loses_nobody_who_is_a_little_behind() {
     }
     assert!(cursor.waiting().await.is_none());
     assert!(world.recent.open(Version(9)).await.is_none(), "it was never announced");
+}
+
+#[tokio::test]
+async fn many_who_come_back_to_a_version_share_one_view_of_it() {
+    let mut world = World::new();
+    for value in ["1", "2", "3"] {
+        world.advance(&[("a", Some(value))]).await;
+    }
+    let views = futures::future::join_all((0..64).map(|_| world.recent.open(Version(2)))).await;
+    let first = views[0].as_ref().expect("the chain leads to it");
+    for view in &views {
+        assert!(std::ptr::eq(view.as_ref().unwrap().about(), first.about()), "a copy of its own");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_earlier_version_whose_store_hangs_holds_up_no_other() {
+    let mut world = World::new();
+    for value in ["1", "2", "3", "4"] {
+        world.write(&[("a", Some(value))]).await;
+    }
+    let hangs = Faults { delay: Duration::from_secs(86_400), ..Faults::default() };
+    let (store, faults) = Faulty::wrap(world.store.clone(), hangs, Entropy::seeded(1));
+    faults.set(false);
+    let cache = Cache::open(world.dir.path().join("reader"), u64::MAX).unwrap();
+    let earlier = Earlier::new(Fetcher::new(store, cache), Clock::system());
+    let (view, announcement) = &world.versions[3];
+    earlier.note(view, announcement);
+    let at = async |version| {
+        let view = tokio::time::timeout(LONG, earlier.at(Version(version))).await.expect("it is there");
+        view.unwrap().unwrap().version()
+    };
+    assert_eq!(at(2).await, Version(2));
+    faults.set(true);
+    let mut hanging = Box::pin(earlier.at(Version(3)));
+    assert!(futures::poll!(&mut hanging).is_pending());
+    assert_eq!(at(2).await, Version(2), "one that is open");
+    assert_eq!(at(1).await, Version(1), "one that can be opened out of the cache");
+    drop(hanging);
+    faults.set(false);
+    assert_eq!(at(3).await, Version(3));
 }
