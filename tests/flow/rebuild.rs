@@ -249,3 +249,47 @@ async fn a_rebuild_that_is_killed_begins_again_and_announces_once() {
     assert_eq!(instance.newest(), before + 1, "once");
     process.stop(LONG).expect_code(0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_before_and_does_not_fit_any_more_is_a_letter_and_no_silent_delete() {
+    let mut setting = Setting::new("unfit", 1, SCHEMA);
+    let mut records: Vec<_> = (0..10).map(|i| product(&mut setting, i, 1.0)).collect();
+    records.push(Record::upsert("misfit", "{\"id\": 7}"));
+    setting.topic.produce(records);
+    let process = Instance::new(&setting, "one").started();
+    settled(&setting).await;
+    process.stop(LONG).expect_code(0);
+    let letters = Topic::named(&format!("{}.dlq", setting.dataset()));
+    assert_eq!(letters.read().len(), 1);
+
+    // The versions follow the alias; the JSON of the records knows nothing of it.
+    setting.schema = SCHEMA.replace("\"price\"", "\"cost\", \"aliases\": [\"price\"]");
+    for row in setting.model.values_mut() {
+        let row = row.as_object_mut().expect("a record");
+        let price = row.remove("price").expect("it is there");
+        row.insert("cost".to_owned(), price);
+    }
+    let instance = Instance::new(&setting, "one");
+    let process = instance.started();
+    settled(&setting).await;
+    let asked = ["--deletes", "--dry-run", "--output", "json"];
+    let would = outcome(instance.run(&["rebuild"], &asked));
+    assert_eq!(
+        (&would["letters"], &would["unfit"], &would["deleted"]),
+        (&json!(10), &json!(10), &json!(10)),
+        "{would}"
+    );
+    let said = instance.run(&["rebuild"], &["--deletes", "--dry-run"]).expect_code(0).stdout;
+    assert!(said.contains("of those 10 were taken when they were first read"), "{said}");
+    let done = outcome(instance.run(&["rebuild"], &["--deletes", "--yes", "--output", "json"]));
+    assert_eq!((&done["letters"], &done["deletes"]), (&json!(10), &json!(10)), "{done}");
+    setting.model.clear();
+    settled(&setting).await;
+    let keys: Vec<_> = letters.read().into_iter().filter_map(|letter| letter.key).collect();
+    assert_eq!(keys.iter().filter(|key| **key == b"misfit").count(), 1, "it was one before");
+    assert_eq!(keys.len(), 11, "each record that has gone is in its letter");
+    // Once more: now they are letters.
+    let would = outcome(instance.run(&["rebuild"], &asked));
+    assert_eq!((&would["letters"], &would["unfit"]), (&json!(0), &json!(0)), "{would}");
+    process.stop(LONG).expect_code(0);
+}
