@@ -58,7 +58,7 @@ use crate::codec::{Bound, Format, KeyRule};
 use crate::failpoint;
 use crate::format::letter::{Elsewhere, header};
 use crate::kafka::transaction::BULK_LIMIT;
-use crate::kafka::{self, Admin, Group, Outcome as Ended, Outgoing, Transaction};
+use crate::kafka::{self, Admin, Group, Outcome as Ended, Outgoing, Timestamps, Transaction};
 use crate::registry::Registry;
 use crate::schema::Schema;
 
@@ -142,6 +142,7 @@ pub struct Replay<'a> {
 struct Limit {
     partitions: i32,
     bytes: usize,
+    timestamps: Timestamps,
 }
 
 /// Replays letters until all that are selected are seen, or `stop` is cancelled. Returns what was done in any case.
@@ -271,7 +272,8 @@ impl<'a> Replay<'a> {
                 let config = admin.topic_config(topic).await?;
                 let bytes = config.get("max.message.bytes").and_then(|value| value.parse().ok());
                 let bytes = bytes.unwrap_or(1_048_588usize).min(BULK_LIMIT).saturating_sub(AROUND);
-                limits.insert(topic.clone(), Limit { partitions: info.partitions, bytes });
+                let timestamps = Timestamps::of(&config);
+                limits.insert(topic.clone(), Limit { partitions: info.partitions, bytes, timestamps });
             }
             Ok(())
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Options;
 use crate::kafka::allowed::{self, Need, On, Operation};
-use crate::kafka::{self, Admin, TopicSpec};
+use crate::kafka::{self, Admin, Timestamps, TopicSpec};
 use crate::record::TopicId;
 
 /// Why the topics are not as they must be.
@@ -150,16 +150,25 @@ pub async fn prepare(admin: &Admin, options: &Options) -> Result<Prepared, Error
     Ok(Prepared { announcements_id: announcements.id })
 }
 
-/// Largest record that the dead-letter topic takes, less room for our headers and the batch around the record. Asked by
-/// each life: a transaction that fails because the limit was lowered must not fail again and again.
+/// What the dead-letter topic takes.
+#[derive(Clone, Copy, Debug)]
+pub struct LetterLimit {
+    /// Largest record, less room for our headers and the batch around the record.
+    pub bytes: usize,
+    /// Which timestamps.
+    pub timestamps: Timestamps,
+}
+
+/// Asked by each life: a transaction that fails because a limit was lowered must not fail again and again.
 ///
 /// # Errors
 /// Kafka's.
-pub async fn letter_limit(admin: &Admin, options: &Options) -> Result<usize, kafka::Error> {
+pub async fn letter_limit(admin: &Admin, options: &Options) -> Result<LetterLimit, kafka::Error> {
     let dead = admin.topic_config(&options.dead_letters).await?;
     // Kafka's default of `max.message.bytes`, where the answer leaves it out.
     let limit = dead.get("max.message.bytes").and_then(|value| value.parse().ok()).unwrap_or(1_048_588usize);
-    Ok(limit.min(CLIENT_LIMIT).saturating_sub(16 * 1024))
+    let bytes = limit.min(CLIENT_LIMIT).saturating_sub(16 * 1024);
+    Ok(LetterLimit { bytes, timestamps: Timestamps::of(&dead) })
 }
 
 /// A topic that was looked at: its name, and what it is; `None` where it is missing and [`prepare`] would create it, the
