@@ -9,7 +9,7 @@ use super::faulty::{Faults, Faulty};
 use super::name::{Folder, Kind, LetterPart, Name};
 use super::*;
 use crate::clock::Entropy;
-use crate::record::TopicId;
+use crate::record::{SourcePartition, TopicId};
 use crate::version::{Checksum, Shard, Version};
 
 const NAME: &str = "products/AAAAAAAAAAAAAAAAAAAAAQ/0/00000000000000000007-3-00000000deadbeef.delta.avro";
@@ -256,14 +256,21 @@ fn a_name_is_spelled_as_documented() {
     ] {
         assert!(wrong.parse::<Name>().is_err(), "{wrong}");
     }
+    let source =
+        |topic: &str, id| SourcePartition { topic: topic.into(), topic_id: TopicId([id; 16]), partition: 2 };
+    let letter = |source: &SourcePartition, part| super::name::letter(&name.folder, source, 17, part);
+    let ours = source("shop.products", 2);
     assert_eq!(
-        super::name::letter(&name.folder, "shop.products", 2, 17, LetterPart::Value),
-        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/shop.products-2-17.letter"
+        letter(&ours, LetterPart::Value),
+        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/shop.products-AgICAgICAgICAgICAgICAg-2-17.letter"
     );
     assert_eq!(
-        super::name::letter(&name.folder, "shop.products", 2, 17, LetterPart::Whole),
-        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/shop.products-2-17.whole.letter"
+        letter(&ours, LetterPart::Whole),
+        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/shop.products-AgICAgICAgICAgICAgICAg-2-17.whole.letter"
     );
+    let long = letter(&source(&"t".repeat(249), 0xfb), LetterPart::Whole);
+    let file = long.rsplit('/').next().unwrap();
+    assert!(file.len() < 255 && super::name::check(&long).is_ok(), "{file}");
 }
 
 proptest! {

@@ -200,10 +200,10 @@ impl Uploader {
     }
 
     /// Over a network, what an attempt without an answer has stored is not sent again: it may be gigabytes. Names carry
-    /// their content's checksum, so what is there is it, unless it was damaged; then it is mostly shorter, and is replaced.
-    /// Those of letters do not: a source that was made anew has other records at the same offsets.
+    /// their content's checksum, or the record's place, so what is there is it, unless it was damaged; then it is mostly
+    /// shorter, and is replaced. The value of a letter is put over nowhere: it may be all there is of its record.
     async fn put_where(&self, name: &str, body: Body) -> Result<(), blob::Error> {
-        if !self.store.is_far() || name.ends_with(name::LETTER) {
+        if !self.store.is_far() && !name.ends_with(name::LETTER) {
             return self.store.put(name, body).await;
         }
         match self.store.put_new(name, body.clone()).await? {
@@ -312,10 +312,7 @@ impl Storer {
     /// A letter must never stand in the way of the position that it goes out with, so whatever its topic will not take
     /// goes into a blob: the value, or, where key and headers alone are too large, all of it.
     async fn store_what_is_too_large(&self, letter: &Letter) -> Result<Elsewhere, blob::Error> {
-        let blob = |part| {
-            let source = &letter.source;
-            name::letter(&self.folder, &source.topic, source.partition, letter.offset, part)
-        };
+        let blob = |part| name::letter(&self.folder, &letter.source, letter.offset, part);
         let (elsewhere, body) = match &letter.value {
             _ if letter.size() <= self.letter_limit => return Ok(Elsewhere::Nothing),
             Some(value) if letter.size() - value.len() <= self.letter_limit => {
@@ -342,6 +339,7 @@ mod tests {
     use crate::blob::faulty::{Control, Faults, Faulty};
     use crate::gauge::Strain;
     use crate::producer::circuit::Circuits;
+    use crate::record::{SourcePartition, TopicId};
 
     /// An uploader to a store with these faults, and what a test looks at.
     fn uploader(faults: Faults, reset: Duration) -> (Uploader, Control, Store) {
@@ -431,6 +429,41 @@ mod tests {
             inner.put("a", Bytes::from_static(before.as_bytes())).await.unwrap();
             uploader.put("a", Body::Bytes(Bytes::from_static(b"bytes"))).await.unwrap();
             assert_eq!(inner.get_bytes("a").await.unwrap(), after, "{before}");
+        }
+    }
+
+    /// A source that was made anew has other records at the same offsets: each letter keeps its own value.
+    #[tokio::test]
+    async fn the_value_of_a_letter_is_not_put_over_by_that_of_another_record() {
+        let (uploader, _, inner) = uploader(Faults::default(), Duration::from_secs(60));
+        let folder = Folder {
+            dataset: "products".into(),
+            topic_id: TopicId([1; 16]),
+            shard: crate::version::Shard(0),
+        };
+        let storer = Storer::new(uploader, 1, 2_000, folder);
+        let letter = |id: u8| Letter {
+            source: SourcePartition { topic: "in".into(), topic_id: TopicId([id; 16]), partition: 0 },
+            offset: 7,
+            timestamp: 8,
+            stage: "VALUE_CONVERTER".to_owned(),
+            class: "stillwell.codec.Syntax".to_owned(),
+            message: "it ends too early".to_owned(),
+            key: None,
+            value: Some(vec![id; 3_000].into()),
+            headers: Vec::new(),
+        };
+        let mut names = Vec::new();
+        for id in [2, 3, 2] {
+            let Elsewhere::Value(name) = storer.store_what_is_too_large(&letter(id)).await.unwrap() else {
+                panic!("it is too large for its topic");
+            };
+            names.push((name, id));
+        }
+        assert_ne!(names[0], names[1]);
+        assert_eq!(names[0], names[2]);
+        for (name, id) in names {
+            assert_eq!(inner.get_bytes(&name).await.unwrap(), vec![id; 3_000]);
         }
     }
 
