@@ -45,6 +45,26 @@ async fn an_id_is_asked_for_once_however_many_want_it() {
     assert!(stub.seen()[2].starts_with("GET /subjects/a%2Fb%20value/versions/latest "));
 }
 
+/// Whoever wrote with it did; ours would have to be another.
+#[tokio::test]
+async fn a_writers_schema_need_not_be_one_that_we_would_write_with() {
+    let texts = [
+        r#"{"type":"record","name":"R","namespace":"com.my-company","fields":[{"name":"f","type":"int"}]}"#,
+        r#"{"type":"record","name":"R","fields":[{"name":"f","type":"int","default":null}]}"#,
+        r#"{"type":"record","name":"R","fields":[{"name":"größe","type":"int"}]}"#,
+        r#"{"type":"enum","name":"E","symbols":["a-b","c d"]}"#,
+    ];
+    for text in texts {
+        let stub = Stub::start(move |_| schema(text)).await;
+        assert_eq!(avro(registry(&stub.options()).schema(SEVEN).await), text);
+        assert!(Schema::parse(text).is_err(), "{text}");
+    }
+    // What would not stand in a canonical form as it is could be made to look like another schema.
+    let forged = r#"{"type":"record","name":"R","fields":[{"name":"f\",\"type\":\"int\"},{\"name\":\"g","type":"int"}]}"#;
+    let stub = Stub::start(move |_| schema(forged)).await;
+    assert!(unusable(registry(&stub.options()).schema(SEVEN).await).contains("has to match"));
+}
+
 #[tokio::test]
 async fn what_is_no_registrys_word_is_asked_for_again_and_never_taken_for_unknown() {
     let html = "<html>not found</html>".to_owned();
