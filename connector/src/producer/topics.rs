@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_letters_topic_is_not_compacted_and_may_age() {
-        let keeps = |pairs| keeps_letters("p.dlq", &of(pairs));
+        let keeps = |pairs: &[(&str, &str)]| keeps_letters("p.dlq", &of(pairs));
         for policy in ["compact", "compact,delete", "delete, compact"] {
             let error = keeps(&[("cleanup.policy", policy)]).unwrap_err().to_string();
             assert!(error.contains("p.dlq") && error.ends_with("set cleanup.policy=delete"), "{error}");
