@@ -37,6 +37,17 @@ async fn a_folder_is_plain_files_that_outlive_the_store() {
     // What a crash in the middle of a put leaves is not listed, and is no blob.
     std::fs::write(format!("{path}#1"), b"torn").unwrap();
     assert_eq!(again.list("").await.unwrap().len(), 1);
+    // It goes once it is old, and nothing else does.
+    let now = std::fs::metadata(format!("{path}#1")).unwrap().modified().unwrap();
+    let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+    std::fs::write(format!("{path}#x"), b"somebody's").unwrap();
+    let prefix = NAME.split('/').next().unwrap();
+    assert_eq!(again.sweep(prefix, now - 60_000).await.unwrap(), 0, "it may be under way");
+    assert_eq!(again.sweep("elsewhere", now + 60_000).await.unwrap(), 0);
+    assert_eq!(again.sweep(prefix, now + 60_000).await.unwrap(), 1);
+    assert!(!std::fs::exists(format!("{path}#1")).unwrap() && std::fs::exists(format!("{path}#x")).unwrap());
+    assert_eq!(again.get_bytes(NAME).await.unwrap(), "content");
+    std::fs::remove_file(format!("{path}#x")).unwrap();
     // The folder gone from below: an error that says where, and a put makes it anew.
     std::fs::remove_dir_all(folder.path().join("made")).unwrap();
     assert!(matches!(again.get_bytes(NAME).await, Err(Error::Missing { .. })));
