@@ -87,3 +87,18 @@ fn a_later_record_in_an_open_transaction_is_waited_for() {
     assert_eq!(counts(&last["totals"]), (2, 1, 1, 0, 0), "{last}");
     assert_eq!(scene.replayed_keys(), ["other"]);
 }
+
+/// So many letters a second are not sent in less time than that, however fast the machine is.
+#[test]
+fn a_rate_is_kept() {
+    const LETTERS: usize = 40;
+    let scene = Scene::new("paced", 1);
+    scene.fail(&(0..LETTERS).map(|n| poison(&format!("K-{n}"), 5)).collect::<Vec<_>>());
+    let clock = stillwell::clock::Clock::system();
+    let began = clock.now();
+    let done = scene.totals(&["--rate", "10", "--quiet"], 0);
+    let took = clock.now().saturating_duration_since(began);
+    assert_eq!(counts(&done), (40, 40, 0, 0, 0), "{done}");
+    // Half a second's worth may go at once.
+    assert!(took >= Duration::from_millis(3_400), "{LETTERS} letters at 10 a second took {took:?}");
+}

@@ -2,6 +2,7 @@ use std::io::{Read as _, Write as _};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 
 use super::stub::{SILENCE, Stub, absent, schema};
 use super::*;
@@ -308,15 +309,18 @@ async fn what_is_longer_than_is_read_is_of_no_use_once_and_for_all() {
     assert!(registry.probe().await.unwrap().contains("more than"));
 }
 
-/// Serves one request by TLS; whether it came so far.
+/// Serves one request by TLS to who shows a certificate of the authority's; whether it came so far.
 fn secure(answer: &'static str) -> (String, std::thread::JoinHandle<bool>) {
     let chain = CertificateDer::pem_file_iter(pem("server.pem")).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(pem("server.key")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut authorities = rustls::RootCertStore::empty();
+    authorities.add(CertificateDer::from_pem_file(pem("ca.pem")).unwrap()).unwrap();
+    let clients = WebPkiClientVerifier::builder_with_provider(authorities.into(), provider.clone());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients.build().unwrap())
         .with_single_cert(chain, key)
         .unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -359,6 +363,12 @@ async fn a_certificate_is_trusted_if_its_authority_is() {
     let (url, served) = secure(r#"{"schema": "\"int\""}"#);
     avro(registry(&options(url, "ca.pem")).schema(SEVEN).await);
     assert!(served.join().unwrap());
+    // The registry wants to know who asks.
+    let (url, served) = secure(r#"{"schema": "\"int\""}"#);
+    let nobody = Options { identity: None, ..options(url, "ca.pem") };
+    let error = registry(&nobody).schema(SEVEN).await.unwrap_err();
+    assert!(matches!(error, Error::Away { .. }), "{error}");
+    assert!(!served.join().unwrap());
     let (url, served) = secure("");
     let error = registry(&options(url, "server.pem")).schema(SEVEN).await.unwrap_err();
     assert!(matches!(error, Error::Away { .. }), "{error}");
