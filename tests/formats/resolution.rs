@@ -289,7 +289,7 @@ fn every_rule_that_has_a_name_is_avros() {
 }
 
 /// Ours alone: Java's generic reader knows decimals as bytes, and gives another number without a word.
-/// What Java's writers write with, and our own parser refuses for a schema of ours: namespaces that are none, names of other
+/// What Java's writers have written with, and our own parser refuses for a schema of ours: namespaces that are none, names of other
 /// scripts, defaults that fit no type. The reader's are as they must be.
 #[test]
 fn schemas_of_writers_that_no_reader_may_have_are_read_as_avro_reads_them() {

@@ -13,8 +13,8 @@ use super::node::{Decimal, Enum, Field, Fixed, Id, Logical, MAX_WEIGHTLESS, Name
 pub(super) enum Whose {
     /// Ours: names are Avro's, for blobs are read by any Avro tool, and defaults are values of their types.
     Ours,
-    /// Somebody's who has written records with it, so that it is good enough: Avro for Java looks at no namespace, takes letters
-    /// of any script for names, and Confluent's registry looks at the defaults of new schemas only. What reads them needs neither.
+    /// Somebody's who has written records with it, so that it is good enough: Avro for Java looks at no namespace (up to 1.11), takes
+    /// letters of any script for names, and Confluent's registry looks at the defaults of new schemas only. What reads them needs neither.
     Writers,
 }
 
