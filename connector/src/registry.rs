@@ -334,7 +334,7 @@ impl Registry {
             ("PROTOBUF", texts) => {
                 proto::File::compile(&main.schema, texts).map(Arc::new).map(Written::Protobuf)
             }
-            (_, []) => avro(Schema::parse(&main.schema)),
+            (_, []) => avro(Schema::writers(&main.schema)),
             (_, texts) => {
                 avro(Schema::with_references(&main.schema, texts.iter().map(|(_, text)| text.as_str())))
             }

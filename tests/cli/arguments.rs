@@ -329,6 +329,46 @@ fn what_is_not_there_has_a_code_of_its_own() {
     }
 }
 
+/// 0 where one reads what the other has written, 1 where not, with where and by which rule.
+#[test]
+fn schemas_that_do_not_go_together_are_told_by_the_rule() {
+    let dir = scratch();
+    let file = |name: &str, fields: &str| {
+        let path = dir.path().join(name);
+        let text = format!(r#"{{"type": "record", "name": "P", "fields": [{fields}]}}"#);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let old = file("old.avsc", r#"{"name": "id", "type": "int"}"#);
+    let new = file(
+        "new.avsc",
+        r#"{"name": "id", "type": "long"}, {"name": "note", "type": "string", "default": ""}"#,
+    );
+    let unfit = file("unfit.avsc", r#"{"name": "id", "type": "string"}, {"name": "note", "type": "string"}"#);
+    let good = told(&["schema", "check", &old, &new]).expect_code(0);
+    assert!(good.stdout.lines().any(|line| line.starts_with("backward") && line.contains("yes")), "{good:?}");
+    // The other way it does not go, which is said, and was not asked.
+    assert!(good.stdout.contains("long is no int"), "{}", good.stdout);
+    for asked in ["forward", "full"] {
+        told(&["schema", "check", &old, &new, "--compatibility", asked]).expect_code(1);
+    }
+    let bad = told(&["schema", "check", &old, &unfit]).expect_code(1);
+    let rules = [("id", "int is no string"), ("note", "the writer's record lacks it, and it has no default")];
+    for (at, rule) in rules {
+        let line = bad.stdout.lines().find(|line| line.contains(rule));
+        assert!(line.is_some_and(|line| line.contains(&format!(" {at} "))), "{at}: {}", bad.stdout);
+    }
+    let bad = told(&["schema", "check", &old, &unfit, "--output", "json"]).expect_code(1);
+    let rows: Value = serde_json::from_str(&bad.stdout).unwrap();
+    assert_eq!((&rows[0]["compatible"], &rows[0]["asked"]), (&false.into(), &true.into()), "{rows}");
+    for (nth, (at, rule)) in rules.into_iter().enumerate() {
+        let mismatch = &rows[0]["mismatches"][nth];
+        assert_eq!((&mismatch["at"], &mismatch["rule"]), (&at.into(), &rule.into()), "{rows}");
+    }
+    let none = file("none.avsc", r#"{"name": "id"}"#);
+    assert!(told(&["schema", "check", &old, &none]).expect_code(65).stderr.contains("none.avsc"));
+}
+
 #[test]
 fn health_is_asked_for_where_the_configuration_says() {
     let port = free_port();

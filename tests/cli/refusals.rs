@@ -34,7 +34,7 @@ fn a_missing_topic_that_may_not_be_created_is_named_with_what_it_needs() {
     let kept = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
     let topics: [(_, &[(&str, &str)]); 4] = [
         (format!("{name}.in"), &[]),
-        (format!("{name}.dlq"), &[("retention.ms", "-1")]),
+        (format!("{name}.dlq"), &kept),
         (format!("{name}.control"), &[("cleanup.policy", "compact")]),
         (format!("{name}.announcements"), &kept),
     ];
@@ -55,6 +55,33 @@ fn a_missing_topic_that_may_not_be_created_is_named_with_what_it_needs() {
         Topic::create_on(Broker::shared(), topic, 1, needs);
     }
     let mut process = Running::start(stillwell(["run", "-c", &config]).args(never));
+    until_ready(&mut process, port);
+    process.stop(LONG).expect_code(0);
+}
+
+/// A letter may have no key, which a compacted topic does not take: one such record would stop the dataset for ever.
+#[test]
+fn a_letters_topic_that_does_not_take_every_letter_is_refused_and_one_that_forgets_is_said() {
+    let dir = scratch();
+    let (name, port) = (unique("shop"), free_port());
+    let source = Topic::create("shop-in", 1);
+    let config = configure(dir.path(), &name, source.name(), bootstrap(), port);
+    let letters = Topic::create_on(
+        Broker::shared(),
+        &format!("{name}.dlq"),
+        1,
+        &[("cleanup.policy", "compact"), ("retention.ms", "604800000")],
+    );
+    let why = "has cleanup.policy=compact, but a letter without a key could not be written";
+    says(&refused(&config, &[]), &[why, "set cleanup.policy=delete"]);
+    let check = || run(&mut stillwell(["check", "--connect", "-c", &config]), LONG);
+    assert!(check().expect_code(78).stderr.contains(why));
+
+    letters.set(&[("cleanup.policy", "delete"), ("retention.ms", "604800000")]);
+    let checked = check().expect_code(0).stdout;
+    assert!(checked.contains("letters age out by retention.ms=604800000: set it to -1"), "{checked}");
+    let mut process = Running::start(&mut stillwell(["run", "-c", &config]));
+    process.wait_for_text("dead letters age out", LONG);
     until_ready(&mut process, port);
     process.stop(LONG).expect_code(0);
 }

@@ -68,6 +68,62 @@ async fn misfits_become_letters_once_and_the_rest_goes_on() {
     consumer.shutdown().await.expect("it stops");
 }
 
+/// Kafka 4 takes no timestamp of more than an hour ahead, and an operator may say the same of the past: a letter that is
+/// refused for it would stop the dataset for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_misfit_of_a_time_that_the_letters_topic_does_not_take_stops_nothing() {
+    const HOUR: i64 = 3_600_000;
+    let set = |topic: &Topic, ms: i64| topic.set(&[("message.timestamp.after.max.ms", &ms.to_string())]);
+    let mut setting = Setting::new("dated", 1, SCHEMA);
+    set(&setting.topic, i64::MAX);
+    let letters = Topic::create_on(
+        Broker::shared(),
+        &format!("{}.dlq", setting.dataset()),
+        1,
+        &[("message.timestamp.after.max.ms", "3600000"), ("message.timestamp.before.max.ms", "3600000")],
+    );
+    let now = stillwell::clock::Clock::system().wall_ms();
+    let times = [("ahead", now + 2 * HOUR), ("past", now - 2 * HOUR)];
+    let mut records: Vec<_> =
+        times.iter().map(|(key, at)| Record { timestamp: Some(*at), ..Record::upsert(key, "{") }).collect();
+    records.push(setting.upsert("good", json!({"id": "good", "price": 1.0, "stock": null})));
+    setting.topic.produce(records);
+    let producer = setting.producer().await;
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let found = self::letters(setting.dataset(), 2);
+    for (letter, (key, at)) in found.iter().zip(times) {
+        assert_eq!(letter.key.as_deref(), Some(key.as_bytes()));
+        assert_eq!(letter.header("stillwell.original-timestamp"), Some(at.to_string().as_str()));
+        let dated = letter.timestamp.expect("it has one");
+        assert!((dated - now).abs() < HOUR, "{key} is dated {dated}, and it is {now}");
+    }
+    assert_eq!(letters.read().len(), 2);
+
+    // They go back with their own; where the source takes it no more, that is said, and holds up nothing else.
+    set(&setting.topic, HOUR);
+    let instance = crate::instance::Instance::new(&setting, "operator");
+    let fix = r#"printf '{"id": "%s", "price": 2.0, "stock": null}' "$STILLWELL_KEY""#;
+    let replay = |code: i32| instance.run(&["dlq", "replay"], &["--fix", fix]).expect_code(code).stdout;
+    let left = replay(1);
+    assert!(
+        left.contains("2 letters selected: 1 replayed") && left.contains("1 timestamp not taken"),
+        "{left}"
+    );
+    set(&setting.topic, i64::MAX);
+    replay(0);
+    let back = setting.topic.read().into_iter().filter(|record| record.header("stillwell.replays").is_some());
+    let back: Vec<_> = back.map(|record| record.timestamp).collect();
+    assert_eq!(back, [Some(times[1].1), Some(times[0].1)]);
+    for (key, _) in times {
+        setting.upsert(key, json!({"id": key, "price": 2.0, "stock": null}));
+    }
+    setting.settled(&consumer).await;
+    producer.shutdown().await.expect("the producer stops");
+    consumer.shutdown().await.expect("it stops");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn records_of_five_megabytes_pass_and_a_misfit_as_large_keeps_its_value_in_a_blob() {
     let mut setting = Setting::new("large", 1, SCHEMA);

@@ -141,8 +141,25 @@ async fn the_newest_snapshots_stay_with_what_follows_and_the_rest_goes() {
     let cache = scratch();
     produce(&mut setting, 0);
     let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    // What puts have left that were killed, long ago and just now.
+    let some = store(&setting).join(blobs(&store(&setting)).pop_first().expect("a delta"));
+    let left = |name: &str, age: Duration| {
+        let path = some.with_file_name(name);
+        let file = std::fs::File::create(&path).expect("it can be made");
+        let made = file.metadata().and_then(|file| file.modified()).expect("it has a time");
+        file.set_modified(made - age).expect("its time can be set");
+        path
+    };
+    let day = Duration::from_secs(24 * 60 * 60);
+    let (old, new) = (left("torn.index#1", 2 * day), left("torn.index#2", day / 2));
     rounds(&mut setting, &consumer, 1..6).await;
     until_cleaned(&setting, 2, None).await;
+    wait_until("what was left long ago is gone", LONG, || match old.exists() {
+        true => Err("it is there"),
+        false => Ok(()),
+    });
+    assert!(new.exists(), "it might be under way");
     let cleaned = ["delta", "snapshot", "index"].map(|kind| metrics.cleaned_blobs_total.with(&[kind]).get());
     assert!(cleaned.iter().all(|count| *count > 0), "{cleaned:?}");
     assert!(metrics.cleaned_bytes_total.get() > 0);

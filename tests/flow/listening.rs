@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stillwell::{ChangeSet, Consumer, Failed, Listener, Listening, Tries};
-use stillwell_tests::{Message, wait_until, wait_until_async};
+use stillwell_tests::{Broker, Message, Record, Topic, wait_until, wait_until_async};
 
 use crate::instance::{Instance, LONG};
 use crate::line::SCHEMA;
@@ -142,6 +142,10 @@ async fn a_listener_hears_each_change_once_and_in_order_over_restarts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_listener_refuses_becomes_a_letter_and_it_goes_on() {
     let mut setting = Setting::new("refused", 1, SCHEMA);
+    // Letters of before are not taken with their records' timestamps.
+    let hour = [("message.timestamp.before.max.ms", "3600000")];
+    Topic::create_on(Broker::shared(), &format!("{}.dlq", setting.dataset()), 1, &hour);
+    let long_ago = stillwell::clock::Clock::system().wall_ms() - 7_200_000;
     let producer = setting.producer().await;
     let ear = Ear { refused: Some("bad"), ..Ear::default() };
     let tries = Tries { more: 2, first_wait: Duration::from_millis(5), ..Tries::default() };
@@ -150,7 +154,7 @@ async fn what_a_listener_refuses_becomes_a_letter_and_it_goes_on() {
     let consumer = listened(&setting, listening).start().await.expect("the consumer starts");
     for (key, stock) in [("good", 1), ("bad", 2), ("better", 3)] {
         let record = setting.upsert(key, row(key, stock));
-        setting.topic.produce([record]);
+        setting.topic.produce([Record { timestamp: Some(long_ago), ..record }]);
         setting.settled(&consumer).await;
     }
     let letters = setting.topic.beside(&format!("{}.dlq", setting.dataset()));
@@ -168,6 +172,7 @@ async fn what_a_listener_refuses_becomes_a_letter_and_it_goes_on() {
         ("__connect.errors.class.name", "stillwell.consumer.Listener"),
         ("__connect.errors.exception.message", "it does not like this one"),
         ("stillwell.listener", "ear"),
+        ("stillwell.original-timestamp", &long_ago.to_string()),
     ] {
         assert_eq!(letter.header(header), Some(said), "{header}");
     }

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 use stillwell_tests::{Broker, Record, Running, Topic, scratch, wait_until};
 
+use crate::encodings::Several;
 use crate::instance::{Instance, LONG};
 use crate::line::SCHEMA;
 use crate::setting::Setting;
@@ -251,5 +252,107 @@ async fn a_rebuild_that_is_killed_begins_again_and_announces_once() {
     let behind = versions.iter().filter(|version| version["version"].as_u64() > Some(before));
     let changes = behind.filter(|version| version["upserts"] != 0 || version["deletes"] != 0);
     assert_eq!(changes.count(), 1, "once");
+    process.stop(LONG).expect_code(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_before_and_does_not_fit_any_more_is_a_letter_and_no_silent_delete() {
+    let mut setting = Setting::new("unfit", 1, SCHEMA);
+    let mut records: Vec<_> = (0..10).map(|i| product(&mut setting, i, 1.0)).collect();
+    records.push(Record::upsert("misfit", "{\"id\": 7}"));
+    setting.topic.produce(records);
+    let process = Instance::new(&setting, "one").started();
+    settled(&setting).await;
+    process.stop(LONG).expect_code(0);
+    let letters = Topic::named(&format!("{}.dlq", setting.dataset()));
+    assert_eq!(letters.read().len(), 1);
+
+    // The versions follow the alias; the JSON of the records knows nothing of it.
+    setting.schema = SCHEMA.replace("\"price\"", "\"cost\", \"aliases\": [\"price\"]");
+    for row in setting.model.values_mut() {
+        let row = row.as_object_mut().expect("a record");
+        let price = row.remove("price").expect("it is there");
+        row.insert("cost".to_owned(), price);
+    }
+    let instance = Instance::new(&setting, "one");
+    let process = instance.started();
+    settled(&setting).await;
+    let asked = ["--deletes", "--dry-run", "--output", "json"];
+    let would = outcome(instance.run(&["rebuild"], &asked));
+    assert_eq!(
+        (&would["letters"], &would["unfit"], &would["deleted"]),
+        (&json!(10), &json!(10), &json!(10)),
+        "{would}"
+    );
+    let said = instance.run(&["rebuild"], &["--deletes", "--dry-run"]).expect_code(0).stdout;
+    assert!(said.contains("of those 10 were taken when they were first read"), "{said}");
+    let done = outcome(instance.run(&["rebuild"], &["--deletes", "--yes", "--output", "json"]));
+    assert_eq!((&done["letters"], &done["deletes"]), (&json!(10), &json!(10)), "{done}");
+    setting.model.clear();
+    settled(&setting).await;
+    let keys: Vec<_> = letters.read().into_iter().filter_map(|letter| letter.key).collect();
+    assert_eq!(keys.iter().filter(|key| **key == b"misfit").count(), 1, "it was one before");
+    assert_eq!(keys.len(), 11, "each record that has gone is in its letter");
+    // Once more: now they are letters.
+    let would = outcome(instance.run(&["rebuild"], &asked));
+    assert_eq!((&would["letters"], &would["unfit"]), (&json!(0), &json!(0)), "{would}");
+    process.stop(LONG).expect_code(0);
+}
+
+/// Each topic is read anew in its own format, its keys too: what is as it was makes no difference, and what was made anew is
+/// found under the keys that it had.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_of_several_formats_are_each_read_in_their_own() {
+    let mut several = Several::new("formats");
+    let bob = b"\x06Bob\x04";
+    several.setting.topic.produce([Record::upsert("1", Several::row(1, "Ada").to_string())]);
+    several.avro.produce([Record::upsert("2", bob)]);
+    several.protobuf.produce([
+        Record::upsert("3", several.message(b"\x08\x03\x12\x04Cleo")),
+        Record::upsert("30", several.message(b"\x08\x1e\x12\x04Cora")),
+    ]);
+    several.changes.produce([Several::created(4, "Dan"), Several::created(5, "Eve"), Several::gone(5)]);
+    let rows = [(1, "Ada"), (2, "Bob"), (3, "Cleo"), (30, "Cora"), (4, "Dan")];
+    for (id, name) in rows {
+        several.setting.model.insert(id.to_string().into(), Several::row(id, name));
+    }
+    let process = several.instance.started();
+    settled(&several.setting).await;
+    let rebuild = ["--yes", "--deletes", "--output", "json"];
+    let done = outcome(several.instance.run(&["rebuild"], &rebuild));
+    let counts = |done: &Value| ["upserts", "deletes", "letters"].map(|name| done[name].clone());
+    assert_eq!(counts(&done), [json!(0), json!(0), json!(0)], "{done}");
+    settled(&several.setting).await;
+    process.stop(LONG).expect_code(0);
+
+    make_anew(&several.protobuf, 1, &[]);
+    make_anew(&several.changes, 1, &[]);
+    several.protobuf.produce([
+        Record::upsert("3", several.message(b"\x08\x03\x12\x03Zoe")),
+        Record::upsert("31", several.message(b"\x08\x1f\x12\x03Kim")),
+        // As the topic in Avro has it.
+        Record::upsert("32", bob),
+    ]);
+    several.changes.produce([
+        Several::created(4, "Don"),
+        Several::created(6, "Flo"),
+        Several::created(7, "Guy"),
+        Several::gone(7),
+        Several::created(8, "Hal"),
+        Record::delete(r#"{"id": 8}"#),
+    ]);
+    several.setting.model.remove(&b"30"[..]);
+    for (id, name) in [(3, "Zoe"), (31, "Kim"), (4, "Don"), (6, "Flo")] {
+        several.setting.model.insert(id.to_string().into(), Several::row(id, name));
+    }
+    let mut process = several.instance.start();
+    process.wait_for_text("was deleted and created again", LONG);
+    let done = outcome(several.instance.run(&["rebuild"], &rebuild));
+    assert_eq!(counts(&done), [json!(4), json!(1), json!(1)], "{done}");
+    settled(&several.setting).await;
+    let letters = Topic::named(&format!("{}.dlq", several.setting.dataset())).read();
+    let keys: Vec<_> = letters.iter().map(|letter| letter.key.as_deref()).collect();
+    assert_eq!(keys, [Some(&b"32"[..])]);
+    assert_eq!(letters[0].header("__connect.errors.topic"), Some(several.protobuf.name()));
     process.stop(LONG).expect_code(0);
 }

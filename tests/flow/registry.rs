@@ -12,7 +12,8 @@ use stillwell::telemetry::ProducerMetrics;
 use stillwell::{Producer, ProducerBuilder};
 use stillwell_tests::campaign::Chance;
 use stillwell_tests::{
-    Message, Proxy, Record, Registry, Running, Toxic, run, scratch, stillwell, wait_until, wait_until_async,
+    Message, Proxy, Record, Registry, Running, Toxic, free_port, run, scratch, stillwell, wait_until,
+    wait_until_async,
 };
 
 use crate::instance::{Instance, LONG};
@@ -443,5 +444,21 @@ fn a_dataset_without_a_schema_begins_with_the_newest_and_keeps_it() {
         }
     });
     reads("b", &row("b", 2.5, None));
+    process.stop(LONG).expect_code(0);
+
+    // One that is away: health says what waits for it, and how it is.
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let config = config.replace(&registry.url(), &nobody);
+    std::fs::write(instance.config(), config).expect("it is written");
+    let process = instance.started();
+    setting.topic.produce([Record::upsert("c", framed(second, &value))]);
+    wait_until("health says that the registry is away", LONG, || {
+        let (status, body) = instance.get("/health").map_err(|error| error.to_string())?;
+        let health: Value = serde_json::from_str(&body).map_err(|_| body.clone())?;
+        let waits = format!("schema id {second} wait in their place");
+        let said = body.contains(&waits) && health["status"] == "degraded";
+        if said && status == 200 { Ok(()) } else { Err(body) }
+    });
+    assert_eq!(letters(&setting).len(), 1, "what is away is no misfit");
     process.stop(LONG).expect_code(0);
 }

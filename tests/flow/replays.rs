@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-use stillwell_tests::{Record, Running, scratch, wait_until};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use serde_json::{Value, json};
+use stillwell_tests::{Record, Running, bootstrap, scratch, wait_until};
 
 use crate::letters::{Scene, counts, poison};
 
@@ -47,4 +49,56 @@ fn what_is_written_meanwhile_makes_letters_stale() {
     let stale = ["K-8", "K-9", "K-17"];
     let expected: Vec<String> = keys.into_iter().filter(|key| !stale.contains(&key.as_str())).collect();
     assert_eq!(scene.replayed_keys(), expected);
+}
+
+/// A newer value that stands in a transaction which is not ended is seen by nobody yet, and must not be overwritten.
+#[test]
+fn a_later_record_in_an_open_transaction_is_waited_for() {
+    let scene = Scene::new("open", 1);
+    scene.fail(&[poison("pending", 5), poison("other", 5)]);
+    let writer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap())
+        .set("transactional.id", scene.source().name())
+        .set("transaction.timeout.ms", "600000")
+        .create()
+        .expect("a transactional producer can be made");
+    writer.init_transactions(LONG).expect("init");
+    writer.begin_transaction().expect("begin");
+    let newer = poison("pending", 6).value.expect("it has one");
+    let record =
+        BaseRecord::<str, [u8]>::to(scene.source().name()).key("pending").payload(&newer).partition(0);
+    writer.send(record).expect("queued");
+    writer.flush(LONG).expect("flushed");
+
+    let left = scene.totals(&["--wait", "500ms"], 1);
+    assert_eq!(
+        (counts(&left), &left["left_by"]["staleness unknown"]),
+        ((2, 0, 0, 0, 2), &json!(2)),
+        "{left}"
+    );
+    assert_eq!(scene.replayed().len(), 0);
+    let arguments = ["--quiet", "--output", "json", "--wait", "85s"];
+    let mut replay = Running::start(&mut scene.instance.command(&["dlq", "replay"], &arguments));
+    replay.wait_for_text("a transaction is open in the source", LONG);
+    writer.commit_transaction(LONG).expect("commit");
+    let done = replay.wait(LONG).expect_code(0);
+    let last: Value =
+        serde_json::from_str(done.stdout.lines().last().unwrap_or_default()).expect("the totals");
+    assert_eq!(counts(&last["totals"]), (2, 1, 1, 0, 0), "{last}");
+    assert_eq!(scene.replayed_keys(), ["other"]);
+}
+
+/// So many letters a second are not sent in less time than that, however fast the machine is.
+#[test]
+fn a_rate_is_kept() {
+    const LETTERS: usize = 40;
+    let scene = Scene::new("paced", 1);
+    scene.fail(&(0..LETTERS).map(|n| poison(&format!("K-{n}"), 5)).collect::<Vec<_>>());
+    let clock = stillwell::clock::Clock::system();
+    let began = clock.now();
+    let done = scene.totals(&["--rate", "10", "--quiet"], 0);
+    let took = clock.now().saturating_duration_since(began);
+    assert_eq!(counts(&done), (40, 40, 0, 0, 0), "{done}");
+    // Half a second's worth may go at once.
+    assert!(took >= Duration::from_millis(3_400), "{LETTERS} letters at 10 a second took {took:?}");
 }

@@ -9,6 +9,7 @@ import java.io.BufferedReader;
 import java.io.ByteArrayOutputStream;
 import java.io.InputStreamReader;
 import java.util.HexFormat;
+import org.apache.avro.NameValidator;
 import org.apache.avro.Schema;
 import org.apache.avro.SchemaCompatibility;
 import org.apache.avro.generic.GenericData;
@@ -48,7 +49,8 @@ public class Resolve {
     HexFormat hex = HexFormat.of();
     for (String line = in.readLine(); line != null; line = in.readLine()) {
       String[] pair = line.split("\t");
-      Schema writer = new Schema.Parser().parse(pair[0]);
+      // As it was registered: Avro up to 1.11 looked at no namespace, and Confluent's registry at the defaults of new schemas.
+      Schema writer = new Schema.Parser(NameValidator.NO_VALIDATION).setValidateDefaults(false).parse(pair[0]);
       Schema reader = new Schema.Parser().parse(pair[1]);
       StringBuilder out = new StringBuilder();
       out.append(SchemaCompatibility.checkReaderWriterCompatibility(reader, writer).getType()

@@ -73,9 +73,10 @@ fn compare(pairs: &[(String, String)]) -> Tally {
     let mut tally = Tally::default();
     for ((writer, reader), java) in pairs.iter().zip(reference(pairs)) {
         let pair = format!("writer {writer}\nreader {reader}");
-        let parse =
-            |json: &str| Arc::new(Schema::parse(json).unwrap_or_else(|error| panic!("{error}: {json}")));
-        let (writes, reads) = (parse(writer), parse(reader));
+        let parsed = |json: &str, parse: fn(&str) -> Result<Schema, stillwell::schema::Error>| {
+            Arc::new(parse(json).unwrap_or_else(|error| panic!("{error}: {json}")))
+        };
+        let (writes, reads) = (parsed(writer, Schema::writers), parsed(reader, Schema::parse));
         let resolver = match Resolver::new(&writes, &reads) {
             Ok(resolver) => resolver,
             Err(error) => {
@@ -288,6 +289,39 @@ fn every_rule_that_has_a_name_is_avros() {
 }
 
 /// Ours alone: Java's generic reader knows decimals as bytes, and gives another number without a word.
+/// What Java's writers have written with, and our own parser refuses for a schema of ours: namespaces that are none, names of other
+/// scripts, defaults that fit no type. The reader's are as they must be.
+#[test]
+fn schemas_of_writers_that_no_reader_may_have_are_read_as_avro_reads_them() {
+    let f = |name: &str, kind: Value| json!({"name": name, "type": kind});
+    let spaced = |space: &str, fields: Value| {
+        let mut record = record("R", fields);
+        record["namespace"] = json!(space);
+        record
+    };
+    let wrong = |kind: &str, default: Value| json!({"name": "f", "type": kind, "default": default});
+    let reader = || record("R", json!([f("f", json!("long"))]));
+    let list = [
+        (spaced("com.my-company", json!([f("f", json!("int"))])), reader()),
+        (spaced("1.2 3", json!([f("f", json!("int"))])), reader()),
+        (record("R", json!([f("größe", json!("int")), f("f", json!("int"))])), reader()),
+        (record("R", json!([wrong("int", Value::Null)])), reader()),
+        (record("R", json!([wrong("long", json!("seven"))])), reader()),
+        (
+            spaced("a-b", json!([f("f", json!("int")), f("sub", json!(["null", "a-b.R"]))])),
+            record("R", json!([f("f", json!("long")), f("sub", json!(["null", "R"]))])),
+        ),
+    ];
+    let pairs: Vec<(String, String)> =
+        list.iter().map(|(writer, reader)| (writer.to_string(), reader.to_string())).collect();
+    for (writer, _) in &pairs {
+        Schema::parse(writer).expect_err("none of ours");
+    }
+    let tally = compare(&pairs);
+    assert_eq!((tally.compatible, tally.refused), (pairs.len(), 0), "{tally:?}");
+    assert!(tally.read > 60, "{tally:?}");
+}
+
 #[test]
 fn decimals_of_another_scale_are_refused() {
     let decimal = |precision: u8, scale: u8| {

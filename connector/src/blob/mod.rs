@@ -26,6 +26,7 @@ use crate::kafka::allowed::Need;
 pub mod name;
 pub mod faulty;
 mod object;
+mod unfinished;
 mod remote;
 mod profile;
 mod http;
@@ -143,6 +144,13 @@ pub trait BlobStore: fmt::Debug + Send + Sync {
 
     /// All blobs whose names lie below `prefix` (whole parts: `a/b` lists `a/b/c`, not `a/bc`), in name order.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, Error>>;
+
+    /// Deletes what puts below `prefix` have left that died before `before_ms` (milliseconds since the Unix epoch), where the
+    /// store does not do so itself: no blobs, so that no listing has them. How many there were.
+    fn sweep<'a>(&'a self, prefix: &'a str, before_ms: i64) -> BoxFuture<'a, Result<u64, Error>> {
+        let _ = (prefix, before_ms);
+        Box::pin(std::future::ready(Ok(0)))
+    }
 
     /// Deletes a blob. One that is not there is no error: a delete may be repeated.
     fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Error>>;
@@ -323,6 +331,12 @@ impl Store {
             all.extend_from_slice(&piece?);
         }
         Ok(all.freeze())
+    }
+
+    /// See [`BlobStore::sweep`].
+    pub async fn sweep(&self, prefix: &str, before_ms: i64) -> Result<u64, Error> {
+        name::check(prefix)?;
+        self.inner.sweep(prefix, before_ms).await
     }
 
     /// See [`BlobStore::head`].

@@ -4,9 +4,13 @@
 //! DATASET/TOPICID/SHARD/VERSION-EPOCH-CHECKSUM.delta.avro       changes that make VERSION
 //! DATASET/TOPICID/SHARD/VERSION-EPOCH-CHECKSUM.snapshot.avro    all of VERSION
 //! DATASET/TOPICID/SHARD/VERSION-EPOCH-CHECKSUM.index            beside the snapshot with the same VERSION and EPOCH
-//! DATASET/TOPICID/SHARD/TOPIC-PARTITION-OFFSET.letter           value of a dead letter too large for its topic
-//! DATASET/TOPICID/SHARD/TOPIC-PARTITION-OFFSET.whole.letter     all of one whose key and headers alone are too large
+//! DATASET/TOPICID/SHARD/SOURCE-SOURCEID-PARTITION-OFFSET.letter         value of a dead letter too large for its topic
+//! DATASET/TOPICID/SHARD/SOURCE-SOURCEID-PARTITION-OFFSET.whole.letter   all of one whose key and headers alone are too large
 //! ```
+//!
+//! SOURCE is the first 128 characters of the source topic's name, and SOURCEID its id: one that was made anew has other records
+//! at the same offsets. (Blobs of older letters
+//! have no SOURCEID. Only a letter itself names its blob, so they are read as ever.)
 //!
 //! VERSION has 20 digits, so that names sort as versions do. Name and content go together: EPOCH tells lives apart and
 //! CHECKSUM (of the blob as stored) contents, hence putting a name again puts the same bytes, and no blob is ever
@@ -16,7 +20,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::record::TopicId;
+use crate::format::letter::bounded;
+use crate::record::{SourcePartition, TopicId};
 use crate::version::{Checksum, Shard, Version};
 
 use super::Error;
@@ -156,13 +161,18 @@ pub enum LetterPart {
 /// How the names of blobs with dead letters end, both parts.
 pub const LETTER: &str = ".letter";
 
+/// Longest part of a topic's name in that of a blob: a file's name has 255 bytes, and a topic's up to 249.
+const MAX_SOURCE: usize = 128;
+
 /// The name of a blob with a dead letter that is too large for its topic.
-pub fn letter(folder: &Folder, topic: &str, partition: i32, offset: i64, part: LetterPart) -> String {
+pub fn letter(folder: &Folder, source: &SourcePartition, offset: i64, part: LetterPart) -> String {
     let suffix = match part {
         LetterPart::Value => "letter",
         LetterPart::Whole => "whole.letter",
     };
-    format!("{folder}/{topic}-{partition}-{offset}.{suffix}")
+    let SourcePartition { topic, topic_id, partition } = source;
+    let topic = bounded(topic, MAX_SOURCE);
+    format!("{folder}/{topic}-{}-{partition}-{offset}.{suffix}", Id(*topic_id))
 }
 
 /// Checks a name against the rules of [`BlobStore`](super::BlobStore), so that no name from an announcement leads out

@@ -22,6 +22,7 @@ use object_store::{
 
 use super::answer::{self, Far};
 use super::remote::{self, Options};
+use super::unfinished;
 use super::{BlobStore, Body, Content, Error, Listed, Part, Put, Store, Tag};
 
 /// Piece in which files are read, here and towards the store: large enough that handing a piece to the blocking pool
@@ -426,6 +427,17 @@ impl BlobStore for Object {
                 listed.try_collect().await.map_err(|error| self.error("listing", prefix, &error))?;
             listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             Ok(listed)
+        })
+    }
+
+    fn sweep<'a>(&'a self, prefix: &'a str, before_ms: i64) -> BoxFuture<'a, Result<u64, Error>> {
+        Box::pin(async move {
+            // Far away a lifecycle rule does it.
+            let Place::Folder(root, _) = &self.place else { return Ok(0) };
+            let folder = root.join(prefix);
+            let swept = tokio::task::spawn_blocking(move || unfinished::sweep(&folder, before_ms)).await;
+            let swept = swept.expect("sweeping a folder does not panic");
+            swept.map_err(|error| io_error("deleting", self.url(prefix), &error))
         })
     }
 

@@ -9,7 +9,7 @@ use super::faulty::{Faults, Faulty};
 use super::name::{Folder, Kind, LetterPart, Name};
 use super::*;
 use crate::clock::Entropy;
-use crate::record::TopicId;
+use crate::record::{SourcePartition, TopicId};
 use crate::version::{Checksum, Shard, Version};
 
 const NAME: &str = "products/AAAAAAAAAAAAAAAAAAAAAQ/0/00000000000000000007-3-00000000deadbeef.delta.avro";
@@ -37,6 +37,17 @@ async fn a_folder_is_plain_files_that_outlive_the_store() {
     // What a crash in the middle of a put leaves is not listed, and is no blob.
     std::fs::write(format!("{path}#1"), b"torn").unwrap();
     assert_eq!(again.list("").await.unwrap().len(), 1);
+    // It goes once it is old, and nothing else does.
+    let now = std::fs::metadata(format!("{path}#1")).unwrap().modified().unwrap();
+    let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+    std::fs::write(format!("{path}#x"), b"somebody's").unwrap();
+    let prefix = NAME.split('/').next().unwrap();
+    assert_eq!(again.sweep(prefix, now - 60_000).await.unwrap(), 0, "it may be under way");
+    assert_eq!(again.sweep("elsewhere", now + 60_000).await.unwrap(), 0);
+    assert_eq!(again.sweep(prefix, now + 60_000).await.unwrap(), 1);
+    assert!(!std::fs::exists(format!("{path}#1")).unwrap() && std::fs::exists(format!("{path}#x")).unwrap());
+    assert_eq!(again.get_bytes(NAME).await.unwrap(), "content");
+    std::fs::remove_file(format!("{path}#x")).unwrap();
     // The folder gone from below: an error that says where, and a put makes it anew.
     std::fs::remove_dir_all(folder.path().join("made")).unwrap();
     assert!(matches!(again.get_bytes(NAME).await, Err(Error::Missing { .. })));
@@ -256,14 +267,21 @@ fn a_name_is_spelled_as_documented() {
     ] {
         assert!(wrong.parse::<Name>().is_err(), "{wrong}");
     }
+    let source =
+        |topic: &str, id| SourcePartition { topic: topic.into(), topic_id: TopicId([id; 16]), partition: 2 };
+    let letter = |source: &SourcePartition, part| super::name::letter(&name.folder, source, 17, part);
+    let ours = source("shop.products", 2);
     assert_eq!(
-        super::name::letter(&name.folder, "shop.products", 2, 17, LetterPart::Value),
-        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/shop.products-2-17.letter"
+        letter(&ours, LetterPart::Value),
+        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/shop.products-AgICAgICAgICAgICAgICAg-2-17.letter"
     );
     assert_eq!(
-        super::name::letter(&name.folder, "shop.products", 2, 17, LetterPart::Whole),
-        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/shop.products-2-17.whole.letter"
+        letter(&ours, LetterPart::Whole),
+        "products/AQEBAQEBAQEBAQEBAQEBAQ/3/shop.products-AgICAgICAgICAgICAgICAg-2-17.whole.letter"
     );
+    let long = letter(&source(&"t".repeat(249), 0xfb), LetterPart::Whole);
+    let file = long.rsplit('/').next().unwrap();
+    assert!(file.len() < 255 && super::name::check(&long).is_ok(), "{file}");
 }
 
 proptest! {

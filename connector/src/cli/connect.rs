@@ -193,9 +193,13 @@ async fn topics(admin: &Admin, config: &Config, name: &str, shared: &Shared) -> 
     let what = || format!("topics of {name}");
     let (mut right, mut looked) = (Vec::new(), Vec::new());
     for (topic, found) in topics::look(admin, &options).await {
-        let found = found.map(|info| match info {
-            Some(info) => format!("{topic} ({})", counted(info.partitions.max(0) as u64, "partition")),
-            None => format!("{topic} (missing; will be created)"),
+        let found = found.map(|(info, warning)| match (info, warning) {
+            (Some(info), warning) => {
+                let partitions = counted(info.partitions.max(0) as u64, "partition");
+                let warning = warning.map_or(String::new(), |warning| format!("; {warning}"));
+                format!("{topic} ({partitions}{warning})")
+            }
+            (None, _) => format!("{topic} (missing; will be created)"),
         });
         match found {
             Ok(found) => right.push(found),

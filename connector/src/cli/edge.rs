@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -72,8 +72,54 @@ impl Edge {
 
 /// Writes data to stdout, buffered, and flushes it.
 pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let mut out = BufWriter::new(io::stdout().lock());
-    write(&mut out).and_then(|()| out.flush()).map_err(unwritten)
+    let stdout = io::stdout();
+    let is_terminal = stdout.is_terminal();
+    let mut out = BufWriter::new(stdout.lock());
+    match is_terminal {
+        true => {
+            let mut out = Escaping { out, lead: false };
+            write(&mut out).and_then(|()| out.flush())
+        }
+        false => write(&mut out).and_then(|()| out.flush()),
+    }
+    .map_err(unwritten)
+}
+
+/// Writes control characters but for ends of lines and tabs as `\u001b`: a record's bytes are anybody's, and must not steer the
+/// terminal of who looks at them. Of ours there are none.
+struct Escaping<W> {
+    out: W,
+    /// The last byte begins a character that may be one (U+0080 to U+009F).
+    lead: bool,
+}
+
+impl<W: Write> Write for Escaping<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            match (std::mem::take(&mut self.lead), *byte) {
+                (true, 0x80..=0x9f) => write!(self.out, "\\u{byte:04x}")?,
+                (lead, byte) => {
+                    if lead {
+                        self.out.write_all(&[0xc2])?;
+                    }
+                    match byte {
+                        0xc2 => self.lead = true,
+                        b'\n' | b'\t' => self.out.write_all(&[byte])?,
+                        0..0x20 | 0x7f => write!(self.out, "\\u{byte:04x}")?,
+                        _ => self.out.write_all(&[byte])?,
+                    }
+                }
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.lead) {
+            self.out.write_all(&[0xc2])?;
+        }
+        self.out.flush()
+    }
 }
 
 /// Why standard output, or a file that the command line names, could not be written.
@@ -230,6 +276,23 @@ pub struct Faults(pub Vec<String>);
 mod tests {
     use super::*;
     use crate::config::{Mistakes, Place};
+
+    #[test]
+    fn what_would_steer_a_terminal_is_written_out() {
+        let shown = |pieces: &[&[u8]]| {
+            let mut out = Vec::new();
+            let mut escaping = Escaping { out: &mut out, lead: false };
+            pieces.iter().for_each(|piece| escaping.write_all(piece).unwrap());
+            escaping.flush().unwrap();
+            out
+        };
+        assert_eq!(shown(&[b"a\x1b[2Jb\tc\r\n\0\x7f"]), b"a\\u001b[2Jb\tc\\u000d\n\\u0000\\u007f");
+        assert_eq!(shown(&["\u{9b}31m".as_bytes()]), b"\\u009b31m");
+        assert_eq!(shown(&[&[0xc2], &[0x9b]]), b"\\u009b", "in two pieces");
+        let text = "größe £ \u{a0} 漢字";
+        assert_eq!(shown(&[text.as_bytes()]), text.as_bytes());
+        assert_eq!(shown(&[&[0xc2], b"a", &[0xc2]]), [0xc2, b'a', 0xc2], "whatever it is, it is not lost");
+    }
 
     #[test]
     fn an_error_says_what_where_and_what_to_do_once() {

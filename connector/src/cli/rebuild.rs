@@ -299,7 +299,7 @@ impl Asked {
                 (None, Library::of(&options, None)),
                 &stop,
             )?;
-            let (read, letters) = (folded.read, folded.letters.len() as u64);
+            let (read, letters, unfit) = (folded.read, folded.letters.len() as u64, folded.unfit);
             let counts = rebuilding::compare(&plan, folded, &view, life)?.counts;
             Ok(Would {
                 dataset: options.dataset.clone(),
@@ -307,6 +307,7 @@ impl Asked {
                 partitions: plan.partitions.iter().map(Row::of).collect(),
                 read,
                 letters,
+                unfit,
                 added: counts.added,
                 changed: counts.changed,
                 deleted: counts.deleted,
@@ -409,6 +410,7 @@ struct Would {
     partitions: Vec<Row>,
     read: u64,
     letters: u64,
+    unfit: u64,
     added: u64,
     changed: u64,
     deleted: u64,
@@ -432,6 +434,14 @@ impl Would {
             self.unchanged,
             counted(self.letters, "record")
         )?;
+        if self.unfit > 0 {
+            writeln!(
+                out,
+                "of those {} were taken when they were first read and do not fit any more: by another schema, format or \
+                 max_record_size than now",
+                self.unfit
+            )?;
+        }
         kept(out, self.kept, "would be")
     }
 }

@@ -20,6 +20,7 @@ use memchr::memmem;
 
 use super::json::{self, scan};
 use super::{Error, ExtraFields, Misfit, Part, Stage, Told};
+use crate::schema::wire::{put_bytes, put_long};
 use crate::schema::{Id, Malformed, Node, Resolver, Schema};
 
 /// The class of misfits that say that a table was emptied.
@@ -28,20 +29,48 @@ pub const TRUNCATED: &str = "stillwell.codec.Truncated";
 /// The class of misfits whose row lacks a column that the change did not touch.
 const UNAVAILABLE: &str = "stillwell.codec.UnavailableValue";
 
-/// What stands for a value that the database did not hand out, since it lies apart from its row and was not touched: text of
-/// PostgreSQL's TOAST, Oracle's LOBs (Debezium's `unavailable.value.placeholder`, as it is by default). Here it is with its
-/// length before it, as in a datum, so that text which only mentions it is not meant.
-const PLACEHOLDER: &[u8] = b"\x38__debezium_unavailable_value";
-/// The same of a binary column that is written as base64.
-const PLACEHOLDER_BASE64: &[u8] = b"\x50X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==";
+/// What stands for a value that the database did not hand out, since it lies apart from its row and was not touched: of
+/// PostgreSQL's TOAST, Oracle's LOBs (Debezium's `unavailable.value.placeholder`, as it is by default), as text or bytes and as an
+/// item of arrays of those.
+const PLACEHOLDER: &[u8] = b"__debezium_unavailable_value";
+/// The same of a binary column that is written as base64, or as hexadecimal digits (`binary.handling.mode`), and of an array of
+/// UUIDs (`UUID.nameUUIDFromBytes`).
+const PLACEHOLDERS: [&[u8]; 4] = [
+    PLACEHOLDER,
+    b"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==",
+    b"5f5f646562657a69756d5f756e617661696c61626c655f76616c7565",
+    b"b68a35a7-17ad-35b3-af2a-ae46edb4545a",
+];
 
-/// Finds columns that a row lacks.
+/// Finds columns that a row lacks: by what stands in their place, as it is in a datum of the dataset's schema. Text is looked for
+/// with its length before it, so that text which only mentions it is not meant.
 #[derive(Debug)]
-struct Lacks(Box<[memmem::Finder<'static>; 2]>);
+struct Lacks(Box<[memmem::Finder<'static>]>);
 
 impl Lacks {
-    fn new() -> Lacks {
-        Lacks(Box::new([PLACEHOLDER, PLACEHOLDER_BASE64].map(memmem::Finder::new)))
+    fn new(schema: &Schema) -> Lacks {
+        let text = |text: &[u8]| {
+            let mut datum = Vec::new();
+            put_bytes(&mut datum, text);
+            datum
+        };
+        let mut all: Vec<Vec<u8>> = PLACEHOLDERS.map(text).to_vec();
+        // An array of numbers has its bytes as so many numbers.
+        let nodes = &schema.nodes;
+        for node in &nodes.all {
+            let Node::Array(items) = node else { continue };
+            match nodes.get(*items) {
+                Node::Union(branches) => {
+                    for (index, branch) in (0..).zip(branches.iter()) {
+                        all.extend(numbers(nodes.get(*branch), Some(index)));
+                    }
+                }
+                item => all.extend(numbers(item, None)),
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        Lacks(all.iter().map(|one| memmem::Finder::new(one).into_owned()).collect())
     }
 
     fn nothing<'a>(&self, row: &'a [u8]) -> Result<&'a [u8], Misfit> {
@@ -50,6 +79,23 @@ impl Lacks {
             true => Err(unavailable()),
         }
     }
+}
+
+/// The placeholder as items of an array, each behind the index of its branch in a union.
+fn numbers(item: &Node, branch: Option<i64>) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    for byte in PLACEHOLDER {
+        if let Some(index) = branch {
+            put_long(&mut out, index);
+        }
+        match item {
+            Node::Int | Node::Long => put_long(&mut out, i64::from(*byte)),
+            Node::Float => out.extend_from_slice(&f32::from(*byte).to_le_bytes()),
+            Node::Double => out.extend_from_slice(&f64::from(*byte).to_le_bytes()),
+            _ => return None,
+        }
+    }
+    Some(out)
 }
 
 #[cold]
@@ -155,9 +201,9 @@ struct Parts {
 impl Json {
     pub fn new(schema: Arc<Schema>, extra_fields: ExtraFields, left: Option<&Arc<Schema>>) -> Json {
         Json {
+            lacks: Lacks::new(&schema),
             after: json::Json::new(schema, extra_fields),
             before: left.map(|left| json::Json::new(Arc::clone(left), ExtraFields::Ignore)),
-            lacks: Lacks::new(),
             scratch: scan::Scratch::default(),
         }
     }
@@ -263,7 +309,7 @@ impl Avro {
         };
         let after = take("after", schema)?;
         let before = left.map(|left| take("before", left)).transpose()?;
-        Ok(Avro { after, before, writer, lacks: Lacks::new(), out: Vec::new() })
+        Ok(Avro { after, before, writer, lacks: Lacks::new(schema), out: Vec::new() })
     }
 
     pub fn decode<'a>(&'a mut self, value: &[u8]) -> Result<Told<'a>, Misfit> {

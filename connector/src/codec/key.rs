@@ -67,6 +67,21 @@ impl Fields {
         }
     }
 
+    /// The name of the only one, from the outside in, where JSON writes it otherwise than it stands in a key: bytes in base64,
+    /// and whatever a logical type makes of it.
+    pub fn only_and_spelled_otherwise(&self, schema: &Schema) -> Option<&str> {
+        let [path] = self.0.as_slice() else { return None };
+        let nodes = &schema.nodes;
+        let mut id = nodes.root;
+        for place in &path.places {
+            let Node::Record(record) = nodes.get(id) else { return None };
+            id = not_null(nodes, record.fields.get(*place)?.node).ok()?;
+        }
+        let otherwise =
+            matches!(nodes.get(id), Node::Bytes | Node::Fixed(_)) || nodes.logical.contains_key(&id);
+        otherwise.then_some(&*path.name)
+    }
+
     /// Whether keys have several parts.
     pub fn are_several(&self) -> bool {
         self.0.len() > 1

@@ -3,7 +3,8 @@
 //! ```text
 //!  text      a/b                                     a/b
 //!  json      "a/b"   7   {"id": "a/b", "no": 7}      a/b   7   a%2Fb/7     members in the order of their names,
-//!            {"schema": …, "payload": …}                                   or the key's fields, where it is made of fields
+//!            {"schema": …, "payload": …}                                   or the key's fields, where it is made of fields;
+//!                                                                          one value is read as the only field would be
 //!  registry  a datum or message by its schema (`registered`)
 //! ```
 
@@ -28,6 +29,10 @@ pub(super) enum Keys {
 pub(super) struct Json {
     /// Where keys are made of fields: reads them.
     named: Option<(json::Json, Arc<Schema>, Fields)>,
+    /// What stands around the only one of them in a record, where a key that is one value has to be read as it is there, and
+    /// room for it.
+    around: Option<[Vec<u8>; 2]>,
+    record: Vec<u8>,
     scratch: scan::Scratch,
     names: Vec<u8>,
     members: Vec<Member>,
@@ -69,7 +74,11 @@ impl Keys {
                         Some((reader, alone, fields))
                     }
                 };
+                let only =
+                    named.as_ref().and_then(|(_, alone, fields)| fields.only_and_spelled_otherwise(alone));
                 Keys::Json(Box::new(Json {
+                    around: only.map(around),
+                    record: Vec::new(),
                     named,
                     scratch: scan::Scratch::default(),
                     names: Vec::new(),
@@ -146,7 +155,15 @@ impl Json {
                 let what = "the key is one value, and those of the dataset are made of several";
                 return Err(misfit("stillwell.codec.NoKey", what.to_owned()));
             }
-            self.part(text, place, false)?;
+            match (&self.around, &mut self.named, text.get(place.0..place.1)) {
+                (Some([before, behind]), Some((reader, schema, fields)), Some(value)) if value != b"null" => {
+                    self.record.clear();
+                    [before, value, behind].iter().for_each(|part| self.record.extend_from_slice(part));
+                    let datum = reader.decode(&self.record).map_err(of_key)?;
+                    fields.write(schema, datum, &mut self.out)?;
+                }
+                _ => self.part(text, place, false)?,
+            }
         } else if let Some((reader, schema, fields)) = &mut self.named {
             let datum = reader.decode_part(text, place).map_err(of_key)?;
             fields.write(schema, datum, &mut self.out)?;
@@ -224,6 +241,13 @@ impl Json {
         }
         Ok(())
     }
+}
+
+/// What stands in JSON before and behind the field of this name, in records of which it is the only one.
+fn around(name: &str) -> [Vec<u8>; 2] {
+    let steps = || name.split('.');
+    let before: String = steps().map(|step| format!("{{\"{step}\":")).collect();
+    [before.into_bytes(), vec![b'}'; steps().count()]]
 }
 
 /// A misfit of a key that was read as values are.

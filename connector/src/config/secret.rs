@@ -55,15 +55,16 @@ pub fn is_secret(path: &[String]) -> bool {
         || ["sasl.", "ssl.key.", "ssl_key"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// A URL without its user and password, or several in a row.
+/// A URL without its user and password, or several in a row. All up to the last `@` is taken for those, since a password may have
+/// a slash in it that should have been escaped; a folder has neither.
 pub fn without_user(text: &str) -> String {
     let mut urls = text.split("://");
     let mut shown = urls.next().unwrap_or_default().to_owned();
     for rest in urls {
-        let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+        let is_folder = shown.ends_with("file");
         shown.push_str("://");
-        match authority.rsplit_once('@') {
-            Some((_, host)) => shown.extend([MASK, "@", host, path]),
+        match rest.rsplit_once('@').filter(|_| !is_folder) {
+            Some((_, host)) => shown.extend([MASK, "@", host]),
             None => shown.push_str(rest),
         }
     }
@@ -97,7 +98,10 @@ mod tests {
     #[test]
     fn a_url_is_shown_without_who_asks() {
         assert_eq!(without_user("http://me:pw@host:8081/x"), "http://***@host:8081/x");
-        assert_eq!(without_user("http://host:8081/a@b"), "http://host:8081/a@b");
+        assert_eq!(without_user("http://me:p/w?#@host:8081/x"), "http://***@host:8081/x");
+        assert_eq!(without_user("http://host:8081/a@b"), "http://***@b", "rather too much than a password");
+        assert_eq!(without_user("file:///home/me@work/blobs"), "file:///home/me@work/blobs");
+        assert_eq!(without_user("http://host:8081/a"), "http://host:8081/a");
         let two = "http://me:pa55@r1,https://me:pa66@r2/x";
         assert_eq!(without_user(two), "http://***@r1,https://***@r2/x");
     }

@@ -6,9 +6,9 @@
 //! | Kafka Connect | `__connect.errors.topic` alone | what stands before |
 //! | Spring | `kafka_dlt-original-topic` | all but `kafka_dlt-*` and `retry_topic-*` |
 //!
-//! A record may carry headers of such names from an earlier life of its own, before those of its letter: the last
-//! `__connect.errors.topic` begins the letter's. Spring keeps adding; its first ones name the record's own topic, those
-//! behind them the retry topics that it went through.
+//! A record may carry headers of such names from an earlier life of its own, before those of its letter: whichever of the two
+//! topics stands last says whose it is, and the last `__connect.errors.topic` begins the letter's. Spring keeps adding; its first
+//! ones name the record's own topic, those behind them the retry topics that it went through.
 //!
 //! Owns: telling the three apart, and the original from what was put behind it. Does not own: what is done with it
 //! (`replay`, `listing`), blobs.
@@ -19,6 +19,8 @@ use crate::format::letter::{Elsewhere, header};
 const CONNECT: &str = "__connect.errors.";
 /// Prefix of all that Spring puts on one (`KafkaHeaders.DLT_*`).
 const SPRING: &str = "kafka_dlt-";
+/// The topic of the record, as Spring calls it.
+const SPRING_TOPIC: &str = "kafka_dlt-original-topic";
 /// Prefix of what it puts on a record in a retry topic (`RetryTopicHeaders`): with it a record that comes back would be one
 /// that has been tried so often already.
 const SPRING_RETRY: &str = "retry_topic-";
@@ -99,12 +101,11 @@ impl<'a> Found<'a> {
         let mut all = Vec::with_capacity(20);
         all.extend(headers);
         let headers = all;
-        let connect = headers.iter().rposition(|(name, _)| *name == header::TOPIC);
-        let spring = || headers.iter().any(|(name, _)| *name == "kafka_dlt-original-topic");
-        match connect {
-            Some(at) => connect_letter(raw, headers, at),
-            None if spring() => spring_letter(raw, headers),
-            None => {
+        let last = |wanted: &str| headers.iter().rposition(|(name, _)| *name == wanted);
+        match (last(header::TOPIC), last(SPRING_TOPIC)) {
+            (Some(at), spring) if spring.is_none_or(|spring| spring < at) => connect_letter(raw, headers, at),
+            (_, Some(_)) => spring_letter(raw, headers),
+            _ => {
                 let replays = count(&headers);
                 let headers = headers.into_iter().filter(|(name, _)| *name != header::REPLAYS).collect();
                 Found { replays, headers, ..nobodys(raw) }
@@ -394,6 +395,37 @@ mod tests {
         let found = read(&sent);
         assert_eq!((found.stage, found.short_class()), ("KEY_CONVERTER", "DeserializationException"));
         assert_eq!((found.message, found.source), ("failed to deserialize", None));
+    }
+
+    /// A record that was one's letter once may become the other's.
+    #[test]
+    fn who_wrote_last_is_whose_letter_it_is() {
+        let connect = [
+            pair("__connect.errors.topic", "orders"),
+            pair("__connect.errors.partition", "2"),
+            pair("__connect.errors.offset", "41"),
+            pair("__connect.errors.stage", "VALUE_CONVERTER"),
+        ];
+        let spring = [
+            pair("kafka_dlt-original-topic", "orders"),
+            pair("kafka_dlt-original-partition", 3i32.to_be_bytes()),
+            pair("kafka_dlt-original-offset", 7i64.to_be_bytes()),
+            pair("kafka_dlt-exception-message", "no such customer"),
+        ];
+        let sent = [&connect[..], &spring].concat();
+        let found = read(&sent);
+        assert_eq!(found.writer, Writer::Spring);
+        assert_eq!(found.source, Some(Source { topic: "orders", partition: 3, offset: 7 }));
+        assert_eq!(
+            (found.message, found.headers.len()),
+            ("no such customer", connect.len()),
+            "the record's own"
+        );
+        let sent = [&spring[..], &connect].concat();
+        let found = read(&sent);
+        assert_eq!(found.writer, Writer::Connect);
+        assert_eq!(found.source, Some(Source { topic: "orders", partition: 2, offset: 41 }));
+        assert_eq!(found.headers.len(), spring.len());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::codec::{Format, Misfit, Stage, Values, text};
 use crate::format::chunk::{Body, ChunkRecord};
 use crate::format::letter::header::{LISTENER, VERSION};
 use crate::format::letter::{Letter, MAX_MESSAGE, bounded};
-use crate::kafka::Message;
+use crate::kafka::{Message, Timestamps};
 use crate::record::{SourcePartition, TopicId};
 use crate::schema::wire::take_bytes;
 use crate::schema::{Malformed, Schema};
@@ -73,6 +73,16 @@ pub fn of_shed(
         value,
         headers: Vec::new(),
     })
+}
+
+/// The timestamp with which a letter goes out: its record's, as far as its topic takes it. None of a time to come, which Kafka 4
+/// refuses by default, and none more than half as old as the topic takes: a letter that is refused stops its dataset, and the
+/// broker has another clock. The record's own stands in a header.
+pub fn dated(timestamp: i64, now: i64, takes: &Timestamps) -> i64 {
+    match timestamp >= 0 && now.saturating_sub(timestamp) > takes.before_ms / 2 {
+        true => now,
+        false => timestamp.min(now),
+    }
 }
 
 /// What a listener did not handle, for the letter of each of its changes.
@@ -178,6 +188,19 @@ mod tests {
         assert_eq!((letter.key, letter.value), (None, Some(Bytes::new())), "null and empty are kept apart");
         assert_eq!(letter.headers, [("a".into(), Some(Bytes::from_static(b"1"))), ("a".into(), None)]);
         assert_eq!((letter.stage.as_str(), letter.message.len()), ("VALUE_CONVERTER", 1024));
+    }
+
+    #[test]
+    fn a_letter_is_dated_so_that_its_topic_takes_it() {
+        let takes = |before_ms| Timestamps { before_ms, after_ms: 3_600_000 };
+        let now = 1_000_000_000;
+        let any = takes(i64::MAX);
+        assert_eq!(dated(now - 5, now, &any), now - 5);
+        assert_eq!(dated(0, now, &any), 0);
+        assert_eq!(dated(now + 7_200_000, now, &any), now, "none of a time to come");
+        assert_eq!(dated(-1, now, &takes(1_000)), -1, "it has none");
+        assert_eq!(dated(now - 500, now, &takes(1_000)), now - 500);
+        assert_eq!(dated(now - 501, now, &takes(1_000)), now);
     }
 
     #[test]

@@ -72,6 +72,12 @@ pub enum Error {
          of them are remembered: select fewer letters (--since), or do without the check (--force)"
     )]
     TooManyKeys(usize),
+    /// Too much would have to be remembered beside other work.
+    #[error(
+        "the topic has more than {0} letters, and a list of it takes memory for each: list them with `stillwell dlq list`, \
+         in a process of its own"
+    )]
+    TooManyLetters(usize),
     /// Told to stop.
     #[error("told to stop")]
     Stopped,
@@ -89,6 +95,7 @@ impl Error {
             | Error::Fix(_)
             | Error::NoProgram(_)
             | Error::TooManyKeys(_)
+            | Error::TooManyLetters(_)
             | Error::Stopped => false,
         }
     }
@@ -100,7 +107,9 @@ impl Error {
             Error::Blob { source, .. } => source.kind(),
             Error::Registry(source) => source.kind(),
             Error::Codec(_) => ErrorKind::Config,
-            Error::NoTopic(_) | Error::NoProgram(_) | Error::TooManyKeys(_) => ErrorKind::Rejected,
+            Error::NoTopic(_) | Error::NoProgram(_) | Error::TooManyKeys(_) | Error::TooManyLetters(_) => {
+                ErrorKind::Rejected
+            }
             Error::Fix(_) => ErrorKind::Unavailable,
             Error::Stopped => ErrorKind::Closed,
         }

@@ -23,6 +23,8 @@ pub enum Why {
     BlobLost,
     /// The topic does not take a record so large.
     TooLarge,
+    /// The topic does not take its timestamp.
+    Untimely,
 }
 
 impl Why {
@@ -36,6 +38,7 @@ impl Why {
             Why::Unmended => "not mended",
             Why::BlobLost => "blob lost",
             Why::TooLarge => "too large",
+            Why::Untimely => "timestamp not taken",
         }
     }
 }

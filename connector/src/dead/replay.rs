@@ -16,7 +16,8 @@
 //! the next run knows that its letter has been replayed. Only where records have no key it would come twice.
 //!
 //! A record of the key that is written between the last look at the source and the transaction, some tens of
-//! milliseconds, is not seen, and the letter lands behind it.
+//! milliseconds, is not seen, and the letter lands behind it. What was written before and stands in a transaction that is
+//! not ended is waited for, and where that takes too long the letter is left.
 //!
 //! Straight into the dataset is no way: a version is the fold of its source up to its positions, which rebuilds, other
 //! readers of the topic and our own checks rely on. So the topic stays the only way in.
@@ -58,7 +59,7 @@ use crate::codec::{Bound, Format, KeyRule};
 use crate::failpoint;
 use crate::format::letter::{Elsewhere, header};
 use crate::kafka::transaction::BULK_LIMIT;
-use crate::kafka::{self, Admin, Group, Outcome as Ended, Outgoing, Transaction};
+use crate::kafka::{self, Admin, Group, Outcome as Ended, Outgoing, Timestamps, Transaction};
 use crate::registry::Registry;
 use crate::schema::Schema;
 
@@ -68,6 +69,9 @@ pub const CHUNK: usize = 20_000;
 const CHUNK_TO_MEND: usize = 8;
 /// Longest that a step of a transaction may take: beyond the transaction's own time limit.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for a transaction that is open in the source, where nobody says another: beyond the minute after which Kafka
+/// ends one by default.
+pub const WAIT: Duration = Duration::from_secs(90);
 /// Room for what the broker puts around a record.
 const AROUND: usize = 1_024;
 
@@ -111,6 +115,8 @@ pub struct Asked {
     pub dry_run: bool,
     /// A record that was replayed so often is left.
     pub max_replays: u32,
+    /// Longest wait for a transaction that is open in the source ([`WAIT`]).
+    pub wait: Duration,
     /// Replay what is stale too, or cannot be judged.
     pub force: bool,
     /// What mends values.
@@ -142,6 +148,7 @@ pub struct Replay<'a> {
 struct Limit {
     partitions: i32,
     bytes: usize,
+    timestamps: Timestamps,
 }
 
 /// Replays letters until all that are selected are seen, or `stop` is cancelled. Returns what was done in any case.
@@ -214,7 +221,7 @@ impl<'a> Replay<'a> {
             group,
             transaction,
             progress,
-            sources: Sources::new(keys, options.clock.clone()),
+            sources: Sources::new(keys, options.clock.clone(), asked.wait),
             fit,
             limits: HashMap::new(),
             sent: HashSet::new(),
@@ -271,7 +278,8 @@ impl<'a> Replay<'a> {
                 let config = admin.topic_config(topic).await?;
                 let bytes = config.get("max.message.bytes").and_then(|value| value.parse().ok());
                 let bytes = bytes.unwrap_or(1_048_588usize).min(BULK_LIMIT).saturating_sub(AROUND);
-                limits.insert(topic.clone(), Limit { partitions: info.partitions, bytes });
+                let timestamps = Timestamps::of(&config);
+                limits.insert(topic.clone(), Limit { partitions: info.partitions, bytes, timestamps });
             }
             Ok(())
         };

@@ -126,24 +126,30 @@ struct Slot {
     next: i64,
     /// The records before `next` are the last of a transaction of ours, whose marker stands there or behind.
     ours: bool,
+    /// A transaction of somebody else's was open when it was last looked at: what is behind `next` is not known.
+    open: bool,
 }
 
 impl Slot {
-    /// Whether there is anything to look at below `stable`, the last stable offset. Our last transaction ends with its
-    /// marker: where nothing but one offset is new behind its records, it is that.
-    ///
-    /// That its records are below `stable` says that the marker is there; that there is nothing beyond, in no open
-    /// transaction either, only the high watermark does, and only if it is asked for after.
-    fn is_behind<E>(&mut self, stable: i64, high: impl FnOnce() -> Result<i64, E>) -> Result<bool, E> {
+    /// Where it is to be read to, if anything is new: `high` is the end for all, `stable`, asked for after it, that for who reads
+    /// what is committed. Our last transaction ends with its marker: where nothing but one offset is new behind its records, it
+    /// is that.
+    fn reach(&mut self, stable: i64, high: i64) -> Option<i64> {
+        self.open = self.is_open(stable, high);
         if stable <= self.next {
-            // Not even the marker is there yet.
-            return Ok(false);
+            // Nothing is new, or not even the marker is there yet.
+            return None;
         }
-        if std::mem::take(&mut self.ours) && stable == self.next + 1 && high()? == stable {
+        if std::mem::take(&mut self.ours) && !self.open && stable == self.next + 1 {
             self.next = stable;
-            return Ok(false);
+            return None;
         }
-        Ok(true)
+        Some(stable)
+    }
+
+    /// Whether something stands there that is neither committed nor aborted, nor ours.
+    fn is_open(&self, stable: i64, high: i64) -> bool {
+        high > self.next && stable < high
     }
 
     /// Records of ours stand at these offsets, `count` of them. True: where looking goes on, in a row, with nothing of
@@ -162,6 +168,8 @@ impl Slot {
 pub struct Sources {
     keys: Keys,
     clock: Clock,
+    /// Longest wait for a transaction that is open in one.
+    wait: Duration,
     slots: Vec<Slot>,
     latest: HashMap<(u32, u128), Latest>,
     looking: Option<Looking>,
@@ -180,9 +188,9 @@ struct Looking {
 }
 
 impl Sources {
-    /// None yet.
-    pub fn new(keys: Keys, clock: Clock) -> Sources {
-        Sources { keys, clock, slots: Vec::new(), latest: HashMap::new(), looking: None, last: 0 }
+    /// None yet. A transaction that is open in one is waited for, once and for `wait` at the longest.
+    pub fn new(keys: Keys, clock: Clock, wait: Duration) -> Sources {
+        Sources { keys, clock, wait, slots: Vec::new(), latest: HashMap::new(), looking: None, last: 0 }
     }
 
     /// The place of a partition. Allocates nothing.
@@ -212,6 +220,7 @@ impl Sources {
                     foreign: None,
                     next: 0,
                     ours: false,
+                    open: false,
                 });
                 self.slots.len() - 1
             }
@@ -276,14 +285,14 @@ impl Sources {
     /// Kafka's; [`Error::Stopped`].
     pub fn catch_up(&mut self, stop: &CancellationToken, mut read: impl FnMut(u64)) -> Result<(), Error> {
         let failed = |source| Error::Kafka { doing: "reading the source topics".to_owned(), source };
-        let Sources { keys, clock, slots, latest, looking, .. } = self;
+        let Sources { keys, clock, wait, slots, latest, looking, .. } = self;
         let Some(Looking { poller, ends, of, at_rest }) = looking else { return Ok(()) };
         let mut behind = Vec::new();
         for (at, place) in of.iter().enumerate() {
             let Some(slot) = slots.get_mut(*place) else { continue };
             let (topic, partition) = (slot.topic.clone(), slot.partition);
-            let stable = answered(clock, stop, || ends.stable(&topic, partition))?;
-            if slot.is_behind(stable, || answered(clock, stop, || ends.high(&topic, partition)))? {
+            let ask = || answered(clock, stop, || ends.of(&topic, partition));
+            if let Some(stable) = settled(slot, (clock, *wait), stop, ask)? {
                 behind.push((at, stable));
                 if *at_rest {
                     poller.hold(at, slot.next).map_err(failed)?;
@@ -403,7 +412,8 @@ impl Sources {
                 "{topic}[{partition}] holds another record at offset {foreign} than its letter says: the topic was made anew"
             ));
         }
-        if failed_at < slot.forgets_before {
+        // It was read between the two: announced long after, where a backlog was worked off.
+        if failed_at.min(timestamp) < slot.forgets_before {
             return Standing::Unknown(format!(
                 "{topic} is compacted, and forgets deletes as old as the letter (delete.retention.ms)"
             ));
@@ -420,6 +430,10 @@ impl Sources {
                 let copy = latest.copy.is_some_and(|(of, nth)| of == timestamp && nth > replays);
                 if copy { Standing::Replayed(latest.offset) } else { Standing::Later(latest.offset) }
             }
+            _ if slot.open => Standing::Unknown(format!(
+                "a transaction is open in {topic}[{partition}], and may hold a later record of its key: run the replay again \
+                 when it has ended, or wait longer for it (--wait)"
+            )),
             Some(_) => Standing::Fresh,
             // Where keys are made of fields all are kept: it has not been seen.
             None if self.keys.codec.is_some() => Standing::Fresh,
@@ -428,12 +442,49 @@ impl Sources {
     }
 }
 
+/// Where a partition is to be read to, if anything is new, once all that stood in it is decided. That is waited for, but only
+/// once for what does not end: it would hold up each transaction of a replay.
+fn settled(
+    slot: &mut Slot,
+    (clock, wait): (&Clock, Duration),
+    stop: &CancellationToken,
+    ask: impl Fn() -> Result<(i64, i64), Error>,
+) -> Result<Option<i64>, Error> {
+    let (mut stable, high) = ask()?;
+    let wait = if slot.open { Duration::ZERO } else { wait };
+    let (began, mut said) = (clock.now(), false);
+    // Mostly it is the marker of a transaction that has just ended.
+    let mut pause = Duration::from_millis(5);
+    while slot.is_open(stable, high) {
+        let waited = clock.now().saturating_duration_since(began);
+        if waited >= wait {
+            break;
+        }
+        if stop.is_cancelled() {
+            return Err(Error::Stopped);
+        }
+        if waited > PAUSE && !std::mem::replace(&mut said, true) {
+            let (topic, partition) = (&slot.topic, slot.partition);
+            tracing::info!(
+                topic,
+                partition,
+                ?wait,
+                "a transaction is open in the source; waiting for its end"
+            );
+        }
+        Handle::current().block_on(tokio::time::sleep(pause));
+        pause = (pause * 2).min(PAUSE);
+        stable = ask()?.0;
+    }
+    Ok(slot.reach(stable, high))
+}
+
 /// Asks until there is an answer: one that comes too late once must not end a replay.
-fn answered(
+fn answered<T>(
     clock: &Clock,
     stop: &CancellationToken,
-    ask: impl Fn() -> Result<i64, kafka::Error>,
-) -> Result<i64, Error> {
+    ask: impl Fn() -> Result<T, kafka::Error>,
+) -> Result<T, Error> {
     let began = clock.now();
     loop {
         match ask() {

@@ -159,6 +159,7 @@ fn asked() -> Asked {
         rate: None,
         dry_run: false,
         max_replays: 1,
+        wait: replay::WAIT,
         force: true,
         fix: Some(Fix::Here(feed::mend)),
     }

@@ -55,13 +55,15 @@ pub mod header {
     pub const VALUE_BLOB: &str = "stillwell.value-blob";
     /// The blob that holds the whole letter, where even key and headers are too large for the topic.
     pub const LETTER_BLOB: &str = "stillwell.letter-blob";
+    /// How many of the original's headers stand here without their names, since those are not UTF-8, in decimal.
+    pub const UNNAMED: &str = "stillwell.unnamed-headers";
     /// The version that holds the change, where a listener or webhook did not handle it.
     pub const VERSION: &str = "stillwell.version";
     /// The listener.
     pub const LISTENER: &str = "stillwell.listener";
 
     /// All that describe a failure, that is, all but [`REPLAYS`], which describes the record.
-    pub const OF_A_FAILURE: [&str; 15] = [
+    pub const OF_A_FAILURE: [&str; 16] = [
         TOPIC,
         PARTITION,
         OFFSET,
@@ -75,6 +77,7 @@ pub mod header {
         ORIGINAL_TIMESTAMP,
         VALUE_BLOB,
         LETTER_BLOB,
+        UNNAMED,
         VERSION,
         LISTENER,
     ];
@@ -240,6 +243,8 @@ impl Letter {
             Elsewhere::Whole(_) => self.headers.iter().rfind(count).cloned().into_iter().collect(),
             _ => self.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect(),
         };
+        // As Kafka's client hands them out. An empty name is none that anybody gives.
+        let unnamed = self.headers.iter().filter(|(name, _)| name.is_empty()).count();
         let mut put = |name: &str, value: &str| {
             headers.push((name.to_owned(), Some(Bytes::copy_from_slice(value.as_bytes()))));
         };
@@ -257,6 +262,9 @@ impl Letter {
         }
         put(header::FAILED_AT, &failed_at_ms.to_string());
         put(header::ORIGINAL_TIMESTAMP, &self.timestamp.to_string());
+        if unnamed > 0 {
+            put(header::UNNAMED, &unnamed.to_string());
+        }
         match elsewhere {
             Elsewhere::Nothing => {}
             Elsewhere::Value(blob) => put(header::VALUE_BLOB, blob),

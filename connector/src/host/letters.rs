@@ -7,6 +7,7 @@
 //! Owns: the replay's task, and what it has done so far. Does not own: the replay itself (`dead`), routes (`http`).
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -16,16 +17,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::directory::rfc3339;
 use crate::dead::fate::Replays;
-use crate::dead::found::Found;
 use crate::dead::listing::{Line, Listing};
 use crate::dead::outcome::Told;
 use crate::dead::replay::{self, Asked, Options};
 use crate::dead::select::{STAGES, Selection, Verdict, is_stage};
-use crate::dead::topic::Topic;
+use crate::dead::topic::{Reader, Topic};
 use crate::dead::{self, text};
 use crate::kafka::Admin;
 use crate::words::nearest;
 use crate::{Error, ErrorKind, Result, producer};
+
+/// Most letters of a topic that is listed here, beside a writer or readers: some 140 MB.
+const MOST: usize = 2_000_000;
 
 /// The letters of one dataset. Cheap to clone; clones are the same.
 #[derive(Clone)]
@@ -166,23 +169,24 @@ impl Letters {
             let admin = Admin::new(&options.kafka).map_err(failed)?;
             let topic = Topic::look(&admin, &options.letters)?;
             let group = format!("stillwell.{}", options.dataset);
-            let (mut listing, mut seen) = (Listing::default(), BTreeSet::new());
+            let (mut listing, mut seen) = (Listing::within(MOST), BTreeSet::new());
             listing.knowing(Replays::look(&options.kafka, &selection, &topic)?);
-            dead::topic::each(
-                &options.kafka,
-                &group,
-                topic,
-                &options.clock,
-                &stopped,
-                |found: Found<'_>| {
+            let ranges = topic.ranges.clone();
+            let mut reader = Reader::new(&options.kafka, &group, topic, options.clock.clone(), stopped)?;
+            for (partition, (low, _)) in (0..).zip(ranges) {
+                reader.begin(partition, low)?;
+                reader.read(partition, |found| {
                     let is_meant = selection.judge(&found) == Verdict::Meant;
-                    listing.take(&found, is_meant);
+                    listing.take(&found, is_meant)?;
                     if !seen.contains(found.stage) {
                         seen.insert(found.stage.to_owned());
                     }
-                },
-            )?;
-            Ok::<_, dead::Error>((listing.lines().take(most).collect(), seen))
+                    Ok(ControlFlow::<()>::Continue(()))
+                })?;
+            }
+            let mut chosen = listing.chosen(most);
+            chosen.read(&mut reader)?;
+            Ok::<_, dead::Error>((chosen.lines(), seen))
         });
         let listed = listed
             .await

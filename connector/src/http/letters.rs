@@ -13,7 +13,7 @@ use serde_json::json;
 use super::problem::Problem;
 use super::query::Query;
 use super::{App, records, writes};
-use crate::dead::replay::Asked;
+use crate::dead::replay::{self, Asked};
 use crate::dead::select::{Selection, When};
 use crate::dead::text;
 use crate::error::ErrorKind;
@@ -122,6 +122,7 @@ async fn begun(app: &App, request: Request) -> Result<Response, Problem> {
         rate: wanted.rate,
         dry_run: wanted.dry_run,
         max_replays: wanted.max_replays.unwrap_or(MAX_REPLAYS),
+        wait: replay::WAIT,
         force: wanted.force,
         fix: None,
     };

@@ -48,23 +48,6 @@ impl Ends {
         })
     }
 
-    /// The last stable offset of a partition: where it ends for who reads what is committed.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] where the partition's leader does not answer.
-    pub fn stable(&self, topic: &str, partition: i32) -> Result<i64, Error> {
-        let client = if self.embedded { &self.all } else { &self.committed };
-        ask(client, topic, partition)
-    }
-
-    /// The high watermark of a partition: where it ends for who reads also what may be aborted yet.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] where the partition's leader does not answer.
-    pub fn high(&self, topic: &str, partition: i32) -> Result<i64, Error> {
-        ask(&self.all, topic, partition)
-    }
-
     /// The last stable offset and the high watermark of a partition.
     ///
     /// # Errors

@@ -427,7 +427,8 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The headers, in order; names that are not UTF-8 show as empty. They are parsed at this call, not before.
+    /// The headers, in order; names that are not UTF-8 show as empty (letters
+    /// count those). They are parsed at this call, not before.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + 'a {
         let mut headers = ptr::null_mut();
         // SAFETY: live while the inlet is borrowed; the headers belong to the message, and without any the pointer

@@ -57,7 +57,7 @@ pub use reach::Reach;
 pub use rebalance::{Event, GroupMetadata, HANDOVER, Member, Membership, Revoked};
 pub use sender::{Receipt, Sender};
 pub use stats::Statistics;
-pub use topics::{Admin, TopicInfo, TopicSpec};
+pub use topics::{Admin, Timestamps, TopicInfo, TopicSpec};
 pub use transaction::{Outcome, Transaction};
 
 /// How to reach Kafka.

@@ -48,6 +48,40 @@ pub struct TopicSpec {
     pub config: BTreeMap<String, String>,
 }
 
+/// Which timestamps a topic takes, in milliseconds around the broker's now. Kafka 4 takes none of more than an hour ahead
+/// by default (KIP-1030).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timestamps {
+    /// How far back (`message.timestamp.before.max.ms`).
+    pub before_ms: i64,
+    /// How far ahead (`message.timestamp.after.max.ms`).
+    pub after_ms: i64,
+}
+
+impl Timestamps {
+    /// By a topic's settings.
+    pub fn of(config: &BTreeMap<String, String>) -> Timestamps {
+        let of = |key: &str| config.get(key).and_then(|ms| ms.parse().ok()).unwrap_or(i64::MAX);
+        if config.get("message.timestamp.type").is_some_and(|by| by == "LogAppendTime") {
+            // The broker writes its own, whatever is sent.
+            return Timestamps { before_ms: i64::MAX, after_ms: i64::MAX };
+        }
+        // One setting for both before Kafka 3.6.
+        let both = of("message.timestamp.difference.max.ms");
+        Timestamps {
+            before_ms: both.min(of("message.timestamp.before.max.ms")),
+            after_ms: both.min(of("message.timestamp.after.max.ms")),
+        }
+    }
+
+    /// Whether a record of this timestamp is taken at `now`. One without (-1) is.
+    pub fn take(&self, timestamp: i64, now: i64) -> bool {
+        timestamp < 0
+            || (now.saturating_sub(timestamp) <= self.before_ms
+                && timestamp.saturating_sub(now) <= self.after_ms)
+    }
+}
+
 /// The administrative client. Cheap to clone.
 #[derive(Clone)]
 pub struct Admin(Arc<Inner>);
@@ -338,4 +372,27 @@ impl Inner {
 
 fn admin_options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(TIMEOUT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_says_which_timestamps_it_takes() {
+        let of = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            Timestamps::of(&pairs.collect())
+        };
+        let hour = ("message.timestamp.after.max.ms", "3600000");
+        let four = of(&[hour, ("message.timestamp.before.max.ms", "9223372036854775807")]);
+        assert!(four.take(0, i64::MAX) && four.take(3_600_010, 10) && !four.take(3_600_011, 10));
+        assert!(four.take(-1, 0));
+        let day = of(&[("message.timestamp.before.max.ms", "86400000")]);
+        assert!(day.take(0, 86_400_000) && !day.take(0, 86_400_001) && day.take(i64::MAX, 0));
+        assert_eq!(of(&[("message.timestamp.difference.max.ms", "7"), hour]).after_ms, 7);
+        let stamped = of(&[hour, ("message.timestamp.type", "LogAppendTime")]);
+        assert!(stamped.take(i64::MAX, 0));
+        assert!(of(&[]).take(i64::MAX, 0), "the embedded broker has no settings");
+    }
 }

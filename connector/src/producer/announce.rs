@@ -37,13 +37,14 @@ use super::store::Stored;
 use super::turns::{Turn, breath};
 use super::write::watch::Watchers;
 use crate::clock::Clock;
+use crate::dead::letter::dated;
 use crate::error::chain;
 use crate::failpoint;
 use crate::format::announcement::{self, Announcement, Message, SourcePosition, read_positions};
 use crate::format::control::{Control, rebuild_key};
 use crate::format::succession::MAX_RUN;
 use crate::gauge::{Outlet, Pressure};
-use crate::kafka::{self, Membership, Outcome, Outgoing, Transaction};
+use crate::kafka::{self, Membership, Outcome, Outgoing, Timestamps, Transaction};
 use crate::record::Position;
 use crate::telemetry::ProducerMetrics;
 use crate::version::{Chain, Life, Version};
@@ -127,8 +128,8 @@ pub struct Constants {
     pub life: Life,
     /// Announcement topic.
     pub announcements: String,
-    /// Dead-letter topic.
-    pub dead_letters: String,
+    /// Dead-letter topic, and which timestamps it takes.
+    pub dead_letters: (String, Timestamps),
     /// Control topic.
     pub control: String,
     /// The dataset's schema.
@@ -407,6 +408,7 @@ impl Announcer {
         reach("announce.begin")?;
         self.transaction.begin()?;
         let failed_at = self.clock.wall_ms();
+        let (dead_letters, takes) = &self.constants.dead_letters;
         for letter in run.iter().flat_map(|stored| &stored.letters) {
             let headers = letter.letter.kafka_headers(
                 &self.constants.dataset,
@@ -416,12 +418,12 @@ impl Announcer {
             );
             let (key, value) = letter.letter.kafka_record(&letter.elsewhere);
             let record = Outgoing {
-                topic: &self.constants.dead_letters,
+                topic: dead_letters,
                 partition: None,
                 key,
                 value,
                 headers: &headers,
-                timestamp: Some(letter.letter.timestamp),
+                timestamp: Some(dated(letter.letter.timestamp, failed_at, takes)),
             };
             self.transaction.send(&record, PATIENCE)?;
         }

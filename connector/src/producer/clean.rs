@@ -250,6 +250,7 @@ impl Cleaner {
             let pinned = confirmed.pin.map(|(version, _)| version.0);
             tracing::info!(oldest_kept = %below, blobs, bytes, orphans, pinned, "cleaned");
         }
+        self.sweep.unfinished().await;
         failpoint::reach("clean.deleted")?;
         // Last: what the topic names is known to the next life too.
         confirmed = self.confirmed(confirmed, stop).await?;

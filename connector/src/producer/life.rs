@@ -432,14 +432,14 @@ fn publish(
         mpsc::Receiver<Snapshotted>,
         watch::Receiver<Version>,
     ),
-    letter_limit: usize,
+    letter_limit: super::topics::LetterLimit,
     (life, transaction, read_back, carried, schema): (Life, Transaction, ReadBack, Carried, Arc<Schema>),
 ) {
     let Recovery { options, shard, topic_id, .. } = &ground.recovery;
     let (stored, stored_in) = mpsc::channel(options.performance.worker_pool_size.max(1));
     let folder = Folder { dataset: options.dataset.clone(), topic_id: *topic_id, shard: *shard };
-    let at_a_time = options.performance.worker_pool_size;
-    let storer = Storer::new(uploader(ground), at_a_time, letter_limit, folder);
+    let storer =
+        Storer::new(uploader(ground), options.performance.worker_pool_size, letter_limit.bytes, folder);
     let kill = end.kill.clone();
     stages.spawn(async move {
         tokio::select! {
@@ -454,7 +454,7 @@ fn publish(
         shards: options.shards,
         life,
         announcements: options.announcements.clone(),
-        dead_letters: options.dead_letters.clone(),
+        dead_letters: (options.dead_letters.clone(), letter_limit.timestamps),
         control: options.control.clone(),
         schema,
         max_letter_bytes: options.batching.max_batch_bytes,

@@ -110,8 +110,8 @@ pub enum Error {
         /// What it names.
         id: SchemaId,
     },
-    /// Whether such records were dead letters before cannot be looked up.
-    #[error("looking whether records whose schemas nobody knows were dead letters before")]
+    /// Whether records that do not fit were dead letters before cannot be looked up.
+    #[error("looking whether records that do not fit were dead letters before")]
     Letters(#[source] dead::Error),
     /// The codec cannot be made.
     #[error("preparing the codec")]
@@ -149,6 +149,8 @@ pub struct Folded {
     pub fold: Fold,
     /// Those that do not fit, and were not letters before.
     pub letters: Vec<Letter>,
+    /// How many of those were taken when they were first read, and would not be now.
+    pub unfit: u64,
     /// Records read, misfits included.
     pub read: u64,
 }
@@ -172,7 +174,7 @@ pub fn fold(
         options,
         plan,
         codec,
-        folded: Folded { fold, letters: Vec::new(), read: 0 },
+        folded: Folded { fold, letters: Vec::new(), unfit: 0, read: 0 },
         letter_bytes: 0,
         library,
         strangers: HashSet::new(),
@@ -197,7 +199,7 @@ struct Reading<'a> {
     library: Option<Library>,
     /// Those that nobody knows.
     strangers: HashSet<SchemaId>,
-    /// The records that became letters for that, once it was asked.
+    /// The records that are letters already, once it was asked.
     letters: Option<HashSet<letters::Place>>,
     /// One was waited for, and Kafka not asked meanwhile.
     waited: bool,
@@ -376,12 +378,16 @@ impl Reading<'_> {
             Err(unread) => unread,
         };
         if planned.announced.is_some_and(|next| message.offset() < next) {
-            return match unread {
-                // A registry forgets, or is another one.
-                Unread::Unknown { id, .. } => self.was_letter(planned, stamp, id),
-                // It has been a letter before.
-                Unread::Misfit(_) => Ok(()),
-            };
+            if self.was_letter(stamp)? {
+                return Ok(());
+            }
+            // It was taken then: schema, format, bounds or the codec's own rules are others now, and passed over its key would
+            // go without a word. A registry forgets, or is another one: that can be mended, so nothing is announced.
+            if let Unread::Unknown { id, .. } = unread {
+                let (partition, offset) = (planned.source.clone(), stamp.offset);
+                return Err(Error::Stranger { partition, offset, id });
+            }
+            self.folded.unfit += 1;
         }
         let letter = dead::letter::of(&unread.misfit(), &planned.source, message);
         self.options.metrics.dead_letters_total.with(&[&letter.stage]).inc();
@@ -413,8 +419,8 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Passes over a record whose schema nobody knows if it was a letter for that before.
-    fn was_letter(&mut self, planned: &Planned, stamp: Stamp, id: SchemaId) -> Result<(), Error> {
+    /// Whether a record that was read before is a letter already.
+    fn was_letter(&mut self, stamp: Stamp) -> Result<bool, Error> {
         let known = match &mut self.letters {
             Some(known) => known,
             none => {
@@ -422,13 +428,7 @@ impl Reading<'_> {
                 none.insert(letters::look(self.options, self.plan, self.stop)?)
             }
         };
-        match known.contains(&letters::Place::of(&stamp)) {
-            true => Ok(()),
-            false => {
-                let (partition, offset) = (planned.source.clone(), stamp.offset);
-                Err(Error::Stranger { partition, offset, id })
-            }
-        }
+        Ok(known.contains(&letters::Place::of(&stamp)))
     }
 
     fn misfit(&mut self, letter: Letter) -> Result<(), Error> {
@@ -509,7 +509,7 @@ impl Rebuilder {
         let mut folded = fold(&options, &plan, &cache, &identity, (Some(&log), library), stop)?;
         failpoint::pass("rebuild.folded");
         let letters = std::mem::take(&mut folded.letters);
-        let read = folded.read;
+        let (read, unfit) = (folded.read, folded.unfit);
         let difference = compare(&plan, folded, &view, life)?;
         let Counts { added, changed, deleted, mut kept, unchanged } = difference.counts;
         if request.from == From::Positions {
@@ -544,6 +544,13 @@ impl Rebuilder {
             letters = letters.len(), took = ?options.clock.now().saturating_duration_since(began),
             "rebuilt; the version is stored and announced now"
         );
+        if unfit > 0 {
+            tracing::warn!(
+                dataset = options.dataset,
+                records = unfit,
+                "these were taken when they were first read and do not fit any more: they are dead letters now"
+            );
+        }
         if kept > 0 {
             tracing::warn!(
                 dataset = options.dataset,

@@ -154,8 +154,8 @@ pub struct Recovered {
     pub rebuild: Option<(Rebuild, Plan)>,
     /// With a rebuild: nothing of the last version can be had, and `view` holds no key.
     pub lost: bool,
-    /// Dead letters larger than this do not go into their topic as they are.
-    pub letter_limit: usize,
+    /// What the dead-letter topic takes.
+    pub letter_limit: topics::LetterLimit,
 }
 
 /// What taking over needs.

@@ -10,11 +10,11 @@
 //! Owns: how long is asked, what health says meanwhile. Does not own: the requests and their cache (`registry`), the
 //! partitions that wait (`source`), what a schema means for a datum (`codec`).
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc as threads;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -41,9 +41,16 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// another of several registries.
 const PATIENCE: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(300), Duration::from_secs(1)];
-/// So many unknown ids in a row, and each is asked for only once, until one is known: else a topic of garbage would take
-/// over a second for each of its records.
+/// So many unknown ids in a row, and each further one is asked for again after the first of these alone, until one is known: else
+/// a topic of garbage would take over a second for each of its records. Not none of them: what lags behind for a moment must not
+/// make letters of good records because garbage came before them.
 const STRANGERS: u32 = 5;
+/// An id that nobody knew is asked for again after this long, when a record names it; twice as long each time, up to the second.
+const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+/// For so long it is remembered how often an id was asked for.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Most ids of which it is remembered that patience was had with them.
+const MOST_TRIED: usize = 4_096;
 
 /// What has been found out about an id.
 #[derive(Clone, Debug)]
@@ -68,6 +75,8 @@ pub struct Library {
     requests: Arc<Semaphore>,
     /// Unknown ids in a row.
     strangers: Arc<AtomicU32>,
+    /// Ids that were unknown after all patience: what keeps coming costs one request each time.
+    tried: Arc<Mutex<HashSet<SchemaId>>>,
     status: Option<watch::Sender<Status>>,
 }
 
@@ -86,6 +95,7 @@ impl Library {
             entropy: options.entropy.clone(),
             requests: Arc::new(Semaphore::new(AT_A_TIME)),
             strangers: Arc::default(),
+            tried: Arc::default(),
             status: None,
         })
     }
@@ -102,7 +112,8 @@ impl Library {
         // Also where it is dropped: nobody waits for it then.
         let _said = Said(self);
         let mut backoff = Backoff::new(self.first_wait, LONGEST_WAIT);
-        let mut patience = PATIENCE.iter();
+        let patience = if self.tried().contains(&id) { 0 } else { PATIENCE.len() };
+        let mut patience = (0..patience).zip(PATIENCE);
         let mut attempts = 0;
         loop {
             let pass = self.gate.pass().await;
@@ -115,6 +126,7 @@ impl Library {
                 Ok(found) => {
                     pass.succeeded();
                     self.strangers.store(0, Ordering::Relaxed);
+                    self.tried().remove(&id);
                     tracing::info!(%id, "the schema registry knows a schema that is new here");
                     return match found {
                         Found::Schema(schema) => Learnt::Schema(schema),
@@ -124,12 +136,17 @@ impl Library {
                 Err(Error::Unknown { .. }) => {
                     pass.succeeded();
                     self.say(None);
-                    let wait = patience.next().filter(|_| self.strangers.load(Ordering::Relaxed) < STRANGERS);
-                    let Some(wait) = wait else {
+                    let are_many = self.strangers.load(Ordering::Relaxed) >= STRANGERS;
+                    let Some((_, wait)) = patience.next().filter(|(nth, _)| *nth == 0 || !are_many) else {
                         self.strangers.fetch_add(1, Ordering::Relaxed);
+                        let mut tried = self.tried();
+                        if tried.len() >= MOST_TRIED {
+                            tried.clear();
+                        }
+                        tried.insert(id);
                         return Learnt::Unknown;
                     };
-                    tokio::time::sleep(*wait).await;
+                    tokio::time::sleep(wait).await;
                     continue;
                 }
                 Err(error) => chain(&error),
@@ -150,6 +167,10 @@ impl Library {
         }
     }
 
+    fn tried(&self) -> MutexGuard<'_, HashSet<SchemaId>> {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn say(&self, waiting: Option<String>) {
         if let Some(status) = &self.status {
             status.send_if_modified(|status| {
@@ -167,6 +188,41 @@ struct Said<'a>(&'a Library);
 impl Drop for Said<'_> {
     fn drop(&mut self) {
         self.0.say(None);
+    }
+}
+
+/// Ids that nobody knew, and when each is asked for again.
+#[derive(Debug, Default)]
+pub struct Strangers(HashMap<SchemaId, Stranger>);
+
+#[derive(Debug)]
+struct Stranger {
+    since: Instant,
+    wait: Duration,
+    is_due: bool,
+}
+
+impl Strangers {
+    /// What was found out about an id.
+    pub fn note(&mut self, id: SchemaId, learnt: &Learnt, now: Instant) {
+        if !matches!(learnt, Learnt::Unknown) {
+            self.0.remove(&id);
+            return;
+        }
+        let [first, longest] = AGAIN;
+        let wait = self.0.get(&id).map_or(first, |known| (known.wait * 2).min(longest));
+        self.0.insert(id, Stranger { since: now, wait, is_due: false });
+    }
+
+    /// Those that may be known by now: each is told once, until it is unknown again.
+    pub fn due(&mut self, now: Instant, mut due: impl FnMut(SchemaId)) {
+        self.0.retain(|id, stranger| {
+            let waited = now.saturating_duration_since(stranger.since);
+            if waited >= stranger.wait && !std::mem::replace(&mut stranger.is_due, true) {
+                due(*id);
+            }
+            waited < REMEMBERED
+        });
     }
 }
 
@@ -357,9 +413,59 @@ mod tests {
         let asked = stub.seen().len();
         assert_eq!(asked, STRANGERS as usize * (PATIENCE.len() + 1));
         assert!(matches!(library.find(SchemaId::Number(200)).await, Learnt::Unknown));
-        assert_eq!(stub.seen().len(), asked + 1, "once");
+        assert_eq!(stub.seen().len(), asked + 2, "once more, after a moment");
+        assert!(matches!(library.find(SchemaId::Number(200)).await, Learnt::Unknown));
+        assert_eq!(stub.seen().len(), asked + 3, "of what keeps coming once each time");
         assert!(matches!(library.find(SEVEN).await, Learnt::Schema(_)));
         assert!(matches!(library.find(SchemaId::Number(201)).await, Learnt::Unknown));
-        assert_eq!(stub.seen().len(), asked + 2 + PATIENCE.len() + 1, "patient again");
+        assert_eq!(stub.seen().len(), asked + 4 + PATIENCE.len() + 1, "patient again");
+    }
+
+    /// A registry that lags behind by a moment, after garbage.
+    #[tokio::test]
+    async fn a_new_id_behind_garbage_is_waited_for() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let stub = Stub::start(move |path| {
+            let late = path.ends_with("/7") && asked.fetch_add(1, Ordering::Relaxed) > 0;
+            if late { schema("\"int\"") } else { absent() }
+        });
+        let stub = stub.await;
+        let (library, ..) = library(&stub);
+        let strangers = (100..101 + STRANGERS).map(|id| library.find(SchemaId::Number(id)));
+        for found in futures::future::join_all(strangers).await {
+            assert!(matches!(found, Learnt::Unknown));
+        }
+        assert!(matches!(library.find(SEVEN).await, Learnt::Schema(_)));
+    }
+
+    #[test]
+    fn what_keeps_coming_is_asked_for_again_after_a_second_and_then_less_often() {
+        let mut strangers = Strangers::default();
+        let began = crate::clock::Clock::system().now();
+        let due = |strangers: &mut Strangers, ms: u64| {
+            let mut all = Vec::new();
+            strangers.due(began + Duration::from_millis(ms), |id| all.push(id));
+            all
+        };
+        let note = |strangers: &mut Strangers, learnt: Learnt, ms: u64| {
+            strangers.note(SEVEN, &learnt, began + Duration::from_millis(ms));
+        };
+        note(&mut strangers, Learnt::Unknown, 0);
+        assert_eq!(due(&mut strangers, 999), []);
+        assert_eq!(due(&mut strangers, 1_000), [SEVEN]);
+        assert_eq!(due(&mut strangers, 1_500), [], "it is asked for when a record names it");
+        note(&mut strangers, Learnt::Unknown, 2_000);
+        assert_eq!(due(&mut strangers, 3_900), []);
+        assert_eq!(due(&mut strangers, 4_000), [SEVEN]);
+        for _ in 0..5 {
+            note(&mut strangers, Learnt::Unknown, 5_000);
+        }
+        assert_eq!(due(&mut strangers, 14_900), []);
+        assert_eq!(due(&mut strangers, 15_000), [SEVEN]);
+        assert_eq!(due(&mut strangers, 66_000), []);
+        note(&mut strangers, Learnt::Unknown, 70_000);
+        assert_eq!(due(&mut strangers, 71_000), [SEVEN], "it was forgotten");
+        note(&mut strangers, Learnt::Unusable(String::new()), 71_000);
+        assert!(strangers.0.is_empty());
     }
 }

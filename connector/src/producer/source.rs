@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::intake::{Intake, Turn};
 use super::log::{self, Appender};
-use super::schemas::{Desk, Learnt};
+use super::schemas::{Desk, Learnt, Strangers};
 use super::stall::{KnownEnds, Stalls};
 use super::validate::Validator;
 use crate::clock::Clock;
@@ -49,8 +49,6 @@ const SPILL_LINGER: Duration = Duration::from_millis(50);
 const LINGERS: u32 = 20;
 /// Longest wait for a schema on the spot, while none is waited for otherwise.
 const ON_THE_SPOT: Duration = Duration::from_millis(20);
-/// A schema that nobody knew is asked for again after this long, when a record names it.
-const STRANGER: Duration = Duration::from_secs(10);
 /// How often the client is looked after before records are taken: statistics come every few seconds.
 const TEND_EVERY: Duration = Duration::from_secs(3);
 /// How often intake and cancellation are looked at while nothing arrives.
@@ -97,8 +95,8 @@ pub struct Source {
     intake: Intake,
     /// Where schemas are asked for, if the source's values name any.
     desk: Option<Desk>,
-    /// Schemas that nobody knew, and when.
-    strangers: Vec<(Instant, SchemaId)>,
+    /// Schemas that nobody knew.
+    strangers: Strangers,
     stalls: Stalls,
     clock: Clock,
     metrics: Arc<ProducerMetrics>,
@@ -141,7 +139,7 @@ impl Source {
             chunk: ChunkBuilder::new(),
             intake,
             desk: None,
-            strangers: Vec::new(),
+            strangers: Strangers::default(),
             stalls: Stalls::new(KnownEnds::new(0), clock.now()),
             clock,
             metrics,
@@ -315,13 +313,7 @@ impl Source {
             return Ok(());
         };
         let now = clock.now();
-        strangers.retain(|(since, id)| {
-            let stays = now.saturating_duration_since(*since) < STRANGER;
-            if !stays {
-                validator.forget(*id);
-            }
-            stays
-        });
+        strangers.due(now, |id| validator.forget(id));
         let mut free = Vec::new();
         while let Some((id, learnt)) = desk.answer(Duration::ZERO) {
             note(validator, strangers, id, &learnt, now);
@@ -374,7 +366,7 @@ impl Source {
 fn learn_now(
     desk: &mut Desk,
     validator: &mut Validator,
-    strangers: &mut Vec<(Instant, SchemaId)>,
+    strangers: &mut Strangers,
     wanted: SchemaId,
     clock: &Clock,
 ) -> bool {
@@ -392,15 +384,7 @@ fn learn_now(
     }
 }
 
-fn note(
-    validator: &mut Validator,
-    strangers: &mut Vec<(Instant, SchemaId)>,
-    id: SchemaId,
-    learnt: &Learnt,
-    now: Instant,
-) {
+fn note(validator: &mut Validator, strangers: &mut Strangers, id: SchemaId, learnt: &Learnt, now: Instant) {
     validator.learn(id, learnt);
-    if matches!(learnt, Learnt::Unknown) {
-        strangers.push((now, id));
-    }
+    strangers.note(id, learnt, now);
 }

@@ -200,10 +200,10 @@ impl Uploader {
     }
 
     /// Over a network, what an attempt without an answer has stored is not sent again: it may be gigabytes. Names carry
-    /// their content's checksum, so what is there is it, unless it was damaged; then it is mostly shorter, and is replaced.
-    /// Those of letters do not: a source that was made anew has other records at the same offsets.
+    /// their content's checksum, or the record's place, so what is there is it, unless it was damaged; then it is mostly
+    /// shorter, and is replaced. The value of a letter is put over nowhere: it may be all there is of its record.
     async fn put_where(&self, name: &str, body: Body) -> Result<(), blob::Error> {
-        if !self.store.is_far() || name.ends_with(name::LETTER) {
+        if !self.store.is_far() && !name.ends_with(name::LETTER) {
             return self.store.put(name, body).await;
         }
         match self.store.put_new(name, body.clone()).await? {
@@ -312,10 +312,7 @@ impl Storer {
     /// A letter must never stand in the way of the position that it goes out with, so whatever its topic will not take
     /// goes into a blob: the value, or, where key and headers alone are too large, all of it.
     async fn store_what_is_too_large(&self, letter: &Letter) -> Result<Elsewhere, blob::Error> {
-        let blob = |part| {
-            let source = &letter.source;
-            name::letter(&self.folder, &source.topic, source.partition, letter.offset, part)
-        };
+        let blob = |part| name::letter(&self.folder, &letter.source, letter.offset, part);
         let (elsewhere, body) = match &letter.value {
             _ if letter.size() <= self.letter_limit => return Ok(Elsewhere::Nothing),
             Some(value) if letter.size() - value.len() <= self.letter_limit => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Options;
 use crate::kafka::allowed::{self, Need, On, Operation};
-use crate::kafka::{self, Admin, TopicSpec};
+use crate::kafka::{self, Admin, Timestamps, TopicSpec};
 use crate::record::TopicId;
 
 /// Why the topics are not as they must be.
@@ -79,7 +79,8 @@ const ANNOUNCEMENTS: &[(&str, &str)] =
     &[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
 /// A letter has its record's timestamp, by which retention counts: with the broker's default of a week the letter of an old
 /// record would be gone before anybody has seen it.
-const LETTERS: &[(&str, &str)] = &[("retention.ms", "-1")];
+const LETTERS: &[(&str, &str)] =
+    &[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
 const CONTROL: &[(&str, &str)] = &[("cleanup.policy", "compact")];
 
 /// Largest record that the transactional client takes (`message.max.bytes`).
@@ -133,6 +134,39 @@ pub async fn keeps_pins(admin: &Admin, options: &Options) -> Result<(), Error> {
     }
 }
 
+/// Whether a dead-letter topic of these settings takes every letter, and by which of them letters age out, if by any.
+fn keeps_letters(topic: &str, config: &BTreeMap<String, String>) -> Result<Option<String>, Error> {
+    let policy = config.get("cleanup.policy").map_or("delete", String::as_str);
+    if policy.split(',').any(|policy| policy.trim() == "compact") {
+        return Err(Error::Setting {
+            topic: topic.to_owned(),
+            key: "cleanup.policy",
+            found: policy.to_owned(),
+            why: "a letter without a key could not be written, which would stop the dataset, and of two letters of a key one \
+                  would go",
+            wanted: "delete",
+        });
+    }
+    let ages =
+        |key: &str| config.get(key).filter(|value| *value != "-1").map(|value| format!("{key}={value}"));
+    Ok(ages("retention.ms").or_else(|| ages("retention.bytes")))
+}
+
+/// Makes sure that the dead-letter topic, which is there, takes what it is sent. By what letters age out, if by anything: that
+/// is for an operator to know, and may be meant.
+///
+/// # Errors
+/// [`Error::Setting`], [`Error::Kafka`].
+async fn takes_letters(admin: &Admin, options: &Options) -> Result<Option<String>, Error> {
+    let topic = &options.dead_letters;
+    match admin.topic_config(topic).await {
+        // Each life asks for it again, and says what it is needed for.
+        Err(kafka::Error::Denied { .. }) => Ok(None),
+        Err(source) => Err(Error::Kafka { topic: topic.clone(), source }),
+        Ok(config) => keeps_letters(topic, &config),
+    }
+}
+
 /// Makes sure that all topics of the dataset are there and fit.
 ///
 /// # Errors
@@ -142,6 +176,14 @@ pub async fn prepare(admin: &Admin, options: &Options) -> Result<Prepared, Error
         ensure(admin, options, topic, options.source_partitions, &[]).await?;
     }
     ensure(admin, options, &options.dead_letters, 1, LETTERS).await?;
+    if let Some(setting) = takes_letters(admin, options).await? {
+        tracing::warn!(
+            dataset = options.dataset,
+            topic = options.dead_letters,
+            setting,
+            "dead letters age out, and may be gone before anybody has seen them: set it to -1"
+        );
+    }
     ensure(admin, options, &options.control, 1, CONTROL).await?;
     keeps_pins(admin, options).await?;
     let topic = &options.announcements;
@@ -150,21 +192,30 @@ pub async fn prepare(admin: &Admin, options: &Options) -> Result<Prepared, Error
     Ok(Prepared { announcements_id: announcements.id })
 }
 
-/// Largest record that the dead-letter topic takes, less room for our headers and the batch around the record. Asked by
-/// each life: a transaction that fails because the limit was lowered must not fail again and again.
+/// What the dead-letter topic takes.
+#[derive(Clone, Copy, Debug)]
+pub struct LetterLimit {
+    /// Largest record, less room for our headers and the batch around the record.
+    pub bytes: usize,
+    /// Which timestamps.
+    pub timestamps: Timestamps,
+}
+
+/// Asked by each life: a transaction that fails because a limit was lowered must not fail again and again.
 ///
 /// # Errors
 /// Kafka's.
-pub async fn letter_limit(admin: &Admin, options: &Options) -> Result<usize, kafka::Error> {
+pub async fn letter_limit(admin: &Admin, options: &Options) -> Result<LetterLimit, kafka::Error> {
     let dead = admin.topic_config(&options.dead_letters).await?;
     // Kafka's default of `max.message.bytes`, where the answer leaves it out.
     let limit = dead.get("max.message.bytes").and_then(|value| value.parse().ok()).unwrap_or(1_048_588usize);
-    Ok(limit.min(CLIENT_LIMIT).saturating_sub(16 * 1024))
+    let bytes = limit.min(CLIENT_LIMIT).saturating_sub(16 * 1024);
+    Ok(LetterLimit { bytes, timestamps: Timestamps::of(&dead) })
 }
 
 /// A topic that was looked at: its name, and what it is; `None` where it is missing and [`prepare`] would create it, the
-/// error where [`prepare`] would end with it.
-pub type Seen = (String, Result<Option<kafka::TopicInfo>, Error>);
+/// error where [`prepare`] would end with it. With it what [`prepare`] would warn of.
+pub type Seen = (String, Result<(Option<kafka::TopicInfo>, Option<String>), Error>);
 
 /// Looks at all topics of the dataset as [`prepare`] would, creating none. Goes on behind what is wrong with one of them,
 /// unless Kafka does not answer.
@@ -193,16 +244,21 @@ async fn look_at(
     topic: &str,
     partitions: i32,
     config: &[(&str, &str)],
-) -> Result<Option<kafka::TopicInfo>, Error> {
+) -> Result<(Option<kafka::TopicInfo>, Option<String>), Error> {
     let failed = |source| Error::Kafka { topic: topic.to_owned(), source };
     let info = admin.describe(topic).await.map_err(failed)?;
+    let mut warning = None;
     match info {
         None if !options.create_topics => return Err(missing(topic, partitions, config)),
         Some(info) if *topic == options.announcements => fits(admin, options, info).await?,
         Some(_) if *topic == options.control => keeps_pins(admin, options).await?,
+        Some(_) if *topic == options.dead_letters => {
+            let setting = takes_letters(admin, options).await?;
+            warning = setting.map(|setting| format!("letters age out by {setting}: set it to -1"));
+        }
         _ => {}
     }
-    Ok(info)
+    Ok((info, warning))
 }
 
 /// What the user of a dataset's writer needs to be allowed; docs/operations.md has the same list.
@@ -346,6 +402,21 @@ mod tests {
         assert_eq!(policy("delete", "-1"), None, "larger than need be, and whole");
         assert!(forgets_pins(&of(&[("cleanup.policy", "delete"), ("retention.ms", "-1")])).is_some());
         assert_eq!(forgets_pins(&of(&[])), None, "the embedded broker has no settings");
+    }
+
+    #[test]
+    fn a_letters_topic_is_not_compacted_and_may_age() {
+        let keeps = |pairs: &[(&str, &str)]| keeps_letters("p.dlq", &of(pairs));
+        for policy in ["compact", "compact,delete", "delete, compact"] {
+            let error = keeps(&[("cleanup.policy", policy)]).unwrap_err().to_string();
+            assert!(error.contains("p.dlq") && error.ends_with("set cleanup.policy=delete"), "{error}");
+        }
+        assert_eq!(keeps(&[]).unwrap(), None, "the embedded broker has no settings");
+        assert_eq!(keeps(LETTERS).unwrap(), None, "and what we make is right");
+        let week = [("cleanup.policy", "delete"), ("retention.ms", "604800000")];
+        assert_eq!(keeps(&week).unwrap().as_deref(), Some("retention.ms=604800000"));
+        let small = [("retention.ms", "-1"), ("retention.bytes", "1000")];
+        assert_eq!(keeps(&small).unwrap().as_deref(), Some("retention.bytes=1000"));
     }
 
     #[test]

@@ -2,6 +2,7 @@ use std::io::{Read as _, Write as _};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 
 use super::stub::{SILENCE, Stub, absent, schema};
 use super::*;
@@ -43,6 +44,26 @@ async fn an_id_is_asked_for_once_however_many_want_it() {
     assert!(stub.seen()[1].starts_with("GET /schemas/guids/abababab-abab-abab-abab-abababababab "));
     avro(registry.latest("a/b value").await);
     assert!(stub.seen()[2].starts_with("GET /subjects/a%2Fb%20value/versions/latest "));
+}
+
+/// Whoever wrote with it did; ours would have to be another.
+#[tokio::test]
+async fn a_writers_schema_need_not_be_one_that_we_would_write_with() {
+    let texts = [
+        r#"{"type":"record","name":"R","namespace":"com.my-company","fields":[{"name":"f","type":"int"}]}"#,
+        r#"{"type":"record","name":"R","fields":[{"name":"f","type":"int","default":null}]}"#,
+        r#"{"type":"record","name":"R","fields":[{"name":"größe","type":"int"}]}"#,
+        r#"{"type":"enum","name":"E","symbols":["a-b","c d"]}"#,
+    ];
+    for text in texts {
+        let stub = Stub::start(move |_| schema(text)).await;
+        assert_eq!(avro(registry(&stub.options()).schema(SEVEN).await), text);
+        assert!(Schema::parse(text).is_err(), "{text}");
+    }
+    // What would not stand in a canonical form as it is could be made to look like another schema.
+    let forged = r#"{"type":"record","name":"R","fields":[{"name":"f\",\"type\":\"int\"},{\"name\":\"g","type":"int"}]}"#;
+    let stub = Stub::start(move |_| schema(forged)).await;
+    assert!(unusable(registry(&stub.options()).schema(SEVEN).await).contains("has to match"));
 }
 
 #[tokio::test]
@@ -288,15 +309,18 @@ async fn what_is_longer_than_is_read_is_of_no_use_once_and_for_all() {
     assert!(registry.probe().await.unwrap().contains("more than"));
 }
 
-/// Serves one request by TLS; whether it came so far.
+/// Serves one request by TLS to who shows a certificate of the authority's; whether it came so far.
 fn secure(answer: &'static str) -> (String, std::thread::JoinHandle<bool>) {
     let chain = CertificateDer::pem_file_iter(pem("server.pem")).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(pem("server.key")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut authorities = rustls::RootCertStore::empty();
+    authorities.add(CertificateDer::from_pem_file(pem("ca.pem")).unwrap()).unwrap();
+    let clients = WebPkiClientVerifier::builder_with_provider(authorities.into(), provider.clone());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients.build().unwrap())
         .with_single_cert(chain, key)
         .unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -339,6 +363,12 @@ async fn a_certificate_is_trusted_if_its_authority_is() {
     let (url, served) = secure(r#"{"schema": "\"int\""}"#);
     avro(registry(&options(url, "ca.pem")).schema(SEVEN).await);
     assert!(served.join().unwrap());
+    // The registry wants to know who asks.
+    let (url, served) = secure(r#"{"schema": "\"int\""}"#);
+    let nobody = Options { identity: None, ..options(url, "ca.pem") };
+    let error = registry(&nobody).schema(SEVEN).await.unwrap_err();
+    assert!(matches!(error, Error::Away { .. }), "{error}");
+    assert!(!served.join().unwrap());
     let (url, served) = secure("");
     let error = registry(&options(url, "server.pem")).schema(SEVEN).await.unwrap_err();
     assert!(matches!(error, Error::Away { .. }), "{error}");

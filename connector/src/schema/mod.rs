@@ -29,6 +29,8 @@ mod resolve;
 pub(crate) mod skip;
 pub mod wire;
 
+use parse::Whose;
+
 pub(crate) use node::{Decimal, Id, Logical, Node, Unit};
 pub use resolve::Resolver;
 
@@ -113,8 +115,21 @@ impl Schema {
     /// # Errors
     /// [`Error::NotJson`], [`Error::Invalid`].
     pub fn parse(json: &str) -> Result<Schema, Error> {
+        Schema::parse_as(json, Whose::Ours)
+    }
+
+    /// Parses the schema of somebody who has written records with it: as [`Schema::parse`], but names may have any characters
+    /// save quotes, backslashes and control characters, and defaults, which only a reader's schema needs, are not looked at.
+    ///
+    /// # Errors
+    /// As [`Schema::parse`].
+    pub fn writers(json: &str) -> Result<Schema, Error> {
+        Schema::parse_as(json, Whose::Writers)
+    }
+
+    fn parse_as(json: &str, whose: Whose) -> Result<Schema, Error> {
         let value: serde_json::Value = serde_json::from_str(json).map_err(Error::NotJson)?;
-        let nodes = parse::parse(&value)?;
+        let nodes = parse::parse(&value, whose)?;
         let canonical = canonical::form(&nodes);
         Ok(Schema {
             json: minify(json).into(),
@@ -124,7 +139,8 @@ impl Schema {
         })
     }
 
-    /// Parses a schema that mentions types which other texts define; [`Schema::json`] is one text with all of them.
+    /// Parses a [writer's](Schema::writers) schema that mentions types which other texts define; [`Schema::json`] is one text
+    /// with all of them.
     ///
     /// # Errors
     /// As [`Schema::parse`].
@@ -132,7 +148,7 @@ impl Schema {
         json: &str,
         others: impl IntoIterator<Item = &'t str>,
     ) -> Result<Schema, Error> {
-        Schema::parse(&refer::inline(json, others)?)
+        Schema::writers(&refer::inline(json, others)?)
     }
 
     /// Parses a dataset's own schema: one that can stand in `["null", S]`, which is the type of a value in a blob.

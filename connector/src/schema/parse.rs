@@ -8,8 +8,18 @@ use super::Error;
 use super::default::{self, Pending};
 use super::node::{Decimal, Enum, Field, Fixed, Id, Logical, MAX_WEIGHTLESS, Name, Node, Nodes, Record};
 
-pub(super) fn parse(value: &Value) -> Result<Nodes, Error> {
-    let mut parser = Parser { nodes: Nodes::default(), pending: Vec::new(), at: Vec::new() };
+/// Whose a schema is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// Ours: names are Avro's, for blobs are read by any Avro tool, and defaults are values of their types.
+    Ours,
+    /// Somebody's who has written records with it, so that it is good enough: Avro for Java looks at no namespace (up to 1.11), takes
+    /// letters of any script for names, and Confluent's registry looks at the defaults of new schemas only. What reads them needs neither.
+    Writers,
+}
+
+pub(super) fn parse(value: &Value, whose: Whose) -> Result<Nodes, Error> {
+    let mut parser = Parser { whose, nodes: Nodes::default(), pending: Vec::new(), at: Vec::new() };
     parser.nodes.root = parser.schema(value, "")?;
     let Parser { mut nodes, pending, .. } = parser;
     if let Some(id) = nodes.too_weightless() {
@@ -18,13 +28,16 @@ pub(super) fn parse(value: &Value) -> Result<Nodes, Error> {
             reason: format!("a value of it takes no bytes and has more than {MAX_WEIGHTLESS} parts"),
         });
     }
-    // Defaults are encoded last: one may be of a type that is defined after it.
-    default::encode_all(&mut nodes, &pending)?;
+    // Defaults are encoded last: one may be of a type that is defined after it. Those of a writer stand for nothing.
+    if whose == Whose::Ours {
+        default::encode_all(&mut nodes, &pending)?;
+    }
     nodes.compile();
     Ok(nodes)
 }
 
 struct Parser<'v> {
+    whose: Whose,
     nodes: Nodes,
     pending: Vec<Pending<'v>>,
     /// The way from the root to what is being parsed, for messages.
@@ -35,6 +48,14 @@ impl<'v> Parser<'v> {
     fn invalid<T>(&self, reason: impl Into<String>) -> Result<T, Error> {
         let at = if self.at.is_empty() { "the schema".to_owned() } else { self.at.join(".") };
         Err(Error::Invalid { at, reason: reason.into() })
+    }
+
+    /// Whether a part of a name is one. A writer's may be any text that can stand in a canonical form as it is.
+    fn is_name(&self, name: &str) -> bool {
+        match self.whose {
+            Whose::Ours => is_name(name),
+            Whose::Writers => !name.contains(|char: char| char == '"' || char == '\\' || char.is_control()),
+        }
     }
 
     fn add(&mut self, node: Node) -> Id {
@@ -175,7 +196,7 @@ impl<'v> Parser<'v> {
         let mut seen = HashSet::new();
         for symbol in list {
             match symbol.as_str() {
-                Some(symbol) if is_name(symbol) => {
+                Some(symbol) if self.is_name(symbol) => {
                     if !seen.insert(symbol) {
                         return self.invalid(format!("the symbol {} occurs twice", shown(symbol)));
                     }
@@ -219,7 +240,7 @@ impl<'v> Parser<'v> {
                 return self.invalid("a field needs the attribute `name`");
             };
             self.at.push(shorten(name));
-            if !is_name(name) {
+            if !self.is_name(name) {
                 return self.invalid("the field's name has to match [A-Za-z_][A-Za-z0-9_]*");
             }
             if !seen.insert(name) {
@@ -271,7 +292,7 @@ impl<'v> Parser<'v> {
             Some(_) => return self.invalid("`namespace` is not a string"),
         };
         let full = full_name(name, space);
-        if !full.split('.').all(is_name) {
+        if name.is_empty() || !full.split('.').all(|part| self.is_name(part)) {
             return self.invalid("the parts of a name have to match [A-Za-z_][A-Za-z0-9_]*");
         }
         if primitive(&full).is_some()

@@ -130,6 +130,7 @@ fn replayed(topic: &Filled, letters: &str, _: &str, records: u64, clock: &Clock)
         rate: None,
         dry_run: false,
         max_replays: 3,
+        wait: replay::WAIT,
         force: false,
         fix: None,
     };

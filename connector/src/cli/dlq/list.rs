@@ -1,9 +1,11 @@
 //! `stillwell dlq list`: one line for each record that failed.
 
+use std::ops::ControlFlow;
+
 use clap::Args;
 use serde_json::Value;
 
-use super::{Answer, Edge, Which, Whose, go_on, read, shown_key, shown_place};
+use super::{Answer, Edge, Which, Whose, at_once, go_on, read, shown_key, shown_place};
 use crate::Result;
 use crate::cli::edge::print;
 use crate::cli::table::{self, Column, Output};
@@ -40,11 +42,20 @@ impl List {
         };
         let listing = read(edge, &options, None, Listing::default(), begin, move |listing, found| {
             let is_meant = selection.judge(&found) == Verdict::Meant;
-            listing.take(&found, is_meant);
+            listing.take(&found, is_meant)?;
             go_on()
         })?;
         let Some(listing) = listing else { return Ok(Answer::Interrupted) };
-        let lines: Vec<Line> = listing.lines().take(self.max.unwrap_or(usize::MAX)).collect();
+        let mut chosen = listing.chosen(self.max.unwrap_or(usize::MAX));
+        while let Some((partition, from)) = chosen.next() {
+            let read = read(edge, &options, Some((partition, from)), chosen, at_once, |chosen, found| {
+                Ok(if chosen.take(&found) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            })?;
+            let Some(read) = read else { return Ok(Answer::Interrupted) };
+            chosen = read;
+            chosen.leave(partition);
+        }
+        let lines = chosen.lines();
         print(|out| match self.output {
             Output::Json => {
                 let lines: Vec<Value> = lines.iter().map(|line| text::line(&options.letters, line)).collect();

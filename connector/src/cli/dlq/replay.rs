@@ -44,6 +44,9 @@ pub(super) struct Replay {
     /// Leave a record that was replayed so often
     #[arg(long, value_name = "N", default_value_t = 3)]
     max_replays: u32,
+    /// Longest time to wait for a transaction that is open in the source: it may hold a later record of a letter's key
+    #[arg(long, value_name = "TIME", default_value = "90s", value_parser = humantime::parse_duration)]
+    wait: Duration,
     /// Replay also what is stale, what the source cannot tell of any more, and what does not fit as it is
     #[arg(long)]
     force: bool,
@@ -73,6 +76,7 @@ impl Replay {
             rate: self.rate,
             dry_run: self.dry_run,
             max_replays: self.max_replays,
+            wait: self.wait,
             force: self.force,
             fix: self.fix.clone().map(|command| Fix::Program(Program { command, timeout: self.fix_timeout })),
         };

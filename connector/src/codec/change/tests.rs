@@ -128,7 +128,9 @@ fn a_row_without_all_its_columns_is_no_row() {
         let change = format!(r#"{{"op":"u","after":{{"id":1,"name":"{name}","price":null}}}}"#);
         read(&mut codec, None, &change).map_err(|misfit| misfit.class)
     };
-    for lacking in ["__debezium_unavailable_value", base64] {
+    let hex = "5f5f646562657a69756d5f756e617661696c61626c655f76616c7565";
+    let of_uuids = "b68a35a7-17ad-35b3-af2a-ae46edb4545a";
+    for lacking in ["__debezium_unavailable_value", base64, hex, of_uuids] {
         assert_eq!(of(lacking), Err(UNAVAILABLE), "{lacking}");
     }
     for whole in ["", "8", "a __debezium_unavailable_value", "__debezium_unavailable_values", "X19k"] {
@@ -144,6 +146,39 @@ fn a_row_without_all_its_columns_is_no_row() {
     // Of what is gone only the key counts.
     assert_eq!(of("d", lacking(1), null()), Ok(()));
     assert_eq!(of("u", lacking(1), row(1)), Ok(()));
+}
+
+/// Debezium's `UnchangedToastedPlaceholder` makes of an array of integers the placeholder's bytes.
+#[test]
+fn an_array_that_was_not_touched_is_no_array() {
+    let own = |items: &str| {
+        let fields = format!(
+            r#"{{"name":"id","type":"long"}},{{"name":"list","type":{{"type":"array","items":{items}}}}}"#
+        );
+        let text = format!(r#"{{"type":"record","name":"Product","fields":[{fields}]}}"#);
+        Arc::new(Schema::dataset(&text).unwrap())
+    };
+    let numbers = |text: &str| text.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join(",");
+    let lacking = numbers("__debezium_unavailable_value");
+    for items in ["\"int\"", "\"long\"", "\"double\"", "\"float\"", r#"["null","int"]"#, r#"["long","null"]"#]
+    {
+        let format = Format::json(ExtraFields::Ignore).within(Envelope::Debezium);
+        let mut codec = Codec::new(format, by_id(), own(items)).unwrap();
+        let mut of = |list: &str| {
+            let change = format!(r#"{{"op":"u","after":{{"id":1,"list":[{list}]}}}}"#);
+            codec.decode(None, Some(change.as_bytes())).map(|_| ()).map_err(|misfit| misfit.class)
+        };
+        assert_eq!(of(&lacking), Err(UNAVAILABLE), "{items}");
+        for whole in ["", "95", "95,95,100", &numbers("__debezium_unavailable_valu")] {
+            assert_eq!(of(whole), Ok(()), "{items}: {whole}");
+        }
+    }
+    // Text in an array.
+    let mut codec =
+        Codec::new(Format::json(ExtraFields::Ignore).within(Envelope::Debezium), by_id(), own("\"string\""))
+            .unwrap();
+    let change = br#"{"op":"u","after":{"id":1,"list":["__debezium_unavailable_value"]}}"#;
+    assert_eq!(codec.decode(None, Some(change)).unwrap_err().class, UNAVAILABLE);
 }
 
 #[test]

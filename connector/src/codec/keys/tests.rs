@@ -79,6 +79,46 @@ fn where_keys_are_made_of_fields_a_key_in_json_has_them_by_name() {
     assert_eq!(codec.decode(None, Some(value)).unwrap().key, b"1/b");
 }
 
+/// Else a delete would look for a key that no value has, and find nothing.
+#[test]
+fn one_value_is_read_as_the_only_field_of_the_key_is_in_values() {
+    let schema = r#"{"type":"record","name":"P","fields":[{"name":"id","type":"bytes"},
+        {"name":"at","type":["null",{"type":"int","logicalType":"date"}]},
+        {"name":"in","type":{"type":"record","name":"I","fields":[
+            {"name":"id","type":{"type":"fixed","name":"F","size":2}}]}},
+        {"name":"text","type":"string"}]}"#;
+    let schema = Arc::new(Schema::dataset(schema).unwrap());
+    let value = r#"{"id":"AQI=","at":19000,"in":{"id":"AwQ="},"text":"7"}"#;
+    let cases: [(&str, &[u8], &[&str]); 4] = [
+        (
+            "id",
+            &[1, 2],
+            &[r#""AQI=""#, r#"{"id":"AQI="}"#, r#"{"schema":{"type":"bytes"},"payload":"AQI="}"#],
+        ),
+        ("in.id", &[3, 4], &[r#""AwQ=""#, r#"{"in":{"id":"AwQ="}}"#]),
+        ("at", b"19000", &["19000", r#"{"at":19000}"#]),
+        ("text", b"7", &[r#""7""#, "7"]),
+    ];
+    for (name, expected, keys) in cases {
+        let rule = KeyRule::Fields(vec![name.to_owned()]);
+        let format = Format::json(ExtraFields::Ignore).with_keys(KeyFormat::Json);
+        let mut codec = Codec::new(format, rule, Arc::clone(&schema)).unwrap();
+        let made = codec.decode(None, Some(value.as_bytes())).unwrap();
+        assert_eq!((made.key, made.value.is_some()), (expected, true), "{name}");
+        for key in keys {
+            let gone = codec.decode(Some(key.as_bytes()), None).unwrap();
+            assert_eq!((gone.key, gone.value), (expected, None), "{name}: {key}");
+        }
+        let misfit = codec.decode(Some(b"null"), None).unwrap_err();
+        assert_eq!((misfit.stage, misfit.class), (Stage::Key, "stillwell.codec.NullKey"), "{name}");
+    }
+    let rule = KeyRule::Fields(vec!["id".to_owned()]);
+    let format = Format::json(ExtraFields::Ignore).with_keys(KeyFormat::Json);
+    let mut codec = Codec::new(format, rule, schema).unwrap();
+    let misfit = codec.decode(Some(br#""no base64!""#), None).unwrap_err();
+    assert_eq!(misfit.stage, Stage::Key, "{misfit:?}");
+}
+
 #[test]
 fn a_field_that_a_key_lacks_takes_no_default() {
     let own = r#"{"type":"record","name":"P","fields":[{"name":"id","type":"string","default":""}]}"#;

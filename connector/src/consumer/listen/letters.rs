@@ -56,6 +56,7 @@ impl Letters {
                 self.sender.insert(sender).clone()
             }
         };
+        let mut dated = true;
         while !letters.is_empty() {
             // A few at a time: what was acknowledged is not sent again after a failure.
             let now = letters.len().min(500);
@@ -68,11 +69,12 @@ impl Letters {
                     key: letter.key.as_deref(),
                     value: letter.value.as_deref(),
                     headers: &headers,
-                    timestamp: (letter.timestamp > 0).then_some(letter.timestamp),
+                    // Kafka 4 takes none of a time to come.
+                    timestamp: (dated && letter.timestamp > 0).then_some(letter.timestamp.min(failed_at_ms)),
                 };
                 receipts.push(sender.enqueue(&outgoing).await);
             }
-            let mut outcome = Ok(());
+            let (mut outcome, mut refused) = (Ok(()), false);
             let mut left = Vec::new();
             for (letter, receipt) in letters.drain(..now).zip(receipts) {
                 let sent = match receipt {
@@ -81,6 +83,11 @@ impl Letters {
                 };
                 match sent {
                     Ok(()) => {}
+                    // It may be for its timestamp (`message.timestamp.before.max.ms`): once more with that of now.
+                    Err(kafka::Error::Rejected { .. }) if dated => {
+                        refused = true;
+                        left.push(letter);
+                    }
                     Err(kafka::Error::Rejected { .. }) if letter.value.is_some() => {
                         left.push(without_value(letter))
                     }
@@ -91,6 +98,7 @@ impl Letters {
                 }
             }
             letters.splice(..0, left);
+            dated &= !refused;
             if let Err(Error::Kafka { source: kafka::Error::Fatal { .. }, .. }) = &outcome {
                 self.sender = None;
             }

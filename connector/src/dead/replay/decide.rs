@@ -89,10 +89,20 @@ impl Replay<'_> {
         let Some(source) = &held.source else {
             return Ok(Outcome::Left(Why::Misplaced, "it does not say where the record was".to_owned()));
         };
-        let most = self.limits.get(&source.topic).map_or(0, |limit| limit.bytes);
+        let limit = self.limits.get(&source.topic);
+        let most = limit.map_or(0, |limit| limit.bytes);
         if held.size() > most {
             let what = format!("it has {} bytes, and {} takes {most}", held.size(), source.topic);
             return Ok(Outcome::Left(Why::TooLarge, what));
+        }
+        let now = self.options.clock.wall_ms();
+        let takes = limit.map(|limit| limit.timestamps);
+        if let Some(takes) = takes.filter(|takes| !takes.take(held.timestamp, now)) {
+            let what = format!(
+                "{} takes no timestamp of more than {} ms ago or {} ms ahead, and it has {}",
+                source.topic, takes.before_ms, takes.after_ms, held.timestamp
+            );
+            return Ok(Outcome::Left(Why::Untimely, what));
         }
         if !self.asked.force {
             match self.sources.judge(

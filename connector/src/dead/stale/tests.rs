@@ -15,12 +15,12 @@ fn slot() -> Slot {
         foreign: None,
         next: 0,
         ours: false,
+        open: false,
     }
 }
 
 fn is_behind(slot: &mut Slot, stable: i64, high: i64) -> bool {
-    let Ok(behind) = slot.is_behind(stable, || Ok::<_, std::convert::Infallible>(high));
-    behind
+    slot.reach(stable, high).is_some()
 }
 
 #[test]
@@ -38,6 +38,63 @@ fn a_transaction_of_ours_alone_is_not_read_and_any_other_record_is() {
     assert!(!slot.is_next((18, 27), 10), "one before them is not ours");
     assert!(slot.is_next((17, 17), 1));
     assert!(is_behind(&mut slot, 19, 21), "the marker may lie behind an open transaction");
+}
+
+#[test]
+fn what_stands_in_an_open_transaction_of_others_is_not_known() {
+    let mut slot = slot();
+    let mut open = |stable, high| (slot.reach(stable, high), slot.open);
+    assert_eq!(open(0, 0), (None, false), "nothing is there");
+    assert_eq!(open(0, 3), (None, true), "something that nobody sees yet");
+    assert_eq!(open(2, 3), (Some(2), true));
+    assert_eq!(open(4, 3), (Some(4), false), "all that was there is decided");
+    slot.next = 4;
+    assert!(slot.is_next((4, 9), 6));
+    let mut open = |stable, high| (slot.reach(stable, high), slot.open);
+    assert_eq!(open(4, 10), (None, false), "ours alone, and its marker is not there yet");
+    assert_eq!(open(4, 11), (None, true), "its marker, or somebody's record");
+}
+
+/// Until it has ended, and where it does not, once for as long as is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_transaction_is_waited_for_once() {
+    let settle = |mut slot: Slot, wait: Duration, ends_after: usize| {
+        let asked = std::cell::Cell::new(0);
+        let ask = || {
+            asked.set(asked.get() + 1);
+            Ok((if asked.get() > ends_after { 12 } else { 5 }, 10))
+        };
+        let clock = Clock::system();
+        let stable =
+            settled(&mut slot, (&clock, wait), &CancellationToken::new(), ask).expect("no error is made up");
+        (stable, slot, asked.get())
+    };
+    let done = tokio::task::spawn_blocking(move || {
+        let (stable, slot, asked) = settle(slot(), Duration::from_secs(60), 3);
+        assert_eq!((stable, slot.open, asked), (Some(12), false, 4));
+        let (stable, slot, _) = settle(slot, Duration::from_millis(20), usize::MAX);
+        assert_eq!((stable, slot.open), (Some(5), true));
+        let (_, slot, asked) = settle(slot, Duration::from_secs(600), usize::MAX);
+        assert_eq!((slot.open, asked), (true, 1), "it was waited for");
+    });
+    done.await.expect("it does not panic");
+}
+
+/// Of a compacted source what was deleted is known only for as long as it says; a letter may have been announced long after its
+/// record was written.
+#[test]
+fn a_letter_is_as_old_as_its_record() {
+    let standing = |timestamp, failed_at| {
+        let keys = Keys { codec: None, schemas: Schemas::new(None) };
+        let mut sources = Sources::new(keys, Clock::system(), Duration::ZERO);
+        sources.slots.push(Slot { end: 9, forgets_before: 1_000, ..slot() });
+        sources.latest.insert((0, hash(b"k")), Latest { offset: 3, copy: None });
+        let source = Source { topic: "orders", partition: 0, offset: 3 };
+        sources.judge(source, Encoded { key: Some(b"k"), ..Encoded::default() }, (timestamp, failed_at, 0))
+    };
+    assert_eq!(standing(1_000, 1_001), Standing::Fresh);
+    assert!(matches!(standing(999, 5_000), Standing::Unknown(why) if why.contains("forgets deletes")));
+    assert!(matches!(standing(5_000, 999), Standing::Unknown(_)));
 }
 
 /// What stands at an offset.

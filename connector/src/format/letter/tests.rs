@@ -100,6 +100,18 @@ fn a_record_that_fails_again_and_again_does_not_grow() {
     assert_eq!(sizes, [first.len(); 5]);
 }
 
+/// Kafka's names are bytes, ours text: what has none here had one.
+#[test]
+fn headers_without_their_names_are_counted() {
+    let named = letter().kafka_headers("orders", 0, 1, &Elsewhere::Nothing);
+    assert!(text(&named, header::UNNAMED).is_empty());
+    let mut letter = letter();
+    letter.headers.extend([(String::new(), Some(Bytes::from_static(b"1"))), (String::new(), None)]);
+    let out = letter.kafka_headers("orders", 0, 1, &Elsewhere::Nothing);
+    assert_eq!(out[..5], letter.headers, "their values stay");
+    assert_eq!(text(&out, header::UNNAMED), ["2"]);
+}
+
 #[test]
 fn a_letter_of_somebody_else_keeps_its_own_headers() {
     // Connect's dead letters as a source topic: that they failed there is part of the record.

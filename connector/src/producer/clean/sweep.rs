@@ -30,6 +30,8 @@ const READ: Duration = Duration::from_secs(10 * 60);
 const FETCH_WAIT: Duration = Duration::from_millis(50);
 /// Longest time for listing a shard's folder.
 const LIST: Duration = Duration::from_secs(5 * 60);
+/// Older than this no put is under way.
+const UNFINISHED: Duration = Duration::from_secs(24 * 60 * 60);
 /// Blobs that are deleted at a time.
 pub const AT_A_TIME: usize = 8;
 /// How long what was read of pin and lives counts. Well below the group's session timeout (6 s): within it nobody else can
@@ -311,6 +313,19 @@ impl Sweep {
             }
         }
         Ok(plan)
+    }
+
+    /// Lets go of what puts have left that died. Nobody names it, and nothing depends on it.
+    pub async fn unfinished(&self) {
+        let before = self.options.clock.wall_ms().saturating_sub(UNFINISHED.as_millis() as i64);
+        let folder =
+            Folder { dataset: self.options.dataset.clone(), topic_id: self.topic_id, shard: self.shard };
+        let folder = folder.to_string();
+        match self.ask(LIST, &folder, self.options.store.sweep(&folder, before)).await {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(folder, files, "deleted what puts that were cut short had left"),
+            Err(error) => tracing::debug!(%error, folder, "what puts have left that died is not looked for"),
+        }
     }
 
     /// Deletes those of `doomed` that are still to go by what is known now; gives which they were. Whatever fails, the
