@@ -1,3 +1,5 @@
+use std::cell::Cell;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -38,6 +40,37 @@ fn a_transaction_of_ours_alone_is_not_read_and_any_other_record_is() {
     assert!(!slot.is_next((18, 27), 10), "one before them is not ours");
     assert!(slot.is_next((17, 17), 1));
     assert!(is_behind(&mut slot, 19, 21), "the marker may lie behind an open transaction");
+}
+
+/// One late answer does not end a replay; what will not change does, and what does not come for a minute.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn where_a_source_ends_is_asked_until_it_is_answered() {
+    let late = || kafka::Error::Unavailable { doing: "asking".to_owned(), detail: "timed out".to_owned() };
+    let (clock, stop) = (Clock::manual(0), CancellationToken::new());
+    let asked = Cell::new(0);
+    let ask = |answer: &dyn Fn(u32) -> Result<i64, kafka::Error>, stop: &CancellationToken| {
+        asked.set(0);
+        let ask = || {
+            asked.set(asked.get() + 1);
+            answer(asked.get())
+        };
+        tokio::task::block_in_place(|| answered(&clock, stop, ask))
+    };
+    let third = ask(&|nth| if nth < 3 { Err(late()) } else { Ok(7) }, &stop);
+    assert_eq!((third.ok(), asked.get()), (Some(7), 3));
+    let no_time = |_| {
+        clock.advance(PATIENCE / 2);
+        Err(late())
+    };
+    let never = ask(&no_time, &stop);
+    assert!(matches!(never, Err(Error::Kafka { source: kafka::Error::Unavailable { .. }, .. })), "{never:?}");
+    assert_eq!(asked.get(), 2);
+    let denied =
+        ask(&|_| Err(kafka::Error::Denied { doing: "asking".to_owned(), detail: String::new() }), &stop);
+    assert!(matches!(denied, Err(Error::Kafka { source: kafka::Error::Denied { .. }, .. })), "{denied:?}");
+    assert_eq!(asked.get(), 1, "that does not change");
+    stop.cancel();
+    assert!(matches!(ask(&|_| Err(late()), &stop), Err(Error::Stopped)));
 }
 
 /// What stands at an offset.
