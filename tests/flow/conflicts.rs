@@ -103,8 +103,7 @@ fn each_that_lost_is_a_letter_once_whatever_dies() {
     const EACH: usize = 3;
     let setting = Setting::new("conflicts", 2, SCHEMA);
     let (one, other) = (instance(&setting, "one"), instance(&setting, "other"));
-    let points =
-        ["log.handed-on", "build.delta", "announce.letters", "announce.announcements", "announce.committed"];
+    let points = ["build.delta", "announce.announcements", "announce.committed"];
     let key = |round: usize, nth: usize| format!("K-{round}-{nth}");
     let process = one.started();
     let won =
