@@ -17,7 +17,7 @@ pub struct Clock(Arc<Kind>);
 #[derive(Debug)]
 enum Kind {
     System,
-    Manual { start: Instant, elapsed_ms: AtomicI64, wall_ms: AtomicI64 },
+    Manual { start: Instant, elapsed_ms: AtomicI64, wall_ms: AtomicI64, step_ms: i64 },
 }
 
 impl Clock {
@@ -27,12 +27,19 @@ impl Clock {
     }
 
     /// A clock that stands still at `wall_ms` until [`Clock::advance`] moves it.
-    #[expect(clippy::disallowed_methods, reason = "the one place that asks the system for the time")]
     pub fn manual(wall_ms: i64) -> Clock {
+        Clock::ticking(wall_ms, Duration::ZERO)
+    }
+
+    /// The same, and whoever asks for monotonic time moves it on by a `step` of whole milliseconds: time passes with what is done,
+    /// not with how fast.
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks the system for the time")]
+    pub fn ticking(wall_ms: i64, step: Duration) -> Clock {
         Clock(Arc::new(Kind::Manual {
             start: Instant::now(),
             elapsed_ms: AtomicI64::new(0),
             wall_ms: AtomicI64::new(wall_ms),
+            step_ms: step.as_millis() as i64,
         }))
     }
 
@@ -41,8 +48,9 @@ impl Clock {
     pub fn now(&self) -> Instant {
         match &*self.0 {
             Kind::System => Instant::now(),
-            Kind::Manual { start, elapsed_ms, .. } => {
-                *start + Duration::from_millis(elapsed_ms.load(Ordering::Relaxed).unsigned_abs())
+            Kind::Manual { start, elapsed_ms, step_ms, .. } => {
+                let elapsed = elapsed_ms.fetch_add(*step_ms, Ordering::Relaxed);
+                *start + Duration::from_millis(elapsed.unsigned_abs())
             }
         }
     }
@@ -123,6 +131,9 @@ mod tests {
         clock.advance(Duration::from_millis(250));
         assert_eq!(clock.wall_ms(), 1_250);
         assert_eq!(clock.now() - before, Duration::from_millis(250));
+        let ticking = Clock::ticking(0, Duration::from_millis(30));
+        let before = ticking.now();
+        assert_eq!([ticking.now() - before, ticking.now() - before].map(|since| since.as_millis()), [30, 60]);
     }
 
     #[test]

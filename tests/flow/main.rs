@@ -8,6 +8,7 @@ mod caches;
 mod changed;
 mod cleaning;
 mod clouds;
+mod conflicts;
 mod connect;
 mod damage;
 mod debian;

@@ -1,15 +1,67 @@
 //! Replays beside which the source is written.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
+use stillwell::blob::Store;
+use stillwell::clock::Clock;
+use stillwell::codec::{Bound, ExtraFields, Format, KeyRule};
+use stillwell::dead::replay;
+use stillwell::dead::select::Selection;
+use stillwell::kafka;
+use stillwell::schema::Schema;
 use stillwell_tests::{Record, Running, bootstrap, scratch, wait_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::letters::{Scene, counts, poison};
+use crate::line::SCHEMA;
 
 const LONG: Duration = Duration::from_secs(90);
+
+/// Looking at a source ends when nothing has come for a minute, and each record is something: of large ones 16,384, by which
+/// it is said how far it has come, take longer. Here the clock goes on with what is done: a minute is some hundred records.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_record_of_the_source_is_progress() {
+    let scene = Scene::new("progress", 1);
+    scene.fail(&[poison("K-0", 5)]);
+    let other = |n| Record { partition: Some(0), ..poison(&format!("other-{n}"), 6) };
+    scene.source().produce((0..2_000).map(other));
+    let kafka = kafka::Options { bootstrap_servers: bootstrap().to_owned(), ..kafka::Options::default() };
+    let dataset = scene.source().name().to_owned();
+    let wall_ms = Clock::system().wall_ms();
+    let options = replay::Options {
+        kafka,
+        topics: vec![dataset.clone()],
+        key: KeyRule::Kafka,
+        bound: Bound::default(),
+        format: Format::json(ExtraFields::Ignore),
+        registry: None,
+        schema: Arc::new(Schema::dataset(SCHEMA).expect("it is one")),
+        letters: format!("{dataset}.dlq"),
+        store: Store::open("memory://").expect("it opens"),
+        // As long as one wait for records: while none comes, it is no faster than others.
+        clock: Clock::ticking(wall_ms, Duration::from_millis(100)),
+        dataset: dataset.clone(),
+    };
+    let asked = replay::Asked {
+        selection: Selection { dataset, ..Selection::default() },
+        max: None,
+        rate: None,
+        dry_run: true,
+        max_replays: 3,
+        wait: LONG,
+        force: false,
+        fix: None,
+    };
+    let replaying =
+        tokio::task::spawn_blocking(move || replay::run(&options, &asked, &CancellationToken::new(), |_| {}));
+    let (totals, ended) = replaying.await.expect("it does not panic");
+    ended.expect("all of the source is looked at");
+    assert_eq!((totals.selected, totals.replayed), (1, 1), "{totals:?}");
+}
 
 /// What others write between two transactions of a replay is looked at, though the replay's own records are not; and the
 /// transactions behind it go on as before.

@@ -12,7 +12,9 @@ use stillwell::clock::Entropy;
 use stillwell::format::upload::{Upload, chunk_key, read_key, upload_key};
 use stillwell::kafka;
 use stillwell::producer::{Batching, Cleaning, Performance};
-use stillwell_tests::{Broker, Message, Record, Topic, bootstrap, scratch, unique, wait_until_async};
+use stillwell_tests::{
+    Broker, Message, Record, Topic, bootstrap, scratch, unique, wait_until, wait_until_async,
+};
 
 use crate::instance::{Instance, LONG};
 use crate::setting::Setting;
@@ -255,6 +257,61 @@ async fn what_was_left_in_the_middle_goes_a_day_later() {
     let left = left(&topic);
     let of = |name: &str| left.keys().filter(|key| key.starts_with(name)).count();
     assert_eq!((of("a/old"), of("a/young"), of("a/new")), (0, 2, 2), "{:?}", left.keys());
+}
+
+/// One that nobody can remove (of a partition that is not there) is left, and stops no put.
+#[tokio::test]
+async fn what_was_left_and_cannot_be_removed_stops_no_put() {
+    let topic = made("blobs", 2, &[("cleanup.policy", "compact")]);
+    let at = stillwell::clock::Clock::system().wall_ms() - 25 * 60 * 60 * 1_000;
+    let upload = Upload { bytes: 2_500, chunk: 1_000, partition: 7, replaces: false, at, offsets: None };
+    let key = upload_key("a/left", Entropy::seeded(1).uuid());
+    topic.produce([Record { partition: Some(0), ..Record::upsert(&key, upload.encode()) }]);
+    let store = store(topic.name(), false);
+    for name in ["a/1", "a/2"] {
+        answer(|| store.put(name, Bytes::from_static(b"new"))).await;
+        assert_eq!(store.get_bytes(name).await.expect("it is there"), "new");
+    }
+    assert!(left(&topic).contains_key(&key), "it is left for who can");
+}
+
+/// The answer of a store whose topic was made a moment ago: its brokers may not lead it yet.
+async fn answer<T, F: Future<Output = Result<T, Error>>>(ask: impl FnMut() -> F) -> T {
+    wait_until_async("the new topic's brokers lead it", LONG, ask).await
+}
+
+/// A topic that was deleted and made anew is another one, also where it has grown past what was read of the first: what
+/// was in that is gone, and all of the new one is seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_made_anew_is_read_from_its_beginning_however_far_it_has_grown() {
+    let config = [("cleanup.policy", "compact")];
+    let topic = made("blobs", 3, &config);
+    let one = store(topic.name(), false);
+    answer(|| one.put("a/first", Bytes::from_static(b"first"))).await;
+    assert_eq!(one.get_bytes("a/first").await.expect("it is there"), "first");
+    let read = topic.watermarks()[0].1;
+    topic.delete();
+    wait_until("the topic is gone", LONG, || match topic.partitions() {
+        0 => Ok(()),
+        seen => Err(format!("{seen} partitions")),
+    });
+    let topic = Topic::create_on(Broker::shared(), topic.name(), 2, &config);
+    let other = store(topic.name(), false);
+    let names: Vec<String> = (0..6).map(|n| format!("a/{n}")).collect();
+    for name in &names {
+        answer(|| other.put(name, Bytes::from(name.clone()))).await;
+    }
+    assert!(topic.watermarks()[0].1 > read, "past what was read of the first");
+    let listed = answer(|| one.list("")).await;
+    assert_eq!(listed.into_iter().map(|blob| blob.name).collect::<Vec<_>>(), names);
+    assert_eq!(one.head("a/first").await.expect("it answers"), None);
+    assert_eq!(answer(|| one.get_bytes("a/0")).await, "a/0");
+    // Its writer is another one, too: the new topic has fewer partitions.
+    for n in 0..8 {
+        let name = format!("b/{n}");
+        answer(|| one.put(&name, Bytes::from_static(b"last"))).await;
+        assert_eq!(other.get_bytes(&name).await.expect("it is there"), "last");
+    }
 }
 
 /// A chunk that is not what was put is never handed out.

@@ -207,7 +207,7 @@ fn logs() {
         bytes[8..16].copy_from_slice(&sum);
         bytes
     };
-    put("chunk/future.bin", with(&chunk, 4, &[3]));
+    put("chunk/future.bin", with(&chunk, 4, &[9]));
     put("chunk/foreign.bin", "a chunk of something else");
     let mut flipped = chunk.clone();
     flipped[60] ^= 4;

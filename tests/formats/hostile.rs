@@ -165,7 +165,7 @@ fn what_is_wrong_is_said() {
         ("control/future.bin", "a newer one wrote it, upgrade this one"),
         ("letter/future.bin", "does not know; upgrade it"),
         ("origin/future.bin", "no origin"),
-        ("chunk/future.bin", "format 3; this build reads up to 2: upgrade it"),
+        ("chunk/future.bin", "format 9; this build reads up to 3: upgrade it"),
         ("chunk/foreign.bin", "neither a chunk nor its summary"),
         ("chunk/flipped.bin", "the checksum does not match"),
         ("chunk/ranges-of-max.bin", "the content makes no sense"),

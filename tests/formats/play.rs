@@ -95,7 +95,7 @@ pub const ALL: [Format; 14] = [
     },
     Format {
         name: "chunk",
-        golden: &["chunk/v1/chunk.bin", "chunk/v2/chunk.bin"],
+        golden: &["chunk/v1/chunk.bin", "chunk/v2/chunk.bin", "chunk/v3/chunk.bin"],
         play: chunk,
         reseal: Some(seal_chunk),
         memory: 256 << 10,
@@ -431,6 +431,7 @@ fn chunk(bytes: &[u8]) -> Result<String, String> {
     assert_eq!(chunk.iter().count(), chunk.records(), "each was looked at when it was read");
     for (cursor, record) in chunk.iter() {
         assert_eq!(chunk.at(cursor), record);
+        assert!(record.original.is_none_or(|original| original.whole(&record.body).is_ok()));
     }
     assert_eq!(Summary::parse(&chunk.summary().encode()), Ok(chunk.summary()));
     let mut packer = Packer::default();

@@ -17,11 +17,14 @@ pub enum Stage {
     Oversized,
     /// It fits, and the log had no room for it: `shed = "dead_letter"`.
     Shed,
+    /// It fits, and a record of its key from another partition is newer: `conflict_letters`.
+    Conflict,
 }
 
 impl Stage {
     /// All stages.
-    pub const ALL: [Stage; 5] = [Stage::Decode, Stage::Validate, Stage::Key, Stage::Oversized, Stage::Shed];
+    pub const ALL: [Stage; 6] =
+        [Stage::Decode, Stage::Validate, Stage::Key, Stage::Oversized, Stage::Shed, Stage::Conflict];
 
     /// The stage as metrics label it.
     pub fn label(self) -> &'static str {
@@ -31,6 +34,7 @@ impl Stage {
             Stage::Key => "key",
             Stage::Oversized => "oversized",
             Stage::Shed => "shed",
+            Stage::Conflict => "conflict",
         }
     }
 
@@ -42,6 +46,8 @@ impl Stage {
             Stage::Key => "KEY_CONVERTER",
             Stage::Oversized => "KAFKA_CONSUME",
             Stage::Shed => "TASK_PUT",
+            // Connect has no such stage.
+            Stage::Conflict => "conflict",
         }
     }
 }
@@ -58,7 +64,7 @@ impl FromStr for Stage {
     /// Reads either spelling.
     fn from_str(text: &str) -> Result<Stage, String> {
         let found = Stage::ALL.into_iter().find(|stage| stage.label() == text || stage.connect() == text);
-        found.ok_or_else(|| "a stage is one of decode, validate, key, oversized, shed".to_owned())
+        found.ok_or_else(|| "a stage is one of decode, validate, key, oversized, shed, conflict".to_owned())
     }
 }
 

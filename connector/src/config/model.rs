@@ -316,6 +316,9 @@ section! {
         /// Which of two writes of a key wins: a key lives in one partition and the later offset wins, or the later
         /// timestamp.
         conflict: String = Choice(&["order", "timestamp"]), Is("order");
+        /// With `conflict = "order"`: a record that loses to one of its key from another partition becomes a dead letter.
+        /// Otherwise it is counted and said. See operations.md.
+        conflict_letters: bool = Switch, Is("false");
         /// Partitions of the announcement topic, each with a writer of its own; fixed when the topic is created.
         shards: u32 = Whole(1, 1_024), Is("1");
     }

@@ -123,6 +123,7 @@ impl Config {
                 && matches!(reading.format.values, Values::Registered(_)),
             schema_replaces: dataset.own.schema_replaces.as_deref().and_then(fingerprint),
             bound: Bound::of(dataset.own.max_record_size.0),
+            conflict_letters: dataset.own.conflict_letters,
             announcements: dataset.own.announcements.clone(),
             dead_letters: dataset.own.dead_letters.clone(),
             control: format!("{name}.control"),

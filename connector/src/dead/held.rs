@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::Error;
 use super::found::{Found, Source};
+use super::letter::CONFLICT;
 use crate::blob::{self, Store};
 use crate::codec::{Encoded, KEY_HEADER, VALUE_HEADER};
 use crate::format::letter::{Elsewhere, Letter, header};
@@ -88,6 +89,17 @@ impl Held {
             headers: found.headers.iter().map(|(name, value)| ((*name).to_owned(), copy(*value))).collect(),
             elsewhere: found.elsewhere.clone(),
         }
+    }
+
+    /// Whether it lost to a record of its key in another partition.
+    pub fn is_outdone(&self) -> bool {
+        self.class == CONFLICT
+    }
+
+    /// The timestamp with which it goes back, milliseconds since the Unix epoch; `None`: that of now. With its own, what lost
+    /// to a later one would only lose again.
+    pub fn sent_at(&self) -> Option<i64> {
+        (self.timestamp >= 0 && !self.is_outdone()).then_some(self.timestamp)
     }
 
     /// Bytes that it takes as a record, a little over.

@@ -6,11 +6,11 @@
 use bytes::Bytes;
 
 use crate::codec::{Format, Misfit, Stage, Values, text};
-use crate::format::chunk::{Body, ChunkRecord};
+use crate::format::chunk::{Body, ChunkRecord, Whole};
 use crate::format::letter::header::{LISTENER, VERSION};
 use crate::format::letter::{Letter, MAX_MESSAGE, bounded};
 use crate::kafka::{Message, Timestamps};
-use crate::record::{SourcePartition, TopicId};
+use crate::record::{SourcePartition, Stamp, TopicId};
 use crate::schema::wire::take_bytes;
 use crate::schema::{Malformed, Schema};
 use crate::version::Version;
@@ -18,6 +18,8 @@ use crate::view::{Change, Value};
 
 /// The class of letters that hold what did fit, but for which there was no room.
 pub const SHED: &str = "stillwell.Shed";
+/// The class of letters that hold a record than which another of its key, from another partition, is newer.
+pub const CONFLICT: &str = "stillwell.Conflict";
 /// The class of letters that hold changes which a listener did not handle.
 pub const UNHANDLED: &str = "stillwell.Unhandled";
 
@@ -33,8 +35,8 @@ pub fn of(misfit: &Misfit, source: &SourcePartition, message: &Message<'_>) -> L
     record.letter(misfit, message.headers())
 }
 
-/// The letter of a record that fits, and for which the log has no room. Of the record it has what the log has: key, value
-/// in the source's format (JSON is written anew), timestamp; not the headers.
+/// The letter of a record that fits, and for which the log has no room. Of the record it has what the log has: all of it where
+/// its original is kept, else key, value in the source's format (JSON is written anew), timestamp; not the headers.
 ///
 /// # Errors
 /// [`Malformed`] where the value is none of `schema`, which the log would not have taken.
@@ -62,6 +64,11 @@ pub fn of_shed(
         }
         (Some(bytes), _) => Some(Bytes::copy_from_slice(bytes)),
     };
+    let Whole { key, value, headers } = original(record).unwrap_or(Whole {
+        key: key.map(Bytes::copy_from_slice),
+        value,
+        headers: Vec::new(),
+    });
     Ok(Letter {
         source: source.clone(),
         offset: record.offset,
@@ -69,9 +76,9 @@ pub fn of_shed(
         stage: Stage::Shed.to_string(),
         class: SHED.to_owned(),
         message: "the log held more than max_log_size, and producer.spill.shed is dead_letter".to_owned(),
-        key: key.map(Bytes::copy_from_slice),
+        key,
         value,
-        headers: Vec::new(),
+        headers,
     })
 }
 
@@ -83,6 +90,36 @@ pub fn dated(timestamp: i64, now: i64, takes: &Timestamps) -> i64 {
         true => now,
         false => timestamp.min(now),
     }
+}
+
+/// The letter of a record that lost to the one of `winner`, byte for byte; `None` where its original is not kept.
+pub fn of_loser(
+    record: &ChunkRecord<'_>,
+    source: &SourcePartition,
+    winner: (Option<&SourcePartition>, &Stamp),
+) -> Option<Letter> {
+    let Whole { key, value, headers } = original(record)?;
+    let (from, Stamp { timestamp, offset, .. }) = winner;
+    let from = from.map_or_else(|| "another partition".to_owned(), ToString::to_string);
+    Some(Letter {
+        source: source.clone(),
+        offset: record.offset,
+        timestamp: record.timestamp,
+        stage: Stage::Conflict.to_string(),
+        class: CONFLICT.to_owned(),
+        message: format!(
+            "{from} at offset {offset}, timestamp {timestamp}, has its key and won: across partitions the later timestamp \
+             does, then topic, partition and offset decide"
+        ),
+        key,
+        value,
+        headers,
+    })
+}
+
+/// The record as it came, where that is kept. What a chunk keeps was looked at when it was read.
+fn original(record: &ChunkRecord<'_>) -> Option<Whole> {
+    record.original?.whole(&record.body).ok()
 }
 
 /// What a listener did not handle, for the letter of each of its changes.
@@ -209,7 +246,7 @@ mod tests {
         let json = r#"{"type": "record", "name": "P", "fields": [{"name": "id", "type": "string"}]}"#;
         let schema = std::sync::Arc::new(Schema::dataset(json).unwrap());
         let datum = b"\x04P1";
-        let record = |body| ChunkRecord { slot: 0, offset: 7, timestamp: 8, body };
+        let record = |body| ChunkRecord { slot: 0, offset: 7, timestamp: 8, body, original: None };
         let upsert = record(Body::Upsert { key: b"P1", value: datum });
         let value = |format: &Format| of_shed(&upsert, &source, format, &schema).unwrap().value.unwrap();
         let json = Format::json(crate::codec::ExtraFields::Ignore);

@@ -50,6 +50,8 @@ pub enum Outcome {
     Replayed(Option<(i32, i64)>),
     /// Dropped: a later record of its key stands at this offset of its partition.
     Stale(i64),
+    /// Dropped: it lost to a record of its key in another partition, which its message names.
+    Outdone,
     /// Dropped: it was replayed already, by another run or as a letter of the same record.
     Known(Option<i64>),
     /// Left, and why.
@@ -62,7 +64,7 @@ impl Outcome {
         match self {
             Outcome::Replayed(_) if dry_run => "would-replay",
             Outcome::Replayed(_) => "replayed",
-            Outcome::Stale(_) => "stale",
+            Outcome::Stale(_) | Outcome::Outdone => "stale",
             Outcome::Known(_) => "known",
             Outcome::Left(..) => "left",
         }
@@ -110,7 +112,7 @@ impl Totals {
     pub(super) fn count(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Replayed(_) => self.replayed += 1,
-            Outcome::Stale(_) => self.stale += 1,
+            Outcome::Stale(_) | Outcome::Outdone => self.stale += 1,
             Outcome::Known(_) => self.known += 1,
             Outcome::Left(why, _) => *self.left.entry(*why).or_default() += 1,
         }

@@ -11,12 +11,13 @@ use crate::codec::Stage;
 use crate::version::Checksum;
 
 /// Stages of our letters and of Kafka Connect's (`org.apache.kafka.connect.runtime.errors.Stage`).
-pub const STAGES: [&str; 20] = [
+pub const STAGES: [&str; 21] = [
     "decode",
     "validate",
     "key",
     "oversized",
     "shed",
+    "conflict",
     "listener",
     "webhook",
     "PRODUCE",

@@ -99,6 +99,9 @@ pub fn outcome(letters: &str, held: &Held, outcome: &Outcome, dry_run: bool) -> 
             (Outcome::Stale(at) | Outcome::Known(Some(at)), _) => {
                 fields.insert("later_offset".to_owned(), json!(at));
             }
+            (Outcome::Outdone, _) => {
+                fields.insert("reason".to_owned(), json!(held.message));
+            }
             (Outcome::Left(why, said), _) => {
                 fields.insert("why".to_owned(), json!(why.label()));
                 fields.insert("reason".to_owned(), json!(said));

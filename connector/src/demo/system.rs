@@ -94,6 +94,7 @@ impl System {
             format,
             key,
             bound: Bound::default(),
+            conflict_letters: false,
             registry: None,
             schema: feed.schema().clone(),
             schema_adopted: false,

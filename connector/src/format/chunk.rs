@@ -2,18 +2,19 @@
 //!
 //! ```text
 //!  0  "SWCH"                          magic
-//!  4  u16 = 1, u16 = 0                format, reserved
+//!  4  u16 = 1, u16 = 0                format, reserved; 3 where a record is of kind 3
 //!  8  u64                             XXH3-64 of everything after this field
 //! 16  u32 u32 u32 u32                 where the ranges start; records; misfits among them; ranges
 //! 32  i64                             timestamp that the records count theirs from
 //! 40  record, record, ...             in the order of arrival
 //!     range, range, ...               one per source partition; a record names its own by number, its slot
 //!
-//! record  varint  slot * 4 + kind     kind 0 upsert, 1 delete, 2 misfit
+//! record  varint  slot * 4 + kind     kind 0 upsert, 1 delete, 2 misfit, 3 an upsert or delete with its original
 //!         varint  offset - range.from
 //!         varint  zigzag(timestamp - the chunk's)
 //!         varint  length, then bytes  the key; of a misfit the letter
 //!         varint  length, then bytes  the value; upserts only
+//!         of kind 3 instead: varint 0 or 1, key and value as of that kind, varint length, then the original (`kept`)
 //! range   [u8; 16] i32 i64 i64        topic id, partition, from, to
 //!         u16, then bytes             topic name
 //! ```
@@ -23,15 +24,17 @@
 //! person, who knows nothing of the one that wrote it.
 //!
 //! The ranges come last so that a chunk is built in one buffer, in one pass, and never moved; the checksum covers the
-//! header too, save for the first eight bytes, which have only one valid value. On the disk a chunk may lie packed
-//! ([`Packer`]), which is format 2.
+//! header too, save for the first eight bytes, which have only two valid values: what is of kind 3 makes no sense in format
+//! 1. On the disk a chunk may lie packed ([`Packer`]), which is format 2.
 //!
 //! Owns: the bytes of a chunk and of its [`Summary`]. Does not own: where they are kept (`disk/`), or when a chunk is
 //! full enough (`producer/source`).
 
 mod carve;
 mod error;
+mod kept;
 mod pack;
+mod summary;
 
 use std::sync::Arc;
 
@@ -43,16 +46,20 @@ use crate::record::{SourcePartition, TopicId};
 
 pub use self::carve::{Carved, carve};
 pub use self::error::Error;
+pub use self::kept::{Original, Whole};
 pub use self::pack::Packer;
+pub use self::summary::Summary;
 
 const MAGIC: &[u8; 8] = b"SWCH\x01\x00\x00\x00";
-const SUMMARY_MAGIC: &[u8; 8] = b"SWCS\x01\x00\x00\x00";
+/// Of a chunk in which a record has its original beside it.
+const MAGIC_KEPT: &[u8; 8] = b"SWCH\x03\x00\x00\x00";
 /// Where the checksummed part starts.
 const SUMMED: usize = 16;
 const HEADER: usize = 40;
 const UPSERT: u64 = 0;
 const DELETE: u64 = 1;
 const MISFIT: u64 = 2;
+const KEPT: u64 = 3;
 
 /// What a chunk accounts for of one source partition: the offsets `[from, to)`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -110,6 +117,15 @@ pub struct ChunkRecord<'a> {
     pub timestamp: i64,
     /// What it says.
     pub body: Body<'a>,
+    /// What it was before it was decoded, where that is kept; of upserts and deletes only.
+    pub original: Option<Original<'a>>,
+}
+
+impl ChunkRecord<'_> {
+    /// Bytes of all that is kept of it.
+    pub fn bytes(&self) -> usize {
+        self.body.bytes() + self.original.map_or(0, |original| original.len())
+    }
 }
 
 /// A chunk being filled. Reuses its bookkeeping from chunk to chunk; the bytes go to the [`Chunk`].
@@ -119,6 +135,8 @@ pub struct ChunkBuilder {
     ranges: Vec<Range>,
     records: u32,
     misfits: u32,
+    /// Whether any has its original beside it.
+    kept: bool,
     base: i64,
     /// Bytes of the last chunk: what the next one will probably need.
     expected: usize,
@@ -161,6 +179,12 @@ impl ChunkBuilder {
 
     /// Adds a record; its range then ends behind it. Offsets of a slot only go up, and never below its `from`.
     pub fn push(&mut self, slot: u16, offset: i64, timestamp: i64, body: Body<'_>) {
+        self.push_record(ChunkRecord { slot, offset, timestamp, body, original: None });
+    }
+
+    /// The same, of a record that may have its original beside it.
+    pub fn push_record(&mut self, record: ChunkRecord<'_>) {
+        let ChunkRecord { slot, offset, timestamp, body, original } = record;
         let range = self.ranges.get_mut(usize::from(slot)).expect("slot() gave this number for this chunk");
         debug_assert!(offset >= range.to, "offset {offset} of {} after {}", range.source, range.to);
         range.to = offset + 1;
@@ -177,17 +201,21 @@ impl ChunkBuilder {
                 (MISFIT, letter, None)
             }
         };
+        let original = original.filter(|_| kind != MISFIT);
         let out = &mut self.bytes;
-        put_varint(out, u64::from(slot) << 2 | kind);
+        put_varint(out, u64::from(slot) << 2 | if original.is_some() { KEPT } else { kind });
         put_varint(out, relative);
         let since = timestamp.wrapping_sub(self.base);
         put_varint(out, ((since << 1) ^ (since >> 63)) as u64);
-        put_varint(out, first.len() as u64);
-        out.extend_from_slice(first);
-        if let Some(value) = second {
-            put_varint(out, value.len() as u64);
-            out.extend_from_slice(value);
+        if original.is_some() {
+            put_varint(out, kind);
         }
+        let parts = [Some(first), second, original.map(Original::encoded)];
+        for part in parts.into_iter().flatten() {
+            put_varint(out, part.len() as u64);
+            out.extend_from_slice(part);
+        }
+        self.kept |= original.is_some();
     }
 
     /// Accounts for the offsets below `to` that hold no record: markers, aborted records, what compaction took.
@@ -207,6 +235,7 @@ impl ChunkBuilder {
         let mut bytes = std::mem::take(&mut self.bytes);
         let ranges = std::mem::take(&mut self.ranges);
         let (records, misfits) = (std::mem::take(&mut self.records), std::mem::take(&mut self.misfits));
+        let kept = std::mem::take(&mut self.kept);
         let ranges_at = bytes.len();
         for range in &ranges {
             put_range(&mut bytes, range);
@@ -215,7 +244,7 @@ impl ChunkBuilder {
         small(bytes.len());
         let mut header = [0; HEADER];
         let (magic, rest) = header.split_at_mut(8);
-        magic.copy_from_slice(MAGIC);
+        magic.copy_from_slice(if kept { MAGIC_KEPT } else { MAGIC });
         let (_sum, rest) = rest.split_at_mut(8);
         let (counts, base) = rest.split_at_mut(16);
         for (out, number) in
@@ -233,6 +262,7 @@ impl ChunkBuilder {
             ranges,
             records,
             misfits,
+            kept,
             base: self.base,
             ranges_at,
             sum,
@@ -307,6 +337,8 @@ struct Inner {
     ranges: Vec<Range>,
     records: u32,
     misfits: u32,
+    /// Of format 3.
+    kept: bool,
     base: i64,
     ranges_at: usize,
     sum: u64,
@@ -319,9 +351,10 @@ impl Chunk {
         Chunk::plain(pack::unpack(&bytes).unwrap_or(Ok(bytes))?)
     }
 
-    /// Reads a chunk of format 1.
+    /// Reads a chunk of format 1 or 3.
     fn plain(bytes: Bytes) -> Result<Chunk, Error> {
-        let (sum, mut take) = unseal(&bytes, MAGIC)?;
+        let kept = bytes.starts_with(MAGIC_KEPT);
+        let (sum, mut take) = unseal(&bytes, if kept { MAGIC_KEPT } else { MAGIC })?;
         let ranges_at = take_u32(&mut take)? as usize;
         let records = take_u32(&mut take)?;
         let misfits = take_u32(&mut take)?;
@@ -334,7 +367,7 @@ impl Chunk {
             ranges.push(take_range(&mut take)?);
         }
         take.end()?;
-        let chunk = Chunk(Arc::new(Inner { bytes, ranges, records, misfits, base, ranges_at, sum }));
+        let chunk = Chunk(Arc::new(Inner { bytes, ranges, records, misfits, kept, base, ranges_at, sum }));
         chunk.walk()?;
         Ok(chunk)
     }
@@ -343,7 +376,7 @@ impl Chunk {
     fn walk(&self) -> Result<(), Malformed> {
         let wrong = |what, at| Malformed { what, at };
         let mut next: Vec<i64> = self.0.ranges.iter().map(|range| range.from).collect();
-        let (mut at, mut records, mut misfits) = (HEADER, 0u64, 0u64);
+        let (mut at, mut records, mut misfits, mut kept) = (HEADER, 0u64, 0u64, false);
         while at < self.0.ranges_at {
             let (record, end) = self.record(at).ok_or(wrong("a record that is cut off", at))?;
             let slot = usize::from(record.slot);
@@ -353,10 +386,18 @@ impl Chunk {
             if record.offset < *next || record.offset >= range.to {
                 return Err(wrong("a record outside its range, or out of order", at));
             }
+            if record.original.is_some_and(|original| !original.is_of(&record.body)) {
+                return Err(wrong("an original that makes no sense", at));
+            }
             *next = record.offset + 1;
             records += 1;
+            kept |= record.original.is_some();
             misfits += u64::from(matches!(record.body, Body::Misfit { .. }));
             at = end;
+        }
+        // Each content has one form: format 3 is for what needs it.
+        if kept != self.0.kept {
+            return Err(wrong("a chunk of format 3 without originals", at));
         }
         if (records, misfits) != (self.0.records.into(), self.0.misfits.into()) {
             return Err(wrong("counts that are not the records'", at));
@@ -444,7 +485,7 @@ impl Chunk {
             .collect();
         for (_, record) in self.iter() {
             if let Some(Some(slot)) = slots.get(usize::from(record.slot)) {
-                builder.push(*slot, record.offset, record.timestamp, record.body);
+                builder.push_record(ChunkRecord { slot: *slot, ..record });
             }
         }
         for (range, slot) in self.ranges().iter().zip(slots) {
@@ -465,14 +506,20 @@ impl Chunk {
         let offset = range.from.checked_add(i64::try_from(varint(&mut rest)?).ok()?)?;
         let since = varint(&mut rest)?;
         let timestamp = self.0.base.wrapping_add((since >> 1) as i64 ^ -((since & 1) as i64));
+        let kept = head & 3 == KEPT;
+        let kind = match kept {
+            false => head & 3,
+            true => varint(&mut rest).filter(|kind| self.0.kept && *kind != MISFIT)?,
+        };
         let first = slice(&mut rest)?;
-        let body = match head & 3 {
+        let body = match kind {
             UPSERT => Body::Upsert { key: first, value: slice(&mut rest)? },
             DELETE => Body::Delete { key: first },
             MISFIT => Body::Misfit { letter: first },
             _ => return None,
         };
-        Some((ChunkRecord { slot, offset, timestamp, body }, bytes.len() - rest.len()))
+        let original = if kept { Some(Original::of(slice(&mut rest)?)) } else { None };
+        Some((ChunkRecord { slot, offset, timestamp, body, original }, bytes.len() - rest.len()))
     }
 }
 
@@ -515,65 +562,6 @@ impl<'a> Iterator for Iter<'a> {
         let (record, end) = self.chunk.record(self.at)?;
         let cursor = std::mem::replace(&mut self.at, end);
         Some((cursor as u32, record))
-    }
-}
-
-/// What a chunk accounts for, kept beside it in the log: enough to resume without reading the chunk itself.
-///
-/// ```text
-///  0  "SWCS", u16 = 1, u16 = 0; u64    as in a chunk
-/// 16  u32 u32 u32 u32                  the chunk's bytes, records, misfits, ranges
-/// 32  u64                              the chunk's checksum: of these bytes and no others
-/// 40  range, range, ...                as in a chunk
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// The chunk's length.
-    pub bytes: u32,
-    /// Its records.
-    pub records: u32,
-    /// Its misfits.
-    pub misfits: u32,
-    /// Its checksum.
-    pub sum: u64,
-    /// Its ranges.
-    pub ranges: Vec<Range>,
-}
-
-impl Summary {
-    /// Its bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER + self.ranges.len() * 64);
-        out.extend_from_slice(SUMMARY_MAGIC);
-        out.extend_from_slice(&[0; 8]);
-        for number in [self.bytes, self.records, self.misfits, self.ranges.len() as u32] {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
-        out.extend_from_slice(&self.sum.to_le_bytes());
-        for range in &self.ranges {
-            put_range(&mut out, range);
-        }
-        seal(&mut out);
-        out
-    }
-
-    /// Reads a summary; any flipped byte is an error.
-    pub fn parse(bytes: &[u8]) -> Result<Summary, Error> {
-        let (_, mut take) = unseal(bytes, SUMMARY_MAGIC)?;
-        let (bytes, records) = (take_u32(&mut take)?, take_u32(&mut take)?);
-        let (misfits, slots) = (take_u32(&mut take)?, take_u32(&mut take)?);
-        let sum = u64::from_le_bytes(take.fixed()?);
-        let mut ranges = Vec::new();
-        for _ in 0..slots {
-            ranges.push(take_range(&mut take)?);
-        }
-        take.end()?;
-        Ok(Summary { bytes, records, misfits, sum, ranges })
-    }
-
-    /// Whether `chunk` is the one that this summary was made of.
-    pub fn is_of(&self, chunk: &Chunk) -> bool {
-        self.sum == chunk.0.sum && self.bytes as usize == chunk.len()
     }
 }
 

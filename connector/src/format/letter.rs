@@ -165,6 +165,7 @@ impl Letter {
         match self.stage.as_str() {
             "listener" => "stillwell.consumer.Listener",
             "webhook" => "stillwell.consumer.Webhook",
+            "conflict" => "stillwell.producer.Builder",
             _ => "stillwell.producer.Validator",
         }
     }

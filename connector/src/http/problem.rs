@@ -82,7 +82,7 @@ impl Problem {
         let status = match misfit.stage {
             Stage::Decode => StatusCode::BAD_REQUEST,
             Stage::Oversized => StatusCode::PAYLOAD_TOO_LARGE,
-            Stage::Validate | Stage::Key | Stage::Shed => StatusCode::UNPROCESSABLE_ENTITY,
+            Stage::Validate | Stage::Key | Stage::Shed | Stage::Conflict => StatusCode::UNPROCESSABLE_ENTITY,
         };
         Problem::new("misfit", "The record does not fit", status, misfit.message.clone())
             .with("stage", misfit.stage.label())

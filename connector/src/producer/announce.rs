@@ -33,10 +33,12 @@ use super::circuit::Gate;
 use super::read_back::ReadBack;
 use super::shed::Ledger;
 use super::snapshot::Snapshotted;
-use super::store::Stored;
+use super::store::{Stored, StoredLetter};
 use super::turns::{Turn, breath};
 use super::write::watch::Watchers;
 use crate::clock::Clock;
+use crate::codec::Stage;
+use crate::dead;
 use crate::dead::letter::dated;
 use crate::error::chain;
 use crate::failpoint;
@@ -523,6 +525,13 @@ impl Announcer {
         for stored in &run {
             self.metrics.versions_total.inc();
             self.constants.ledger.announced(stored.letters.iter().map(|stored| &stored.letter));
+            // Decided by this version; those of misfits were counted when they were met.
+            let is_loser = |stored: &&StoredLetter| stored.letter.class == dead::letter::CONFLICT;
+            let losers = stored.letters.iter().filter(is_loser).count() as u64;
+            if losers > 0 {
+                let stage = Stage::Conflict.to_string();
+                self.metrics.dead_letters_total.with(&[&stage]).inc_by(losers);
+            }
             self.metrics.coalesced_records_total.inc_by(stored.coalesced);
             self.metrics.unchanged_records_total.inc_by(stored.unchanged);
             if let Some(received) = stored.received_at {

@@ -218,12 +218,12 @@ impl Batcher {
         let received = self.batch.received_at.get_or_insert(open.logged.received_at);
         *received = (*received).min(open.logged.received_at);
 
-        let (mut taken, mut bytes) = (0, 0u64);
+        let (mut taken, mut bytes, mut kept) = (0, 0u64, 0u64);
         let mut reached: Vec<Option<i64>> = vec![None; chunk.ranges().len()];
         let mut stopped = None;
         let start = open.cursor.unwrap_or_else(|| chunk.first());
         for (cursor, record) in chunk.iter_from(start) {
-            if taken >= most || bytes >= room {
+            if taken >= most || kept >= room {
                 stopped = Some(cursor);
                 break;
             }
@@ -234,6 +234,8 @@ impl Batcher {
             }
             let item = Item { chunk: chunk_index, cursor };
             bytes += record.body.bytes() as u64;
+            // Originals may become letters, which a transaction holds so many bytes of.
+            kept += record.bytes() as u64;
             taken += 1;
             match record.body {
                 Body::Misfit { .. } => self.batch.misfits.push(item),
@@ -244,7 +246,7 @@ impl Batcher {
                 *reached = Some(record.offset + 1);
             }
         }
-        self.batch.bytes += bytes;
+        self.batch.bytes += kept;
         match stopped {
             Some(cursor) => {
                 for (range, reached) in chunk.ranges().iter().zip(reached) {

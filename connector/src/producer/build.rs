@@ -11,7 +11,6 @@
 //! Owns: the numbering of versions, the newest view. Does not own: batches (`batch`), uploads (`store`), when a
 //! version is announced, `caught_up` (`announce`).
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,13 +18,16 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+mod conflict;
 mod error;
 
+use conflict::{Conflicts, Guard, Lost};
 pub use error::Error;
 
 use super::batch::{Batch, Item};
 use super::lap::Lap;
 use super::snapshot::{Merged, Rebase};
+use super::storm::Storm;
 use super::turns::Turn;
 use crate::blob::name::{self, Folder, Name};
 use crate::clock::Clock;
@@ -37,8 +39,7 @@ use crate::format::container::{self, Counts, Kind};
 use crate::format::control::Rebuilt;
 use crate::format::letter::Letter;
 use crate::gauge::Lease;
-use crate::record::{Entry, Position, SourcePartition, Stamp, which_are_read};
-use crate::repeat;
+use crate::record::{Entry, Position, SourcePartition, Stamp};
 use crate::telemetry::ProducerMetrics;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, Version};
 use crate::view::{About, Cache, DeltaFile, FileName, Identity, View};
@@ -142,6 +143,8 @@ pub struct Builder {
     still: Option<Duration>,
     /// What is to be said of `oldest_kept`.
     keep_from: Option<watch::Receiver<Version>>,
+    /// Stops it where too many records lose against others.
+    guard: Option<Guard>,
     /// When the last version was minted, or the life began.
     minted_at: Instant,
     clock: Clock,
@@ -152,9 +155,7 @@ struct State {
     constants: Constants,
     view: View,
     unsaid: Unsaid,
-    conflicts: u64,
-    /// Which sources are read, and not of a topic that has been made anew since.
-    read: Vec<bool>,
+    conflicts: Conflicts,
     /// The version below the chain: that of the newest snapshot.
     base: Version,
 }
@@ -172,11 +173,11 @@ impl Builder {
         if must_say {
             unsaid.since = Some(clock.now() - SAY_AFTER);
         }
-        let read = which_are_read(constants.sources.iter());
+        let conflicts = Conflicts::new(constants.sources.clone());
         let base = Version(view.version().0.saturating_sub(constants.chain as u64));
         let minted_at = clock.now();
-        let state = State { constants, view, unsaid, conflicts: 0, read, base };
-        Builder { state, still: None, keep_from: None, minted_at, clock, metrics }
+        let state = State { constants, view, unsaid, conflicts, base };
+        Builder { state, still: None, keep_from: None, guard: None, minted_at, clock, metrics }
     }
 
     /// Mints an empty version when there was none for half as long as the sources remember deletes: an announcement's
@@ -190,6 +191,15 @@ impl Builder {
     #[must_use]
     pub fn saying_what_is_kept(self, keep_from: watch::Receiver<Version>) -> Builder {
         Builder { keep_from: Some(keep_from), ..self }
+    }
+
+    /// Makes letters of records that lose against one of another partition, where there is a `storm` guard to count them, and
+    /// takes no more batches while it rages over them. What comes after `drain` then is left to the next life: it is in
+    /// the log.
+    #[must_use]
+    pub fn keeping_losers(mut self, storm: Option<Storm>, drain: CancellationToken) -> Builder {
+        self.state.conflicts.keep(storm.as_ref());
+        Builder { guard: storm.map(|storm| Guard { storm, drain }), ..self }
     }
 
     /// Builds what comes. When `batches` closes, says what is unsaid, tells `settled` the last version, and goes on
@@ -206,8 +216,9 @@ impl Builder {
         kill: CancellationToken,
     ) -> Result<(), Error> {
         let mut settled = Some(settled);
-        let mut draining = false;
+        let (mut draining, mut refusing) = (false, false);
         loop {
+            let shut = !refusing && Guard::is_shut(self.guard.as_ref());
             if draining
                 && self.state.unsaid.since.is_none()
                 && let Some(settled) = settled.take()
@@ -241,7 +252,12 @@ impl Builder {
                     }
                     continue;
                 }
-                batch = batches.recv(), if !draining && self.state.chain() < LONGEST_CHAIN => match batch {
+                drains = Guard::opens(self.guard.as_ref()), if shut => {
+                    refusing |= drains;
+                    continue;
+                }
+                batch = batches.recv(), if !draining && !shut && self.state.chain() < LONGEST_CHAIN => match batch {
+                    Some(_) if refusing => continue,
                     Some(mut batch) => {
                         (turn, lap) = (batch.turn.take(), batch.lap);
                         lap.pass("turn", self.clock.now(), &self.metrics);
@@ -354,7 +370,11 @@ impl State {
             let oldest = self.unsaid.received_at.get_or_insert(received_at);
             *oldest = (*oldest).min(received_at);
         }
-        let (changes, records) = self.changes(&chunks, &items, version)?;
+        let (changes, records, lost) = self.changes(&chunks, &items, version)?;
+        for letter in self.conflicts.letters(&chunks, &items, lost) {
+            self.unsaid.letter_bytes += letter.size() as u64;
+            self.unsaid.letters.push(letter);
+        }
         if changes.is_empty() && self.unsaid.letter_bytes < self.constants.max_letter_bytes {
             self.unsaid.since.get_or_insert(now);
             return Ok(None);
@@ -363,13 +383,14 @@ impl State {
         self.mint(&changes, records, leases, version).map(Some)
     }
 
-    /// The batch's net effect on the view, sorted by key, and the number of keys that it leaves.
+    /// The batch's net effect on the view, sorted by key, the number of keys that it leaves, and the records that lost,
+    /// where they are wanted.
     fn changes<'a>(
         &mut self,
         chunks: &'a [Chunk],
         items: &[Item],
         version: Version,
-    ) -> Result<(Vec<Entry<'a>>, u64), Error> {
+    ) -> Result<(Vec<Entry<'a>>, u64, Vec<Lost>), Error> {
         // Which source each chunk's slots are: chunks name partitions themselves, blobs by index into one list.
         let sources: Vec<Vec<u32>> = chunks
             .iter()
@@ -409,28 +430,31 @@ impl State {
         let mut changes: Vec<Entry<'a>> = Vec::with_capacity(candidates.len());
         let mut records = self.view.records();
         let view = self.view.clone();
+        let (mut lost, are_kept) = (Vec::new(), self.conflicts.are_kept());
         for group in candidates.chunk_by(|a, b| a.prefix == b.prefix && a.key == b.key) {
-            let Some((first, later)) = group.split_first() else { continue };
-            let mut winner = first;
-            for candidate in later {
-                self.unsaid.coalesced += 1;
-                if self.wins(candidate.key, &candidate.stamp, &winner.stamp) {
-                    winner = candidate;
-                }
-            }
-            let held = view.entry(winner.key).map_err(|source| Error::View { version, source })?;
-            if let Some(held) = &held
-                && !self.wins(winner.key, &winner.stamp, &held.stamp)
-            {
-                self.unsaid.unchanged += 1;
-                continue;
-            }
+            let Some(first) = group.first() else { continue };
+            self.unsaid.coalesced += group.len() as u64 - 1;
+            let held = view.entry(first.key).map_err(|source| Error::View { version, source })?;
             // Bytes are compared as such: what is of an older schema was read in this life's.
             let was = held.as_ref().and_then(|held| held.value.as_deref());
-            if was == winner.value {
+            // Each against what is there by then, from the view on: a partition's own order holds wherever batches end.
+            let mut winner: Option<&Candidate<'_>> = None;
+            for candidate in group {
+                let before = winner.map(|winner| (winner.stamp, winner.value));
+                let Some((stamp, value)) = before.or(held.as_ref().map(|held| (held.stamp, was))) else {
+                    winner = Some(candidate);
+                    continue;
+                };
+                if self.conflicts.wins(candidate.key, &candidate.stamp, &stamp) {
+                    winner = Some(candidate);
+                } else if are_kept && candidate.value != value {
+                    lost.push(Lost { order: candidate.order, to: stamp });
+                }
+            }
+            let Some(winner) = winner.filter(|winner| winner.value != was) else {
                 self.unsaid.unchanged += 1;
                 continue;
-            }
+            };
             match (was.is_some(), winner.value.is_some()) {
                 (false, true) => records += 1,
                 (true, false) => records = records.saturating_sub(1),
@@ -438,36 +462,7 @@ impl State {
             }
             changes.push(Entry { key: winner.key, stamp: winner.stamp, value: winner.value });
         }
-        Ok((changes, records))
-    }
-
-    /// Whether a record that comes later in the log replaces an earlier one of its key. Within a partition it does. A
-    /// key that arrives from another partition breaks the order that Kafka gives: the later timestamp wins, then topic,
-    /// partition and offset decide, so that every replay decides alike; and it is said.
-    fn wins(&mut self, key: &[u8], later: &Stamp, earlier: &Stamp) -> bool {
-        // What came from a topic that has been made anew since gives way to anything.
-        if later.source == earlier.source || !self.is_read(earlier.source) {
-            return true;
-        }
-        self.conflicts += 1;
-        if repeat::is_said(self.conflicts) {
-            let name =
-                |stamp: &Stamp| self.constants.sources.get(stamp.source as usize).map(ToString::to_string);
-            tracing::warn!(
-                conflicts = self.conflicts, key = %String::from_utf8_lossy(key),
-                from = ?name(earlier), to = ?name(later),
-                "a key has moved to another partition; the later timestamp wins. Keep a key in one partition"
-            );
-        }
-        let rank = |stamp: &Stamp| {
-            let source = self.constants.sources.get(stamp.source as usize);
-            (stamp.timestamp, source.map(|source| (source.topic.clone(), source.partition)), stamp.offset)
-        };
-        rank(later).cmp(&rank(earlier)) == Ordering::Greater
-    }
-
-    fn is_read(&self, source: u32) -> bool {
-        self.read.get(source as usize).is_none_or(|read| *read)
+        Ok((changes, records, lost))
     }
 
     /// Makes the next version out of `changes` and all that is unsaid.

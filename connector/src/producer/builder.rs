@@ -46,6 +46,7 @@ pub struct ProducerBuilder {
     others: Vec<(String, Format)>,
     key: KeyRule,
     bound: Bound,
+    conflict_letters: bool,
     registry: Option<registry::Options>,
     schema: Option<String>,
     schema_replaces: Option<u64>,
@@ -77,6 +78,7 @@ impl ProducerBuilder {
             others: Vec::new(),
             key: KeyRule::Kafka,
             bound: Bound::default(),
+            conflict_letters: false,
             registry: None,
             schema: None,
             schema_replaces: None,
@@ -241,6 +243,13 @@ impl ProducerBuilder {
     #[must_use]
     pub fn max_record_bytes(mut self, bytes: u64) -> Self {
         self.bound = Bound::of(bytes);
+        self
+    }
+
+    /// A record that loses to one of its key from another partition becomes a dead letter. Default: it is counted and said.
+    #[must_use]
+    pub fn conflict_letters(mut self, letters: bool) -> Self {
+        self.conflict_letters = letters;
         self
     }
 
@@ -438,6 +447,7 @@ impl ProducerBuilder {
             format,
             key: self.key,
             bound: self.bound,
+            conflict_letters: self.conflict_letters,
             registry,
             schema,
             schema_adopted: false,

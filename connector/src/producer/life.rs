@@ -237,9 +237,7 @@ fn spawn(
     let divided = options.batching.memory();
     let tuning = Tuning::source(&format!("stillwell.{}", options.dataset), divided.fetch_ahead);
     let poller = Poller::new(&options.kafka, &tuning)?;
-    let misfits = ground.circuits.misfits.clone();
-    let (format, key, schema) = (options.format.clone(), options.key.clone(), options.schema.clone());
-    let validator = Validator::new(format, key, schema, metrics.clone(), misfits)?.bounded(options.bound);
+    let validator = Validator::of(options, ground.circuits.misfits.clone())?;
     let library = Library::of(options, Some(&ground.circuits));
     let saying = |library: Library| Librarian::new(library.saying(ground.status.clone()), poller.waker());
     let (librarian, desk) = library.map(saying).unzip();
@@ -325,9 +323,11 @@ fn spawn(
         format: options.format.clone(),
         chain: carried.chain.deltas.len(),
     };
+    let losers = options.conflict_letters.then(|| ground.circuits.storm.clone());
     let builder = Builder::new(constants, view, must_say, clock.clone(), metrics.clone())
         .saying_still(remembers)
-        .saying_what_is_kept(kept_from.clone());
+        .saying_what_is_kept(kept_from.clone())
+        .keeping_losers(losers, end.drain.clone());
     let kill = end.kill.clone();
     stages.spawn(async move {
         Ok(builder.run(batches_in, rebases_in, built, settled, kill).await.map(|()| Done::Other)?)

@@ -34,6 +34,8 @@ pub struct Options {
     pub key: KeyRule,
     /// How large a record may be.
     pub bound: Bound,
+    /// A record that loses to one of its key from another partition becomes a dead letter.
+    pub conflict_letters: bool,
     /// The schema registry, where values of the source name their schemas by its ids.
     pub registry: Option<Registry>,
     /// The dataset's own schema.

@@ -131,7 +131,7 @@ fn rest_of(chunk: &Chunk, cursor: &Cursor, keep: impl Fn(&ChunkRecord<'_>) -> bo
         let Some((slot, next)) = slots.get(usize::from(record.slot)) else { continue };
         let ahead = record.offset >= *next;
         if matches!(record.body, Body::Misfit { .. }) || ahead && keep(&record) {
-            builder.push(*slot, record.offset, record.timestamp, record.body);
+            builder.push_record(ChunkRecord { slot: *slot, ..record });
         } else {
             gone += u64::from(ahead);
         }
@@ -234,6 +234,7 @@ fn places(ranges: &[Range]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::chunk::Original;
     use crate::record::{Position, SourcePartition};
 
     fn source(partition: i32) -> SourcePartition {
@@ -251,7 +252,9 @@ mod tests {
                     1 => Body::Delete { key: b"k" },
                     _ => Body::Upsert { key: b"k", value: b"v" },
                 };
-                builder.push(slot, offset, offset, body);
+                let (mut noted, parts) = (Vec::new(), (Some(&b"k"[..]), Some(&b"was v"[..])));
+                let original = Some(Original::note(&mut noted, &body, parts, [("h", None)].into_iter()));
+                builder.push_record(ChunkRecord { slot, offset, timestamp: offset, body, original });
             }
             builder.advance(slot, 1_020);
         }
@@ -272,6 +275,11 @@ mod tests {
             assert_eq!(rest.records() as u64 + gone, 2_000);
             let again = Chunk::parse(rest.encoded().clone()).expect("it is a chunk like any other");
             assert_eq!(again.ranges(), whole.ranges());
+            let mut fitting = again.iter().filter(|(_, record)| !matches!(record.body, Body::Misfit { .. }));
+            assert!(
+                fitting.all(|(_, record)| record.original.is_some()),
+                "what is left has its original still"
+            );
         }
         let stub = nothing_of(whole.ranges());
         assert_eq!((stub.ranges(), stub.records()), (whole.ranges(), 0));

@@ -9,12 +9,16 @@
 //!
 //! Records are counted in windows of `misfit_window`; a reason is over its share as soon as that is sure, before the
 //! window is full. What was taken by then becomes letters: two windows' share at the most, and what one poll has brought.
+//! Who loses a conflict is known to the builder only: it counts them, and takes no more batches while a storm is of them, however
+//! much the log holds; then it is a batch more that became letters.
 //! It is a decision for people, so nothing but one of them ends it: an admin route, [`Storm::let_through`], or another
 //! configuration. A life that ends takes nothing of it along; a new process counts anew.
 //!
-//! Owns: the counting and the decision. Does not own: pausing (`intake`), what is a misfit (`validate`).
+//! Owns: the counting and the decision. Does not own: pausing (`intake`, and `build` over conflicts), what is a misfit (`validate`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
 
 use super::Reliability;
 use crate::codec::{Misfit, Stage};
@@ -31,6 +35,8 @@ struct Inner {
     share: f64,
     window: u32,
     state: Mutex<State>,
+    /// Wakes who waits for a storm's end.
+    calm: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +56,7 @@ impl Storm {
     /// A calm one.
     pub fn new(reliability: &Reliability) -> Storm {
         let (share, window) = (reliability.misfit_share, reliability.misfit_window.max(1));
-        Storm(Arc::new(Inner { share, window, state: Mutex::default() }))
+        Storm(Arc::new(Inner { share, window, state: Mutex::default(), calm: Notify::new() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -62,11 +68,30 @@ impl Storm {
         self.state().raging.as_ref().map(|raging| raging.said.clone())
     }
 
+    /// Whether it rages over what fails at this stage.
+    pub fn rages_at(&self, stage: Stage) -> bool {
+        self.state().raging.as_ref().is_some_and(|raging| raging.reason.0 == stage)
+    }
+
+    /// Waits until it does not.
+    pub async fn until_calm_at(&self, stage: Stage) {
+        loop {
+            let calm = self.0.calm.notified();
+            tokio::pin!(calm);
+            calm.as_mut().enable();
+            if !self.rages_at(stage) {
+                return;
+            }
+            calm.await;
+        }
+    }
+
     /// Ends the storm: from now on records may fail for its reason, however many. What it was, if there was one.
     pub fn let_through(&self) -> Option<String> {
         let mut state = self.state();
         let Raging { reason, said } = state.raging.take()?;
         state.through.push(reason);
+        self.0.calm.notify_waiters();
         tracing::warn!(stage = %reason.0, class = reason.1, "an operator lets records through that fail for this reason");
         Some(said)
     }
@@ -123,11 +148,15 @@ impl Window {
             return state.raging.is_some();
         }
         let Misfit { stage, class, message } = misfit;
+        let look_at = match stage {
+            Stage::Conflict => "what writes one key to several partitions",
+            _ => "what writes the source, and at source.format and schema",
+        };
         let said = format!(
             "{count} of the last {seen} records fail at {stage} with {class}, the last one because {message}: that is more \
              than misfit_share of misfit_window ({} allows {most}). They are dead letters; no more are taken. Look at \
-             what writes the source, and at source.format and schema; to let such records become letters, POST to \
-             /admin/datasets/NAME/storm, or raise producer.reliability.misfit_share",
+             {look_at}; to let such records become letters, POST to /admin/datasets/NAME/storm, or raise \
+             producer.reliability.misfit_share",
             self.storm.0.window
         );
         tracing::error!(stage = %stage, class, count, seen, "a storm of misfits: {said}");

@@ -1,15 +1,16 @@
 //! Validation: a Kafka record becomes a key and a datum in the dataset's schema, or a misfit that keeps its place.
 //!
-//! Owns: what a misfit carries on (everything, so that it can be replayed). Does not own: the decoding (`codec/`), the
+//! Owns: what a misfit carries on (everything, so that it can be replayed), and what fits, where it may lose a conflict. Does not own: the decoding (`codec/`), the
 //! letter's headers (`dead/`), or when a letter goes out (`announce`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::Options;
 use super::schemas::Learnt;
 use crate::codec::{self, Bound, Codec, Format, KeyRule, Misfit, SchemaId, Unread};
 use crate::dead;
-use crate::format::chunk::{Body, ChunkBuilder};
+use crate::format::chunk::{Body, ChunkBuilder, ChunkRecord, Original};
 use crate::kafka::Message;
 use crate::record::SourcePartition;
 use crate::repeat::Tally;
@@ -21,6 +22,8 @@ pub struct Validator {
     codec: Codec,
     bound: Bound,
     letter: Vec<u8>,
+    /// Keeps the original of what fits, too; a buffer for it.
+    original: Option<Vec<u8>>,
     metrics: Arc<ProducerMetrics>,
     misfits: Misfits,
     /// Schemas that the registry does not know, as far as is known here.
@@ -57,6 +60,16 @@ impl Misfits {
 }
 
 impl Validator {
+    /// The validator that a dataset's options ask for, which counts on in `misfits`.
+    ///
+    /// # Errors
+    /// As [`Validator::new`].
+    pub fn of(options: &Options, misfits: Misfits) -> Result<Validator, codec::Error> {
+        let Options { format, key, schema, metrics, .. } = options.clone();
+        let validator = Validator::new(format, key, schema, metrics, misfits)?.bounded(options.bound);
+        Ok(Validator { original: options.conflict_letters.then(Vec::new), ..validator })
+    }
+
     /// A validator for one dataset, which counts on in `misfits`.
     ///
     /// # Errors
@@ -72,6 +85,7 @@ impl Validator {
             codec: Codec::new(format, key, schema)?,
             bound: Bound::default(),
             letter: Vec::new(),
+            original: None,
             metrics,
             misfits,
             strangers: HashSet::new(),
@@ -125,8 +139,11 @@ impl Validator {
                     Some(value) => Body::Upsert { key: decoded.key, value },
                     None => Body::Delete { key: decoded.key },
                 };
+                let parts = (message.key(), message.value());
+                let original =
+                    self.original.as_mut().map(|out| Original::note(out, &body, parts, message.headers()));
                 let slot = chunk.slot(source, next);
-                chunk.push(slot, offset, timestamp, body);
+                chunk.push_record(ChunkRecord { slot, offset, timestamp, body, original });
                 return Ok(());
             }
             Err(Unread::Unknown { id, stage }) if !self.strangers.contains(&id) => {

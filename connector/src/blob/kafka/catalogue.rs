@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::blob::Tag;
 use crate::format::upload::{Upload, read_key};
 
 /// An upload as the catalogue has it.
@@ -29,6 +30,11 @@ impl Entry {
     /// Whether all of it is there.
     pub fn is_whole(&self) -> bool {
         self.upload.offsets.is_some()
+    }
+
+    /// What tells it from any other.
+    pub fn tag(&self) -> Tag {
+        Tag(self.id.simple().to_string().into())
     }
 }
 

@@ -33,6 +33,7 @@ use crate::clock::{Clock, Entropy};
 use crate::failpoint;
 use crate::format::upload::{Upload, chunk, chunk_key, upload_key};
 use crate::kafka::{self, Admin, Outgoing, Receipt, Sender};
+use crate::record::TopicId;
 
 mod catalogue;
 mod read;
@@ -41,7 +42,7 @@ mod topic;
 pub(in crate::blob) use topic::{check_name, needs};
 
 use catalogue::{Catalogue, Entry};
-use read::{Book, Readers};
+use read::{Book, Followed, Readers};
 
 /// The partition with the catalogue.
 const CATALOGUE: i32 = 0;
@@ -79,6 +80,8 @@ pub(super) struct Topic {
     writing: Mutex<Arc<OnceCell<Arc<Writing>>>>,
     /// Partitions; 0 before they are known.
     partitions: AtomicI32,
+    /// Its id when it was last looked at: one that was made anew has another.
+    id: Mutex<Option<TopicId>>,
     catalogue: Arc<Mutex<Catalogue>>,
     /// Held by threads alone, for as long as they read.
     book: Arc<Mutex<Book>>,
@@ -121,6 +124,7 @@ impl Topic {
             admin,
             writing: Mutex::default(),
             partitions: AtomicI32::new(0),
+            id: Mutex::default(),
             catalogue,
             book: Arc::new(Mutex::new(book)),
             readers,
@@ -135,11 +139,15 @@ impl Topic {
 
     fn error(&self, doing: &'static str, name: &str, error: kafka::Error) -> Error {
         if !error.is_transient() {
-            // Whoever tries again looks at the topic first: it may be gone, another one, or have other settings.
-            self.partitions.store(0, Ordering::Relaxed);
-            *locked(&self.writing) = Arc::default();
+            self.forget();
         }
         read::explain(doing, self.url(name), error)
+    }
+
+    /// Whoever tries again looks at the topic first: it may be gone, another one, or have other settings.
+    fn forget(&self) {
+        self.partitions.store(0, Ordering::Relaxed);
+        *locked(&self.writing) = Arc::default();
     }
 
     /// The topic's partitions, two at least.
@@ -227,16 +235,44 @@ impl Topic {
 
     /// Reads the catalogue to where it ends now.
     async fn follow(&self, doing: &'static str, name: &str) -> Result<(), Error> {
-        self.partitions(doing, name).await?;
-        let asked = self.clock.now();
-        let ends = self.admin.watermarks(&self.name, CATALOGUE).await;
-        let ends = ends.map_err(|error| self.error(doing, name, error))?;
-        let (book, clock) = (Arc::clone(&self.book), self.clock.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            book.lock().unwrap_or_else(PoisonError::into_inner).follow(ends, asked, &clock)
-        });
-        let read = read.await.expect("following the catalogue does not panic");
-        read.map_err(|error| self.error(doing, name, error))
+        loop {
+            let asked = self.clock.now();
+            let of = self.look(doing, name).await?;
+            let (book, clock) = (Arc::clone(&self.book), self.clock.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                book.lock().unwrap_or_else(PoisonError::into_inner).follow(of, asked, &clock)
+            });
+            let read = read.await.expect("following the catalogue does not panic");
+            if read.map_err(|error| self.error(doing, name, error))? == Followed::Through {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Which topic it is by now, and where its catalogue begins and ends: asked for between two looks at the same topic.
+    async fn look(&self, doing: &'static str, name: &str) -> Result<(TopicId, (i64, i64)), Error> {
+        let error = |error| self.error(doing, name, error);
+        loop {
+            self.partitions(doing, name).await?;
+            let ends = self.admin.watermarks(&self.name, CATALOGUE).await.map_err(error)?;
+            let Some(info) = self.admin.describe(&self.name).await.map_err(error)? else {
+                // Deleted meanwhile: said in the next turn, or there again.
+                self.forget();
+                continue;
+            };
+            match locked(&self.id).replace(info.id) {
+                Some(before) if before == info.id => return Ok((info.id, ends)),
+                Some(_) => {
+                    tracing::warn!(
+                        topic = self.name,
+                        "the blob store's topic was made anew: what was in it is gone"
+                    );
+                    self.forget();
+                    self.readers.forget();
+                }
+                None => {}
+            }
+        }
     }
 
     /// A name's blob, if there is one now.
@@ -513,7 +549,7 @@ impl BlobStore for Topic {
         Box::pin(async move {
             let known = same.and_then(|tag| {
                 let catalogue = locked(&self.catalogue);
-                catalogue.blob(name).filter(|entry| tag_of(entry) == *tag).cloned()
+                catalogue.blob(name).filter(|entry| entry.tag() == *tag).cloned()
             });
             // A part of what is known needs no look at the catalogue: it is there, or its chunks are not.
             let entry = match known {
@@ -523,7 +559,7 @@ impl BlobStore for Topic {
                     entry.ok_or_else(|| Error::Missing { url: self.url(name) })?
                 }
             };
-            let tag = tag_of(&entry);
+            let tag = entry.tag();
             if same.is_some_and(|same| *same != tag) {
                 return Err(Error::Changed { url: self.url(name) });
             }
@@ -561,9 +597,4 @@ impl BlobStore for Topic {
             self.remove_all("deleting", &writing, name, Entry::is_whole).await
         })
     }
-}
-
-/// What tells an upload from any other.
-fn tag_of(entry: &Entry) -> Tag {
-    Tag(entry.id.simple().to_string().into())
 }

@@ -14,6 +14,7 @@ use crate::blob::{Content, Error};
 use crate::clock::Clock;
 use crate::format::upload::{Upload, chunk_key, read_chunk};
 use crate::kafka::{self, Polled, Poller, Tuning};
+use crate::record::TopicId;
 
 /// Longest time without any progress.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,6 +34,15 @@ const WAITING: usize = 2;
 /// One wait for records: how soon it is seen that nobody reads the blob any more.
 const POLL: Duration = Duration::from_millis(100);
 
+/// What came of reading on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Followed {
+    /// All is known that was there when it was asked for.
+    Through,
+    /// What was asked may be of a topic that is no more: ask again.
+    Outdated,
+}
+
 /// The catalogue as far as it was read.
 pub(super) struct Book {
     catalogue: Arc<Mutex<Catalogue>>,
@@ -40,6 +50,8 @@ pub(super) struct Book {
     topic: String,
     tuning: Tuning,
     poller: Option<Poller>,
+    /// The topic that was read.
+    id: TopicId,
     /// The next offset to read.
     next: i64,
     /// When all of it was last known.
@@ -57,29 +69,38 @@ impl Book {
     ) -> Book {
         let tuning = Tuning { role: "blobs", ..Tuning::tail(group, FETCH_WAIT) };
         let (kafka, topic) = (kafka.clone(), topic.to_owned());
-        Book { catalogue, kafka, topic, tuning, poller: None, next: 0, known: None, read_on: None }
+        let (id, poller, known, read_on) = (TopicId::default(), None, None, None);
+        Book { catalogue, kafka, topic, tuning, poller, id, next: 0, known, read_on }
     }
 
-    /// Reads on to `end`; `low` is where the partition begins: as they were at some time since `asked`. Blocks.
+    /// Reads on to `end` of the topic `id`; `low` is where the partition begins: as they were at some time since `asked`.
+    /// Blocks.
     pub(super) fn follow(
         &mut self,
-        (low, end): (i64, i64),
+        (id, (low, end)): (TopicId, (i64, i64)),
         asked: Instant,
         clock: &Clock,
-    ) -> Result<(), kafka::Error> {
+    ) -> Result<Followed, kafka::Error> {
+        let meanwhile = self.read_on.is_some_and(|read_on| asked <= read_on);
+        if id != self.id && meanwhile {
+            // One of two topics was read since the other was asked about; which is the newer, who asks now is told.
+            return Ok(Followed::Outdated);
+        }
         // Another one, who asked later, has read on beyond it meanwhile: the end is older than what is known, and says nothing
         // of the topic. Else all would be forgotten and read again, while the other looks for what it has just read.
-        if self.next > end && self.read_on.is_some_and(|read_on| asked <= read_on) {
-            return Ok(());
+        if self.next > end && meanwhile {
+            return Ok(Followed::Through);
         }
-        // A topic that was made anew begins before what was read of the other, or ends there.
+        // A topic that was made anew has another id, also where it has grown past what was read of the other. Where the
+        // broker has no ids, it begins before that, or ends there.
         let now = clock.now();
         let old = self.known.is_some_and(|known| now.saturating_duration_since(known) > TRUSTED);
-        let anew = self.next > end || self.next < low || old;
+        let anew = id != self.id || self.next > end || self.next < low || old;
         if self.next >= end && !anew {
             self.known = Some(now);
-            return Ok(());
+            return Ok(Followed::Through);
         }
+        self.id = id;
         if anew || self.poller.is_none() {
             if anew {
                 *locked(&self.catalogue) = Catalogue::default();
@@ -96,7 +117,7 @@ impl Book {
             // Where it stands is known; what it is is not.
             Err(_) => self.poller = None,
         }
-        read
+        read.map(|()| Followed::Through)
     }
 
     fn read(&mut self, end: i64, clock: &Clock) -> Result<(), kafka::Error> {
@@ -162,6 +183,11 @@ impl Readers {
         let tuning = Tuning { role: "blobs", group: group.to_owned(), fetch_wait, fetch_ahead: AHEAD };
         let (kafka, topic) = (kafka.clone(), topic.to_owned());
         Readers(Arc::new(Kept { kafka, topic, tuning, free: Mutex::default() }))
+    }
+
+    /// None is kept: those there are know the topic as it was.
+    pub(super) fn forget(&self) {
+        self.0.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The bytes of a blob that lie in `range`, which is within it.

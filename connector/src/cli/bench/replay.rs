@@ -4,7 +4,6 @@
 //! The letters are of records that fit now, as after a schema was mended: nothing is left, all of them go back. Their
 //! staleness is judged, as it is without `--force`; the source holds the records that failed, and no others.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::made::{SCHEMA, json, key};
-use super::topic::{Filled, IN_LINE, failed};
+use super::topic::{Filled, failed};
 use super::{Measured, Settings, measured, quantile};
 use crate::blob::Store;
 use crate::clock::Clock;
@@ -20,7 +19,7 @@ use crate::codec::{Bound, ExtraFields, Format, KeyRule};
 use crate::dead::replay::{self, Asked, CHUNK, Options};
 use crate::dead::select::Selection;
 use crate::format::letter::{Elsewhere, Letter, header};
-use crate::kafka::{Outcome, Outgoing, Polled, Poller, Sender, Transaction, Tuning};
+use crate::kafka::{Outcome, Outgoing, Polled, Poller, Transaction, Tuning};
 use crate::record::SourcePartition;
 use crate::schema::Schema;
 use crate::{Error, ErrorKind, Result};
@@ -70,9 +69,9 @@ async fn timed(
 
 /// A letter of each record of the source, as the producer writes them.
 async fn fill(topic: &Filled, letters: &str, settings: &Settings, clock: &Clock) -> Result<()> {
-    let sender = Sender::new(&topic.kafka).map_err(failed)?;
+    let mut line = topic.line()?;
     let start = topic.start().await?;
-    let (now, mut line) = (clock.wall_ms(), VecDeque::new());
+    let now = clock.wall_ms();
     for number in 0..settings.records {
         let source = SourcePartition { partition: 0, ..start.source.clone() };
         let letter = Letter {
@@ -96,17 +95,9 @@ async fn fill(topic: &Filled, letters: &str, settings: &Settings, clock: &Clock)
             timestamp: Some(now),
             ..Outgoing::default()
         };
-        line.push_back(sender.enqueue(&record).await.map_err(failed)?);
-        if line.len() >= IN_LINE
-            && let Some(first) = line.pop_front()
-        {
-            first.await.map_err(failed)?;
-        }
+        line.send(&record).await?;
     }
-    for report in line {
-        report.await.map_err(failed)?;
-    }
-    Ok(())
+    line.end().await
 }
 
 fn replayed(topic: &Filled, letters: &str, _: &str, records: u64, clock: &Clock) -> Result<()> {

@@ -1,17 +1,18 @@
 //! A topic full of records on the broker that was given, deleted at the end.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::made::{json, key};
 use super::{Measured, Settings, measured, quantile};
 use crate::clock::{Clock, Entropy};
-use crate::kafka::{self, Admin, Outgoing, Polled, Poller, Sender, TopicSpec, Tuning};
+use crate::kafka::{self, Admin, Outgoing, Polled, Poller, Receipt, Sender, TopicSpec, Tuning};
 use crate::record::{Position, SourcePartition, TopicId};
 use crate::{Error, ErrorKind, Result};
 
 /// Records under way to the broker at a time.
-pub(super) const IN_LINE: usize = 50_000;
+const IN_LINE: usize = 50_000;
 const DEADLINE: Duration = Duration::from_secs(600);
 
 /// How records are consumed where nothing is done with them.
@@ -56,6 +57,34 @@ pub(super) fn failed(error: kafka::Error) -> Error {
     Error::because(error.kind(), "benching with Kafka", error)
 }
 
+/// Records on their way, at most [`IN_LINE`] at a time, of which each is waited for.
+pub(super) struct Line {
+    sender: Sender,
+    under_way: VecDeque<Receipt>,
+}
+
+impl Line {
+    /// Puts one in line, and waits for the first where the line is full.
+    pub(super) async fn send(&mut self, record: &Outgoing<'_>) -> Result<()> {
+        let sent = self.sender.put_in_line(record, None).await.map_err(failed)?;
+        self.under_way.push_back(sent);
+        if self.under_way.len() >= IN_LINE
+            && let Some(first) = self.under_way.pop_front()
+        {
+            first.delivered().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for all that are left.
+    pub(super) async fn end(self) -> Result<()> {
+        for sent in self.under_way {
+            sent.delivered().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
 impl Filled {
     /// A topic with one partition that holds `records` records: one partition is what one shard reads at its fastest.
     pub(super) async fn new(settings: &Settings, records: u64) -> Result<Filled> {
@@ -84,8 +113,7 @@ impl Filled {
     }
 
     async fn fill(&self, settings: &Settings, records: u64, poison: impl Fn(u64) -> bool) -> Result<()> {
-        let sender = Sender::new(&self.kafka).map_err(failed)?;
-        let mut line = std::collections::VecDeque::new();
+        let mut line = self.line()?;
         for number in 0..records {
             let (key, mut value) = (key(number), json(number, settings.value_bytes));
             if poison(number) {
@@ -97,17 +125,14 @@ impl Filled {
                 value: Some(value.as_bytes()),
                 ..Outgoing::default()
             };
-            line.push_back(sender.enqueue(&record).await.map_err(failed)?);
-            if line.len() >= IN_LINE
-                && let Some(first) = line.pop_front()
-            {
-                first.await.map_err(failed)?;
-            }
+            line.send(&record).await?;
         }
-        for report in line {
-            report.await.map_err(failed)?;
-        }
-        Ok(())
+        line.end().await
+    }
+
+    /// A line of records to the topic's broker.
+    pub(super) fn line(&self) -> Result<Line> {
+        Ok(Line { sender: Sender::new(&self.kafka).map_err(failed)?, under_way: VecDeque::new() })
     }
 
     /// The beginning of its only partition.

@@ -94,7 +94,7 @@ struct Which {
     /// Each KEY is base64, for keys that are not text
     #[arg(long, requires = "key", help_heading = "Which letters")]
     base64: bool,
-    /// Only those that failed at this stage: decode, validate, key, oversized, shed, or as Kafka Connect names it; repeatable
+    /// Only those that failed at this stage: decode, validate, key, oversized, shed, conflict, or as Kafka Connect names it; repeatable
     #[arg(long, value_name = "STAGE", help_heading = "Which letters")]
     stage: Vec<String>,
     /// Only those whose kind of failure or message has this in it; repeatable

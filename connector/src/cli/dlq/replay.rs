@@ -47,7 +47,8 @@ pub(super) struct Replay {
     /// Longest time to wait for a transaction that is open in the source: it may hold a later record of a letter's key
     #[arg(long, value_name = "TIME", default_value = "90s", value_parser = humantime::parse_duration)]
     wait: Duration,
-    /// Replay also what is stale, what the source cannot tell of any more, and what does not fit as it is
+    /// Replay also what is stale, what the source cannot tell of any more, and what does not fit as it is; what lost a conflict
+    /// is sent with the time of now, so that it wins
     #[arg(long)]
     force: bool,
     /// Have a program mend each value: the shell is given COMMAND, the value is on its standard input, what it writes to its
@@ -224,6 +225,7 @@ fn line(out: &mut String, letters: &str, held: &Held, outcome: &Outcome, dry_run
         Outcome::Replayed(Some((partition, at))) => writeln!(out, " to [{partition}]@{at}"),
         Outcome::Replayed(None) => writeln!(out),
         Outcome::Stale(at) => writeln!(out, ": a later record of the key is at {at}"),
+        Outcome::Outdone => writeln!(out, ": {}; --force sends it with the time of now", held.message),
         Outcome::Known(Some(at)) => writeln!(out, ": it was replayed before, to {at}"),
         Outcome::Known(None) => writeln!(out, ": it was replayed as another letter of the same record"),
         Outcome::Left(_, why) => writeln!(out, ": {why}"),
@@ -259,6 +261,10 @@ mod tests {
         );
         assert!(said(Outcome::Replayed(None), true).starts_with("would-replay products"));
         assert!(said(Outcome::Stale(9), false).contains("later record of the key is at 9"));
+        assert!(
+            said(Outcome::Outdone, false).starts_with("stale")
+                && said(Outcome::Outdone, false).contains("--force")
+        );
         assert!(
             said(Outcome::Left(Why::Unmended, "no such unit".to_owned()), false)
                 .ends_with(": no such unit\n")

@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{CHUNK, meant};
 use crate::clock::Clock;
@@ -48,6 +48,35 @@ pub(super) struct Chunk {
     pub(super) letters: usize,
     /// All below this offset is decided with it, where the partition is read to its end.
     pub(super) through: Option<i64>,
+}
+
+/// What a chunk holds so far.
+struct Load {
+    letters: usize,
+    bytes: usize,
+    most_letters: usize,
+    began: Instant,
+}
+
+impl Load {
+    fn new(most_letters: usize, began: Instant) -> Load {
+        Load { letters: 0, bytes: 0, most_letters, began }
+    }
+
+    fn add(&mut self, held: &Held) {
+        self.letters += 1;
+        self.bytes += match held.elsewhere {
+            Elsewhere::Nothing => held.size(),
+            Elsewhere::Value(_) | Elsewhere::Whole(_) => held.size().max(ELSEWHERE_BYTES),
+        };
+    }
+
+    /// Whether the chunk is closed with it.
+    fn is_full(&self, now: Instant) -> bool {
+        self.letters >= self.most_letters
+            || self.bytes >= CHUNK_BYTES
+            || now.saturating_duration_since(self.began) >= CHUNK_TIME
+    }
 }
 
 /// Why the reading of letters breaks off.
@@ -104,8 +133,8 @@ impl Reading<'_> {
         }
         let (_, end) = reader.range(partition);
         loop {
-            let (mut entries, mut letters, mut bytes) = (Vec::new(), 0, 0);
-            let began = clock.now();
+            let mut entries = Vec::new();
+            let mut load = Load::new((*most_letters).min(CHUNK), clock.now());
             let broke = reader.read(partition, |found| {
                 let offset = found.raw.offset;
                 if !progress.is_open(offset) {
@@ -121,23 +150,16 @@ impl Reading<'_> {
                     Verdict::Meant if *taken >= *most => return Ok(ControlFlow::Break(Break::Enough)),
                     Verdict::Meant => {
                         *taken += 1;
-                        letters += 1;
                         let held = Held::of(&found);
-                        bytes += match held.elsewhere {
-                            Elsewhere::Nothing => held.size(),
-                            Elsewhere::Value(_) | Elsewhere::Whole(_) => held.size().max(ELSEWHERE_BYTES),
-                        };
+                        load.add(&held);
                         entries.push(Entry::Letter(Box::new(held)));
                     }
                 }
-                let closed = letters >= (*most_letters).min(CHUNK)
-                    || bytes >= CHUNK_BYTES
-                    || entries.len() >= CHUNK_ENTRIES
-                    || clock.now().saturating_duration_since(began) >= CHUNK_TIME;
+                let closed = load.is_full(clock.now()) || entries.len() >= CHUNK_ENTRIES;
                 Ok(if closed { ControlFlow::Break(Break::Closed) } else { ControlFlow::Continue(()) })
             })?;
             let through = broke.is_none().then_some(end);
-            let chunk = Chunk { partition, entries, letters, through };
+            let chunk = Chunk { partition, entries, letters: load.letters, through };
             if chunks.send(Ok(chunk)).is_err() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -147,5 +169,35 @@ impl Reading<'_> {
                 None => return Ok(ControlFlow::Continue(())),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many such letters a chunk takes.
+    fn taken(held: &Held, most: usize) -> usize {
+        let now = Clock::manual(0).now();
+        let mut load = Load::new(most, now);
+        while !load.is_full(now) {
+            load.add(held);
+        }
+        load.letters
+    }
+
+    #[test]
+    fn a_chunk_is_as_large_as_what_is_fetched_for_it() {
+        let small = Held { value: Some(vec![7; 1_000].into()), ..Held::default() };
+        let large = Held { value: Some(vec![7; 3 << 20].into()), ..Held::default() };
+        assert_eq!((taken(&small, 500), taken(&large, 500)), (500, 6));
+        assert!((10_000..16_000).contains(&taken(&small, CHUNK)));
+        // What lies in a blob is not seen in the letter, and is fetched for all of the chunk.
+        for elsewhere in [Elsewhere::Value("a".to_owned()), Elsewhere::Whole("a".to_owned())] {
+            assert_eq!(taken(&Held { elsewhere, ..Held::default() }, CHUNK), 16);
+        }
+        let mut load = Load::new(CHUNK, Clock::manual(0).now());
+        load.add(&small);
+        assert!(!load.is_full(load.began) && load.is_full(load.began + CHUNK_TIME));
     }
 }

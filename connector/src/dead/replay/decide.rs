@@ -51,6 +51,10 @@ impl Replay<'_> {
     /// What speaks against a letter whatever the source holds. Fetches what of it lies in a blob.
     fn refusal(&self, held: &mut Held) -> Result<Option<Outcome>, Error> {
         let left = |why, said: String| Ok(Some(Outcome::Left(why, said)));
+        // What it lost to is newer still, or gave way to something that is.
+        if held.is_outdone() && !self.asked.force {
+            return Ok(Some(Outcome::Outdone));
+        }
         if held.replays >= self.asked.max_replays {
             let most = self.asked.max_replays;
             return left(

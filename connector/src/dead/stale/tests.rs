@@ -1,3 +1,5 @@
+use std::cell::Cell;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -95,6 +97,37 @@ fn a_letter_is_as_old_as_its_record() {
     assert_eq!(standing(1_000, 1_001), Standing::Fresh);
     assert!(matches!(standing(999, 5_000), Standing::Unknown(why) if why.contains("forgets deletes")));
     assert!(matches!(standing(5_000, 999), Standing::Unknown(_)));
+}
+
+/// One late answer does not end a replay; what will not change does, and what does not come for a minute.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn where_a_source_ends_is_asked_until_it_is_answered() {
+    let late = || kafka::Error::Unavailable { doing: "asking".to_owned(), detail: "timed out".to_owned() };
+    let (clock, stop) = (Clock::manual(0), CancellationToken::new());
+    let asked = Cell::new(0);
+    let ask = |answer: &dyn Fn(u32) -> Result<i64, kafka::Error>, stop: &CancellationToken| {
+        asked.set(0);
+        let ask = || {
+            asked.set(asked.get() + 1);
+            answer(asked.get())
+        };
+        tokio::task::block_in_place(|| answered(&clock, stop, ask))
+    };
+    let third = ask(&|nth| if nth < 3 { Err(late()) } else { Ok(7) }, &stop);
+    assert_eq!((third.ok(), asked.get()), (Some(7), 3));
+    let no_time = |_| {
+        clock.advance(PATIENCE / 2);
+        Err(late())
+    };
+    let never = ask(&no_time, &stop);
+    assert!(matches!(never, Err(Error::Kafka { source: kafka::Error::Unavailable { .. }, .. })), "{never:?}");
+    assert_eq!(asked.get(), 2);
+    let denied =
+        ask(&|_| Err(kafka::Error::Denied { doing: "asking".to_owned(), detail: String::new() }), &stop);
+    assert!(matches!(denied, Err(Error::Kafka { source: kafka::Error::Denied { .. }, .. })), "{denied:?}");
+    assert_eq!(asked.get(), 1, "that does not change");
+    stop.cancel();
+    assert!(matches!(ask(&|_| Err(late()), &stop), Err(Error::Stopped)));
 }
 
 /// What stands at an offset.

@@ -3,7 +3,8 @@
 //! Both begin with a magic, say how long they are, and carry a checksum of all of it: what is found is what was written.
 
 use super::pack::{self, PACKED};
-use super::{Chunk, HEADER, MAGIC, SUMMARY_MAGIC, Summary, take_range, take_u32};
+use super::summary::SUMMARY_MAGIC;
+use super::{Chunk, HEADER, MAGIC, MAGIC_KEPT, Summary, take_range, take_u32};
 use crate::format::wire::Take;
 
 /// What was found.
@@ -21,7 +22,10 @@ pub fn carve(bytes: &[u8]) -> impl Iterator<Item = (usize, Carved)> {
     std::iter::from_fn(move || {
         loop {
             let rest = bytes.get(at..)?;
-            at += rest.windows(MAGIC.len()).position(|w| w == MAGIC || w == PACKED || w == SUMMARY_MAGIC)?;
+            let begins = |window: &[u8]| {
+                [MAGIC, MAGIC_KEPT, PACKED, SUMMARY_MAGIC].iter().any(|magic| window == *magic)
+            };
+            at += rest.windows(MAGIC.len()).position(begins)?;
             match bytes.get(at..).and_then(whole) {
                 Some((carved, length)) => {
                     let found = at;
@@ -36,7 +40,7 @@ pub fn carve(bytes: &[u8]) -> impl Iterator<Item = (usize, Carved)> {
 
 /// What begins here, and its length, if all of it is as it was written.
 fn whole(bytes: &[u8]) -> Option<(Carved, usize)> {
-    let is_chunk = bytes.starts_with(MAGIC);
+    let is_chunk = bytes.starts_with(MAGIC) || bytes.starts_with(MAGIC_KEPT);
     let mut take = Take::new(bytes);
     take.raw(16).ok()?;
     if bytes.starts_with(PACKED) {

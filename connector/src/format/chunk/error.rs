@@ -1,6 +1,6 @@
 //! Why bytes are not a chunk, or not its summary.
 
-use super::MAGIC;
+use super::{MAGIC, MAGIC_KEPT};
 use crate::format::wire::Malformed;
 
 /// Why bytes are not a chunk.
@@ -29,8 +29,7 @@ impl Error {
     /// Of bytes that do not begin with `magic`, in which the format stands behind four letters.
     pub(super) fn not_begun_by(magic: &[u8; 8], bytes: &[u8]) -> Error {
         let (letters, _) = magic.split_at(4);
-        // Chunks may be packed, summaries never are.
-        let newest = if magic == MAGIC { 2 } else { 1 };
+        let newest = if magic == MAGIC || magic == MAGIC_KEPT { 3 } else { 1 };
         let format = bytes.strip_prefix(letters).and_then(|rest| rest.first_chunk()).copied();
         match format.map(u16::from_le_bytes) {
             Some(format) if format > newest => Error::Unknown { format, newest },

@@ -4,7 +4,7 @@
 //!  0  "SWCH"                          magic
 //!  4  u16 = 2, u16 = 0                format, reserved
 //!  8  u64                             XXH3-64 of everything after this field
-//! 16  u32 u32                         length of the block; length of the chunk of format 1 that is in it
+//! 16  u32 u32                         length of the block; length of the chunk of format 1 or 3 that is in it
 //! 24  block                           LZ4, to the end
 //! ```
 //!
@@ -82,7 +82,7 @@ impl Chunk {
     }
 }
 
-/// The chunk of format 1 that is packed in `bytes`; `None`: they are not of format 2.
+/// The chunk of format 1 or 3 that is packed in `bytes`; `None`: they are not of format 2.
 pub(super) fn unpack(bytes: &[u8]) -> Option<Result<Bytes, Error>> {
     bytes.starts_with(PACKED).then(|| unpacked(bytes))
 }

@@ -20,6 +20,7 @@ use crate::telemetry::Metrics;
 use crate::version::Shard;
 use crate::view;
 
+mod conflicts;
 mod model;
 
 pub(in crate::producer) const LIFE: Life = Life { epoch: 2, writer: Uuid::from_u128(5) };
