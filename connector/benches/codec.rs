@@ -4,7 +4,8 @@
 //!
 //! - avro, passed through: the dataset's own schema; beside a decoder of this one schema, written by hand, that borrows what it can
 //! - avro, by id: the same behind a registry's header
-//! - avro, resolved: fields in another order, promoted, left out and added; beside decoding and encoding by hand
+//! - avro, resolved: fields in another order, promoted, left out and added; beside decoding and encoding by hand, and by
+//!   serde_avro_fast through a struct that borrows
 //! - json: beside serde_json into a struct that borrows (what fits the schema by the types), and into its own tree
 //! - json, a change: the same row in Debezium's envelope, with the row before it; beside serde_json in the same two ways
 //! - protobuf: beside `prost-reflect`, which has the types at run time as well, into its own tree
@@ -16,8 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost_reflect::{DescriptorPool, DynamicMessage};
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_avro_fast::ser::SerializerConfig;
 use stillwell::clock::Clock;
 use stillwell::codec::proto::File;
 use stillwell::codec::{Codec, Encoded, Envelope, ExtraFields, Format, KeyRule, Kind, SchemaId};
@@ -41,7 +43,7 @@ const MESSAGE: &str = r#"syntax = "proto3"; message Product {
 /// One of each, ten thousand in turn: what is read lies in the caches as little as what comes from Kafka.
 const DISTINCT: u64 = 10_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 struct Product<'a> {
     id: &'a str,
     name: &'a str,
@@ -49,6 +51,7 @@ struct Product<'a> {
     stock: i32,
     #[serde(borrow)]
     tags: Vec<&'a str>,
+    #[serde(default)]
     note: Option<&'a str>,
 }
 
@@ -298,8 +301,28 @@ fn main() {
         resolve_other(value, &mut out).expect("it is one");
         black_box(&out);
     });
-    let ours = bench.ours(&values, &mut codec(Format::avro(writer)));
+    let [written, wanted] =
+        [OTHER, OWN].map(|text| text.parse::<serde_avro_fast::Schema>().expect("a schema"));
+    let mut config = SerializerConfig::new(&wanted);
+    let mut through = |value: &[u8], out: Vec<u8>| {
+        let product: Product<'_> = serde_avro_fast::from_datum_slice(value, &written).expect("it is one");
+        serde_avro_fast::to_datum(&product, out, &mut config).expect("it fits")
+    };
+    let mut resolving = codec(Format::avro(writer));
+    for value in &values {
+        let record = Encoded { key: Some(b"k"), value: Some(value), ..Encoded::default() };
+        let ours = resolving.read(record).expect("it fits").value.expect("it is no delete");
+        assert_eq!(ours, through(value, Vec::new()), "both make the same of it");
+    }
+    let typed = bench.rate(&values, |value| {
+        let mut kept = std::mem::take(&mut out);
+        kept.clear();
+        out = through(value, kept);
+        black_box(&out);
+    });
+    let ours = bench.ours(&values, &mut resolving);
     bench.line("avro, resolved", ours, "decoded and encoded by hand", by_hand);
+    bench.line("avro, resolved", ours, "serde_avro_fast, through a struct", typed);
 
     let values = made(json);
     let typed = bench.rate(&values, |value| {

@@ -4,17 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
-use stillwell_tests::{
-    Finished, Record, Running, Topic, bootstrap, free_port, python, read_by_avro_tools, run, scratch,
-    stillwell, unique, unprivileged, workspace,
-};
+use stillwell_tests::{Record, python, read_by_avro_tools, run, stillwell, unprivileged, workspace};
 
-use crate::serving::{configure, until_ready};
-
-const LONG: Duration = Duration::from_secs(60);
+use crate::serving::{LONG, Served};
 
 /// Every type of Avro, and every logical one.
 const EVERYTHING: &str = r#"{"type":"record","name":"E","fields":[
@@ -42,46 +36,6 @@ const EVERYTHING: &str = r#"{"type":"record","name":"E","fields":[
     {"name":"parts","type":{"type":"array","items":"Part"}},
     {"name":"any","type":["null","int","string","Part"]},
     {"name":"none","type":"null"}]}"#;
-
-struct Served {
-    dir: tempfile::TempDir,
-    topic: Topic,
-    name: String,
-    config: String,
-    port: u16,
-}
-
-impl Served {
-    fn new(schema: Option<&str>) -> Served {
-        let dir = scratch();
-        let (topic, name, port) = (Topic::create("products", 1), unique("shop"), free_port());
-        let config = configure(dir.path(), &name, topic.name(), bootstrap(), port);
-        if let Some(schema) = schema {
-            fs::write(dir.path().join("product.avsc"), schema).unwrap();
-        }
-        Served { dir, topic, name, config, port }
-    }
-
-    fn start(&self) -> Running {
-        let mut process = Running::start(&mut stillwell(["run", "-c", &self.config]));
-        until_ready(&mut process, self.port);
-        process
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut export = stillwell(["export", "-c", &self.config, &self.name]);
-        export.args(arguments);
-        export
-    }
-
-    fn export(&self, arguments: &[&str]) -> Finished {
-        run(&mut self.command(arguments), LONG)
-    }
-}
 
 /// The file's records, read by what is not ours.
 fn read(path: &str) -> Vec<Value> {
@@ -139,7 +93,7 @@ fn everything() -> [(Value, Value); 3] {
 
 #[test]
 fn every_type_is_read_by_others_as_it_came() {
-    let served = Served::new(Some(EVERYTHING));
+    let served = Served::of(EVERYTHING);
     let records = everything();
     let at = 1_700_000_000_000i64;
     served.topic.produce(records.iter().enumerate().map(|(n, (record, _))| Record {
@@ -150,7 +104,7 @@ fn every_type_is_read_by_others_as_it_came() {
 
     // A row group for each two.
     let table = served.path("v.parquet");
-    let said = served.export(&["--to", &table, "--row-group", "2"]).expect_code(0).stdout;
+    let said = served.run("export", &["--to", &table, "--row-group", "2"]).expect_code(0).stdout;
     assert!(said.starts_with("3 records of version ") && said.trim_end().ends_with(&table), "{said}");
     let mut model: Vec<Value> = Vec::new();
     for (n, (_, shown)) in records.iter().enumerate() {
@@ -163,7 +117,7 @@ fn every_type_is_read_by_others_as_it_came() {
 
     // With where they are from; through a pipe. A field is called `key`, which is why the others' names begin with `_`.
     let piped = served.path("piped.parquet");
-    let mut command = served.command(&["--to", "-", "--format", "parquet", "--origin"]);
+    let mut command = served.command("export", &["--to", "-", "--format", "parquet", "--origin"]);
     command.stdout(fs::File::create(&piped).unwrap());
     assert!(command.status().unwrap().success());
     let rows = read(&piped);
@@ -178,7 +132,7 @@ fn every_type_is_read_by_others_as_it_came() {
 
     // Avro, read by fastavro: entries as in a snapshot.
     let container = served.path("v.avro");
-    served.export(&["--to", &container]).expect_code(0);
+    served.run("export", &["--to", &container]).expect_code(0);
     let entries = read(&container);
     assert_eq!(entries.len(), 3);
     for (n, (entry, (_, shown))) in entries.iter().zip(&records).enumerate() {
@@ -191,20 +145,20 @@ fn every_type_is_read_by_others_as_it_came() {
 
     // JSON lines are what scan prints, and both they and Avro go in again.
     let text = served.path("v.jsonl");
-    served.export(&["--to", &text]).expect_code(0);
-    let scanned = run(&mut stillwell(["scan", "-c", &served.config, &served.name]), LONG).expect_code(0);
+    served.run("export", &["--to", &text]).expect_code(0);
+    let scanned = served.run("scan", &[]).expect_code(0);
     assert_eq!(fs::read_to_string(&text).unwrap(), scanned.stdout);
-    assert_eq!(served.export(&["--to", "-"]).expect_code(0).stdout, scanned.stdout);
+    assert_eq!(served.run("export", &["--to", "-"]).expect_code(0).stdout, scanned.stdout);
     let whence = served.path("whence.ndjson");
-    served.export(&["--to", &whence, "--origin"]).expect_code(0);
+    served.run("export", &["--to", &whence, "--origin"]).expect_code(0);
     let first = lines(&fs::read_to_string(&whence).unwrap()).remove(0);
     assert_eq!((&first["offset"], &first["topic"]), (&json!(0), &json!(served.topic.name())));
     process.stop(LONG).expect_code(0);
 
-    let copy = Served::new(Some(EVERYTHING));
+    let copy = Served::of(EVERYTHING);
     let process = copy.start();
-    let import = |file: &str| run(&mut stillwell(["import", "-c", &copy.config, &copy.name, file]), LONG);
-    let scan = || run(&mut stillwell(["scan", "-c", &copy.config, &copy.name]), LONG).expect_code(0).stdout;
+    let import = |file: &str| copy.run("import", &[file]);
+    let scan = || copy.run("scan", &[]).expect_code(0).stdout;
     import(&whence).expect_code(0);
     assert_eq!(scan(), scanned.stdout, "where records were from says nothing of where they go");
     let clear: String = (0..3).map(|n| format!("{{\"key\":\"K-{n}\",\"value\":null}}\n")).collect();
@@ -229,7 +183,7 @@ fn a_version_is_exported_in_the_schema_that_it_has() {
     let second = r#"{"type":"record","name":"P","fields":[{"name":"note","type":"string","default":"none"},
         {"name":"id","type":"string"},{"name":"price","type":"double"},
         {"name":"tint","type":["null","string"],"default":null,"aliases":["colour"]}]}"#;
-    let served = Served::new(Some(first));
+    let served = Served::of(first);
     let row = |id: &str, price: i32| json!({"id": id, "price": price, "colour": "red"}).to_string();
     served.topic.produce([Record::upsert("a", row("a", 1)), Record::upsert("b", row("b", 2))]);
     served.start().stop(LONG).expect_code(0);
@@ -262,7 +216,7 @@ fn a_version_is_exported_in_the_schema_that_it_has() {
     let [table, container, text] = &all;
     for (arguments, mut rows) in cases {
         for file in &all {
-            served.export(&[&arguments[..], &["--to", file]].concat()).expect_code(0);
+            served.run("export", &[&arguments[..], &["--to", file]].concat()).expect_code(0);
         }
         let values = rows.iter().cloned().map(|mut row| {
             row.as_object_mut().unwrap().remove("_key");
@@ -289,12 +243,12 @@ fn a_version_is_exported_in_the_schema_that_it_has() {
     }
 
     // What was exported before goes in again, read in today's schema.
-    served.export(&["--force", "--version", &before, "--to", container]).expect_code(0);
+    served.run("export", &["--force", "--version", &before, "--to", container]).expect_code(0);
     let clear = served.path("clear.jsonl");
     fs::write(&clear, "{\"key\":\"a\",\"value\":null}\n").unwrap();
     import(&clear);
     import(container);
-    served.export(&["--force", "--to", table]).expect_code(0);
+    served.run("export", &["--force", "--to", table]).expect_code(0);
     let rows = read(table);
     assert_eq!((rows.len(), &rows[0]), (4, &now("a", 1.0)));
     process.stop(LONG).expect_code(0);
@@ -311,12 +265,12 @@ fn what_cannot_be_exported_leaves_no_file() {
     let tree = r#"{"type":"record","name":"Node","fields":[{"name":"id","type":"string"},
         {"name":"price","type":["null","double"],"default":null},
         {"name":"next","type":["null","Node"],"default":null}]}"#;
-    let served = Served::new(Some(tree));
+    let served = Served::of(tree);
     served.topic.produce([Record::upsert("a", r#"{"id":"a"}"#)]);
     let process = served.start();
     let (out, folder) = (served.path("out.jsonl"), served.path(""));
     let refused = |arguments: &[&str], code: i32, said: &str| {
-        let ended = served.export(arguments).expect_code(code);
+        let ended = served.run("export", arguments).expect_code(code);
         assert!(ended.stderr.contains(said), "{arguments:?}: {}", ended.stderr);
         assert_eq!(left(served.dir.path()), [] as [&str; 0], "{arguments:?}");
     };
@@ -336,23 +290,23 @@ fn what_cannot_be_exported_leaves_no_file() {
     fs::create_dir(&locked).unwrap();
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).unwrap();
     let to = locked.join("out.jsonl").display().to_string();
-    let ended = run(&mut unprivileged(&served.command(&["--to", &to]), served.dir.path()), LONG);
+    let ended = run(&mut unprivileged(&served.command("export", &["--to", &to]), served.dir.path()), LONG);
     assert!(ended.expect_code(73).stderr.contains("ermission denied"));
 
     // A disk that is full, while it is written.
-    let mut full = served.command(&["--to", "-"]);
+    let mut full = served.command("export", &["--to", "-"]);
     full.stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
     assert_eq!(full.status().unwrap().code(), Some(74));
 
     // One that is there stays as it is, unless it is to go.
     fs::write(&out, "mine").unwrap();
-    let ended = served.export(&["--to", &out]).expect_code(73);
+    let ended = served.run("export", &["--to", &out]).expect_code(73);
     assert!(
         ended.stderr.contains("--force") && fs::read_to_string(&out).unwrap() == "mine",
         "{}",
         ended.stderr
     );
-    served.export(&["--to", &out, "--force"]).expect_code(0);
+    served.run("export", &["--to", &out, "--force"]).expect_code(0);
     assert_eq!(lines(&fs::read_to_string(&out).unwrap())[0]["key"], "a");
     assert_eq!(left(served.dir.path()), ["out.jsonl"]);
     process.stop(LONG).expect_code(0);

@@ -8,64 +8,19 @@ use std::time::Duration;
 use apache_avro::types::Value as Avro;
 use apache_avro::{Codec, Schema, Writer};
 use serde_json::{Value, json};
-use stillwell_tests::{Finished, Running, Topic, bootstrap, free_port, run, scratch, stillwell, unique};
+use stillwell_tests::{Running, free_port, run, stillwell};
 
-use crate::serving::{configure, until_ready};
-
-const LONG: Duration = Duration::from_secs(60);
-
-struct Served {
-    dir: tempfile::TempDir,
-    topic: Topic,
-    name: String,
-    config: String,
-    port: u16,
-}
-
-impl Served {
-    fn new() -> Served {
-        let dir = scratch();
-        let (topic, name, port) = (Topic::create("products", 3), unique("shop"), free_port());
-        let config = configure(dir.path(), &name, topic.name(), bootstrap(), port);
-        Served { dir, topic, name, config, port }
-    }
-
-    fn start(&self) -> Running {
-        let mut process = Running::start(&mut stillwell(["run", "-c", &self.config]));
-        until_ready(&mut process, self.port);
-        process
-    }
-
-    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
-        let path = self.dir.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path.display().to_string()
-    }
-
-    fn import(&self, arguments: &[&str]) -> Finished {
-        run(stillwell(["import", "-c", &self.config, &self.name]).args(arguments), LONG)
-    }
-
-    /// All that is read in the newest version.
-    fn scan(&self) -> BTreeMap<String, Value> {
-        let scanned = run(&mut stillwell(["scan", "-c", &self.config, &self.name]), LONG).expect_code(0);
-        let line = |line: &str| {
-            let line: Value = serde_json::from_str(line).unwrap();
-            (line["key"].as_str().unwrap().to_owned(), line["value"].clone())
-        };
-        scanned.stdout.lines().map(line).collect()
-    }
-}
+use crate::serving::{LONG, Served, configure};
 
 #[test]
 fn json_lines_are_readable_when_it_ends() {
-    let served = Served::new();
+    let served = Served::new(3);
     let process = served.start();
     let value = |n: u32| json!({ "id": format!("P-{n}"), "price": f64::from(n) });
     let lines: String =
         (0..2_500).map(|n| format!("{}\n", json!({ "key": format!("K-{n}"), "value": value(n) }))).collect();
     let file = served.file("a.jsonl", lines);
-    let done = served.import(&[&file]).expect_code(0);
+    let done = served.run("import", &[&file]).expect_code(0);
     assert!(done.stdout.starts_with("2500 records written to dataset"), "{}", done.stdout);
     assert!(done.stdout.contains(", readable in version "), "{}", done.stdout);
     let mut model: BTreeMap<String, Value> = (0..2_500).map(|n| (format!("K-{n}"), value(n))).collect();
@@ -91,7 +46,7 @@ fn json_lines_are_readable_when_it_ends() {
     let file = served.file("plain.jsonl", plain);
     let clock = stillwell::clock::Clock::system();
     let began = clock.now();
-    served.import(&[&file, "--key", "id", "--rate", "20"]).expect_code(0);
+    served.run("import", &[&file, "--key", "id", "--rate", "20"]).expect_code(0);
     let took = clock.now() - began;
     assert!(took >= Duration::from_secs(1), "30 records at 20 a second took {took:?}");
     model.extend((0..30).map(|n| (format!("P-{n}"), value(n))));
@@ -101,21 +56,21 @@ fn json_lines_are_readable_when_it_ends() {
 
 #[test]
 fn a_line_that_does_not_fit_is_named_and_ends_it() {
-    let served = Served::new();
+    let served = Served::new(3);
     let process = served.start();
     let file = served.file(
         "bad.jsonl",
         "{\"key\":\"a\",\"value\":{\"id\":\"a\"}}\n\n{\"key\":\"b\",\"value\":{\"id\":2}}\n{\"key\":\"c\",\"value\":{\"id\":\"c\"}}\nnonsense\n{\"id\":\"d\"}\n",
     );
     // Nothing is sent, and all mistakes are found.
-    let dry = served.import(&[&file, "--dry-run", "--skip-bad"]).expect_code(1);
+    let dry = served.run("import", &[&file, "--dry-run", "--skip-bad"]).expect_code(1);
     assert!(dry.stdout.contains("2 records fit") && dry.stdout.contains("3 did not fit"), "{}", dry.stdout);
     for line in ["line 3: ", "line 5: it is not JSON", "line 6: it is neither", "name them with --key"] {
         assert!(dry.stderr.contains(line), "{line} is not in\n{}", dry.stderr);
     }
     assert_eq!(served.topic.read(), []);
 
-    let ended = served.import(&[&file]).expect_code(65);
+    let ended = served.run("import", &[&file]).expect_code(65);
     assert!(ended.stderr.contains("line 3: "), "{}", ended.stderr);
     assert!(
         ended.stdout.contains("1 record written") && ended.stdout.contains("1 did not fit"),
@@ -128,7 +83,7 @@ fn a_line_that_does_not_fit_is_named_and_ends_it() {
         "what comes before it, and nothing after"
     );
 
-    let skipped = served.import(&[&file, "--skip-bad"]).expect_code(1);
+    let skipped = served.run("import", &[&file, "--skip-bad"]).expect_code(1);
     assert!(
         skipped.stdout.contains("2 records written") && skipped.stdout.contains("3 did not fit"),
         "{}",
@@ -142,7 +97,7 @@ fn a_line_that_does_not_fit_is_named_and_ends_it() {
         (&[&file, "--topic", "other"], 65),
         (&[&file, "--format", "avro"], 65),
     ] {
-        let ended = served.import(arguments);
+        let ended = served.run("import", arguments);
         assert_eq!(ended.code(), code, "{arguments:?}: {}{}", ended.stdout, ended.stderr);
     }
     process.stop(LONG).expect_code(0);
@@ -167,20 +122,20 @@ fn container(records: u32, codec: Codec) -> Vec<u8> {
 
 #[test]
 fn avro_containers_go_in_anybodys_and_ours() {
-    let served = Served::new();
+    let served = Served::new(3);
     let process = served.start();
     let file =
         served.file("others.avro", container(1_500, Codec::Deflate(apache_avro::DeflateSettings::default())));
-    let keyless = served.import(&[&file]).expect_code(65);
+    let keyless = served.run("import", &[&file]).expect_code(65);
     assert!(keyless.stderr.contains("--key"), "{}", keyless.stderr);
-    let done = served.import(&[&file, "--key", "id"]).expect_code(0);
+    let done = served.run("import", &[&file, "--key", "id"]).expect_code(0);
     assert!(done.stdout.starts_with("1500 records"), "{}", done.stdout);
     let model: BTreeMap<String, Value> = (0..1_500)
         .map(|n| (format!("P-{n}"), json!({ "id": format!("P-{n}"), "price": f64::from(n) })))
         .collect();
     assert_eq!(served.scan(), model);
     let cut = served.file("cut.avro", &container(1_500, Codec::Null)[..10_000]);
-    let ended = served.import(&[&cut, "--key", "id"]).expect_code(65);
+    let ended = served.run("import", &[&cut, "--key", "id"]).expect_code(65);
     assert!(ended.stderr.contains("cut short"), "{}", ended.stderr);
     process.stop(LONG).expect_code(0);
 
@@ -194,9 +149,9 @@ fn avro_containers_go_in_anybodys_and_ours() {
         listed.as_array().unwrap().iter().rev().filter_map(|version| version["snapshot"]["url"].as_str());
     let snapshot = snapshots.map(|url| url.strip_prefix("file://").unwrap().to_owned()).next();
     let snapshot = snapshot.expect("a graceful stop leaves a snapshot");
-    let copy = Served::new();
+    let copy = Served::new(3);
     let process = copy.start();
-    let done = copy.import(&[&snapshot]).expect_code(0);
+    let done = copy.run("import", &[&snapshot]).expect_code(0);
     assert!(done.stdout.starts_with("1500 records"), "{}", done.stdout);
     assert_eq!(copy.scan(), model);
     process.stop(LONG).expect_code(0);
@@ -204,7 +159,7 @@ fn avro_containers_go_in_anybodys_and_ours() {
 
 #[test]
 fn an_interrupted_import_says_how_far_it_came() {
-    let served = Served::new();
+    let served = Served::new(3);
     let lines: String =
         (0..1_000).map(|n| format!("{{\"key\":\"{n}\",\"value\":{{\"id\":\"{n}\"}}}}\n")).collect();
     let file = served.file("a.jsonl", lines);
@@ -224,11 +179,11 @@ fn an_interrupted_import_says_how_far_it_came() {
 
 #[test]
 fn without_a_producer_it_is_durable_and_says_so() {
-    let served = Served::new();
+    let served = Served::new(3);
     let file = served.file("a.jsonl", "{\"key\":\"a\",\"value\":{\"id\":\"a\"}}\n");
-    let done = served.import(&[&file, "--no-wait"]).expect_code(0);
+    let done = served.run("import", &[&file, "--no-wait"]).expect_code(0);
     assert!(done.stdout.starts_with("1 record written"), "{}", done.stdout);
-    let ended = served.import(&[&file, "--patience", "1s"]).expect_code(69);
+    let ended = served.run("import", &[&file, "--patience", "1s"]).expect_code(69);
     assert!(ended.stderr.contains("durable in the source topic"), "{}", ended.stderr);
     assert_eq!(served.topic.read().len(), 2);
     // They are in the first version of whoever comes.

@@ -1,13 +1,15 @@
 //! A topic served: `run`, the routes, and the commands that read beside it.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use stillwell_tests::{
-    Record, Running, Topic, bootstrap, free_port, run, scratch, stillwell, unique, wait_until,
+    Finished, Record, Running, Topic, bootstrap, free_port, run, scratch, stillwell, unique, wait_until,
 };
 
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -41,6 +43,69 @@ pub(crate) fn configure(dir: &Path, name: &str, topic: &str, servers: &str, port
     );
     std::fs::write(&file, text).unwrap();
     file.display().to_string()
+}
+
+/// A dataset of a topic of its own, in a folder of its own, and the commands on it.
+pub(crate) struct Served {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) topic: Topic,
+    pub(crate) name: String,
+    pub(crate) config: String,
+    port: u16,
+}
+
+impl Served {
+    pub(crate) fn new(partitions: i32) -> Served {
+        let dir = scratch();
+        let (topic, name, port) = (Topic::create("products", partitions), unique("shop"), free_port());
+        let config = configure(dir.path(), &name, topic.name(), bootstrap(), port);
+        Served { dir, topic, name, config, port }
+    }
+
+    /// Of one partition, with another schema.
+    pub(crate) fn of(schema: &str) -> Served {
+        let served = Served::new(1);
+        served.file("product.avsc", schema);
+        served
+    }
+
+    /// `run`, until it is ready.
+    pub(crate) fn start(&self) -> Running {
+        let mut process = Running::start(&mut stillwell(["run", "-c", &self.config]));
+        until_ready(&mut process, self.port);
+        process
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// A file in its folder.
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    pub(crate) fn command(&self, what: &str, arguments: &[&str]) -> Command {
+        let mut command = stillwell([what, "-c", &self.config, &self.name]);
+        command.args(arguments);
+        command
+    }
+
+    pub(crate) fn run(&self, what: &str, arguments: &[&str]) -> Finished {
+        run(&mut self.command(what, arguments), LONG)
+    }
+
+    /// All that is read in the newest version.
+    pub(crate) fn scan(&self) -> BTreeMap<String, Value> {
+        let scanned = self.run("scan", &[]).expect_code(0);
+        let line = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            (line["key"].as_str().unwrap().to_owned(), line["value"].clone())
+        };
+        scanned.stdout.lines().map(line).collect()
+    }
 }
 
 pub(crate) struct Answer {

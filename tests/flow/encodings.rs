@@ -252,42 +252,79 @@ async fn json_with_ids_is_checked_where_it_is_said() {
 const REVERSED: &str = r#"{"type": "record", "name": "P", "fields": [
     {"name": "name", "type": "string"}, {"name": "id", "type": "int"}]}"#;
 
+/// A dataset of four topics, each written in its own way: its own in JSON, the others in Avro by a schema file, in Protobuf by
+/// the registry, and as changes of a database, whose keys are JSON.
+pub struct Several {
+    pub setting: Setting,
+    pub instance: Instance,
+    pub avro: Topic,
+    pub protobuf: Topic,
+    pub changes: Topic,
+    id: u32,
+}
+
+impl Several {
+    pub fn new(name: &str) -> Several {
+        let own = r#"{"type": "record", "name": "P", "fields": [
+            {"name": "id", "type": "long"}, {"name": "name", "type": "string"}]}"#;
+        let setting = Setting::new(name, 1, own);
+        let name = setting.dataset().to_owned();
+        let registry = Registry::shared();
+        let message = r#"syntax = "proto3"; package shop; message P { int32 id = 1; string name = 2; }"#;
+        let id = registry.register_as("PROTOBUF", &format!("{name}-protobuf"), message, &[]);
+        let topic = |format: &str| Topic::create(&format!("{name}.{format}"), 1);
+        let [avro, protobuf, changes] = ["avro", "protobuf", "changes"].map(topic);
+
+        let instance = Instance::new(&setting, "one");
+        let schema = setting.dir.path().join("reversed.avsc");
+        std::fs::write(&schema, REVERSED).expect("the schema is written");
+        let text = std::fs::read_to_string(instance.config()).expect("the configuration is there");
+        let source = format!(
+            r#"topics = ["{name}", "{avro}", "{protobuf}", "{changes}"],
+            formats."{avro}" = {{ format = "avro", schema = "{schema}" }},
+            formats."{protobuf}".format = "protobuf",
+            formats."{changes}" = {{ format = "json", envelope = "debezium", key_format = "json" }},"#,
+            avro = avro.name(),
+            protobuf = protobuf.name(),
+            changes = changes.name(),
+            schema = schema.display(),
+        );
+        let text = text.replace(&format!("topics = [\"{name}\"],"), &source);
+        std::fs::write(instance.config(), text).expect("the configuration is written");
+        instance.append(&format!("[schema_registry]\nurl = \"{}\"\n", registry.url()));
+        Several { setting, instance, avro, protobuf, changes, id }
+    }
+
+    /// A record of each topic.
+    pub fn row(id: i64, name: &str) -> Value {
+        json!({"id": id, "name": name})
+    }
+
+    /// As the topic in Protobuf has it; by its bytes.
+    pub fn message(&self, message: &[u8]) -> Vec<u8> {
+        framed(self.id, &[&[0], message].concat())
+    }
+
+    /// As the topic of changes has it: a row that is there from now on.
+    pub fn created(id: i64, name: &str) -> Record {
+        let change = json!({"before": null, "after": Several::row(id, name), "op": "c"});
+        Record::upsert(json!({ "id": id }).to_string(), change.to_string())
+    }
+
+    /// A row that is not there any more.
+    pub fn gone(id: i64) -> Record {
+        let change = json!({"before": null, "after": null, "op": "d"});
+        Record::upsert(json!({ "id": id }).to_string(), change.to_string())
+    }
+}
+
 /// Several topics, each written in its own way, become one dataset; so do records that are written to them, and a letter is
 /// judged by the topic that it came from.
 #[test]
 fn topics_of_several_formats_become_one_dataset() {
-    let own = r#"{"type": "record", "name": "P", "fields": [
-        {"name": "id", "type": "long"}, {"name": "name", "type": "string"}]}"#;
-    let mut setting = Setting::new("several", 1, own);
-    let name = setting.dataset().to_owned();
-    let registry = Registry::shared();
-    let message = r#"syntax = "proto3"; package shop; message P { int32 id = 1; string name = 2; }"#;
-    let id = registry.register_as("PROTOBUF", &format!("{name}-protobuf"), message, &[]);
-    let topic = |format: &str| Topic::create(&format!("{name}.{format}"), 1);
-    let [avro, protobuf, changes] = ["avro", "protobuf", "changes"].map(topic);
-
-    let instance = Instance::new(&setting, "one");
-    let schema = setting.dir.path().join("reversed.avsc");
-    std::fs::write(&schema, REVERSED).expect("the schema is written");
-    let text = std::fs::read_to_string(instance.config()).expect("the configuration is there");
-    let source = format!(
-        r#"topics = ["{name}", "{avro}", "{protobuf}", "{changes}"],
-        formats."{avro}" = {{ format = "avro", schema = "{schema}" }},
-        formats."{protobuf}".format = "protobuf",
-        formats."{changes}" = {{ format = "json", envelope = "debezium", key_format = "json" }},"#,
-        avro = avro.name(),
-        protobuf = protobuf.name(),
-        changes = changes.name(),
-        schema = schema.display(),
-    );
-    let text = text.replace(&format!("topics = [\"{name}\"],"), &source);
-    std::fs::write(instance.config(), text).expect("the configuration is written");
-    instance.append(&format!("[schema_registry]\nurl = \"{}\"\n", registry.url()));
-
-    let row = |id: i64, name: &str| json!({"id": id, "name": name});
+    let Several { mut setting, instance, avro, protobuf, changes, id } = Several::new("several");
+    let row = Several::row;
     let text = |id: i64, name: &str| row(id, name).to_string();
-    let change = json!({"before": null, "after": row(4, "Dan"), "op": "c"}).to_string();
-    let gone = json!({"before": row(5, "Eve"), "after": null, "op": "d"}).to_string();
     // As another topic's are: none of them fits its own.
     setting.topic.produce([Record::upsert("1", text(1, "Ada")), Record::upsert("bad-0", b"\x06Ada\x02")]);
     avro.produce([Record::upsert("2", b"\x06Bob\x04"), Record::upsert("bad-1", text(2, "Bob"))]);
@@ -297,12 +334,9 @@ fn topics_of_several_formats_become_one_dataset() {
         Record::upsert("bad-2", text(3, "Cleo")),
     ]);
     changes.produce([
-        Record::upsert(r#"{"id": 4}"#, change),
-        Record::upsert(
-            r#"{"id": 5}"#,
-            json!({"before": null, "after": row(5, "Eve"), "op": "c"}).to_string(),
-        ),
-        Record::upsert(r#"{"id": 5}"#, gone),
+        Several::created(4, "Dan"),
+        Several::created(5, "Eve"),
+        Several::gone(5),
         Record::upsert("4", text(4, "Dan")),
     ]);
     for (key, name) in [(1, "Ada"), (2, "Bob"), (3, "Cleo"), (4, "Dan")] {

@@ -14,6 +14,7 @@ mod damage;
 mod debian;
 mod encodings;
 mod evolving;
+mod foreign;
 mod ground;
 mod hanging;
 mod hooks;

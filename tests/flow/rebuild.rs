@@ -356,3 +356,61 @@ async fn topics_of_several_formats_are_each_read_in_their_own() {
     assert_eq!(letters[0].header("__connect.errors.topic"), Some(several.protobuf.name()));
     process.stop(LONG).expect_code(0);
 }
+
+/// Each topic is read anew in its own format, its keys too: what is as it was makes no difference, and what was made anew is
+/// found under the keys that it had.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_of_several_formats_are_each_read_in_their_own() {
+    let mut several = Several::new("formats");
+    let bob = b"\x06Bob\x04";
+    several.setting.topic.produce([Record::upsert("1", Several::row(1, "Ada").to_string())]);
+    several.avro.produce([Record::upsert("2", bob)]);
+    several.protobuf.produce([
+        Record::upsert("3", several.message(b"\x08\x03\x12\x04Cleo")),
+        Record::upsert("30", several.message(b"\x08\x1e\x12\x04Cora")),
+    ]);
+    several.changes.produce([Several::created(4, "Dan"), Several::created(5, "Eve"), Several::gone(5)]);
+    let rows = [(1, "Ada"), (2, "Bob"), (3, "Cleo"), (30, "Cora"), (4, "Dan")];
+    for (id, name) in rows {
+        several.setting.model.insert(id.to_string().into(), Several::row(id, name));
+    }
+    let process = several.instance.started();
+    settled(&several.setting).await;
+    let rebuild = ["--yes", "--deletes", "--output", "json"];
+    let done = outcome(several.instance.run(&["rebuild"], &rebuild));
+    let counts = |done: &Value| ["upserts", "deletes", "letters"].map(|name| done[name].clone());
+    assert_eq!(counts(&done), [json!(0), json!(0), json!(0)], "{done}");
+    settled(&several.setting).await;
+    process.stop(LONG).expect_code(0);
+
+    make_anew(&several.protobuf, 1, &[]);
+    make_anew(&several.changes, 1, &[]);
+    several.protobuf.produce([
+        Record::upsert("3", several.message(b"\x08\x03\x12\x03Zoe")),
+        Record::upsert("31", several.message(b"\x08\x1f\x12\x03Kim")),
+        // As the topic in Avro has it.
+        Record::upsert("32", bob),
+    ]);
+    several.changes.produce([
+        Several::created(4, "Don"),
+        Several::created(6, "Flo"),
+        Several::created(7, "Guy"),
+        Several::gone(7),
+        Several::created(8, "Hal"),
+        Record::delete(r#"{"id": 8}"#),
+    ]);
+    several.setting.model.remove(&b"30"[..]);
+    for (id, name) in [(3, "Zoe"), (31, "Kim"), (4, "Don"), (6, "Flo")] {
+        several.setting.model.insert(id.to_string().into(), Several::row(id, name));
+    }
+    let mut process = several.instance.start();
+    process.wait_for_text("was deleted and created again", LONG);
+    let done = outcome(several.instance.run(&["rebuild"], &rebuild));
+    assert_eq!(counts(&done), [json!(4), json!(1), json!(1)], "{done}");
+    settled(&several.setting).await;
+    let letters = Topic::named(&format!("{}.dlq", several.setting.dataset())).read();
+    let keys: Vec<_> = letters.iter().map(|letter| letter.key.as_deref()).collect();
+    assert_eq!(keys, [Some(&b"32"[..])]);
+    assert_eq!(letters[0].header("__connect.errors.topic"), Some(several.protobuf.name()));
+    process.stop(LONG).expect_code(0);
+}

@@ -15,6 +15,8 @@ use stillwell_tests::workspace;
 use crate::mutate::{varint, zigzag};
 use crate::record::{AVRO, AVRO_KEY, JSON, PROTOBUF};
 
+mod values;
+
 fn put(name: &str, bytes: impl AsRef<[u8]>) {
     let path: PathBuf = workspace().join("tests/corpus").join(name);
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("it can be made");
@@ -245,70 +247,6 @@ fn schemas() {
     put("schema/empty-items.avsc", r#"{"type":"array","items":"null"}"#);
 }
 
-/// Values as they come from topics; no seals, so that each bit counts.
-fn values() {
-    let field = |number: u64, wire: u64, content: &[u8]| [&varint(number << 3 | wire)[..], content].concat();
-    let within = |number: u64, content: &[u8]| {
-        field(number, 2, &[&varint(content.len() as u64)[..], content].concat())
-    };
-    let nested = |levels: usize| (0..levels).fold(Vec::new(), |inner: Vec<u8>, _| within(6, &inner));
-    let entry =
-        |key: &str, value: u64| within(5, &[within(1, key.as_bytes()), field(2, 0, &varint(value))].concat());
-    let whole = [
-        within(1, b"P-1"),
-        field(2, 0, &varint(u64::MAX)),
-        field(3, 1, &2.5f64.to_le_bytes()),
-        within(4, &[1, 2, 3]),
-        entry("a", 1),
-        entry("a", 2),
-        within(6, &within(1, b"P-2")),
-        within(7, b""),
-        within(8, b"x"),
-        within(9, b"y"),
-        field(100, 3, &field(100, 4, b"")),
-    ];
-    put("protobuf/whole.bin", whole.concat());
-    put("protobuf/empty", "");
-    put("protobuf/nested.bin", nested(60));
-    put("protobuf/deep.bin", nested(400));
-    put("protobuf/deep-groups.bin", [[0xa3u8, 6].repeat(400), [0xa4, 6].repeat(400)].concat());
-    put("protobuf/many.bin", [0x3au8, 0].repeat(5_000));
-    put("protobuf/same-key.bin", entry("k", 1).repeat(1_000));
-    put("protobuf/length-of-max.bin", field(1, 2, &varint(u64::MAX)));
-    put("protobuf/length-of-4-gigabytes.bin", field(4, 2, &varint(u64::from(u32::MAX))));
-    put("protobuf/not-utf-8.bin", within(1, &[0xff, 0xfe]));
-    put("protobuf/varint-of-11-bytes.bin", field(2, 0, &[&[0xffu8; 10][..], &[1]].concat()));
-    put("protobuf/cut.bin", &whole.concat()[..20]);
-    put("protobuf/other-wire-type.bin", field(1, 0, &[1]));
-    put("protobuf/field-0.bin", [0u8, 0]);
-    put("protobuf/field-of-max.bin", field((1 << 29) - 1, 0, &[1]));
-    put("protobuf/wire-type-7.bin", [0x0fu8]);
-    put("protobuf/group-without-end.bin", [0xa3u8, 6]);
-    put("protobuf/end-without-group.bin", [0xa4u8, 6]);
-    put("protobuf/foreign.json", r#"{"id": "P-1"}"#);
-
-    let row = r#"{"id":"P-1","stock":1,"counts":{"a":1},"sizes":[1,2]}"#;
-    let change = |op: &str, before: &str, after: &str| {
-        format!(r#"{{"before":{before},"after":{after},"source":{{"lsn":[1]}},"op":"{op}","ts_ms":1}}"#)
-    };
-    put("change/created.json", change("c", "null", row));
-    put(
-        "change/wrapped.json",
-        format!(r#"{{"schema":{{"fields":[]}},"payload":{}}}"#, change("u", row, row)),
-    );
-    put("change/deleted.json", change("d", r#"{"id":"P-1","stock":null}"#, "null"));
-    put("change/deleted-silently.json", change("d", "null", "null"));
-    put("change/truncated-table.json", change("t", "null", "null"));
-    put("change/strange-op.json", change("m", "null", row));
-    put("change/no-row.json", change("u", row, "null"));
-    put("change/op-twice.json", r#"{"op":"c","after":{},"op":"d"}"#);
-    put("change/payload-of-payload.json", r#"{"payload":{"payload":{"op":"c"}}}"#);
-    put("change/plain.json", row);
-    put("change/deep.json", format!(r#"{{"x":{}{},"op":"c"}}"#, "[".repeat(400), "]".repeat(400)));
-    put("change/escaped.json", format!(r#"{{"\u006fp":"\u0063","\u0061fter":{row}}}"#));
-    put("change/empty", "");
-}
-
 /// A record as Kafka lays it out (`record.rs`).
 fn record(key: &[u8], value: &[u8], headers: &[(&str, Option<&[u8]>)]) -> Vec<u8> {
     let mut out = [bytes(key), bytes(value), zigzag(headers.len() as i64)].concat();
@@ -437,6 +375,6 @@ fn write_them() {
     messages();
     logs();
     schemas();
-    values();
+    values::write();
     records();
 }

@@ -10,3 +10,4 @@ mod play;
 mod record;
 mod reference;
 mod resolution;
+mod values;

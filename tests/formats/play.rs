@@ -2,11 +2,9 @@
 //!
 //! A value is said in a few words, an error in its own; what contradicts itself panics, which the caller tells.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use stillwell::codec::proto::File;
-use stillwell::codec::{self, Codec, Envelope, ExtraFields, KeyFormat, KeyRule};
 use stillwell::format::announcement::Message;
 use stillwell::format::chunk::{Chunk, Packer, Summary, carve};
 use stillwell::format::container::{AnyReader, Kind, LEVEL, Reader, compress, unpack};
@@ -21,6 +19,7 @@ use stillwell::{Shard, TopicId};
 use stillwell_tests::{scratch, workspace};
 
 use crate::record::record;
+use crate::values;
 
 /// A format.
 pub struct Format {
@@ -37,7 +36,7 @@ pub struct Format {
 }
 
 /// All of them.
-pub const ALL: [Format; 14] = [
+pub const ALL: [Format; 16] = [
     Format {
         name: "container",
         golden: &["delta/v1/plain.avro", "delta/v1/stored.avro", "snapshot/v1/stored.avro"],
@@ -115,8 +114,10 @@ pub const ALL: [Format; 14] = [
         memory: 1 << 20,
     },
     Format { name: "schema", golden: &[], play: schema, reseal: None, memory: 8 << 20 },
-    Format { name: "protobuf", golden: &[], play: protobuf, reseal: None, memory: 8 << 20 },
-    Format { name: "change", golden: &[], play: change, reseal: None, memory: 8 << 20 },
+    Format { name: "avro", golden: &[], play: values::avro, reseal: None, memory: 8 << 20 },
+    Format { name: "json", golden: &[], play: values::json, reseal: None, memory: 8 << 20 },
+    Format { name: "protobuf", golden: &[], play: values::protobuf, reseal: None, memory: 8 << 20 },
+    Format { name: "change", golden: &[], play: values::change, reseal: None, memory: 8 << 20 },
     Format { name: "record", golden: &[], play: record, reseal: None, memory: 8 << 20 },
 ];
 
@@ -129,55 +130,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
-}
-
-/// What a message and a change are read as.
-const PRODUCT: &str = r#"{"type":"record","name":"Product","fields":[
-    {"name":"id","type":"string"},
-    {"name":"stock","type":"long"},
-    {"name":"price","type":["null","double"],"default":null},
-    {"name":"sizes","type":{"type":"array","items":"int"},"default":[]},
-    {"name":"counts","type":{"type":"map","values":"long"},"default":{}},
-    {"name":"next","type":["null","Product"],"default":null},
-    {"name":"all","type":{"type":"array","items":"Product"},"default":[]}]}"#;
-/// The same of a message.
-const MESSAGE: &str = r#"syntax = "proto3";
-    message Product {
-      string id = 1; int64 stock = 2; optional double price = 3; repeated int32 sizes = 4;
-      map<string, int64> counts = 5; Product next = 6; repeated Product all = 7;
-      oneof which { string one = 8; bytes two = 9; }
-    }"#;
-
-/// Made once: text is slow to compile, and there are many cases.
-pub static FILE: LazyLock<Arc<File>> =
-    LazyLock::new(|| Arc::new(File::compile(MESSAGE, &[]).expect("a file")));
-/// The same of the schema.
-pub static SCHEMA: LazyLock<Arc<Schema>> =
-    LazyLock::new(|| Arc::new(Schema::dataset(PRODUCT).expect("a schema")));
-
-/// A value by the rules of `format`: what is read is a datum of its schema, which shows the same twice.
-fn value(format: codec::Format, key: KeyRule, bytes: &[u8]) -> Result<String, String> {
-    let schema = Arc::clone(&SCHEMA);
-    let mut codec = Codec::new(format, key, schema.clone()).expect("they go together");
-    let decoded = codec.decode(Some(br#"{"id":"k"}"#), Some(bytes)).map_err(|misfit| {
-        assert!(misfit.message.len() < 2_000, "{misfit}");
-        misfit.message
-    })?;
-    let Some(datum) = decoded.value else { return Ok("deleted".to_owned()) };
-    assert_eq!(schema.validate(datum), Ok(datum.len()));
-    let mut text = String::new();
-    codec::text::to_json(&schema, datum, &mut text).map_err(|malformed| malformed.to_string())?;
-    Ok(format!("{} bytes of JSON", text.len()))
-}
-
-fn protobuf(bytes: &[u8]) -> Result<String, String> {
-    let message = Arc::new(FILE.message(&[0]).expect("a message"));
-    value(codec::Format::protobuf(message), KeyRule::Kafka, bytes)
-}
-
-fn change(bytes: &[u8]) -> Result<String, String> {
-    let format = codec::Format::json(ExtraFields::Ignore).within(Envelope::Debezium);
-    value(format.with_keys(KeyFormat::Json), KeyRule::Fields(vec!["id".to_owned()]), bytes)
 }
 
 /// Plain bytes that a blob was announced with, at most.

@@ -20,7 +20,7 @@ use stillwell::record::SourcePartition;
 use stillwell::schema::Schema;
 use stillwell::schema::wire::take_long;
 
-use crate::play::{FILE, SCHEMA};
+use crate::values::{FILE, SCHEMA};
 
 /// The ids that the registry knows, each of its kind.
 pub const AVRO: u32 = 7;

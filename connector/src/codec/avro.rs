@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Error, Misfit, Stage};
-use crate::schema::{Malformed, Resolver, Schema};
+use super::room::anew;
+use super::{Bound, Error, Misfit, Stage};
+use crate::schema::{LARGE, Malformed, Resolver, Schema};
 
 /// Reads datums of one writer's schema as datums of the dataset's.
 #[derive(Debug)]
@@ -24,20 +25,21 @@ impl Avro {
 
     /// The datum in the dataset's schema.
     #[inline]
-    pub fn decode<'a>(&'a mut self, value: &'a [u8]) -> Result<&'a [u8], Misfit> {
+    pub fn decode<'a>(&'a mut self, value: &'a [u8], bound: Bound) -> Result<&'a [u8], Misfit> {
         let result = match &self.resolver {
             None => self.writer.validate(value).and_then(|length| match length == value.len() {
                 true => Ok(()),
                 false => Err(Malformed { at: length, what: "something behind the datum" }),
             }),
             Some(resolver) => {
-                self.out.clear();
-                resolver.resolve(value, &mut self.out)
+                anew(&mut self.out, value.len());
+                resolver.resolve_within(value, &mut self.out, bound.most())
             }
         };
         match result {
             Ok(()) if self.resolver.is_none() => Ok(value),
             Ok(()) => Ok(&self.out),
+            Err(malformed) if malformed.what == LARGE => Err(bound.swollen()),
             Err(malformed) => Err(self.misfit(value, malformed)),
         }
     }

@@ -1,13 +1,14 @@
-//! How large a record may be, before it is decoded.
+//! How large a record may be: as it came, before it is decoded, and as what it becomes.
 //!
 //! No format has such a bound of its own. It is there for all who hold the dataset: one row of a hundred megabytes goes
-//! into every reader's memory, every page of changes, every webhook.
+//! into every reader's memory, every page of changes, every webhook. A few bytes may become many: a number a name, nothing at
+//! all a record of defaults. So decoders stop at the bound, and what they make takes no more memory than it says.
 //!
 //! Owns: the measure. Does not own: what becomes of the record.
 
 use super::{Encoded, Misfit, Stage};
 
-/// Most bytes of a record, its key and its value together, as they came.
+/// Most bytes of a record, its key and its value together, as they came; and of its datum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound(u64);
 
@@ -19,6 +20,9 @@ impl Default for Bound {
 }
 
 impl Bound {
+    /// None.
+    pub const ANY: Bound = Bound(0);
+
     /// So many; 0: any.
     pub fn of(bytes: u64) -> Bound {
         Bound(bytes)
@@ -33,6 +37,28 @@ impl Bound {
         let len = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len) as u64;
         let bytes = len(record.key) + len(record.value);
         if bytes > self.0 && self.0 > 0 { Err(self.oversized(bytes)) } else { Ok(()) }
+    }
+
+    /// Most bytes of a datum.
+    #[inline]
+    pub(super) fn most(self) -> usize {
+        match self.0 {
+            0 => usize::MAX,
+            bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The misfit of a record whose datum would have more.
+    #[cold]
+    pub(super) fn swollen(self) -> Misfit {
+        Misfit {
+            stage: Stage::Oversized,
+            class: "stillwell.Oversized",
+            message: format!(
+                "in the dataset's schema the value has more than {0} bytes, and max_record_size is {0}",
+                self.0
+            ),
+        }
     }
 
     #[cold]

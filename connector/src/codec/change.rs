@@ -19,9 +19,10 @@ use std::sync::Arc;
 use memchr::memmem;
 
 use super::json::{self, scan};
-use super::{Error, ExtraFields, Misfit, Part, Stage, Told};
+use super::room::anew;
+use super::{Bound, Error, ExtraFields, Misfit, Part, Stage, Told};
 use crate::schema::wire::{put_bytes, put_long};
-use crate::schema::{Id, Malformed, Node, Resolver, Schema};
+use crate::schema::{Id, LARGE, Malformed, Node, Resolver, Schema};
 
 /// The class of misfits that say that a table was emptied.
 pub const TRUNCATED: &str = "stillwell.codec.Truncated";
@@ -208,7 +209,8 @@ impl Json {
         }
     }
 
-    pub fn decode<'a>(&'a mut self, text: &[u8]) -> Result<Told<'a>, Misfit> {
+    pub fn decode<'a>(&'a mut self, text: &[u8], bound: Bound) -> Result<Told<'a>, Misfit> {
+        self.scratch.iter_mut().for_each(|buffer| anew(buffer, text.len()));
         let no_json = |what: String| Misfit {
             stage: Stage::Decode,
             class: "stillwell.codec.MalformedJson",
@@ -220,7 +222,7 @@ impl Json {
         let begin = text.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(text.len());
         if text.get(begin) != Some(&b'{') {
             // For what is no object there are words.
-            self.after.decode(text)?;
+            self.after.decode(text, bound)?;
             return Err(none("it is no object"));
         }
         let fault = |(syntax, at): scan::Fault| match syntax {
@@ -257,11 +259,11 @@ impl Json {
         };
         match (done, row(parts.after), row(parts.before), &mut self.before) {
             (Op::Write, Some(after), ..) => {
-                Ok(Told::Upsert(self.lacks.nothing(self.after.decode_part(text, after)?)?))
+                Ok(Told::Upsert(self.lacks.nothing(self.after.decode_part(text, after, bound)?)?))
             }
             (Op::Write, None, ..) => Err(no_row("a write")),
             (Op::Delete, _, Some(before), Some(reader)) => {
-                Ok(Told::Delete(Some(reader.decode_part(text, before)?)))
+                Ok(Told::Delete(Some(reader.decode_part(text, before, bound)?)))
             }
             (Op::Delete, ..) => Ok(Told::Delete(None)),
         }
@@ -312,11 +314,14 @@ impl Avro {
         Ok(Avro { after, before, writer, lacks: Lacks::new(schema), out: Vec::new() })
     }
 
-    pub fn decode<'a>(&'a mut self, value: &[u8]) -> Result<Told<'a>, Misfit> {
+    pub fn decode<'a>(&'a mut self, value: &[u8], bound: Bound) -> Result<Told<'a>, Misfit> {
         let Avro { writer, after, before, lacks, out } = self;
         let writer = &*writer;
-        out.clear();
+        anew(out, value.len());
         let malformed = |malformed: Malformed| {
+            if malformed.what == LARGE {
+                return bound.swollen();
+            }
             let name = writer.nodes.title(writer.nodes.root);
             let empty = value.is_empty();
             Misfit {
@@ -344,7 +349,7 @@ impl Avro {
                 return whole.map(|()| Told::Delete(None)).map_err(malformed);
             }
         };
-        resolver.resolve(value, out).map_err(malformed)?;
+        resolver.resolve_within(value, out, bound.most()).map_err(malformed)?;
         // The row stands in a union with null, which comes first.
         match (out.split_first(), done) {
             (Some((0, _)) | None, Op::Write) => Err(no_row("a write")),

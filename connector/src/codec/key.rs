@@ -1,6 +1,7 @@
 //! Keys out of a value's fields (docs/formats.md, "Keys").
 
 use super::part::Part;
+use super::room::anew;
 use super::{Error, Misfit, Stage};
 use crate::schema::node::Nodes;
 use crate::schema::{Id, Malformed, Node, Schema};
@@ -89,7 +90,7 @@ impl Fields {
 
     /// Writes the key of `datum` into `out`, which is cleared first.
     pub fn write(&self, schema: &Schema, datum: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> {
-        out.clear();
+        anew(out, datum.len());
         let composite = self.0.len() > 1;
         for (at, path) in self.0.iter().enumerate() {
             if at > 0 {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use super::json::{self, scan};
 use super::key::{self, Fields};
-use super::{Error, ExtraFields, KeyFormat, Misfit, SchemaId, Stage, Unread, Written};
+use super::room::anew;
+use super::{Bound, Error, ExtraFields, KeyFormat, Misfit, SchemaId, Stage, Unread, Written};
 use super::{proto, registered};
 use crate::schema::Schema;
 
@@ -149,7 +150,7 @@ impl Json {
                 }
             }
         }
-        self.out.clear();
+        anew(&mut self.out, text.len());
         if text.get(place.0) != Some(&b'{') {
             if self.named.as_ref().is_some_and(|(_, _, fields)| fields.are_several()) {
                 let what = "the key is one value, and those of the dataset are made of several";
@@ -165,7 +166,7 @@ impl Json {
                 _ => self.part(text, place, false)?,
             }
         } else if let Some((reader, schema, fields)) = &mut self.named {
-            let datum = reader.decode_part(text, place).map_err(of_key)?;
+            let datum = reader.decode_part(text, place, Bound::ANY).map_err(of_key)?;
             fields.write(schema, datum, &mut self.out)?;
         } else {
             self.whole(text)?;
@@ -176,8 +177,8 @@ impl Json {
     /// The members of the object at `from`, by name.
     fn collect(&mut self, text: &[u8], from: usize) -> Result<(), scan::Fault> {
         let Json { scratch, names, members, .. } = self;
-        names.clear();
-        members.clear();
+        anew(names, text.len());
+        anew(members, text.len());
         scan::members(text, from, scratch, |name, value| {
             let start = names.len();
             names.extend_from_slice(name);

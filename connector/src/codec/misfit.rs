@@ -13,7 +13,7 @@ pub enum Stage {
     Validate,
     /// The key is missing, or the value's fields do not make one.
     Key,
-    /// It is larger than `max_record_size`; what is in it was not looked at.
+    /// It is larger than `max_record_size`, and was not looked at; or what it says would be.
     Oversized,
     /// It fits, and the log had no room for it: `shed = "dead_letter"`.
     Shed,

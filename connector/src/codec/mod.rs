@@ -39,6 +39,7 @@ mod misfit;
 mod part;
 pub mod proto;
 mod raw;
+mod room;
 mod typed;
 pub mod text;
 
@@ -154,6 +155,7 @@ pub struct Codec {
     /// Where values may be deletes: what is left of a record that is gone, and the key's fields in it.
     gone: Option<(Arc<Schema>, key::Fields)>,
     changes: bool,
+    bound: Bound,
 }
 
 #[derive(Debug)]
@@ -253,7 +255,14 @@ impl Codec {
             KeyRule::Kafka => &[],
         };
         let keys = keys::Keys::new(keys, names, alone.as_ref().map(|(alone, _)| alone))?;
-        Ok(Codec { others: others?, schema, reader, fields, key: Vec::new(), keys, gone, changes })
+        let bound = Bound::ANY;
+        Ok(Codec { others: others?, schema, reader, fields, key: Vec::new(), keys, gone, changes, bound })
+    }
+
+    /// From now on records may be so large. Without: of any size.
+    pub fn set_bound(&mut self, bound: Bound) {
+        self.bound = bound;
+        self.others.iter_mut().for_each(|(_, other)| other.set_bound(bound));
     }
 
     /// Whether more of a record is looked at than its key and value, so that [`Encoded`] needs it: headers, which may name
@@ -291,8 +300,11 @@ impl Codec {
         }
     }
 
-    /// A schema that this record names and that is not known; for who asks before it reads.
+    /// A schema that this record names and that is not known; for who asks before it reads. None of one that is too large.
     pub fn unknown(&self, record: Encoded<'_>) -> Option<SchemaId> {
+        if self.bound.check(record).is_err() {
+            return None;
+        }
         if let Some((_, other)) = self.others.iter().find(|(named, _)| Some(&**named) == record.topic) {
             return other.unknown(record);
         }
@@ -341,12 +353,13 @@ impl Codec {
     /// # Errors
     /// [`Unread`].
     pub fn read<'a>(&'a mut self, record: Encoded<'a>) -> Result<Decoded<'a>, Unread> {
+        self.bound.check(record)?;
         // One body, with one place where values are decoded, and what reads Avro inlined into it: a record and a result
         // are ten and six words, which each call between would copy once more.
         let Encoded { key, value, key_header, value_header, topic } = record;
-        let Codec { schema, reader, fields, key: made, keys, gone, .. } = self.of(topic);
+        let Codec { schema, reader, fields, key: made, keys, gone, bound, .. } = self.of(topic);
         let told = match value {
-            Some(value) => reader.decode(value, value_header)?,
+            Some(value) => reader.decode(value, value_header, *bound)?,
             None => Told::Delete(None),
         };
         // Where a change comes without a key it has said what it is: a table that was emptied has none.
@@ -386,15 +399,20 @@ impl Codec {
 
 impl Reader {
     #[inline(always)]
-    fn decode<'a>(&'a mut self, value: &'a [u8], header: Option<&[u8]>) -> Result<Told<'a>, Unread> {
+    fn decode<'a>(
+        &'a mut self,
+        value: &'a [u8],
+        header: Option<&[u8]>,
+        bound: Bound,
+    ) -> Result<Told<'a>, Unread> {
         Ok(match self {
-            Reader::Json(json) => Told::Upsert(json.decode(frame::behind(value))?),
-            Reader::JsonChanges(changes) => changes.decode(frame::behind(value))?,
-            Reader::Checked(ids, reader) => return checked(ids, reader, value, header),
-            Reader::Avro(avro) => Told::Upsert(avro.decode(value)?),
-            Reader::AvroChanges(changes) => changes.decode(value)?,
-            Reader::Protobuf(messages) => Told::Upsert(messages.decode(value)?),
-            Reader::Registered(registered) => registered.decode(value, header)?,
+            Reader::Json(json) => Told::Upsert(json.decode(frame::behind(value), bound)?),
+            Reader::JsonChanges(changes) => changes.decode(frame::behind(value), bound)?,
+            Reader::Checked(ids, reader) => return checked(ids, reader, value, header, bound),
+            Reader::Avro(avro) => Told::Upsert(avro.decode(value, bound)?),
+            Reader::AvroChanges(changes) => changes.decode(value, bound)?,
+            Reader::Protobuf(messages) => Told::Upsert(messages.decode(value, bound)?),
+            Reader::Registered(registered) => registered.decode(value, header, bound)?,
             Reader::Raw(raw) => Told::Upsert(raw.decode(value)),
         })
     }
@@ -407,8 +425,9 @@ fn checked<'a>(
     reader: &'a mut Reader,
     value: &'a [u8],
     header: Option<&[u8]>,
+    bound: Bound,
 ) -> Result<Told<'a>, Unread> {
-    reader.decode(ids.check(value, header)?, None)
+    reader.decode(ids.check(value, header)?, None, bound)
 }
 
 #[cold]

@@ -1,5 +1,6 @@
 //! Raw bytes: any value is a datum of `bytes`, its length put before it.
 
+use super::room::anew;
 use crate::schema::wire::put_bytes;
 
 /// Makes datums of bytes.
@@ -11,7 +12,7 @@ pub(super) struct Raw {
 impl Raw {
     /// The datum of `value`.
     pub fn decode(&mut self, value: &[u8]) -> &[u8] {
-        self.out.clear();
+        anew(&mut self.out, value.len());
         put_bytes(&mut self.out, value);
         &self.out
     }

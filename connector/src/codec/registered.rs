@@ -15,7 +15,7 @@ use super::avro::Avro;
 use super::frame::{self, KEY_HEADER, SchemaId, Unframed, VALUE_HEADER};
 use super::key::Fields;
 use super::proto::{self, File, Message, Protobuf};
-use super::{Kind, Misfit, Stage, Told, Unread, Written, change};
+use super::{Bound, Kind, Misfit, Stage, Told, Unread, Written, change};
 use crate::schema::{Malformed, Schema};
 
 /// Most schemas on a shelf.
@@ -99,12 +99,17 @@ impl Registered {
 
     /// The datum in the dataset's schema; `header` is what names the value's schema beside it, if anything does.
     #[inline(always)]
-    pub fn decode<'a>(&'a mut self, value: &'a [u8], header: Option<&[u8]>) -> Result<Told<'a>, Unread> {
+    pub fn decode<'a>(
+        &'a mut self,
+        value: &'a [u8],
+        header: Option<&[u8]>,
+        bound: Bound,
+    ) -> Result<Told<'a>, Unread> {
         let (id, datum) = framed(value, header).map_err(|why| unframed(why, Stage::Decode, header))?;
         match self.shelf.find(id, Stage::Decode)? {
-            Reader::Avro(avro) => Ok(Told::Upsert(avro.decode(datum)?)),
-            Reader::Changes(changes) => Ok(changes.decode(datum)?),
-            Reader::Protobuf(types) => message(types, &self.schema, (id, datum), header),
+            Reader::Avro(avro) => Ok(Told::Upsert(avro.decode(datum, bound)?)),
+            Reader::Changes(changes) => Ok(changes.decode(datum, bound)?),
+            Reader::Protobuf(types) => message(types, &self.schema, (id, datum), header, bound),
         }
     }
 
@@ -143,10 +148,11 @@ fn message<'a>(
     schema: &Arc<Schema>,
     (id, bytes): (SchemaId, &'a [u8]),
     header: Option<&[u8]>,
+    bound: Bound,
 ) -> Result<Told<'a>, Unread> {
     let make = |message: &Message| Protobuf::new(message, schema);
     let (messages, bytes) = types.find(id, bytes, header, Stage::Decode, make)?;
-    Ok(Told::Upsert(messages.decode(bytes)?))
+    Ok(Told::Upsert(messages.decode(bytes, bound)?))
 }
 
 #[cold]

@@ -4,6 +4,7 @@ use super::*;
 use crate::schema::reference::{self, Dice, Style};
 use crate::schema::wire::{put_bytes, put_long};
 
+mod large;
 mod properties;
 
 fn codec(schema: &str, extra_fields: ExtraFields) -> Codec {

@@ -51,7 +51,6 @@ impl Schemas {
 /// Reads records as the dataset's writer would.
 pub struct Fit {
     codec: Codec,
-    bound: Bound,
     schemas: Schemas,
 }
 
@@ -67,7 +66,9 @@ impl Fit {
         bound: Bound,
         schemas: Schemas,
     ) -> Result<Fit, codec::Error> {
-        Ok(Fit { codec: Codec::new(format.clone(), rule.clone(), schema.clone())?, bound, schemas })
+        let mut codec = Codec::new(format.clone(), rule.clone(), schema.clone())?;
+        codec.set_bound(bound);
+        Ok(Fit { codec, schemas })
     }
 
     /// Why a record would fail; `None`: it fits. Blocks, within a runtime.
@@ -75,9 +76,6 @@ impl Fit {
     /// # Errors
     /// [`Error::Registry`]: it does not answer.
     pub fn misfit(&mut self, record: Encoded<'_>) -> Result<Option<String>, Error> {
-        if let Err(oversized) = self.bound.check(record) {
-            return Ok(Some(oversized.message));
-        }
         self.schemas.teach(&mut self.codec, record)?;
         Ok(self.codec.read(record).err().map(|unread| unread.misfit().message))
     }

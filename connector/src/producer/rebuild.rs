@@ -169,7 +169,8 @@ pub fn fold(
 ) -> Result<Folded, Error> {
     let sources = plan.positions.iter().map(|position| position.source.clone()).collect();
     let fold = Fold::new(cache.clone(), identity.clone(), options.schema.clone(), sources);
-    let codec = Codec::new(options.format.clone(), options.key.clone(), options.schema.clone())?;
+    let mut codec = Codec::new(options.format.clone(), options.key.clone(), options.schema.clone())?;
+    codec.set_bound(options.bound);
     let mut reading = Reading {
         options,
         plan,
@@ -369,11 +370,7 @@ impl Reading<'_> {
         while let Some(id) = self.codec.unknown(record).filter(|id| !self.strangers.contains(id)) {
             self.learn(id)?;
         }
-        let read = match self.options.bound.check(record) {
-            Ok(()) => self.codec.read(record),
-            Err(oversized) => Err(oversized.into()),
-        };
-        let unread = match read {
+        let unread = match self.codec.read(record) {
             Ok(decoded) => return Ok(self.folded.fold.push(decoded.key, decoded.value, stamp)?),
             Err(unread) => unread,
         };

@@ -17,10 +17,12 @@ use crate::repeat::Tally;
 use crate::schema::Schema;
 use crate::telemetry::ProducerMetrics;
 
+/// Bytes that are kept for letters.
+const KEPT: usize = 1 << 20;
+
 /// Decodes records into chunks. One per source thread: it reuses its buffers.
 pub struct Validator {
     codec: Codec,
-    bound: Bound,
     letter: Vec<u8>,
     /// Keeps the original of what fits, too; a buffer for it.
     original: Option<Vec<u8>>,
@@ -83,7 +85,6 @@ impl Validator {
     ) -> Result<Validator, codec::Error> {
         Ok(Validator {
             codec: Codec::new(format, key, schema)?,
-            bound: Bound::default(),
             letter: Vec::new(),
             original: None,
             metrics,
@@ -95,7 +96,7 @@ impl Validator {
     /// The same for records of at most this size.
     #[must_use]
     pub fn bounded(mut self, bound: Bound) -> Validator {
-        self.bound = bound;
+        self.codec.set_bound(bound);
         self
     }
 
@@ -129,11 +130,7 @@ impl Validator {
     ) -> Result<(), Unread> {
         let (offset, timestamp) = (message.offset(), message.timestamp_ms());
         let record = message.encoded(self.codec.looks_around());
-        let read = match self.bound.check(record) {
-            Ok(()) => self.codec.read(record),
-            Err(oversized) => Err(oversized.into()),
-        };
-        let misfit = match read {
+        let misfit = match self.codec.read(record) {
             Ok(decoded) => {
                 let body = match decoded.value {
                     Some(value) => Body::Upsert { key: decoded.key, value },
@@ -154,6 +151,10 @@ impl Validator {
         self.misfit(&misfit, message, source);
         let slot = chunk.slot(source, next);
         chunk.push(slot, offset, timestamp, Body::Misfit { letter: &self.letter });
+        // A giant is rare, and its letter more than is kept for the next one.
+        if self.letter.capacity() > KEPT {
+            self.letter = Vec::new();
+        }
         Err(misfit.into())
     }
 

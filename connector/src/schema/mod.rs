@@ -42,6 +42,9 @@ pub const MAX_DEPTH: usize = 128;
 /// could claim four billion of them.
 pub const MAX_EMPTY_ITEMS: usize = 1 << 16;
 
+/// What is wrong with a datum that would be longer than it may be ([`Resolver::resolve_within`]).
+pub const LARGE: &str = "it would be longer than it may be";
+
 /// Why a schema cannot be used. None goes away by itself: somebody changes the schema.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

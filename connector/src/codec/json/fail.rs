@@ -40,6 +40,8 @@ pub(super) enum What {
     Deep,
     /// Too many items that take no bytes.
     Empty,
+    /// The datum has more bytes than it may; said by the bound itself.
+    Large,
     /// Union branches were tried too often.
     Ambiguous,
 }
@@ -47,7 +49,7 @@ pub(super) enum What {
 impl What {
     /// Whether no other branch of a union can do better.
     pub fn is_final(self) -> bool {
-        matches!(self, What::Syntax(_) | What::Deep | What::Ambiguous | What::Empty)
+        matches!(self, What::Syntax(_) | What::Deep | What::Ambiguous | What::Empty | What::Large)
     }
 }
 
@@ -114,6 +116,7 @@ pub(super) fn misfit(nodes: &Nodes, text: &[u8], what: What, at: usize, trail: &
         What::Empty => {
             ("stillwell.codec.TooLarge", "more than 65536 list items that take no bytes".to_owned())
         }
+        What::Large => ("stillwell.codec.TooLarge", "it would be larger than it may be".to_owned()),
         What::Ambiguous => (
             "stillwell.codec.AmbiguousUnion",
             "too many branches of nested unions fit its beginning; make them differ".to_owned(),

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use self::fail::{Segment, Stop, What};
 use self::lex::{LIST_NEXT, Lex, NO_VALUE, OBJECT_NEXT};
 use self::plan::Plan;
-use super::{ExtraFields, Misfit, Stage};
+use super::room::anew;
+use super::{Bound, ExtraFields, Misfit, Stage};
 use crate::schema::node::{Nodes, Step};
 use crate::schema::wire::{close_block, put_bytes};
 use crate::schema::{Id, MAX_DEPTH, MAX_EMPTY_ITEMS, Node, Schema};
@@ -85,25 +86,27 @@ impl Json {
     }
 
     /// The datum of `text`, until the next call.
-    pub fn decode(&mut self, text: &[u8]) -> Result<&[u8], Misfit> {
+    pub fn decode(&mut self, text: &[u8], bound: Bound) -> Result<&[u8], Misfit> {
         let malformed = |class, message: String| Misfit { stage: Stage::Decode, class, message };
         // Once for the whole text, so that strings can be copied as they are; for ASCII it takes next to nothing.
         if let Err(error) = std::str::from_utf8(text) {
             let message = format!("the value is not JSON: not UTF-8 (byte {})", error.valid_up_to());
             return Err(malformed("stillwell.codec.MalformedJson", message));
         }
-        self.decode_part(text, (0, text.len()))
+        self.decode_part(text, (0, text.len()), bound)
     }
 
     /// The datum of a part of `text`, which is known to be UTF-8, until the next call. Places in messages are the text's.
-    pub fn decode_part(&mut self, text: &[u8], (from, to): scan::Place) -> Result<&[u8], Misfit> {
+    pub fn decode_part(
+        &mut self,
+        text: &[u8],
+        (from, to): scan::Place,
+        bound: Bound,
+    ) -> Result<&[u8], Misfit> {
         let malformed = |class, message: String| Misfit { stage: Stage::Decode, class, message };
-        self.buffers.out.clear();
-        self.buffers.pieces.clear();
-        self.buffers.trail.clear();
-        self.buffers.keys.clear();
         let nodes = &self.schema.nodes;
         let part = text.get(from..to).unwrap_or_default();
+        self.buffers.anew(part.len());
         let mut pass = Pass {
             nodes,
             plans: &self.plans,
@@ -112,12 +115,16 @@ impl Json {
             length: to,
             buffers: &mut self.buffers,
             fuel: part.len().saturating_mul(16).saturating_add(4096),
+            most: bound.most(),
             empty_items: 0,
             what: What::Syntax(NO_VALUE),
             left: 0,
         };
         if let Err(Stop) = pass.whole() {
             let (what, at) = (pass.what, to - pass.left);
+            if what == What::Large {
+                return Err(bound.swollen());
+            }
             return Err(match part.trim_ascii() {
                 b"" => malformed(
                     "stillwell.codec.EmptyValue",
@@ -134,6 +141,29 @@ impl Json {
     }
 }
 
+impl Buffers {
+    /// For a text of so many bytes.
+    fn anew(&mut self, bytes: usize) {
+        let Buffers { out, text, pieces, ordered, follows: _, trail, keys } = self;
+        for buffer in [out, text, ordered] {
+            anew(buffer, bytes);
+        }
+        anew(pieces, bytes);
+        anew(keys, bytes);
+        trail.clear();
+    }
+}
+
+#[cfg(test)]
+impl Json {
+    /// Bytes of its buffers.
+    pub fn held(&self) -> usize {
+        let Buffers { out, text, pieces, ordered, keys, .. } = &self.buffers;
+        let stacks = pieces.capacity() * size_of::<(usize, usize)>() + keys.capacity() * size_of::<Key>();
+        out.capacity() + text.capacity() + ordered.capacity() + stacks
+    }
+}
+
 /// One walk over one text.
 struct Pass<'p, 't> {
     nodes: &'p Nodes,
@@ -144,6 +174,8 @@ struct Pass<'p, 't> {
     buffers: &'p mut Buffers,
     /// Bytes that may still be read in vain, by trying union branches.
     fuel: usize,
+    /// Most bytes of the datum.
+    most: usize,
     empty_items: usize,
     /// After a [`Stop`]: what it was, and how many bytes were left.
     what: What,
@@ -240,6 +272,12 @@ impl<'t> Pass<'_, 't> {
         }
     }
 
+    /// After each item, and each record: both may be nothing but defaults.
+    #[inline]
+    fn room(&mut self) -> Result<(), Stop> {
+        if self.buffers.out.len() > self.most { self.stop(What::Large) } else { Ok(()) }
+    }
+
     fn list(&mut self, id: Id, items: Id, depth: usize) -> Result<(), Stop> {
         if self.lex.rest.first() != Some(&b'[') {
             return self.wrong(id);
@@ -257,6 +295,7 @@ impl<'t> Pass<'_, 't> {
             if let Err(Stop) = self.value(items, depth) {
                 return Err(self.within(Segment::Item(count)));
             }
+            self.room()?;
             count += 1;
             self.lex.space();
             if self.lex.take(b',') {
@@ -309,6 +348,7 @@ impl<'t> Pass<'_, 't> {
             if let Err(Stop) = self.value(values, depth) {
                 return Err(self.within(named));
             }
+            self.room()?;
             count += 1;
             self.lex.space();
             if self.lex.take(b',') {

@@ -67,12 +67,12 @@ impl Pass<'_, '_> {
                         None => return self.stop(What::Missing(id, at)),
                     }
                 }
-                Ok(())
             }
             Some((base, start)) => {
-                self.reorder(id, fields.get(done..).unwrap_or_default(), done, (base, start), depth)
+                self.reorder(id, fields.get(done..).unwrap_or_default(), done, (base, start), depth)?;
             }
         }
+        self.room()
     }
 
     /// Encodes a field that came out of order; `slot` is where its piece is noted, `None` if it came before.

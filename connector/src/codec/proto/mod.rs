@@ -19,7 +19,7 @@ use std::sync::Arc;
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 
 use super::key::Fields;
-use super::{Error, Misfit};
+use super::{Bound, Error, Misfit};
 use crate::schema::Schema;
 
 mod plan;
@@ -239,7 +239,7 @@ impl Key {
     }
 
     pub fn decode(&mut self, bytes: &[u8]) -> Result<&[u8], Misfit> {
-        let datum = self.messages.decode(bytes).map_err(super::keys::of_key)?;
+        let datum = self.messages.decode(bytes, Bound::ANY).map_err(super::keys::of_key)?;
         self.fields.write(&self.schema, datum, &mut self.out)?;
         Ok(&self.out)
     }

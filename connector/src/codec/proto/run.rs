@@ -2,7 +2,7 @@
 //!
 //! What bounds it: a field that is noted takes at least two bytes of the message; nesting is counted, of groups that are
 //! passed over, too; a datum is at most [`GROWTH`] times as long as its message, and [`ROOM`] more, since defaults are
-//! written for what takes no bytes there.
+//! written for what takes no bytes there, and no longer than the dataset takes.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::Message;
 use super::plan::{self, Absent, How, Item, Number, Plan, Source, Target, UNMAPPED, Value, wire};
 use super::reader::Reader;
-use crate::codec::{Error, Misfit, Stage, key};
+use crate::codec::room::anew;
+use crate::codec::{Bound, Error, Misfit, Stage, key};
 use crate::schema::wire::{close_block, put_bytes, put_long};
 use crate::schema::{MAX_DEPTH, MAX_EMPTY_ITEMS, Schema};
 
@@ -91,17 +92,20 @@ impl Protobuf {
     }
 
     /// The datum of a message, until the next call. No bytes at all are a message without fields.
-    pub fn decode(&mut self, bytes: &[u8]) -> Result<&[u8], Misfit> {
-        let Buffers { out, seen, entries, trail, .. } = &mut self.buffers;
-        out.clear();
-        seen.clear();
-        entries.clear();
+    pub fn decode(&mut self, bytes: &[u8], bound: Bound) -> Result<&[u8], Misfit> {
+        let Buffers { out, seen, entries, kept, trail, text } = &mut self.buffers;
+        for buffer in [out, kept, text] {
+            anew(buffer, bytes.len());
+        }
+        anew(seen, bytes.len());
+        anew(entries, bytes.len());
         trail.clear();
-        let most = bytes.len().saturating_mul(GROWTH).saturating_add(ROOM);
+        let most = bytes.len().saturating_mul(GROWTH).saturating_add(ROOM).min(bound.most());
         seen.push(Seen { slot: 0, oneof: 0, wire: wire::BYTES, from: 0, to: bytes.len(), bits: 0 });
         let mut run = Run { plan: &self.plan, bytes, buffers: &mut self.buffers, most, empty_items: 0 };
         match run.record(0, (0, 1), MAX_DEPTH) {
             Ok(()) => Ok(&self.buffers.out),
+            Err(Stop(What::Large, _)) if self.buffers.out.len() > bound.most() => Err(bound.swollen()),
             Err(Stop(what, at)) => Err(self.misfit(what, at)),
         }
     }
@@ -173,9 +177,22 @@ impl Run<'_> {
     /// Writes the record of a message that lies in these parts of what was seen: a message that comes twice is one that has
     /// the fields of both.
     fn record(&mut self, at: usize, parts: (usize, usize), depth: usize) -> Result<(), Stop> {
-        let place = self.buffers.seen.get(parts.0).map_or(0, |part| part.from);
-        let depth = depth.checked_sub(1).ok_or(Stop(What::Deep, place))?;
+        let depth = depth.checked_sub(1).ok_or(Stop(What::Deep, self.place(parts.0)))?;
         self.fields(at, parts, depth)
+    }
+
+    /// Where what was seen begins in the message.
+    fn place(&self, seen: usize) -> usize {
+        self.buffers.seen.get(seen).map_or(0, |seen| seen.from)
+    }
+
+    /// Begins a list or a map, which is one block: where its count will stand, and how deep its items may be.
+    fn block(&mut self, branch: Option<u32>, from: usize, depth: usize) -> Result<(usize, usize), Stop> {
+        let depth = depth.checked_sub(1).ok_or(Stop(What::Deep, self.place(from)))?;
+        plan::put_branch(branch, &mut self.buffers.out);
+        let start = self.buffers.out.len();
+        self.buffers.out.push(0);
+        Ok((start, depth))
     }
 
     fn fields(&mut self, at: usize, (first, last): (usize, usize), depth: usize) -> Result<(), Stop> {
@@ -297,11 +314,7 @@ impl Run<'_> {
         (from, to): (usize, usize),
         depth: usize,
     ) -> Result<(), Stop> {
-        let begin = self.buffers.seen.get(from).map_or(0, |seen| seen.from);
-        let depth = depth.checked_sub(1).ok_or(Stop(What::Deep, begin))?;
-        plan::put_branch(branch, &mut self.buffers.out);
-        let start = self.buffers.out.len();
-        self.buffers.out.push(0);
+        let (start, depth) = self.block(branch, from, depth)?;
         let mut count = 0;
         for at in from..to {
             let Some(seen) = self.buffers.seen.get(at).copied() else { continue };
@@ -331,7 +344,7 @@ impl Run<'_> {
         if empty {
             self.empty_items += count;
             if self.empty_items > MAX_EMPTY_ITEMS {
-                return Err(Stop(What::Empty, begin));
+                return Err(Stop(What::Empty, self.place(from)));
             }
         }
         close_block(&mut self.buffers.out, start, count);
@@ -345,11 +358,7 @@ impl Run<'_> {
         (from, to): (usize, usize),
         depth: usize,
     ) -> Result<(), Stop> {
-        let begin = self.buffers.seen.get(from).map_or(0, |seen| seen.from);
-        let depth = depth.checked_sub(1).ok_or(Stop(What::Deep, begin))?;
-        plan::put_branch(branch, &mut self.buffers.out);
-        let start = self.buffers.out.len();
-        self.buffers.out.push(0);
+        let (start, depth) = self.block(branch, from, depth)?;
         let base = self.buffers.entries.len();
         for at in from..to {
             if let Some(seen) = self.buffers.seen.get(at) {
@@ -466,7 +475,7 @@ impl Run<'_> {
 
     /// A timestamp, in so many parts of a second.
     fn time(&mut self, parts: i64, places: (usize, usize)) -> Result<(), Stop> {
-        let at = self.buffers.seen.get(places.0).map_or(0, |seen| seen.from);
+        let at = self.place(places.0);
         let range = || Stop(What::Range, at);
         let seconds = self.inner(places, 1)?.map_or(Ok(0), |seen| number(&seen))? as i64;
         let nanos = i64::from(self.inner(places, 2)?.map_or(Ok(0), |seen| number(&seen))? as i32);

@@ -110,7 +110,7 @@ impl Encoder {
             target: Target::new(format, schema)?,
             others: others.collect::<Result<_, codec::Error>>()?,
             check: Codec::new(format.clone(), key.clone(), Arc::clone(schema))?,
-            bound: Bound::default(),
+            bound: Bound::ANY,
             keys: None,
             schema: Arc::clone(schema),
             fields: match key {
@@ -124,6 +124,13 @@ impl Encoder {
     #[must_use]
     pub fn bounded(mut self, bound: Bound) -> Encoder {
         self.bound = bound;
+        self.check.set_bound(bound);
+        let others = self.others.iter_mut().map(|(_, target)| target);
+        for target in others.chain([&mut self.target]) {
+            if let Target::Avro { json, .. } | Target::Raw { json } = target {
+                json.set_bound(bound);
+            }
+        }
         self
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use self::compare::{Compare, Misfits};
 use self::run::Run;
 use super::node::{Default, Id};
-use super::{Error, MAX_DEPTH, Malformed, Mismatch, Schema};
+use super::{Error, LARGE, MAX_DEPTH, Malformed, Mismatch, Schema};
 
 mod compare;
 mod run;
@@ -126,9 +126,18 @@ impl Resolver {
     /// # Errors
     /// [`Malformed`]; `out` is as long as before then.
     pub fn resolve(&self, datum: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+        self.resolve_within(datum, out, usize::MAX)
+    }
+
+    /// The same for a reader's datum of at most so many bytes: of any length are defaults, for a writer's that may have none.
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`]; [`LARGE`] where it would be longer.
+    pub fn resolve_within(&self, datum: &[u8], out: &mut Vec<u8>, most: usize) -> Result<(), Malformed> {
         let start = out.len();
-        let mut run = Run { resolver: self, rest: datum, out, places: Vec::new(), empty_items: 0 };
-        let mut result = run.act(self.root, MAX_DEPTH);
+        let most = start.saturating_add(most);
+        let mut run = Run { resolver: self, rest: datum, out, most, places: Vec::new(), empty_items: 0 };
+        let mut result = run.act(self.root, MAX_DEPTH).and_then(|()| run.room());
         if result.is_ok() && !run.rest.is_empty() {
             result = Err("something behind the datum");
         }

@@ -1,6 +1,6 @@
 //! The acts carried out on one datum. Bytes may be hostile; what bounds the work is what bounds `skip`.
 
-use super::{Act, ActId, Fields, Part, Resolver, Source};
+use super::{Act, ActId, Fields, LARGE, Part, Resolver, Source};
 use crate::schema::node::{Default, Id};
 use crate::schema::skip::{self, DEEP, count_empty, take_count};
 use crate::schema::wire::{put_long, take_bytes, take_int, take_long};
@@ -10,6 +10,8 @@ pub(super) struct Run<'a, 'b> {
     pub resolver: &'a Resolver,
     pub rest: &'b [u8],
     pub out: &'a mut Vec<u8>,
+    /// Most bytes of `out`.
+    pub most: usize,
     /// A stack: where fields of records lie that are read out of order. Counted from the end, since `rest` shrinks.
     pub places: Vec<&'b [u8]>,
     pub empty_items: usize,
@@ -85,6 +87,7 @@ impl Run<'_, '_> {
                     }
                     for _ in 0..count {
                         self.act(*items, depth)?;
+                        self.room()?;
                     }
                 }
             }
@@ -106,6 +109,7 @@ impl Run<'_, '_> {
                         let length = start.len() - self.rest.len();
                         self.out.extend_from_slice(start.get(..length).unwrap_or_default());
                         self.act(*values, depth)?;
+                        self.room()?;
                     }
                 }
             }
@@ -127,6 +131,12 @@ impl Run<'_, '_> {
             Act::Open | Act::Never => unreachable!("closed when compared; looked for in the union"),
         }
         Ok(())
+    }
+
+    /// After each item: an item may be nothing but defaults.
+    #[inline]
+    pub fn room(&self) -> Result<(), &'static str> {
+        if self.out.len() > self.most { Err(LARGE) } else { Ok(()) }
     }
 
     fn skip(&mut self, id: Id, depth: usize) -> Result<(), &'static str> {
