@@ -176,8 +176,7 @@ fn main() {
     });
     let (_, unpacked) = bench.time(|| {
         let mut out = Vec::with_capacity(plain.len());
-        unpack(stored.chunks(64 << 10), stored.len() as u64, plain.len() as u64, true, &mut out)
-            .expect("it is one")
+        unpack(stored.chunks(64 << 10), stored.len() as u64, plain.len() as u64, &mut out).expect("it is one")
     });
     bench.line("compress it", ms(packed), "ms", "copy and checksum its bytes, ms", ms(copied));
     bench.line("unpack and check it", ms(unpacked), "ms", "copy and checksum its bytes, ms", ms(copied));

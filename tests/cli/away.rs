@@ -92,7 +92,7 @@ fn a_store_that_is_away_degrades_a_reader_however_often_it_tries() {
     let start = |dir: &std::path::Path, port: u16, role: &str| {
         let config = configure(dir, &name, topic.name(), bootstrap(), port);
         let blobs = format!("storage.blobs=file://{}", writing.path().join("blobs").display());
-        let often = "consumer.max_backoff=20ms";
+        let often = "consumer.max_backoff=100ms";
         let run = ["run", "--role", role, "-c", &config, "--set", &blobs, "--set", often];
         Running::start(&mut stillwell(run))
     };

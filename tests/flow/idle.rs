@@ -36,7 +36,7 @@ async fn an_idle_reader_fetches_once_in_max_backoff_and_wakes_at_once() {
     product(&mut setting, 1.0);
     let producer = setting.producer().await;
     let tap = Tap::on(Broker::shared().bootstrap());
-    let fetches: Arc<Mutex<Vec<(Instant, Vec<u8>)>>> = Arc::default();
+    let fetches = Arc::new(Mutex::new(Vec::new()));
     let seen = fetches.clone();
     tap.watch(move |request| {
         if request.key == protocol::key::FETCH {

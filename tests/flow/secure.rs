@@ -278,8 +278,9 @@ fn each_right_that_is_named_is_missed_where_it_is_missing() {
             checked.stderr
         );
         // What is only done now and then has to be brought about.
-        let control = format!("{}.control", scene.name());
-        if missing.name == control && missing.operation == "Write" {
+        let [control, letters] = ["control", "dlq"].map(|topic| format!("{}.{topic}", scene.name()));
+        let of_rebuilds = [(&control, "Write"), (&letters, "Read")];
+        if of_rebuilds.contains(&(&missing.name, missing.operation.as_str())) {
             let all = of(&["reader", "steers", "puts"], scene.name());
             let operator = scene.instance("operator", &scene.user(&all));
             let asked = operator.run(&["rebuild"], &["--yes", "--wait", "1s"]);

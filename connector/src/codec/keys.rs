@@ -160,7 +160,7 @@ impl Json {
                 (Some([before, behind]), Some((reader, schema, fields)), Some(value)) if value != b"null" => {
                     self.record.clear();
                     [before, value, behind].iter().for_each(|part| self.record.extend_from_slice(part));
-                    let datum = reader.decode(&self.record).map_err(of_key)?;
+                    let datum = reader.decode(&self.record, Bound::ANY).map_err(of_key)?;
                     fields.write(schema, datum, &mut self.out)?;
                 }
                 _ => self.part(text, place, false)?,

@@ -213,7 +213,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Serve the cached version while Kafka is away.
+    /// Serve the cached version while Kafka is away, and at a start before it has answered, unless the cache remembers that
+    /// readers are pinned to another one.
     #[must_use]
     pub fn serve_stale(mut self, serve: bool) -> Self {
         self.serve_stale = serve;

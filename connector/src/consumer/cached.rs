@@ -7,6 +7,7 @@
 //! | none is, says the control topic | shown |
 //! | none is, as far as the cache remembers; the control topic is being read | held back |
 //! | the same; Kafka fails, or does not answer within `control_wait` | shown: it is all there is |
+//! | the same; `serve_stale` | shown at once: a start does not wait for Kafka |
 //!
 //! What is shown here is marked stale until the tail confirms or replaces it.
 //!
@@ -58,7 +59,7 @@ pub struct Outside {
 impl Outside {
     /// By what the control topic (`told`) and the `tail` say, which are waited for as long as `wait`.
     pub fn new(told: watch::Receiver<Told>, tail: watch::Receiver<TailStatus>, wait: Duration) -> Outside {
-        let until = Some(tokio::time::Instant::now() + wait);
+        let until = (!wait.is_zero()).then(|| tokio::time::Instant::now() + wait);
         Outside { told, tail, until, tail_at_end: false }
     }
 

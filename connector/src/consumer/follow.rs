@@ -80,7 +80,9 @@ impl Follower {
         earlier: Earlier,
         (told, tail, gate): (watch::Receiver<Told>, watch::Receiver<TailStatus>, Gate),
     ) -> Follower {
-        let outside = Outside::new(told, tail, options.control_wait);
+        // Who serves what is stale has said that a start does not wait for Kafka.
+        let wait = if options.serve_stale { Duration::ZERO } else { options.control_wait };
+        let outside = Outside::new(told, tail, wait);
         let opener = Opener::new(options.clone(), shard, cache.clone(), recent.clone());
         let merging = Merging::new(cache.clone(), options.clock.clone(), options.entropy.clone());
         let noted = Noted::new(cache.clone(), &options.dataset, options.clock.clone());

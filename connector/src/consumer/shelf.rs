@@ -12,7 +12,9 @@ use crate::view::{Shadow, View};
 
 /// Clones share.
 #[derive(Clone, Debug, Default)]
-pub struct Shelf(Arc<Mutex<HashMap<(TopicId, Version), Arc<Place>>>>);
+pub struct Shelf(Arc<Mutex<Places>>);
+
+type Places = HashMap<(TopicId, Version), Arc<Place>>;
 
 /// Held while its view is opened.
 type Place = tokio::sync::Mutex<Shadow>;

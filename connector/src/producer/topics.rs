@@ -278,6 +278,7 @@ pub fn needs(options: &Options) -> Vec<Need> {
     ];
     let letters = [
         (Write, "a record that does not fit stops the dataset"),
+        (Read, "no rebuild is carried out that meets records which do not fit"),
         (DescribeConfigs, "it is not known how large a letter may be"),
     ];
     let control = [

@@ -98,7 +98,7 @@ struct Running {
     told: watch::Sender<Told>,
     tail: watch::Sender<TailStatus>,
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
+    task: tokio::task::JoinSet<()>,
 }
 
 impl Running {
@@ -119,7 +119,8 @@ impl Running {
 
     async fn end(self) {
         self.stop.cancel();
-        self.task.await.expect("it does not panic");
+        let mut task = self.task;
+        task.join_next().await.expect("it runs").expect("it does not panic");
     }
 }
 
@@ -330,7 +331,8 @@ impl World {
         let outside = (told_in, tail_in, gate);
         let follower = Follower::new(options, Shard(0), cache, recent, readable_in, earlier, outside);
         let (seen, seen_in) = mpsc::channel(16);
-        let task = tokio::spawn(follower.run(seen_in, stop.clone()));
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(follower.run(seen_in, stop.clone()));
         Running { seen, readable, slot, told, tail, stop, task }
     }
 

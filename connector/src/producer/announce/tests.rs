@@ -103,7 +103,7 @@ fn announcer(
         shards: 1,
         life: LIFE,
         announcements: TOPIC.into(),
-        dead_letters: "d.dlq".into(),
+        dead_letters: ("d.dlq".into(), kafka::Timestamps::of(&Default::default())),
         control: "d.control".into(),
         schema: Arc::new(crate::schema::Schema::raw()),
         max_letter_bytes: 1 << 20,

@@ -10,7 +10,7 @@ use crate::blob::{BlobStore, Content, Listed};
 use crate::gauge::Strain;
 use crate::producer::build::tests::versions;
 use crate::producer::circuit::Circuits;
-use crate::record::TopicId;
+use crate::record::{SourcePartition, TopicId};
 use crate::version::Shard;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -214,5 +214,36 @@ async fn uploads_overlap_up_to_the_pools_size_and_come_out_in_order() {
     assert_eq!(*slow.begun_by_then.borrow(), AT_A_TIME, "no more than so many at a time");
     for name in &names {
         assert!(inner.head(name).await.unwrap().is_some(), "{name}");
+    }
+}
+
+/// A source that was made anew has other records at the same offsets: each letter keeps its own value.
+#[tokio::test]
+async fn the_value_of_a_letter_is_not_put_over_by_that_of_another_record() {
+    let (uploader, _, inner) = uploader(Faults::default(), Duration::from_secs(60));
+    let folder = Folder { dataset: "products".into(), topic_id: TopicId([1; 16]), shard: Shard(0) };
+    let storer = Storer::new(uploader, 1, 2_000, folder);
+    let letter = |id: u8| Letter {
+        source: SourcePartition { topic: "in".into(), topic_id: TopicId([id; 16]), partition: 0 },
+        offset: 7,
+        timestamp: 8,
+        stage: "VALUE_CONVERTER".to_owned(),
+        class: "stillwell.codec.Syntax".to_owned(),
+        message: "it ends too early".to_owned(),
+        key: None,
+        value: Some(vec![id; 3_000].into()),
+        headers: Vec::new(),
+    };
+    let mut names = Vec::new();
+    for id in [2, 3, 2] {
+        let Elsewhere::Value(name) = storer.store_what_is_too_large(&letter(id)).await.unwrap() else {
+            panic!("it is too large for its topic");
+        };
+        names.push((name, id));
+    }
+    assert_ne!(names[0], names[1]);
+    assert_eq!(names[0], names[2]);
+    for (name, id) in names {
+        assert_eq!(inner.get_bytes(&name).await.unwrap(), vec![id; 3_000]);
     }
 }
