@@ -76,7 +76,10 @@ fn what_lost_is_a_letter_and_wins_when_it_is_sent_again_by_force() {
     assert_eq!((&found[0].key, &found[0].value), (&late.key, &late.value), "byte for byte");
     assert_eq!(found[0].headers[..2], late.headers[..]);
     assert_eq!((found[1].key.as_deref(), &found[1].value), (Some(&b"gone"[..]), &None));
-    assert_eq!(instance.metric("stillwell_dead_letters_total"), Some(2.0));
+    wait_until("both are counted", LONG, || match instance.metric("stillwell_dead_letters_total") {
+        Some(2.0) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
 
     let list = ["--output", "json", "--stage", "conflict"];
     let listed = instance.run(&["dlq", "list"], &list).expect_code(0);

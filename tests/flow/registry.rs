@@ -12,8 +12,7 @@ use stillwell::telemetry::ProducerMetrics;
 use stillwell::{Producer, ProducerBuilder};
 use stillwell_tests::campaign::Chance;
 use stillwell_tests::{
-    Message, Proxy, Record, Registry, Running, Toxic, free_port, run, scratch, stillwell, wait_until,
-    wait_until_async,
+    Message, Proxy, Record, Registry, Running, Toxic, run, scratch, stillwell, wait_until, wait_until_async,
 };
 
 use crate::instance::{Instance, LONG};
@@ -447,8 +446,9 @@ fn a_dataset_without_a_schema_begins_with_the_newest_and_keeps_it() {
     process.stop(LONG).expect_code(0);
 
     // One that is away: health says what waits for it, and how it is.
-    let nobody = format!("http://127.0.0.1:{}", free_port());
-    let config = config.replace(&registry.url(), &nobody);
+    // The discard port: nobody listens.
+    let nobody = "http://127.0.0.1:9";
+    let config = config.replace(&registry.url(), nobody);
     std::fs::write(instance.config(), config).expect("it is written");
     let process = instance.started();
     setting.topic.produce([Record::upsert("c", framed(second, &value))]);

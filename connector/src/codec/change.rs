@@ -349,7 +349,8 @@ impl Avro {
                 return whole.map(|()| Told::Delete(None)).map_err(malformed);
             }
         };
-        resolver.resolve_within(value, out, bound.most()).map_err(malformed)?;
+        // The byte of the union around the row is not the row's.
+        resolver.resolve_within(value, out, bound.most().saturating_add(1)).map_err(malformed)?;
         // The row stands in a union with null, which comes first.
         match (out.split_first(), done) {
             (Some((0, _)) | None, Op::Write) => Err(no_row("a write")),

@@ -68,8 +68,7 @@ impl Fields {
         }
     }
 
-    /// The name of the only one, from the outside in, where JSON writes it otherwise than it stands in a key: bytes in base64,
-    /// and whatever a logical type makes of it.
+    /// The name of the only one, from the outside in, where JSON writes it otherwise than it stands in a key: bytes, in base64.
     pub fn only_and_spelled_otherwise(&self, schema: &Schema) -> Option<&str> {
         let [path] = self.0.as_slice() else { return None };
         let nodes = &schema.nodes;
@@ -78,9 +77,7 @@ impl Fields {
             let Node::Record(record) = nodes.get(id) else { return None };
             id = not_null(nodes, record.fields.get(*place)?.node).ok()?;
         }
-        let otherwise =
-            matches!(nodes.get(id), Node::Bytes | Node::Fixed(_)) || nodes.logical.contains_key(&id);
-        otherwise.then_some(&*path.name)
+        matches!(nodes.get(id), Node::Bytes | Node::Fixed(_)).then_some(&*path.name)
     }
 
     /// Whether keys have several parts.

@@ -180,7 +180,7 @@ section! {
         listen: Listen = Kind::Listen, Is("127.0.0.1:8080");
         /// Ready with a version that has caught up with the source, or with any.
         ready_when: String = Choice(&["caught_up", "any"]), Is("caught_up");
-        /// Ready with a cached version while Kafka is away.
+        /// Ready at once with the version in the cache, which may be old, before Kafka has answered and while it is away.
         serve_stale: bool = Switch, Is("false");
         /// Bearer token of the admin routes, which write records. Unset: they are off.
         admin_token: Option<Secret> = Text, Unset;
@@ -304,7 +304,7 @@ section! {
         schema_replaces: Option<String> = Text, Unset;
         /// Where keys come from: the record's key, or fields of the value.
         key: Keyed = KeyRule, Is("kafka");
-        /// Most bytes of a record, key and value together; a larger one becomes a dead letter. 0: any.
+        /// Most bytes of a record, key and value together, and of its datum; a larger one becomes a dead letter. 0: any.
         max_record_size: Size = Kind::Size(0), Is("16MB");
         /// Topic of the announcements.
         announcements: String = Text, Derived("NAME.announcements");

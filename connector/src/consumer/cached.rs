@@ -74,7 +74,7 @@ impl Outside {
         tokio::select! {
             () = next(&mut self.told) => {}
             () = next(&mut self.tail) => {}
-            () = super::follow::sleep_until(self.until) => self.until = None,
+            () = super::next::sleep_until(self.until) => self.until = None,
         }
     }
 

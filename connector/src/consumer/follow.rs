@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -27,10 +28,11 @@ use super::earlier::Earlier;
 use super::guard::Gate;
 use super::mending::{LOOK_EVERY, Mended, Mending};
 use super::merging::{Merged, Merging};
-use super::next::{Pending, Why, put};
+use super::next::{Pending, Why, put, sleep_until};
 use super::noted::Noted;
 use super::open::{self, Counted, Error, Opener, is_same};
 use super::readable::behind;
+use super::readable::show_memory;
 pub use super::readable::{Readable, Slot};
 use super::recent::Recent;
 use super::tail::{Announced, Seen, TailStatus};
@@ -120,6 +122,16 @@ impl Follower {
         loop {
             if let Some(now) = cached.take() {
                 cached = self.settle(now, &mut pending).await;
+            }
+            // Where versions come as fast as they are opened, nothing below is waited for.
+            while let Some(Some(merged)) = self.merging.next().now_or_never() {
+                self.merged(merged);
+            }
+            while let Some(Some(mended)) = self.mending.next().now_or_never() {
+                self.mended(mended).await;
+            }
+            if looks.tick().now_or_never().is_some() {
+                self.mend();
             }
             if inbox.is_empty() && (pending.is_none() || retry_at.is_some()) {
                 tokio::select! {
@@ -440,7 +452,7 @@ impl Follower {
     fn publish(&mut self, view: View, announcement: &Announcement, stale: bool, pinned: bool) {
         let version = view.version();
         self.merging.begin(&view, announcement.life, self.options.memory_limit);
-        self.show_memory(&view);
+        show_memory(&view, &self.options.metrics);
         self.earlier.note(&view, announcement);
         let positions = view.about().positions.clone();
         match stale {
@@ -471,15 +483,6 @@ impl Follower {
         });
     }
 
-    fn show_memory(&self, view: &View) {
-        let bytes = &self.options.metrics.memory_bytes;
-        let overlay = view.overlay();
-        bytes.with(&["overlay"]).set(overlay.memory_bytes as i64);
-        bytes.with(&["deltas"]).set(overlay.plain_bytes as i64);
-        bytes.with(&["indexes"]).set(view.index_bytes() as i64);
-        bytes.with(&["base"]).set(view.base().map_or(0, |base| base.bytes()) as i64);
-    }
-
     fn mend(&mut self) {
         if let (Some(held), Some(last)) = (self.slot.load_full(), &self.last) {
             self.mending.begin(&held, last, &self.opener, &self.options.dataset);
@@ -496,7 +499,7 @@ impl Follower {
                     self.opener.restored = restored;
                 }
                 let restored = self.opener.restored.as_ref().map(|(_, what)| what.clone());
-                self.show_memory(&view);
+                show_memory(&view, &self.options.metrics);
                 self.slot.store(Some(Arc::new(view)));
                 self.recent.rebased();
                 self.readable.send_modify(|readable| {
@@ -504,7 +507,11 @@ impl Follower {
                     readable.error = None;
                 });
             }
-            // Another base, or another history: the next look finds what is damaged of that.
+            // On what came the version that is held by now cannot be made.
+            Ok(None) if self.slot.load().as_deref().is_some_and(|held| held.damaged().is_some()) => {
+                self.mending.failed();
+            }
+            // Another base, or another history.
             Ok(None) => self.mending.done(),
             Err(error) => {
                 let wait = self.mending.failed();
@@ -574,7 +581,7 @@ impl Follower {
         };
         match rebased {
             Ok(view) => {
-                self.show_memory(&view);
+                show_memory(&view, &self.options.metrics);
                 self.slot.store(Some(Arc::new(view)));
                 self.recent.rebased();
             }
@@ -583,13 +590,6 @@ impl Follower {
                 tracing::warn!(dataset = self.options.dataset, error, "merging failed; the overlay stays");
             }
         }
-    }
-}
-
-pub(super) async fn sleep_until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -26,6 +26,14 @@ pub enum Why {
     Cached,
 }
 
+/// Until then; for ever where there is no such time.
+pub(super) async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Pending {
     /// Whether opening it is of no use any more: the reader is to hold another one, however new. A newer announcement
     /// is no reason: where versions come faster than they are opened, none would be.

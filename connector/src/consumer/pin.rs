@@ -219,7 +219,7 @@ impl PinStage {
                     }
                 },
                 Some(looked) = self.lookups.join_next() => self.looked(looked).await,
-                () = super::follow::sleep_until(self.retry_at) => {
+                () = super::next::sleep_until(self.retry_at) => {
                     self.retry_at = None;
                     self.look();
                     Ok(())

@@ -10,6 +10,7 @@ use arc_swap::ArcSwapOption;
 use crate::format::announcement::SourcePosition;
 use crate::format::control::Refusal;
 use crate::record::Position;
+use crate::telemetry::ConsumerMetrics;
 use crate::version::Version;
 use crate::view::View;
 
@@ -54,4 +55,13 @@ pub(super) fn behind(held: &[Position], announced: &[SourcePosition]) -> u64 {
         announced.offset.saturating_sub(held.map_or(announced.start, |held| held.offset)).max(0)
     });
     behind.sum::<i64>().unsigned_abs()
+}
+
+/// Tells what a view takes of memory, and of files.
+pub(super) fn show_memory(view: &View, metrics: &ConsumerMetrics) {
+    let (bytes, overlay) = (&metrics.memory_bytes, view.overlay());
+    bytes.with(&["overlay"]).set(overlay.memory_bytes as i64);
+    bytes.with(&["deltas"]).set(overlay.plain_bytes as i64);
+    bytes.with(&["indexes"]).set(view.index_bytes() as i64);
+    bytes.with(&["base"]).set(view.base().map_or(0, |base| base.bytes()) as i64);
 }

@@ -86,7 +86,8 @@ pub enum Error {
     #[error(
         "more than {MOST_LETTER_BYTES} bytes of records fit neither format nor schema, the last one of {partition} at \
          offset {offset}: {message}. Correct `source.format` or `schema`, or withdraw the rebuild \
-         (`stillwell rebuild DATASET --withdraw`)"
+         (`stillwell rebuild DATASET --withdraw`). {unfit} of them were read before, and no dead letter says that they did not fit: \
+         they did, or their letters are gone"
     )]
     Misfits {
         /// Where the last one came from.
@@ -95,6 +96,8 @@ pub enum Error {
         offset: i64,
         /// What is wrong with it.
         message: String,
+        /// How many of all lie below the announced positions.
+        unfit: u64,
     },
     /// A record whose schema nobody knows was read before, when somebody did: passed over, its key would be lost.
     #[error(
@@ -432,7 +435,7 @@ impl Reading<'_> {
         self.letter_bytes += letter.size() as u64;
         if self.letter_bytes > MOST_LETTER_BYTES {
             let Letter { source: partition, offset, message, .. } = letter;
-            return Err(Error::Misfits { partition, offset, message });
+            return Err(Error::Misfits { partition, offset, message, unfit: self.folded.unfit });
         }
         self.folded.letters.push(letter);
         Ok(())

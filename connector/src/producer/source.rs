@@ -186,7 +186,16 @@ impl Source {
                 Some(began) => linger.saturating_sub(self.clock.now() - began),
                 None => IDLE_POLL,
             };
-            let idle = !self.poll_once(wait)?;
+            let idle = match self.poll_once(wait) {
+                Ok(any) => !any,
+                Err(error) => {
+                    // What came before a gap may be nowhere else any more.
+                    if !self.chunk.is_empty() {
+                        self.append(stop)?;
+                    }
+                    return Err(error);
+                }
+            };
             self.look_for_stalls()?;
             if self.chunk.is_empty() {
                 continue;

@@ -210,6 +210,8 @@ impl<'v> Parser<'v> {
         sorted.sort_by_key(|at| symbols.get(*at as usize));
         let default = match object.get("default") {
             None => None,
+            // Only a reader's is ever looked at.
+            Some(_) if self.whose == Whose::Writers => None,
             Some(default) => {
                 let at =
                     default.as_str().and_then(|text| symbols.iter().position(|symbol| **symbol == *text));

@@ -165,7 +165,7 @@ impl Fetcher {
         inline: Option<(Version, Bytes)>,
         about: About,
     ) -> Result<View, Error> {
-        let mut again = Again::default();
+        let mut again = Again { keeps: self.local, ..Again::default() };
         loop {
             let files = self.fetch(identity, chain, inline.clone()).await?;
             let (identity, chain, about, whole) =
@@ -409,38 +409,40 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// Files of the cache that were damaged, cannot be read, or were gone before they were mapped, and are fetched again on the
-/// way to one view.
+/// Files of the cache that were damaged, unreadable, or gone before they were mapped: fetched again on the way to a view.
 #[derive(Default)]
-struct Again(Vec<PathBuf>);
+struct Again {
+    tried: Vec<PathBuf>,
+    /// Nothing is fetched: a file that cannot be read just now may be all there is.
+    keeps: bool,
+}
 
 impl Again {
-    /// `None`: a damaged file was discarded, or one is gone, so fetch it and try once more. A file that is damaged a second
-    /// time is an error: the disk is at fault then.
+    /// `None`: a damaged file was discarded, or one is gone, so fetch it and try once more; the second time is an error.
     async fn after(&mut self, cache: &Cache, made: Result<View, Error>) -> Result<Option<View>, Error> {
         match made {
-            Err(Error::Corrupt { path, detail }) if !self.0.contains(&path) => {
+            Err(Error::Corrupt { path, detail }) if !self.tried.contains(&path) => {
                 tracing::warn!(path = %path.display(), detail, "a file of the blob cache is damaged; fetching it again");
                 let (cache, damaged) = (cache.clone(), path.clone());
                 blocking(move || cache.discard(&damaged)).await?;
-                self.0.push(path);
+                self.tried.push(path);
                 Ok(None)
             }
             // Found a moment ago, and evicted by another process on the same directory before it was mapped.
             Err(Error::Io { path, source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound && !self.0.contains(&path) =>
+                if source.kind() == std::io::ErrorKind::NotFound && !self.tried.contains(&path) =>
             {
-                self.0.push(path);
+                self.tried.push(path);
                 Ok(None)
             }
             // The disk does not give its bytes, or somebody has left a file that this user may not read: the store has it.
             Err(error) => match error.unreadable().map(std::path::Path::to_owned) {
-                Some(path) if !self.0.contains(&path) => {
+                Some(path) if !self.keeps && !self.tried.contains(&path) => {
                     let error = crate::error::chain(&error);
                     tracing::warn!(error, "a file of the blob cache cannot be read; fetching it again");
                     let (cache, damaged) = (cache.clone(), path.clone());
                     blocking(move || cache.discard(&damaged)).await?;
-                    self.0.push(path);
+                    self.tried.push(path);
                     Ok(None)
                 }
                 _ => Err(error),
@@ -563,6 +565,9 @@ mod tests {
             assert!(again.after(&cache, failed(doing, errno)).await.unwrap().is_none());
             assert!(!path.exists(), "so that it is fetched");
             assert!(again.after(&cache, failed(doing, errno)).await.is_err(), "the disk is at fault");
+            std::fs::write(&path, "x").unwrap();
+            again = Again { keeps: true, ..Again::default() };
+            assert!(again.after(&cache, failed(doing, errno)).await.is_err() && path.exists(), "all we have");
         }
         std::fs::write(&path, "x").unwrap();
         for (doing, errno) in [("opening", EMFILE), ("writing", ENOSPC), ("mapping", EACCES)] {

@@ -225,7 +225,14 @@ fn line(out: &mut String, letters: &str, held: &Held, outcome: &Outcome, dry_run
         Outcome::Replayed(Some((partition, at))) => writeln!(out, " to [{partition}]@{at}"),
         Outcome::Replayed(None) => writeln!(out),
         Outcome::Stale(at) => writeln!(out, ": a later record of the key is at {at}"),
-        Outcome::Outdone => writeln!(out, ": {}; --force sends it with the time of now", held.message),
+        Outcome::Outdone if dry_run => {
+            writeln!(out, ": {}; --force sends it with the time of now", held.message)
+        }
+        // It counts as handled for this selection, so that the same command passes over it.
+        Outcome::Outdone => {
+            let what = "--force sends it with the time of now, where it is selected anew, as by --key";
+            writeln!(out, ": {}; {what}", held.message)
+        }
         Outcome::Known(Some(at)) => writeln!(out, ": it was replayed before, to {at}"),
         Outcome::Known(None) => writeln!(out, ": it was replayed as another letter of the same record"),
         Outcome::Left(_, why) => writeln!(out, ": {why}"),

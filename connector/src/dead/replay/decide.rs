@@ -9,6 +9,7 @@ use crate::dead::Error;
 use crate::dead::held::Held;
 use crate::dead::outcome::{Outcome, Why};
 use crate::dead::stale::Standing;
+use crate::kafka::Timestamps;
 
 fn unfit(misfit: &str) -> Outcome {
     Outcome::Left(Why::Unfit, format!("as it is it does not fit: {misfit}; mend it (--fix)"))
@@ -101,7 +102,9 @@ impl Replay<'_> {
         }
         let now = self.options.clock.wall_ms();
         let takes = limit.map(|limit| limit.timestamps);
-        if let Some(takes) = takes.filter(|takes| !takes.take(held.timestamp, now)) {
+        // What is sent with the time of now is always taken.
+        let refuses = |takes: &Timestamps| held.sent_at().is_some_and(|at| !takes.take(at, now));
+        if let Some(takes) = takes.filter(refuses) {
             let what = format!(
                 "{} takes no timestamp of more than {} ms ago or {} ms ahead, and it has {}",
                 source.topic, takes.before_ms, takes.after_ms, held.timestamp

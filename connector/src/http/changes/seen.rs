@@ -53,7 +53,11 @@ impl Seen {
         };
         let mut versions = text.split(['+', ' ']).map(|number| number.parse().ok().map(Version));
         let whole = Seen { whole: versions.next()??, parts: Vec::new(), mark };
-        versions.try_fold(whole, |seen, version| Some(seen.and(version?)))
+        // One too many says all that more would.
+        versions.try_fold(whole, |seen, version| {
+            let version = version?;
+            Some(if seen.parts.len() > MOST_PARTS { seen } else { seen.and(version) })
+        })
     }
 }
 
