@@ -87,7 +87,7 @@ impl Conflicts {
 
     /// Whether a record that comes later in the log replaces an earlier one of its key. Within a partition it does. A
     /// key that arrives from another partition breaks the order that Kafka gives: the later timestamp wins, then topic,
-    /// partition and offset decide, so that every replay decides alike; and it is said.
+    /// partition and offset decide; and it is said. Between partitions the log's order is that of arrival.
     pub(super) fn wins(&mut self, key: &[u8], later: &Stamp, earlier: &Stamp) -> bool {
         // What came from a topic that has been made anew since gives way to anything.
         if later.source == earlier.source || !self.is_read(earlier.source) {
