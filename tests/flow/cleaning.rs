@@ -254,7 +254,8 @@ async fn who_may_not_trim_deletes_all_the_same_and_without_a_control_topic_nothi
     let (topic, control) = (beside("announcements"), beside("control"));
     produce(&mut setting, 0);
     let metrics = ProducerMetrics::detached();
-    let soon_again = Reliability { retry_backoff: Duration::from_millis(100), ..Reliability::default() };
+    // Whatever fails for a while is tried again within six seconds (300 times this).
+    let soon_again = Reliability { retry_backoff: Duration::from_millis(20), ..Reliability::default() };
     let builder = builder(&setting, 1, SOON).metrics(metrics.clone()).reliability(soon_again);
     let producer = builder.start().await.expect("it starts");
     let cache = scratch();

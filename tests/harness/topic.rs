@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
@@ -285,12 +285,17 @@ impl Topic {
         }
         consumer.assign(&list).unwrap_or_else(|e| panic!("assigning {}: {e}", self.name));
         let mut messages = Vec::new();
+        let mut stuck_at = Instant::now() + REQUEST;
         while !open.is_empty() {
             // An end event comes for every partition; what makes no progress in this time is stuck.
             let polled = consumer
                 .poll(REQUEST)
                 .unwrap_or_else(|| panic!("{}: no record and no end of partitions {open:?}", self.name));
             match polled {
+                // A connection that breaks under load is made again by the client, and the reading goes on.
+                Err(KafkaError::MessageConsumption(
+                    RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure,
+                )) if Instant::now() < stuck_at => continue,
                 Ok(message) => messages.push(Message {
                     partition: message.partition(),
                     offset: message.offset(),
@@ -312,6 +317,7 @@ impl Topic {
                 }
                 Err(e) => panic!("reading {}: {e}", self.name),
             }
+            stuck_at = Instant::now() + REQUEST;
         }
         messages.sort_by_key(|message| (message.partition, message.offset));
         messages
