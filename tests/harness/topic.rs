@@ -175,6 +175,22 @@ impl Topic {
         );
         let set = set.unwrap_or_else(|e| panic!("the settings of topic {}: {e}", self.name));
         assert!(set.iter().all(Result::is_ok), "the settings of topic {}: {set:?}", self.name);
+        // The controller has them before the broker acts by them.
+        wait_until("the new settings are in force", REQUEST, || {
+            let asked = [ResourceSpecifier::Topic(&self.name)];
+            let seen = futures::executor::block_on(
+                admin(&self.bootstrap).describe_configs(&asked, &AdminOptions::new()),
+            );
+            let seen = seen.unwrap_or_else(|e| panic!("the settings of topic {}: {e}", self.name)).pop();
+            let Some(Ok(seen)) = seen else { return Err(format!("{seen:?}")) };
+            let is_set = |(key, value): &(&str, &str)| {
+                seen.entries.iter().any(|entry| entry.name == *key && entry.value.as_deref() == Some(*value))
+            };
+            match config.iter().all(is_set) {
+                true => Ok(()),
+                false => Err(format!("{config:?} is not in force")),
+            }
+        });
     }
 
     /// Deletes it.
