@@ -19,6 +19,8 @@ use crate::{Broker, unique, wait_until};
 
 /// Longest answer of the broker to one request.
 const REQUEST: Duration = Duration::from_secs(30);
+/// Lost connections that one reading bears with.
+const LOSSES: usize = 20;
 
 /// A topic on a broker.
 #[derive(Clone, Debug)]
@@ -300,7 +302,7 @@ impl Topic {
             list.add_partition_offset(&self.name, partition, *offset).expect("a plain offset");
         }
         consumer.assign(&list).unwrap_or_else(|e| panic!("assigning {}: {e}", self.name));
-        let mut messages = Vec::new();
+        let (mut messages, mut losses) = (Vec::new(), 0);
         while !open.is_empty() {
             // An end event comes for every partition; what makes no progress in this time is stuck.
             let polled = consumer
@@ -326,6 +328,8 @@ impl Topic {
                 Err(KafkaError::PartitionEOF(partition)) => {
                     open.remove(&partition);
                 }
+                // A connection that broke off, which the client makes anew.
+                Err(e) if is_lost(&e) && losses < LOSSES => losses += 1,
                 Err(e) => panic!("reading {}: {e}", self.name),
             }
         }
@@ -368,6 +372,12 @@ impl Topic {
             .create()
             .expect("a consumer can be made")
     }
+}
+
+/// Whether it says that a connection is gone, and nothing else.
+fn is_lost(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown))
 }
 
 fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {
