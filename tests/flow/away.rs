@@ -1,11 +1,10 @@
 //! Kafka is away: what was held is readable, says so, and is ready only where that was asked for.
 
-use std::time::Duration;
-
 use serde_json::json;
 use stillwell::{Consumer, Producer};
 use stillwell_tests::{scratch, wait_until_async};
 
+use crate::instance::LONG;
 use crate::line::SCHEMA;
 use crate::setting::{Setting, contents};
 
@@ -44,7 +43,7 @@ async fn a_cached_version_is_readable_at_once_marked_stale_and_ready_as_configur
     assert!(served.status().readable.stale, "it says that it may be old");
 
     let strict = away(false).spawn().expect("it starts");
-    wait_until_async("the cached version is readable", Duration::from_secs(60), || {
+    wait_until_async("the cached version is readable", LONG, || {
         std::future::ready(match strict.view().records() {
             100 => Ok(()),
             records => Err(format!("{records} records")),
@@ -69,7 +68,7 @@ async fn a_producer_without_kafka_waits_says_so_and_stops_when_told() {
         .start()
         .await
         .expect("Kafka need not be there yet");
-    wait_until_async("it says that Kafka is away", Duration::from_secs(60), || {
+    wait_until_async("it says that Kafka is away", LONG, || {
         std::future::ready(match producer.status().error {
             Some(error) => Ok(error),
             None => Err("no error yet"),

@@ -11,7 +11,7 @@ use stillwell_tests::{Broker, Message, Record, Topic, bootstrap, scratch, wait_u
 use crate::line::SCHEMA;
 use crate::setting::Setting;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(90);
 
 fn letters(dataset: &str, count: usize) -> Vec<Message> {
     let topic = Topic::named(&format!("{dataset}.dlq"));

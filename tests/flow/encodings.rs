@@ -11,7 +11,7 @@ use stillwell_tests::{Message, Record, Registry, Topic, scratch, wait_until};
 use crate::instance::Instance;
 use crate::setting::Setting;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(90);
 
 /// The dataset's own.
 const ROW: &str = r#"{"type": "record", "name": "Customer", "fields": [

@@ -54,7 +54,7 @@ fn what_is_not_committed_is_not_read() {
         .set("transactional.id", topic.name())
         .create()
         .expect("a transactional producer can be made");
-    let timeout = Duration::from_secs(30);
+    let timeout = Duration::from_secs(90);
     producer.init_transactions(timeout).expect("init");
     for (value, commit) in [("kept", true), ("aborted", false), ("kept too", true)] {
         producer.begin_transaction().expect("begin");
@@ -97,11 +97,11 @@ fn a_broker_of_its_own_goes_and_comes_back_with_its_data() {
 #[test]
 fn a_process_is_waited_for_and_ended() {
     let finished =
-        run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), Duration::from_secs(10));
+        run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), Duration::from_secs(60));
     assert_eq!((finished.code(), finished.stdout.as_str(), finished.stderr.as_str()), (3, "out\n", "err\n"));
 
     let mut running = Running::start(Command::new("sh").args(["-c", "echo ready; exec sleep 600"]));
-    running.wait_for_text("ready", Duration::from_secs(10));
+    running.wait_for_text("ready", Duration::from_secs(60));
     let pid = running.pid();
     drop(running);
     let alive =

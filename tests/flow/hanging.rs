@@ -1,7 +1,5 @@
 //! A transaction that nobody ends: the source's consumers wait before it, and the producer says so.
 
-use std::time::Duration;
-
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::json;
@@ -51,11 +49,9 @@ async fn an_open_transaction_shows_as_time_and_as_lag_until_it_ends() {
     let consumer = setting.consumer(cache.path()).await;
     setting.settled(&consumer).await;
     consumer.shutdown().await.expect("it stops");
-    wait_until("it shows no more", Duration::from_secs(30), || {
-        match (instance.metric(HANGING), instance.metric(LAG)) {
-            (Some(0.0), Some(0.0)) => Ok(()),
-            seen => Err(format!("{seen:?}")),
-        }
+    wait_until("it shows no more", LONG, || match (instance.metric(HANGING), instance.metric(LAG)) {
+        (Some(0.0), Some(0.0)) => Ok(()),
+        seen => Err(format!("{seen:?}")),
     });
     process.stop(LONG).expect_code(0);
 }

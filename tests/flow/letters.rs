@@ -502,7 +502,8 @@ fn of_two_replays_at_a_time_one_goes_on() {
     let scene = Scene::new("two", 1);
     let records: Vec<Record> = (0..LETTERS).map(|n| poison(&format!("K-{n}"), 1_000 + n as i64)).collect();
     scene.fail(&records);
-    let mut slow = scene.instance.command(&["dlq", "replay"], &["--rate", "200", "--quiet"]);
+    // Half a minute, were it alone: the other one has begun by then.
+    let mut slow = scene.instance.command(&["dlq", "replay"], &["--rate", "100", "--quiet"]);
     let slow = Running::start(&mut slow);
     wait_until("some are replayed", LONG, || {
         let seen = scene.source().watermarks()[0].1 as usize - LETTERS;

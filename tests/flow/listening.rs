@@ -304,7 +304,7 @@ fn a_webhook_outlives_failures_slowness_and_a_restart_of_either_side() {
         url = "http://{}/changes"
         secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         headers = ["X-Shop: one"]
-        timeout = "2s"
+        timeout = "5s"
         retry_backoff = "20ms"
         max_backoff = "200ms"
         max_retry_attempts = 3

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
@@ -19,6 +19,8 @@ use crate::{Broker, unique, wait_until};
 
 /// Longest answer of the broker to one request.
 const REQUEST: Duration = Duration::from_secs(30);
+/// Lost connections that one reading bears with.
+const LOSSES: usize = 20;
 
 /// A topic on a broker.
 #[derive(Clone, Debug)]
@@ -175,6 +177,22 @@ impl Topic {
         );
         let set = set.unwrap_or_else(|e| panic!("the settings of topic {}: {e}", self.name));
         assert!(set.iter().all(Result::is_ok), "the settings of topic {}: {set:?}", self.name);
+        // The controller has them before the broker acts by them.
+        wait_until("the new settings are in force", REQUEST, || {
+            let asked = [ResourceSpecifier::Topic(&self.name)];
+            let seen = futures::executor::block_on(
+                admin(&self.bootstrap).describe_configs(&asked, &AdminOptions::new()),
+            );
+            let seen = seen.unwrap_or_else(|e| panic!("the settings of topic {}: {e}", self.name)).pop();
+            let Some(Ok(seen)) = seen else { return Err(format!("{seen:?}")) };
+            let is_set = |(key, value): &(&str, &str)| {
+                seen.entries.iter().any(|entry| entry.name == *key && entry.value.as_deref() == Some(*value))
+            };
+            match config.iter().all(is_set) {
+                true => Ok(()),
+                false => Err(format!("{config:?} is not in force")),
+            }
+        });
     }
 
     /// Deletes it.
@@ -284,18 +302,13 @@ impl Topic {
             list.add_partition_offset(&self.name, partition, *offset).expect("a plain offset");
         }
         consumer.assign(&list).unwrap_or_else(|e| panic!("assigning {}: {e}", self.name));
-        let mut messages = Vec::new();
-        let mut stuck_at = Instant::now() + REQUEST;
+        let (mut messages, mut losses) = (Vec::new(), 0);
         while !open.is_empty() {
             // An end event comes for every partition; what makes no progress in this time is stuck.
             let polled = consumer
                 .poll(REQUEST)
                 .unwrap_or_else(|| panic!("{}: no record and no end of partitions {open:?}", self.name));
             match polled {
-                // A connection that breaks under load is made again by the client, and the reading goes on.
-                Err(KafkaError::MessageConsumption(
-                    RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure,
-                )) if Instant::now() < stuck_at => continue,
                 Ok(message) => messages.push(Message {
                     partition: message.partition(),
                     offset: message.offset(),
@@ -315,9 +328,10 @@ impl Topic {
                 Err(KafkaError::PartitionEOF(partition)) => {
                     open.remove(&partition);
                 }
+                // A connection that broke off, which the client makes anew.
+                Err(e) if is_lost(&e) && losses < LOSSES => losses += 1,
                 Err(e) => panic!("reading {}: {e}", self.name),
             }
-            stuck_at = Instant::now() + REQUEST;
         }
         messages.sort_by_key(|message| (message.partition, message.offset));
         messages
@@ -358,6 +372,12 @@ impl Topic {
             .create()
             .expect("a consumer can be made")
     }
+}
+
+/// Whether it says that a connection is gone, and nothing else.
+fn is_lost(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown))
 }
 
 fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {

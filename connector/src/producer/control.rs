@@ -6,13 +6,15 @@
 //!                                      <--Rebuilt-- announce, in the transaction of its version
 //! ```
 //!
-//! Requests for a snapshot end no life: they are handed to `snapshot`. Pins are the cleaner's to spare ([`pinned`]).
+//! Requests for a snapshot end no life: they are handed to `snapshot`. Pins are the cleaner's to spare ([`pinned`]). Nor does
+//! it end one that the topic is deleted: nothing is asked until it is made anew, and then what stands there.
 //!
 //! Owns: reading the topic to its end, and waiting behind it. Does not own: what a record means (`format/control`), the
 //! rebuild (`rebuild`).
 
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
@@ -29,6 +31,8 @@ const FETCH_WAIT: Duration = Duration::from_millis(50);
 const IDLE_WAIT: Duration = Duration::from_secs(5);
 /// Longest that a poll blocks without looking whether it should stop.
 const SLICE: Duration = Duration::from_millis(200);
+/// How soon a topic that is gone is looked for again.
+const ABSENT: Duration = Duration::from_secs(1);
 
 /// What the control topic says, as of its end.
 #[derive(Clone, Debug)]
@@ -89,6 +93,7 @@ async fn newest_within(
                     }
                 }
                 Some(Step::End(offset)) => newest.next = newest.next.max(offset).max(end),
+                Some(Step::Lost(detail)) => return Err(lost(&options.control, detail)),
                 None if options.clock.now().saturating_duration_since(progress) > PATIENCE => {
                     return Err(kafka::Error::Unavailable {
                         doing: format!("reading {} to its end", options.control),
@@ -136,16 +141,18 @@ pub fn wait_for<T>(
     mut found: impl FnMut(i64, Option<Control>) -> Option<T>,
 ) -> Result<Option<T>, kafka::Error> {
     let key = rebuild_key(&options.dataset, shard);
-    read_on(options, next, stop, |offset, of, value| match of == key.as_bytes() {
+    read_on(options, next, stop, false, |offset, of, value| match of == key.as_bytes() {
         true => found(offset, read(&options.control, offset, value)),
         false => None,
     })
 }
 
-/// As [`wait_for`]; requests for snapshots of the shard are handed to `snapshot` meanwhile.
+/// As [`wait_for`]; requests for snapshots of the shard are handed to `snapshot` meanwhile. A topic that is gone is waited
+/// for, and one made anew is read from its beginning: of a topic that exists no longer librdkafka says so only once it has
+/// known it for `topic.metadata.propagation.max.ms`, and an owner that has nothing to do with it is not to end by that.
 ///
 /// # Errors
-/// As [`wait_for`].
+/// As [`wait_for`]. Called on a thread of a runtime.
 pub fn wait_beside<T>(
     options: &Options,
     shard: Shard,
@@ -156,7 +163,7 @@ pub fn wait_beside<T>(
 ) -> Result<Option<T>, kafka::Error> {
     let rebuilds = rebuild_key(&options.dataset, shard);
     let snapshots = snapshot_key(&options.dataset, shard);
-    read_on(options, next, stop, |offset, of, value| {
+    read_on(options, next, stop, true, |offset, of, value| {
         if of == rebuilds.as_bytes() {
             return found(read(&options.control, offset, value));
         }
@@ -169,20 +176,39 @@ pub fn wait_beside<T>(
     })
 }
 
+/// `stays`: also while the topic is gone.
 fn read_on<T>(
     options: &Options,
-    next: i64,
+    mut next: i64,
     stop: &CancellationToken,
+    stays: bool,
     mut each: impl FnMut(i64, &[u8], Option<Vec<u8>>) -> Option<T>,
 ) -> Result<Option<T>, kafka::Error> {
+    let topic = &options.control;
     let mut poller = poller(options, IDLE_WAIT, next)?;
     while !stop.is_cancelled() {
-        let Some(Step::Record { offset, key: of, value }) = step(&mut poller, &options.control)? else {
-            continue;
-        };
-        if let Some(found) = each(offset, &of.unwrap_or_default(), value) {
-            return Ok(Some(found));
+        match step(&mut poller, topic) {
+            Ok(Some(Step::Record { offset, key: of, value })) => {
+                next = offset + 1;
+                if let Some(found) = each(offset, &of.unwrap_or_default(), value) {
+                    return Ok(Some(found));
+                }
+                continue;
+            }
+            Ok(Some(Step::End(_)) | None) => continue,
+            Ok(Some(Step::Lost(detail))) if !stays => return Err(lost(topic, detail)),
+            Ok(Some(Step::Lost(detail))) => {
+                tracing::warn!(topic, next, detail, "the topic was made anew; it is read from its beginning");
+                // Where that is not answered it is lost, and asked, again.
+                next = poller.reach(topic, 0).map_or(next, |(low, _)| low);
+            }
+            Err(error @ kafka::Error::Missing { .. }) if stays => {
+                tracing::debug!(%error, topic, "nothing is asked before the topic is there again");
+            }
+            Err(error) => return Err(error),
         }
+        Handle::current().block_on(stop.run_until_cancelled(tokio::time::sleep(ABSENT)));
+        poller = self::poller(options, IDLE_WAIT, next)?;
     }
     Ok(None)
 }
@@ -210,8 +236,18 @@ fn poller(options: &Options, fetch_wait: Duration, from: i64) -> Result<Poller, 
 }
 
 enum Step {
-    Record { offset: i64, key: Option<Vec<u8>>, value: Option<Vec<u8>> },
+    Record {
+        offset: i64,
+        key: Option<Vec<u8>>,
+        value: Option<Vec<u8>>,
+    },
     End(i64),
+    /// The topic holds no such position any more; librdkafka's words.
+    Lost(String),
+}
+
+fn lost(topic: &str, detail: String) -> kafka::Error {
+    kafka::Error::Unavailable { doing: format!("reading {topic}"), detail }
 }
 
 fn step(poller: &mut Poller, topic: &str) -> Result<Option<Step>, kafka::Error> {
@@ -222,9 +258,7 @@ fn step(poller: &mut Poller, topic: &str) -> Result<Option<Step>, kafka::Error> 
             value: message.value().map(<[u8]>::to_vec),
         })),
         Some(Polled::End { offset, .. }) => Ok(Some(Step::End(offset))),
-        Some(Polled::Lost { detail, .. }) => {
-            Err(kafka::Error::Unavailable { doing: format!("reading {topic}"), detail })
-        }
+        Some(Polled::Lost { detail, .. }) => Ok(Some(Step::Lost(detail))),
         Some(Polled::Error(error)) if !error.is_transient() => Err(error),
         Some(Polled::Error(error)) => {
             tracing::debug!(%error, topic, "reading; trying again");

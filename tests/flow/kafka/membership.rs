@@ -13,10 +13,14 @@ fn join(group: &str, topic: &Topic, instance: &str) -> Member {
     Member::join(&options(), group, topic.name(), instance).expect("a member")
 }
 
-async fn assigned(member: &mut Member) -> Vec<i32> {
-    match timeout(LONG, member.next()).await {
-        Ok(Some(Event::Assigned(partitions))) => partitions,
-        other => panic!("{other:?}"),
+pub(super) async fn assigned(member: &mut Member) -> Vec<i32> {
+    loop {
+        match timeout(LONG, member.next()).await {
+            Ok(Some(Event::Assigned(partitions))) => return partitions,
+            // A coordinator that is not ready, or slow: the member goes on by itself.
+            Ok(Some(Event::Failed(error))) if error.is_transient() => println!("{error}"),
+            other => panic!("{other:?}"),
+        }
     }
 }
 

@@ -131,8 +131,9 @@ fn an_open_transaction_holds_back_what_follows_it() {
     let mut poller = source();
     poller.assign(&[(topic.name(), 0, 0)]).expect("assigned");
     let mut seen = Vec::new();
-    let deadline = now() + Duration::from_secs(2);
-    while now() < deadline {
+    let started = now();
+    // Some time behind what is there, which on a busy machine may be long in coming.
+    while started.elapsed() < Duration::from_secs(2) || (seen.is_empty() && started.elapsed() < LONG) {
         match poller.poll(Duration::from_millis(50)) {
             Some(Polled::Record { message, .. }) => seen.push(message.offset()),
             Some(Polled::End { offset, .. }) => assert_eq!(offset, 1),
@@ -342,7 +343,7 @@ fn an_arrival_ends_a_long_wait_at_once() {
     // Who sleeps on would do so each time, for nearly five seconds; a busy machine is slow now and then.
     waits.sort();
     println!("an announcement is seen {waits:?} after its commit returned");
-    assert!(waits[waits.len() / 2] < Duration::from_millis(500), "{waits:?}");
+    assert!(waits[waits.len() / 2] < Duration::from_secs(2), "{waits:?}");
 
     let waker = poller.waker();
     let woken = std::thread::spawn(move || {

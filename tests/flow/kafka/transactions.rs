@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use stillwell::clock::Clock;
-use stillwell::kafka::{Error, Event, Member, Outcome, Outgoing, Transaction};
+use stillwell::kafka::{Error, Member, Outcome, Outgoing, Transaction};
 use stillwell_tests::{Topic, bootstrap, unique};
 
+use super::membership::assigned;
 use super::{LONG, options, read_to_ends, runtime, source, transaction};
 
 #[test]
@@ -16,8 +17,7 @@ fn a_transaction_shows_letters_offsets_and_announcement_at_once() {
     let group = unique("tx-group");
     let mut member =
         Member::join(&options(), &group, announcements.name(), &unique("instance")).expect("a member");
-    let event = runtime.block_on(member.next());
-    assert!(matches!(&event, Some(Event::Assigned(partitions)) if partitions == &[0]), "{event:?}");
+    assert_eq!(runtime.block_on(assigned(&mut member)), [0]);
     let membership = member.membership();
     assert!(membership.owns(0) && !membership.owns(1));
 
@@ -115,10 +115,10 @@ fn offsets_of_a_member_that_is_out_abort_the_transaction() {
     let group = unique("out");
     let instance = unique("instance");
     let mut first = Member::join(&options(), &group, announcements.name(), &instance).expect("a member");
-    assert!(matches!(runtime.block_on(first.next()), Some(Event::Assigned(_))));
+    runtime.block_on(assigned(&mut first));
     let stale = first.membership().group_metadata().expect("a member has metadata");
     let mut second = Member::join(&options(), &group, announcements.name(), &instance).expect("a member");
-    assert!(matches!(runtime.block_on(second.next()), Some(Event::Assigned(_))));
+    runtime.block_on(assigned(&mut second));
 
     let mut send = transaction(&unique("out"));
     send.begin().expect("begin");

@@ -43,11 +43,11 @@ fn wait_for<F: Future<Output: Send> + Send>(future: F) -> F::Output {
 pub(super) fn usable(settings: &Settings) -> Result<(), String> {
     wait_for(async {
         let client = docker_client_instance().await.map_err(|_| "no Docker engine answers".to_owned())?;
-        let ping = tokio::time::timeout(Duration::from_secs(5), client.ping()).await;
+        let ping = tokio::time::timeout(Duration::from_secs(30), client.ping()).await;
         match ping {
             Ok(Ok(_)) => {}
             Ok(Err(_)) => return Err("no Docker engine answers".to_owned()),
-            Err(_) => return Err("the Docker engine does not answer within 5 s".to_owned()),
+            Err(_) => return Err("the Docker engine does not answer within 30 s".to_owned()),
         }
         let name = format!("{}:{}", settings.image, settings.tag);
         if client.inspect_image(&name).await.is_ok() {
