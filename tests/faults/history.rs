@@ -10,7 +10,7 @@ use stillwell::version::{Life, Version};
 use stillwell_tests::{Record, Setting, Topic};
 
 /// Longest that anything here may take.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(180);
 
 /// What the topic holds.
 pub struct History {
