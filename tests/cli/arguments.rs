@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use stillwell_tests::{Finished, free_port, run, scratch, stillwell, workspace};
 
-const SHORT: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_secs(120);
 
 const LEAST: &str = r#"[storage]
 data_dir = "data"

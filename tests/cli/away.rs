@@ -47,7 +47,12 @@ fn an_outage_of_kafka_takes_nothing_away_that_was_readable() {
             Ok(answer) => Err(answer.body),
             Err(error) => Err(error.to_string()),
         });
-        assert_eq!(get(port, "/ready").status, status, "serve_stale = {serve_stale}");
+        wait_until(&format!("/ready says {status}: serve_stale = {serve_stale}"), LONG, || {
+            match get(port, "/ready") {
+                answer if answer.status == status => Ok(()),
+                answer => Err(answer.body),
+            }
+        });
         assert_eq!(get(port, "/v1/datasets").json()["datasets"][0]["stale"], true);
         let got = run(&mut stillwell(["get", name, "P-1", "-c", &config, "--set", &assignment]), LONG);
         if serve_stale == "true" {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stillwell_tests::{Finished, run, scratch, stillwell};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 fn ran(arguments: &[&str]) -> Finished {
     // In a folder of its own: a stillwell.toml in the working directory would be read.

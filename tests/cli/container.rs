@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stillwell_tests::{run, scratch, stillwell, workspace};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 fn text(below: &str) -> String {
     std::fs::read_to_string(workspace().join(below)).unwrap_or_else(|error| panic!("{below}: {error}"))

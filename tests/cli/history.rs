@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stillwell_tests::{Record, Running, Topic, bootstrap, run, scratch, stillwell, unique, wait_until};
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(180);
 
 /// A configuration of dataset `name`, which writes versions of `schema` to `announcements`.
 fn configure(dir: &Path, name: &str, topic: &str, schema: &str, announcements: &str) -> String {

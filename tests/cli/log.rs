@@ -11,7 +11,7 @@ use stillwell::producer::log::{Log, Options};
 use stillwell::{Position, SourcePartition};
 use stillwell_tests::{Finished, run, scratch, stillwell};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 fn source() -> SourcePartition {
     SourcePartition { topic: "orders".into(), topic_id: Default::default(), partition: 0 }

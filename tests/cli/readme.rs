@@ -2,7 +2,6 @@
 //! compiled with the documentation's.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::Value;
 use stillwell_tests::{
@@ -170,8 +169,7 @@ fn what_the_readme_says_works() {
 /// `make help` names every target, so that nobody has to read the Makefile; README.md's are among them.
 #[test]
 fn make_help_is_complete() {
-    let help =
-        run(std::process::Command::new("make").arg("help").current_dir(workspace()), Duration::from_secs(30));
+    let help = run(std::process::Command::new("make").arg("help").current_dir(workspace()), LONG);
     let help = help.expect_code(0).stdout;
     let makefile = std::fs::read_to_string(workspace().join("Makefile")).unwrap();
     let targets = makefile.lines().find_map(|line| line.strip_prefix(".PHONY:")).unwrap();

@@ -1,8 +1,6 @@
 //! What topics hold goes away under a dataset, while it runs or between two lives: emptied, trimmed beyond who is slow,
 //! the announcements' history gone. A clear error where something is lost, and nothing at all where nothing is.
 
-use std::time::Duration;
-
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use stillwell_tests::campaign::instance::Instance;
@@ -176,7 +174,7 @@ async fn announcements_trimmed_beyond_a_slow_reader_make_it_jump() {
     let next = good(&mut setting, "next", 6.0);
     setting.topic.produce([next]);
     says(&mut reader, &format!("{record}next"), r#""price":6.0"#);
-    assert!(reader.stop(Duration::from_secs(30)).success());
+    assert!(reader.stop(DEADLINE).success());
     producer.shutdown().await.expect("it stops");
 }
 

@@ -35,7 +35,7 @@ async fn stopped_while(name: &str, loses: fn(i16, bool) -> bool) {
         if lost.load(Ordering::Acquire) { Ok(()) } else { Err("nothing is lost yet") }
     });
     // Who does not look waits for an answer, half a minute.
-    let stopped = tokio::time::timeout(Duration::from_secs(20), producer.shutdown()).await;
+    let stopped = tokio::time::timeout(Duration::from_secs(28), producer.shutdown()).await;
     stopped.expect("it looks at its token").expect("it stops well");
     drop(tap);
 

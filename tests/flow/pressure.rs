@@ -19,7 +19,10 @@ use stillwell_tests::{Topic, Volume, scratch, wait_until, wait_until_async};
 use crate::line::SCHEMA;
 use crate::setting::Setting;
 
-const LONG: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(180);
+/// The group's patience with a member that does not poll, and with one that says nothing: no shorter than a stall of a
+/// loaded machine's broker, or that would be taken for the rebalance that must not be.
+const PATIENCE_MS: &str = "12000";
 const UNLIMITED: Pacing = Pacing { max_records_per_second: 0, max_bytes_per_second: 0, pressure_high: 0.8 };
 
 /// Records of half a kilobyte, each with a key of its own.
@@ -39,8 +42,8 @@ async fn slow(setting: &Setting, spill: Spill, records_per_second: u32) -> (Prod
     let batching = Batching { max_batch_size: 100, max_pending_records: 100, ..Batching::default() };
     let producer = setting
         .builder()
-        .kafka_property("max.poll.interval.ms", "6000")
-        .kafka_property("session.timeout.ms", "6000")
+        .kafka_property("max.poll.interval.ms", PATIENCE_MS)
+        .kafka_property("session.timeout.ms", PATIENCE_MS)
         .batching(batching)
         .pacing(Pacing { max_records_per_second: records_per_second, ..UNLIMITED })
         .spill(spill)
@@ -67,17 +70,17 @@ async fn a_source_paused_beyond_max_poll_interval_sees_no_rebalance_and_nothing_
     let spill = Spill { max_log_size: 3_000_000, shed: Shed::None };
     let (producer, metrics) = slow(&setting, spill, 20).await;
 
-    // Longer than the group's patience with a member that does not poll: 6 s, see `slow`.
+    // Longer than the group's patience with a member that does not poll.
     let clock = Clock::system();
     let mut since = None;
-    wait_until_async("the source has been paused for nine seconds", LONG, || {
+    wait_until_async("the source has been paused for fourteen seconds", LONG, || {
         let now = clock.now();
         let state = match metrics.source_paused.get() {
             0 => {
                 assert!(since.is_none(), "it went on while the log was full");
                 Err("not paused".to_owned())
             }
-            _ if now - *since.get_or_insert(now) > Duration::from_secs(9) => Ok(()),
+            _ if now - *since.get_or_insert(now) > Duration::from_secs(14) => Ok(()),
             _ => Err(format!("paused since {:?}", since.map(|since| now - since))),
         };
         std::future::ready(state)
@@ -131,11 +134,12 @@ async fn a_slow_store_brings_the_pace_down_and_is_forgotten_when_it_is_quick_aga
         .await
         .expect("the producer starts");
     let paced = wait_until_async("the pace comes down, step by step", LONG, || {
-        let pace = metrics.pace_records_per_second.get();
-        std::future::ready(if pace > 0.0 && pace < 500.0 { Ok(pace) } else { Err(format!("{pace}")) })
+        let (pace, pressure) = (metrics.pace_records_per_second.get(), metrics.pressure.get());
+        let slowed = pace > 0.0 && pace < 500.0 && pressure >= 0.8;
+        std::future::ready(if slowed { Ok(pace) } else { Err(format!("{pace} at {pressure}")) })
     })
     .await;
-    assert!(paced >= 1.0 && metrics.pressure.get() >= 0.8, "{paced} at {}", metrics.pressure.get());
+    assert!(paced >= 1.0, "{paced}");
     assert_eq!(metrics.source_paused.get(), 0, "what goes out slowly does not keep anything from coming in");
 
     slow.set(false);

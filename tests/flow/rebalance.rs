@@ -27,6 +27,12 @@ fn writers(instances: &[&Instance]) -> usize {
     instances.iter().filter(running).count()
 }
 
+/// Stops it in order, once it has come so far as to listen to signals: before that it ends by them, as anybody does.
+fn stopped(mut process: Running) {
+    process.wait_for_text("starting", LONG);
+    process.stop(LONG).expect_code(0);
+}
+
 async fn settled(setting: &Setting) {
     let cache = scratch();
     let consumer = setting.consumer(cache.path()).await;
@@ -88,7 +94,7 @@ async fn a_storm_of_members_loses_nothing_and_announces_nothing_twice() {
                 None
             }
             Some(process) => {
-                process.stop(LONG).expect_code(0);
+                stopped(process);
                 leaves += 1;
                 None
             }
@@ -107,9 +113,7 @@ async fn a_storm_of_members_loses_nothing_and_announces_nothing_twice() {
     });
     let versions = instances[0].newest();
     println!("{kills} kills, {leaves} leaves, {versions} versions, {} keys", setting.model.len());
-    for process in processes.into_iter().flatten() {
-        process.stop(LONG).expect_code(0);
-    }
+    processes.into_iter().flatten().for_each(stopped);
     instances[0].newest();
 }
 

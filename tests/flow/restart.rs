@@ -1,7 +1,5 @@
 //! Either side stops and starts again, with what it had on disk or without.
 
-use std::time::Duration;
-
 use serde_json::json;
 use stillwell::Version;
 use stillwell_tests::{Running, scratch, wait_until, wait_until_async};
@@ -109,15 +107,15 @@ async fn nothing_new_after_a_restart_at_rest_announces_nothing_but_the_life() {
 
     // Stopped again before anything came: there is nothing to announce, and nothing to wait for.
     let producer = setting.producer().await;
-    wait_until_async("the shard is taken over", Duration::from_secs(30), || {
+    wait_until_async("the shard is taken over", LONG, || {
         std::future::ready(match producer.status().state {
             Some(stillwell::producer::own::State::Running) => Ok(()),
             state => Err(format!("{state:?}")),
         })
     })
     .await;
-    let idle = tokio::time::timeout(Duration::from_secs(20), producer.shutdown()).await;
-    assert_eq!(idle.expect("it stops at once").expect("it stops well").version, Some(first));
+    let idle = tokio::time::timeout(LONG, producer.shutdown()).await;
+    assert_eq!(idle.expect("it stops").expect("it stops well").version, Some(first));
 
     let producer = setting.producer().await;
     let more = setting.upsert("one more", json!({"id": "one more", "price": 1.0, "stock": null}));

@@ -12,7 +12,7 @@ use crate::instance::Instance;
 use crate::line::SCHEMA;
 use crate::setting::Setting;
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(180);
 
 /// The store's files with this ending, of the oldest version first.
 fn blobs(setting: &Setting, ending: &str) -> Vec<PathBuf> {

@@ -15,7 +15,7 @@ use stillwell_tests::{Broker, Record, Topic, bootstrap, scratch, wait_until_asyn
 use crate::line::SCHEMA;
 use crate::setting::Setting;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 /// How often topics are looked at, in these tests.
 const OFTEN: Duration = Duration::from_millis(200);
 /// What an announcement topic must be set to.

@@ -9,7 +9,7 @@ use stillwell_tests::{Record, Topic, bootstrap, scratch, wait_until, wait_until_
 
 use crate::setting::Setting;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 const STOCK: &str = r#"{"type": "record", "name": "Stock", "fields": [
     {"name": "shop", "type": ["null", "string"], "default": null},

@@ -15,7 +15,7 @@ const SCHEMA: &str = r#"{"type": "record", "name": "Product", "fields": [
     {"name": "price", "type": "double"},
     {"name": "note", "type": "string", "default": ""}
 ]}"#;
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 fn product(number: u32, round: u32) -> (String, Value) {
     let id = format!("P-{number:03}");
@@ -89,8 +89,9 @@ async fn a_subset_is_what_its_filter_says_through_changes_and_restarts() {
     let rows: Vec<_> = (0..60).map(|number| product(number, 1)).collect();
     let mut records: Vec<Record> = rows.into_iter().map(|(id, value)| setting.upsert(&id, value)).collect();
     records.extend((60..70).map(|number| setting.delete(&format!("P-{number:03}"))));
-    setting.topic.produce(records);
+    // Held before anything of it is there to be seen.
     let before = subset.view();
+    setting.topic.produce(records);
     settled(&setting, &subset).await;
     setting.settled(&whole).await;
     let after = subset.view();

@@ -11,7 +11,7 @@ use stillwell_tests::{Topic, bootstrap, scratch, unique};
 use crate::line::SCHEMA;
 use crate::setting::{Model, Setting, contents};
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(180);
 
 /// The first version of each position: by partition, (version, next offset) in order.
 fn announced(dataset: &str) -> BTreeMap<i32, Vec<(Version, i64)>> {

@@ -176,9 +176,18 @@ impl Running {
 
     /// Sends `TERM`, `INT`, `KILL`, `HUP`, `STOP` or `CONT`.
     pub fn signal(&mut self, name: &str) {
-        assert!(self.ended().is_none(), "it has ended already\n{}", self.stderr());
+        assert!(self.signal_unless_ended(name), "it has ended already\n{}", self.stderr());
+    }
+
+    /// Sends a signal to who may end by itself meanwhile. False: it has ended.
+    pub fn signal_unless_ended(&mut self, name: &str) -> bool {
+        if self.ended().is_some() {
+            return false;
+        }
+        // One that ends now takes its signal all the same: only `ended` lets go of its id.
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
         assert!(status.expect("kill can be started").success(), "kill -{name} {}", self.pid());
+        true
     }
 
     /// Waits until it has logged or printed `text`; panics if it ends before.

@@ -46,7 +46,7 @@ pub mod code {
 }
 
 /// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The end of a transaction, as a client asked for it.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use crate::guard::{self, Guard};
 use crate::{free_port, wait_until, workspace};
 
 /// Longest answer.
-const REQUEST: Duration = Duration::from_secs(30);
+const REQUEST: Duration = Duration::from_secs(120);
 /// Where it speaks Confluent's API.
 const API: &str = "/apis/ccompat/v7";
 

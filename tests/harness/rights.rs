@@ -11,7 +11,7 @@ const GIVE: i16 = 30;
 const TAKE: i16 = 31;
 const TELL: i16 = 29;
 /// How long a broker may take until it knows of a change.
-const KNOWN: Duration = Duration::from_secs(30);
+const KNOWN: Duration = Duration::from_secs(120);
 
 /// What a right is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -10,7 +10,7 @@ use stillwell::{Consumer, Producer, ProducerBuilder, View};
 use crate::{Broker, Record, Topic, scratch, unique, wait_until_async};
 
 /// Longest that a version may take to become readable.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Key to JSON: what a fold over the source says.
 pub type Model = BTreeMap<Vec<u8>, Value>;

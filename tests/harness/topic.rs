@@ -17,8 +17,10 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use crate::{Broker, unique, wait_until};
 
-/// Longest answer of the broker to one request.
-const REQUEST: Duration = Duration::from_secs(30);
+/// Longest answer of the broker to one request: long past what a loaded machine takes, for it only fails.
+const REQUEST: Duration = Duration::from_secs(120);
+/// Records that are made before the first is sent: what a batch holds.
+const AT_ONCE: usize = 10_000;
 /// Lost connections that one reading bears with.
 const LOSSES: usize = 20;
 
@@ -106,6 +108,14 @@ impl Topic {
         wait_until("the new topic is in the metadata", REQUEST, || {
             let seen = topic.partitions();
             if seen == partitions { Ok(()) } else { Err(format!("{name} has {seen} partitions")) }
+        });
+        // And who is to lead a partition may not do so yet.
+        let asking = topic.consumer();
+        wait_until("the new topic's partitions are led", REQUEST, || {
+            (0..partitions).try_for_each(|partition| {
+                let asked = asking.fetch_watermarks(name, partition, REQUEST);
+                asked.map(drop).map_err(|e| format!("partition {partition} of {name}: {e}"))
+            })
         });
         topic
     }
@@ -216,12 +226,17 @@ impl Topic {
     }
 
     /// Writes all `records`, in order within a key, and returns their number once the broker has each of them.
+    ///
+    /// Few records of a partition (up to a megabyte) come to the broker in one piece, and so to who reads them, or a version
+    /// were made of half of them: all are there before the client is, which takes longer to connect than to queue them.
     pub fn produce(&self, records: impl IntoIterator<Item = Record>) -> usize {
+        let mut records = records.into_iter();
+        let first: Vec<Record> = records.by_ref().take(AT_ONCE).collect();
         let producer: BaseProducer<Deliveries> = ClientConfig::new()
             .set("bootstrap.servers", &self.bootstrap)
             .set("enable.idempotence", "true")
             .set("partitioner", "murmur2_random")
-            .set("linger.ms", "5")
+            .set("linger.ms", "20")
             .set("batch.size", "1000000")
             .set("compression.type", "lz4")
             .set("message.max.bytes", "50000000")
@@ -230,7 +245,7 @@ impl Topic {
             .create_with_context(Deliveries::default())
             .expect("a producer can be made");
         let mut sent = 0;
-        for record in records {
+        for record in first.into_iter().chain(records) {
             self.send(&producer, &record);
             sent += 1;
             if sent % 1_000 == 0 {

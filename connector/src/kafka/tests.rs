@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::record::TopicId;
 use crate::telemetry::Metrics;
 
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(120);
 
 fn now() -> Instant {
     Clock::system().now()

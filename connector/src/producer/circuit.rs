@@ -321,10 +321,13 @@ impl Drop for Pass {
 mod tests {
     use super::*;
 
+    /// Longer than a busy machine holds a test up between two of its steps.
+    const RESET: Duration = Duration::from_secs(3);
+
     fn circuits(clock: &Clock) -> (Circuits, Arc<ProducerMetrics>) {
         let reliability = Reliability {
             circuit_breaker_threshold: 2,
-            circuit_breaker_reset: Duration::from_millis(300),
+            circuit_breaker_reset: RESET,
             ..Reliability::default()
         };
         let metrics = ProducerMetrics::detached();
@@ -403,7 +406,7 @@ mod tests {
         let early = store.pass().await;
         store.failed("away".into());
         store.failed("away".into());
-        clock.advance(Duration::from_millis(300));
+        clock.advance(RESET);
         let probe = store.pass().await;
         early.failed("away".into());
         assert_eq!(store.state(), Circuit::HalfOpen);

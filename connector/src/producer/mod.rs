@@ -83,6 +83,8 @@ pub struct Status {
     pub has_run: bool,
     /// Lives that ended with an error.
     pub failures: u64,
+    /// Why the last of these ended. It stays once the next life has begun, which takes [`Status::error`] back.
+    pub last_failure: Option<String>,
     /// Of these, lives that ended because Kafka was away: the circuits tell more.
     pub unavailable: u64,
     /// Why nothing is taken from Kafka at the moment; it goes on by itself.

@@ -395,7 +395,7 @@ impl Supervisor {
         }
         self.status.send_modify(|status| {
             (status.error, status.refused) = (Some(error.chain()), permanent);
-            status.failures += 1;
+            (status.failures, status.last_failure) = (status.failures + 1, status.error.clone());
             status.unavailable += u64::from(unavailable && !permanent);
         });
         after

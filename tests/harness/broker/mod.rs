@@ -179,8 +179,8 @@ impl Broker {
             .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
             .create()
             .expect("a client without a group can be made");
-        wait_until("the broker answers", Duration::from_secs(60), || {
-            match client.fetch_metadata(None, Duration::from_secs(2)) {
+        wait_until("the broker answers", Duration::from_secs(180), || {
+            match client.fetch_metadata(None, Duration::from_secs(10)) {
                 Ok(metadata) if metadata.brokers().is_empty() => Err("no broker in its metadata".to_owned()),
                 Ok(_) => Ok(()),
                 Err(e) => Err(e.to_string()),

@@ -28,7 +28,7 @@ fn forget(world: &mut World) {
 /// Waits for them to go: a fetch that was given up because another failed cleans up on its own thread.
 fn no_temporaries(world: &World) {
     let left = || world.files("").into_iter().filter(|path| path.to_string_lossy().contains(".tmp-"));
-    for _ in 0..500 {
+    for _ in 0..6_000 {
         if left().next().is_none() {
             return;
         }

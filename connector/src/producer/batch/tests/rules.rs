@@ -13,7 +13,7 @@ use crate::producer::batch::*;
 use crate::producer::log::{Log, Options};
 use crate::record::TopicId;
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Limits that nothing in these tests reaches.

@@ -52,18 +52,23 @@ async fn what_was_announced_long_ago_costs_nothing() {
     for (name, trimmed) in [("little", 0), ("much", PENDING * 100)] {
         let dir = root.path().join(name);
         made(&dir, trimmed).await;
+        // Without the bound it were a hundred times as much, however often. What is constant: a write-ahead log of at most the
+        // memtables' size, and files that are about to go.
+        let bound = best.first().map(|least: &Duration| *least * 5 + Duration::from_millis(100));
         let mut fastest = Duration::MAX;
-        for _ in 0..3 {
+        // Of many where it has to be: a busy machine holds up some.
+        for n in 0..30 {
+            if n >= 3 && bound.is_none_or(|bound| fastest < bound) {
+                break;
+            }
             let (took, kept) = recovered(&dir, trimmed).await;
             assert_eq!(kept, offsets(0, trimmed, trimmed + PENDING));
             fastest = fastest.min(took);
         }
+        assert!(bound.is_none_or(|bound| fastest < bound), "{fastest:?}, and {best:?} of a short history");
         println!("{PENDING} chunks pending, {trimmed} trimmed before: {fastest:?}");
         best.push(fastest);
     }
-    // Without the bound it were a hundred times as much. What is constant: a write-ahead log of at most the memtables'
-    // size, and files that are about to go.
-    assert!(best[1] < best[0] * 5 + Duration::from_millis(100), "{best:?}");
 }
 
 /// Kafka was never reached: what is there stays needed, and what was trimmed before is no loss that anybody is told of.
