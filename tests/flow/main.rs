@@ -35,6 +35,7 @@ mod replays;
 mod restart;
 mod restore;
 mod rollback;
+mod rows;
 mod s3;
 mod secure;
 mod sources;
