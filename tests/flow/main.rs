@@ -34,6 +34,7 @@ mod registry;
 mod replays;
 mod restart;
 mod restore;
+mod roles;
 mod rollback;
 mod rows;
 mod s3;
