@@ -166,6 +166,9 @@ struct Base {
 #[derive(Deserialize)]
 struct Registered {
     schema: String,
+    /// Only where a subject's version was asked for.
+    #[serde(default)]
+    id: Option<u32>,
     #[serde(rename = "schemaType", default)]
     kind: Option<String>,
     #[serde(default)]
@@ -261,6 +264,16 @@ impl Registry {
     pub async fn latest(&self, subject: &str) -> Result<Found, Error> {
         let path = format!("/subjects/{}/versions/latest", escaped(subject));
         self.whole(&path, &format!("subject {subject}")).await
+    }
+
+    /// The id of the newest schema of a subject; asked for each time.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn newest(&self, subject: &str) -> Result<SchemaId, Error> {
+        let path = format!("/subjects/{}/versions/latest", escaped(subject));
+        let registered = self.registered(&path, &format!("subject {subject}")).await?;
+        registered.id.map(SchemaId::Number).ok_or_else(|| self.garbled(&path))
     }
 
     /// Asks for something that any registry has; says who answered.

@@ -1,7 +1,7 @@
 """An S3 server for tests: moto on a port of 127.0.0.1, with signatures and rights checked as Amazon checks them.
 
-Prints one line: the port, and the [storage.options] of one who may do all, of one who may only read, and of those who are not
-let in. Ends when standard input does, so that it never outlives the test that started it.
+Prints one line: the port, the [storage.options] of one who may do all, of one who may only read, and of those who are not
+let in, and what a machine would be given that has the role of the first or of the second. Ends when standard input does, so that it never outlives the test that started it.
 """
 
 import json
@@ -62,8 +62,22 @@ def user(name, actions):
     return {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
 
 
+def role(name, actions):
+    """Makes a role that may do so much in S3; gives a session's credentials, as a metadata server answers with them."""
+    anyone = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
+    trust = json.dumps({"Version": "2012-10-17", "Statement": [anyone]})
+    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    statement = {"Effect": "Allow", "Action": actions, "Resource": ["*"]}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    iam.put_role_policy(RoleName=name, PolicyName="s3", PolicyDocument=document)
+    session = boto3.client("sts", **anybody).assume_role(RoleArn=arn, RoleSessionName=name)["Credentials"]
+    keys = {"AccessKeyId": session["AccessKeyId"], "SecretAccessKey": session["SecretAccessKey"]}
+    return {"Code": "Success", "Type": "AWS-HMAC", "Token": session["SessionToken"], **keys}
+
+
 endpoint = anybody["endpoint_url"]
 writer, reader = user("writer", ["s3:*"]), user("reader", ["s3:Get*", "s3:List*"])
+roles = {"writer": role("writes", ["s3:*"]), "reader": role("reads", ["s3:Get*", "s3:List*"])}
 liar = dict(writer, aws_secret_access_key="wr0ng-s3cret")
 nobody = dict(liar, aws_access_key_id="AKIANOBODY")
 said = {
@@ -72,7 +86,11 @@ said = {
     "writer": writer,
     "reader": reader,
     "strangers": [liar, nobody],
-    "secrets": [*writer.values(), *liar.values(), *nobody.values()],
+    "roles": roles,
+    "secrets": [
+        *(value for keys in (writer, liar, nobody) for value in keys.values()),
+        *(session[part] for session in roles.values() for part in ("AccessKeyId", "SecretAccessKey", "Token")),
+    ],
 }
 # From here on everybody signs.
 reset = Request(f"http://127.0.0.1:{port}/moto-api/reset-auth", data=b"0", headers={"content-type": "text/plain"})

@@ -44,10 +44,11 @@ fn a_letter_of_connect_and_one_of_ours_say_the_same_and_both_come_back() {
     let before = setting.upsert("before", json!({ "id": "before", "price": 1.5, "stock": 2 }));
     setting.topic.produce([Record { partition: Some(1), ..before }, bad.clone(), good]);
     let foreign = setting.topic.beside(&unique("connect.letters"));
-    let worker = Connect::sink(bootstrap(), setting.topic.name(), foreign.name());
+    let own = format!("{}.dlq", setting.dataset());
+    let worker = Connect::sink(bootstrap(), setting.topic.name(), foreign.name(), &own);
     let instance = Instance::new(&setting, "one");
     let process = instance.started();
-    let ours = Topic::named(&format!("{}.dlq", setting.dataset()));
+    let ours = Topic::named(&own);
     let one = |letters: &Topic, who: &str| {
         letters.read_until(&format!("{who} has written a letter"), LONG, |read| match read {
             [letter] => Ok(letter.clone()),
@@ -74,6 +75,8 @@ fn a_letter_of_connect_and_one_of_ours_say_the_same_and_both_come_back() {
         names.filter(|name| name.starts_with(CONNECT) && !name.ends_with("stacktrace")).collect()
     };
     assert_eq!(names(&ours), names(&theirs), "the same names in the same order");
+
+    shown_by_connect(&worker, &ours);
 
     // An operator's eye.
     let format = "%k\t%p/%o\t%h\n";
@@ -107,6 +110,37 @@ fn a_letter_of_connect_and_one_of_ours_say_the_same_and_both_come_back() {
     assert_eq!(again.headers.len(), 3, "Connect's are gone, ours is there: {again:?}");
     process.stop(LONG).expect_code(0);
     announcements_are_read(&setting);
+}
+
+/// Our letter as a Connect worker reads it: by its reporter's own names, all of them, and its own converter of headers.
+fn shown_by_connect(worker: &Connect, ours: &Message) {
+    let line = wait_until("Connect has read our letter", LONG, || {
+        let read = worker.letters();
+        match read.split_once('\n') {
+            Some((line, "")) => Ok(line.to_owned()),
+            _ => Err(format!("{read:?}; {}", worker.log())),
+        }
+    });
+    let told: BTreeMap<&str, &str> =
+        line.split('\t').map(|told| told.split_once('=').unwrap_or_else(|| panic!("{line}"))).collect();
+    let text = |name: &str| format!("STRING:{}", header(ours, name));
+    let mut expected: BTreeMap<&str, String> = [
+        ("ERROR_HEADER_ORIG_TOPIC", "topic"),
+        ("ERROR_HEADER_CONNECTOR_NAME", "connector.name"),
+        ("ERROR_HEADER_STAGE", "stage"),
+        ("ERROR_HEADER_EXECUTING_CLASS", "class.name"),
+        ("ERROR_HEADER_EXCEPTION", "exception.class.name"),
+        ("ERROR_HEADER_EXCEPTION_MESSAGE", "exception.message"),
+    ]
+    .map(|(constant, name)| (constant, text(name)))
+    .into();
+    // Numbers to Connect, of the smallest type that holds them.
+    expected.insert("ERROR_HEADER_ORIG_PARTITION", "INT8:1".to_owned());
+    expected.insert("ERROR_HEADER_ORIG_OFFSET", "INT8:1".to_owned());
+    expected.insert("ERROR_HEADER_TASK_ID", "INT8:0".to_owned());
+    // All that there are, save the stack trace, which may be of any size.
+    let told: BTreeMap<&str, String> = told.into_iter().map(|(name, told)| (name, told.to_owned())).collect();
+    assert_eq!(told, expected);
 }
 
 /// The announcements as kcat gives their bytes, by the published schemas and apache-avro.

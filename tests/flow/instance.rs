@@ -132,6 +132,12 @@ impl Instance {
         ask(self.port, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
     }
 
+    /// As [`Instance::get`], for who has the token.
+    pub fn get_as(&self, path: &str, token: &str) -> std::io::Result<(u16, String)> {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+        ask(self.port, &format!("{head}authorization: Bearer {token}\r\n\r\n"))
+    }
+
     /// A POST with a body: status and body of the answer.
     pub fn post(&self, path: &str, token: Option<&str>, body: &str) -> std::io::Result<(u16, String)> {
         Instance::post_to(self.port, path, token, body)

@@ -21,7 +21,7 @@ const LONG: Duration = Duration::from_secs(90);
 /// A dataset with its letters, all written by the test: no producer runs.
 pub(crate) struct Scene {
     setting: Setting,
-    letters: Topic,
+    pub(crate) letters: Topic,
     pub(crate) instance: Instance,
 }
 
@@ -38,7 +38,7 @@ impl Scene {
     }
 
     /// The letter of a record, as the producer would write it.
-    fn letter(&self, partition: i32, offset: i64, record: &Record) -> Letter {
+    pub(crate) fn letter(&self, partition: i32, offset: i64, record: &Record) -> Letter {
         let bytes = |bytes: &Option<Vec<u8>>| bytes.clone().map(Into::into);
         let headers = record.headers.iter().map(|(name, value)| (name.clone(), bytes(value)));
         Letter {
@@ -58,7 +58,7 @@ impl Scene {
         }
     }
 
-    fn written(&self, letter: &Letter, failed_at: i64, elsewhere: &Elsewhere) -> Record {
+    pub(crate) fn written(&self, letter: &Letter, failed_at: i64, elsewhere: &Elsewhere) -> Record {
         let vec = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
         let (key, value) = letter.kafka_record(elsewhere);
         let headers = letter.kafka_headers(self.setting.dataset(), 0, failed_at, elsewhere);

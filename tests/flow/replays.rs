@@ -10,6 +10,7 @@ use stillwell::blob::Store;
 use stillwell::clock::Clock;
 use stillwell::codec::{Bound, ExtraFields, Format, KeyRule};
 use stillwell::dead::replay;
+use stillwell::dead::rows::Goal;
 use stillwell::dead::select::Selection;
 use stillwell::kafka;
 use stillwell::schema::Schema;
@@ -55,6 +56,7 @@ async fn every_record_of_the_source_is_progress() {
         wait: LONG,
         force: false,
         fix: None,
+        goal: Goal::Source,
     };
     let replaying =
         tokio::task::spawn_blocking(move || replay::run(&options, &asked, &CancellationToken::new(), |_| {}));

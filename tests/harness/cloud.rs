@@ -106,6 +106,11 @@ impl Cloud {
         strangers.iter().map(|stranger| self.options(stranger, self.port())).collect()
     }
 
+    /// What a machine with a role (`writer`, `reader`) is answered that asks for its credentials, but for when they end; at S3.
+    pub fn session(&self, role: &str) -> Value {
+        self.said("roles").get(role).cloned().unwrap_or_else(|| panic!("there is no role {role}"))
+    }
+
     /// What nobody may read in an error or a log.
     pub fn secrets(&self) -> Vec<&str> {
         let secrets = self.said("secrets").as_array().expect("it says what is secret");

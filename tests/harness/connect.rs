@@ -1,8 +1,9 @@
 //! A Kafka Connect worker as a child process, with one sink that cannot read everything: what it cannot goes to dead letters
-//! as Connect writes them. And kcat, to read topics by what is not ours.
+//! as Connect writes them; and with one that reads letters, of which it makes what their headers say. And kcat, to read topics
+//! by what is not ours.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::broker::jars;
@@ -14,16 +15,20 @@ use crate::{free_port, unique, workspace};
 pub struct Connect {
     child: Child,
     log: PathBuf,
+    read: PathBuf,
     _guard: Guard,
     _folder: tempfile::TempDir,
 }
 
 impl Connect {
-    /// Starts a worker whose sink writes JSON values of `topic` to a file, and what is no JSON to the topic `letters`. Give it
-    /// the time that a JVM takes.
-    pub fn sink(bootstrap: &str, topic: &str, letters: &str) -> Connect {
+    /// Starts a worker whose sink writes JSON values of `topic` to a file, and what is no JSON to the topic `letters`; another
+    /// one reads the letters of the topic `ours`, which may come later, for [`Connect::letters`]. Give it the time that a JVM
+    /// takes.
+    pub fn sink(bootstrap: &str, topic: &str, letters: &str, ours: &str) -> Connect {
         let plugins = fetched();
+        let jars = jars().unwrap_or_else(|why| panic!("no Connect worker: {why}"));
         let folder = crate::scratch();
+        shown(&jars, &folder.path().join("plugins/shown"));
         let at = |name: &str| folder.path().join(name).display().to_string();
         let worker = format!(
             "bootstrap.servers={bootstrap}\n\
@@ -31,10 +36,11 @@ impl Connect {
              value.converter=org.apache.kafka.connect.json.JsonConverter\n\
              value.converter.schemas.enable=false\n\
              offset.storage.file.filename={}\n\
-             plugin.path={plugins}\n\
+             plugin.path={plugins},{}\n\
              plugin.discovery=service_load\n\
              listeners=http://127.0.0.1:{}\n",
             at("offsets"),
+            at("plugins"),
             free_port()
         );
         let sink = format!(
@@ -51,15 +57,33 @@ impl Connect {
             unique("sink"),
             at("out")
         );
+        // Connect's own header converter, which makes numbers of what looks like some; then what the headers say is the value.
+        let reader = format!(
+            "name={}\n\
+             connector.class=org.apache.kafka.connect.file.FileStreamSinkConnector\n\
+             tasks.max=1\n\
+             topics={ours}\n\
+             file={}\n\
+             consumer.override.auto.offset.reset=earliest\n\
+             consumer.override.allow.auto.create.topics=false\n\
+             consumer.override.metadata.max.age.ms=500\n\
+             value.converter=org.apache.kafka.connect.storage.StringConverter\n\
+             header.converter=org.apache.kafka.connect.storage.SimpleHeaderConverter\n\
+             transforms=shown\n\
+             transforms.shown.type=Shown\n",
+            unique("reader"),
+            at("read"),
+        );
+        std::fs::write(folder.path().join("reader.properties"), reader).expect("it can be written");
         std::fs::write(folder.path().join("worker.properties"), worker).expect("it can be written");
         std::fs::write(folder.path().join("sink.properties"), sink).expect("it can be written");
         let log = folder.path().join("log");
         let file = File::create(&log).expect("it can be made");
-        let jars = jars().unwrap_or_else(|why| panic!("no Connect worker: {why}"));
         let child = Command::new("java")
             .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
             .arg(jars.join("*"))
-            .args(["org.apache.kafka.connect.cli.ConnectStandalone", "worker.properties", "sink.properties"])
+            .args(["org.apache.kafka.connect.cli.ConnectStandalone", "worker.properties"])
+            .args(["sink.properties", "reader.properties"])
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a handle more"))
@@ -67,7 +91,13 @@ impl Connect {
             .spawn()
             .expect("Java 17 or newer runs");
         let guard = guard::kill_at_end(child.id());
-        Connect { child, log, _guard: guard, _folder: folder }
+        let read = folder.path().join("read");
+        Connect { child, log, read, _guard: guard, _folder: folder }
+    }
+
+    /// What it has read of the topic `ours`.
+    pub fn letters(&self) -> String {
+        std::fs::read_to_string(&self.read).unwrap_or_default()
     }
 
     /// What it has logged last.
@@ -84,6 +114,24 @@ impl Drop for Connect {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Compiles the transformation that shows headers, and declares it as a plugin.
+fn shown(jars: &Path, folder: &Path) {
+    let services = folder.join("META-INF/services");
+    std::fs::create_dir_all(&services).expect("it can be made");
+    std::fs::write(services.join("org.apache.kafka.connect.transforms.Transformation"), "Shown\n")
+        .expect("it can be written");
+    let compiled = Command::new("javac")
+        .args(["-J-XX:TieredStopAtLevel=1", "-proc:none", "-cp"])
+        .arg(jars.join("*"))
+        .arg("-d")
+        .arg(folder)
+        .arg(workspace().join("tests/harness/Shown.java"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("Java 17 or newer compiles");
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
 }
 
 fn fetched() -> String {

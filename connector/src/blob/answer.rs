@@ -32,6 +32,8 @@ pub(super) struct Far {
     pub(super) credentials: &'static str,
     /// Where its endpoint and region come from.
     pub(super) place: &'static str,
+    /// Who is asked for credentials, where somebody is: what its URLs begin with.
+    pub(super) asked: Option<String>,
 }
 
 /// What was answered.
@@ -82,7 +84,7 @@ pub(super) fn explain(doing: &'static str, url: String, error: &object_store::Er
     let answer = Answer::of(&text);
     let refused = |problem: String| Error::Refused { doing, url: url.clone(), problem };
     let unavailable = |problem: String| Error::Unavailable { doing, url: url.clone(), problem };
-    let Far { kind, name, credentials, place } = far;
+    let Far { kind, name, credentials, place, asked } = far;
     let no_place = ["NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"]
         .contains(&answer.code.as_str())
         || answer.message.starts_with("The specified bucket does not exist");
@@ -92,6 +94,18 @@ pub(super) fn explain(doing: &'static str, url: String, error: &object_store::Er
     if matches!(error, object_store::Error::NotFound { .. }) {
         // Of a put: the upload is not there any more, mostly since it was completed and the answer was lost.
         return if doing == "storing" { unavailable(answer.words()) } else { Error::Missing { url } };
+    }
+    if let Some(asked) = asked.as_ref().filter(|asked| text.contains(asked.as_str())) {
+        let why = match (transport(error), answer.status) {
+            (Some((_, why)), _) => why,
+            (None, Some(_)) => answer.words(),
+            (None, None) => between(&format!("{text}\n"), &format!("{asked}: "), "\n")
+                .unwrap_or("its answer holds no credentials")
+                .to_owned(),
+        };
+        return refused(format!(
+            "no credentials are given, and this machine has no role to ask for any: {asked} was asked ({why}); {credentials}"
+        ));
     }
     if ROLES.iter().any(|asked| text.contains(asked)) {
         let why = transport(error).map_or_else(|| answer.words(), |(_, why)| why);
@@ -195,7 +209,14 @@ mod tests {
     use super::*;
 
     fn far() -> Far {
-        Far { kind: "bucket", name: "shop".into(), credentials: "set KEYS", place: "set ENDPOINT" }
+        let (credentials, place) = ("set KEYS", "set ENDPOINT");
+        Far {
+            kind: "bucket",
+            name: "shop".into(),
+            credentials,
+            place,
+            asked: Some("http://h:1/creds".into()),
+        }
     }
 
     fn said(text: &str) -> (Error, String) {
@@ -257,6 +278,24 @@ mod tests {
         let (error, text) =
             said("Error performing PUT http://169.254.169.254/latest/api/token in 3s - refused");
         assert!(matches!(error, Error::Refused { .. }) && text.contains("set KEYS"), "{text}");
+    }
+
+    #[test]
+    fn who_was_asked_for_a_role_is_named_and_what_it_gave_is_not() {
+        for (text, why) in [
+            ("asking http://h:1/creds - status code: 403 ", "it answered 403"),
+            ("asking http://h:1/creds: the answer's Expiration is no time", "Expiration is no time"),
+            (
+                "Error performing GET http://h:1/creds/role in 1ms - invalid type: s3cret",
+                "holds no credentials",
+            ),
+        ] {
+            let (error, said) = said(text);
+            assert!(matches!(error, Error::Refused { .. }) && error.is_transient(), "{error:?}");
+            let named = said.contains("http://h:1/creds was asked");
+            assert!(named && said.contains(why) && said.contains("set KEYS"), "{said}");
+            assert!(!said.contains("s3cret"), "{said}");
+        }
     }
 
     #[test]

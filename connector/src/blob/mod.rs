@@ -29,6 +29,7 @@ mod object;
 mod unfinished;
 mod remote;
 mod profile;
+mod container;
 mod http;
 mod answer;
 mod kafka;

@@ -7,8 +7,8 @@
 //!                        then [storage.options], which go before both
 //! ```
 //!
-//! Owns: what a URL and options mean. Does not own: the credentials themselves, which object_store asks for when a request
-//! needs them and renews before they end.
+//! Owns: what a URL and options mean, and which source of credentials is taken. Does not own: the credentials themselves,
+//! which object_store, and of a container `container`, asks for when a request needs them and renews before they end.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,15 +17,19 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::HttpConnector as _;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path as Location;
 use object_store::prefix::PrefixStore;
-use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
 
 use super::answer::Far;
+use super::container::{self, Container};
 use super::http::Wire;
 use super::profile;
 
+/// Where a machine of EC2 is asked for its role.
+const METADATA: &str = "http://169.254.169.254";
 /// What stands in place of a secret.
 const MASK: &str = "***";
 
@@ -227,14 +231,14 @@ impl Provider {
         let settings = Settings { environment, options: options.clone() };
         let store = match scheme {
             "s3" => settings.s3(name),
-            "gs" => settings.gs(name),
-            _ => settings.az(name),
+            "gs" => settings.gs(name).map(|store| (store, None)),
+            _ => settings.az(name).map(|store| (store, None)),
         };
-        let store = store.map_err(|why| settings.hushed(why))?;
+        let (store, asked) = store.map_err(|why| settings.hushed(why))?;
         let store =
             if prefix.as_ref().is_empty() { store } else { Arc::new(PrefixStore::new(store, prefix)) };
         let (name, credentials, place) = (name.to_owned(), self.credentials, self.place);
-        Ok((store, Far { kind, name, credentials, place }))
+        Ok((store, Far { kind, name, credentials, place, asked }))
     }
 }
 
@@ -269,7 +273,8 @@ impl Settings {
         Ok(given)
     }
 
-    fn s3(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>, String> {
+    /// A store, and who is asked for a role, where somebody is.
+    fn s3(&self, bucket: &str) -> Result<(Arc<dyn ObjectStore>, Option<String>), String> {
         let has = |given: &[(Key, String)], key| given.iter().any(|(known, _)| *known == key);
         let of_keys = |key: &Key| matches!(key, Key::AccessKeyId | Key::SecretAccessKey | Key::Token);
         let mut given = self.variables::<Key>();
@@ -308,13 +313,52 @@ impl Settings {
                 }
             }
         }
+        let get =
+            |wanted: Key| given.iter().rev().find(|(key, _)| *key == wanted).map(|(_, value)| value.clone());
+        let signed = get(Key::AccessKeyId).is_some() || get(Key::SecretAccessKey).is_some();
+        let unsigned = get(Key::SkipSignature).is_some_and(|skip| skip != "false");
+        let web = get(Key::WebIdentityTokenFile).is_some() && get(Key::RoleArn).is_some();
+        let container = container::Place::find(
+            get(Key::ContainerCredentialsRelativeUri).as_deref(),
+            get(Key::ContainerCredentialsFullUri).as_deref(),
+            get(Key::ContainerAuthorizationTokenFile),
+            self.environment.get("AWS_CONTAINER_AUTHORIZATION_TOKEN").cloned(),
+        );
+        // By the SDKs' name for it as well as by object_store's.
+        let endpoint = self.environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT").cloned();
+        let endpoint = get(Key::MetadataEndpoint).or(endpoint).unwrap_or_else(|| METADATA.to_owned());
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
         // One at a time is how blobs are deleted, and the bulk request is what stores that speak S3 most often lack.
         let mut builder = AmazonS3Builder::new().with_disable_bulk_delete(true);
         for (key, value) in given {
             builder = builder.with_config(key, value);
         }
+        let disabled = |value: &String| value.eq_ignore_ascii_case("true");
+        let mut asked = None;
+        match container {
+            _ if signed || unsigned || web => {}
+            Some(place) => {
+                let place = place?;
+                let client = Wire.connect(&ClientOptions::new().with_allow_http(true));
+                let client = client.map_err(|error| error.to_string())?;
+                asked = Some(place.url.clone());
+                builder = builder.with_credentials(Arc::new(Container::new(place, client)));
+            }
+            None if self.environment.get("AWS_EC2_METADATA_DISABLED").is_some_and(disabled) => {
+                return Err(
+                    "no credentials are given, and AWS_EC2_METADATA_DISABLED forbids to ask for a role: set \
+                            AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+                        .to_owned(),
+                );
+            }
+            None => {
+                asked = Some(format!("{endpoint}/latest/"));
+                builder = builder.with_metadata_endpoint(endpoint);
+            }
+        }
         let builder = builder.with_bucket_name(bucket).with_retry(retries()).with_http_connector(Wire);
-        builder.build().map(|store| Arc::new(store) as _).map_err(|error| error.to_string())
+        let store = builder.build().map_err(|error| error.to_string())?;
+        Ok((Arc::new(store), asked))
     }
 
     fn gs(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>, String> {
@@ -380,6 +424,30 @@ mod tests {
     }
 
     #[test]
+    fn a_role_is_asked_for_where_nothing_goes_before_it() {
+        let full = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://localhost/creds");
+        let keys = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "s3cret")];
+        let web = [("AWS_WEB_IDENTITY_TOKEN_FILE", "/token"), ("AWS_ROLE_ARN", "arn:aws:iam::1:role/r")];
+        let at = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1/");
+        let relative = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/creds");
+        for (environment, asked) in [
+            (&[][..], Some("http://169.254.169.254/latest/")),
+            (&[at], Some("http://127.0.0.1:1/latest/")),
+            (&[at, full], Some("http://localhost/creds")),
+            (&[at, full, relative], Some("http://169.254.170.2/v2/creds")),
+            (&[full, keys[0], keys[1]], None),
+            (&[full, web[0], web[1]], None),
+            (&[full, web[0]], Some("http://localhost/creds")),
+        ] {
+            let far = opened("s3://shop", environment, &[]).unwrap();
+            assert_eq!(far.asked.as_deref(), asked, "{environment:?}");
+        }
+        let far =
+            opened("s3://shop", &[full], &[("aws_access_key_id", "id"), ("aws_secret_access_key", "x")]);
+        assert_eq!(far.unwrap().asked, None, "options go before the environment");
+    }
+
+    #[test]
     fn what_cannot_be_opened_says_why_without_secrets() {
         let secret = [("AWS_SECRET_ACCESS_KEY", "s3cret")];
         for (url, environment, options, said) in [
@@ -395,6 +463,16 @@ mod tests {
             ("s3://shop", &[], &[("aws_access_key_id", "s3cret")], "SecretAccessKey"),
             ("gs://shop", &[], &[("google_service_account_key", "s3cret")], ""),
             ("s3://shop", &[("AWS_PROFILE", "none")], &[], "no profile none"),
+            ("s3://shop", &[("AWS_EC2_METADATA_DISABLED", "true")], &[], "AWS_EC2_METADATA_DISABLED forbids"),
+            (
+                "s3://shop",
+                &[
+                    ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://h/a"),
+                    ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "s3cret"),
+                ],
+                &[],
+                "names h",
+            ),
         ] {
             let why = opened(url, environment, options).unwrap_err();
             assert!(why.contains(said) && !why.contains("s3cret"), "{url}: {why}");

@@ -85,6 +85,22 @@ pub(super) fn split(bytes: &[u8]) -> Result<(SchemaId, &[u8]), Unframed> {
     }
 }
 
+/// The schema that a value names, before it or in the header beside it, and the datum. `None`: it names none.
+pub fn named<'a>(value: &'a [u8], header: Option<&[u8]>) -> Option<(SchemaId, &'a [u8])> {
+    match header {
+        None => split(value).ok(),
+        Some(header) => in_header(header).ok().map(|id| (id, value)),
+    }
+}
+
+/// An id as it stands before a datum, or alone in a header.
+pub fn prefix(id: SchemaId) -> Vec<u8> {
+    match id {
+        SchemaId::Number(number) => [&[0], &number.to_be_bytes()[..]].concat(),
+        SchemaId::Guid(guid) => [&[1], &guid[..]].concat(),
+    }
+}
+
 /// The id that a header holds. What stands behind it (Protobuf's indexes) is for who needs it.
 pub(super) fn in_header(value: &[u8]) -> Result<SchemaId, Unframed> {
     split(value).map(|(id, _)| id)
@@ -155,6 +171,12 @@ mod tests {
         ] {
             assert_eq!(super::indexes(bytes, &mut path), rest, "{bytes:?}");
             assert!(rest.is_none() || path == indexes, "{bytes:?}: {path:?}");
+        }
+        for id in [SchemaId::Number(258), SchemaId::Guid([7; 16])] {
+            let (alone, whole) = (prefix(id), [&prefix(id)[..], &[9]].concat());
+            assert_eq!(named(&whole, None), Some((id, &[9][..])));
+            assert_eq!(named(&[9], Some(&alone)), Some((id, &[9][..])));
+            assert_eq!(named(&whole, Some(&[])), None, "what a header says counts");
         }
         assert_eq!(behind(b"{}"), b"{}");
         assert_eq!(behind(&[0, 0, 0, 0, 1, b'{', b'}']), b"{}");

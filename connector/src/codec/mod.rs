@@ -47,7 +47,7 @@ pub use bound::Bound;
 pub use change::TRUNCATED;
 pub use filter::{Error as FilterError, Filter};
 pub use format::{Envelope, ExtraFields, Format, KeyFormat, Kind, Values, Written};
-pub use frame::{KEY_HEADER, SchemaId, VALUE_HEADER};
+pub use frame::{KEY_HEADER, SchemaId, VALUE_HEADER, named, prefix};
 pub use misfit::{Misfit, Stage};
 pub use part::Part;
 pub use typed::Error as Unfit;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::Error;
-use crate::codec::{self, Bound, Codec, Encoded, Format, KeyRule, SchemaId};
+use crate::codec::{self, Bound, Codec, Encoded, Format, KeyRule, SchemaId, Written};
 use crate::registry::{self, Registry};
 use crate::schema::Schema;
 
@@ -24,6 +24,38 @@ impl Schemas {
     /// Of this registry, if there is one.
     pub fn new(registry: Option<Registry>) -> Schemas {
         Schemas { registry, strangers: HashSet::new() }
+    }
+
+    /// A schema by its id; `None` where nobody knows it, or it is of no use. Blocks, within a runtime.
+    ///
+    /// # Errors
+    /// [`Error::Registry`]: it does not answer.
+    pub fn find(&mut self, id: SchemaId) -> Result<Option<Written>, Error> {
+        let Some(registry) = self.registry.as_ref().filter(|_| !self.strangers.contains(&id)) else {
+            return Ok(None);
+        };
+        match Handle::current().block_on(registry.schema(id)) {
+            Ok(registry::Found::Schema(schema)) => Ok(Some(schema)),
+            Ok(registry::Found::Unusable(_)) => Ok(None),
+            Err(registry::Error::Unknown { .. }) => {
+                self.strangers.insert(id);
+                Ok(None)
+            }
+            Err(error) => Err(Error::Registry(error)),
+        }
+    }
+
+    /// The newest schema of a subject; `None` where there is none. Blocks, within a runtime.
+    ///
+    /// # Errors
+    /// [`Error::Registry`]: it does not answer.
+    pub fn newest(&self, subject: &str) -> Result<Option<SchemaId>, Error> {
+        let Some(registry) = &self.registry else { return Ok(None) };
+        match Handle::current().block_on(registry.newest(subject)) {
+            Ok(id) => Ok(Some(id)),
+            Err(registry::Error::Unknown { .. }) => Ok(None),
+            Err(error) => Err(Error::Registry(error)),
+        }
     }
 
     /// Tells the codec all schemas that a record names, as far as anybody knows them. Blocks, within a runtime.

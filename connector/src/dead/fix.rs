@@ -10,6 +10,7 @@
 //! | `STILLWELL_STAGE`, `STILLWELL_ERROR`, `STILLWELL_REASON` | where it failed, the kind of failure, what was wrong |
 //! | `STILLWELL_TOPIC`, `STILLWELL_PARTITION`, `STILLWELL_OFFSET` | where the record was; unset where that is not known |
 //! | `STILLWELL_TIMESTAMP`, `STILLWELL_REPLAYS` | milliseconds since the Unix epoch; how often it was replayed |
+//! | `STILLWELL_VALUE` | `--into dataset` only: `row` where the value is JSON, `unread` where it is as in the source, since it cannot be read |
 //! | `STILLWELL_NULL` | `1` where it has no value (a delete): what is written then makes it one with a value, nothing leaves it |
 //!
 //! A program has a bounded time, after which it is killed with all that it started, and its output is bounded: the key
@@ -27,7 +28,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
-use super::held::Held;
+use super::held::{Form, Held};
 use crate::clock::Clock;
 use crate::kafka::transaction::BULK_LIMIT;
 
@@ -175,6 +176,14 @@ fn environment(command: &mut Command, letter: &Held) {
         ("STILLWELL_OFFSET", source.map(|source| source.offset.to_string())),
         ("STILLWELL_TIMESTAMP", Some(letter.timestamp.to_string())),
         ("STILLWELL_REPLAYS", Some(letter.replays.to_string())),
+        (
+            "STILLWELL_VALUE",
+            match letter.form {
+                Form::Source => None,
+                Form::Row => Some("row".to_owned()),
+                Form::Unread => Some("unread".to_owned()),
+            },
+        ),
         ("STILLWELL_NULL", letter.value.is_none().then(|| "1".to_owned())),
     ];
     for (name, value) in set {

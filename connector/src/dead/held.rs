@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::Error;
 use super::found::{Found, Source};
-use super::letter::CONFLICT;
+use super::letter::{CHANGES, CONFLICT};
 use crate::blob::{self, Store};
 use crate::codec::{Encoded, KEY_HEADER, VALUE_HEADER};
 use crate::format::letter::{Elsewhere, Letter, header};
@@ -37,6 +37,18 @@ impl Place {
     pub fn as_source(&self) -> Source<'_> {
         Source { topic: &self.topic, partition: self.partition, offset: self.offset }
     }
+}
+
+/// What a letter's value is, for who mends it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// A value as the source has it.
+    #[default]
+    Source,
+    /// A row of the dataset, or what was to be one, as JSON ([`super::rows`]).
+    Row,
+    /// A value as the source has it, since it could not be read as JSON.
+    Unread,
 }
 
 /// A letter of one's own.
@@ -68,6 +80,8 @@ pub struct Held {
     pub headers: Vec<(String, Option<Bytes>)>,
     /// What of it is still in a blob.
     pub elsewhere: Elsewhere,
+    /// What its value is.
+    pub form: Form,
 }
 
 impl Held {
@@ -88,12 +102,18 @@ impl Held {
             value: copy(found.raw.value),
             headers: found.headers.iter().map(|(name, value)| ((*name).to_owned(), copy(*value))).collect(),
             elsewhere: found.elsewhere.clone(),
+            form: Form::Source,
         }
     }
 
     /// Whether it lost to a record of its key in another partition.
     pub fn is_outdone(&self) -> bool {
         self.class == CONFLICT
+    }
+
+    /// Whether it is a change of the dataset that was not handled, and not a record that could not be taken.
+    pub fn is_change(&self) -> bool {
+        CHANGES.contains(&&*self.stage)
     }
 
     /// The timestamp with which it goes back, milliseconds since the Unix epoch; `None`: that of now. With its own, what lost

@@ -20,6 +20,8 @@ use crate::view::{Change, Value};
 pub const SHED: &str = "stillwell.Shed";
 /// The class of letters that hold a record than which another of its key, from another partition, is newer.
 pub const CONFLICT: &str = "stillwell.Conflict";
+/// Stages whose letters are changes of the dataset, and no records of its source.
+pub const CHANGES: [&str; 2] = ["listener", "webhook"];
 /// The class of letters that hold changes which a listener did not handle.
 pub const UNHANDLED: &str = "stillwell.Unhandled";
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  producer --letter--> dead-letter topic --topic--> found --select--> listing                    list, show, export
 //!                            ^                                  |
-//!                            |                                  +----> held --fix, stale--> replay --> source topic
+//!                            |                                  +--> held --(rows), fix, stale--> replay --> source topic
 //!                            +-- offsets, with what is left <-- progress <----------------------+   one transaction
 //! ```
 //!
@@ -17,6 +17,7 @@ pub mod topic;
 pub mod listing;
 pub mod held;
 pub mod fit;
+pub mod rows;
 pub mod fix;
 pub mod stale;
 pub mod progress;
@@ -78,6 +79,12 @@ pub enum Error {
          in a process of its own"
     )]
     TooManyLetters(usize),
+    /// Letters of these stages are of records that the dataset has.
+    #[error(
+        "letters of stage {0} do not go back: their records are in the dataset. Rows that a program changes go there \
+         (--into dataset --fix COMMAND)"
+    )]
+    InTheDataset(String),
     /// Told to stop.
     #[error("told to stop")]
     Stopped,
@@ -96,6 +103,7 @@ impl Error {
             | Error::NoProgram(_)
             | Error::TooManyKeys(_)
             | Error::TooManyLetters(_)
+            | Error::InTheDataset(_)
             | Error::Stopped => false,
         }
     }
@@ -107,9 +115,11 @@ impl Error {
             Error::Blob { source, .. } => source.kind(),
             Error::Registry(source) => source.kind(),
             Error::Codec(_) => ErrorKind::Config,
-            Error::NoTopic(_) | Error::NoProgram(_) | Error::TooManyKeys(_) | Error::TooManyLetters(_) => {
-                ErrorKind::Rejected
-            }
+            Error::NoTopic(_)
+            | Error::NoProgram(_)
+            | Error::TooManyKeys(_)
+            | Error::TooManyLetters(_)
+            | Error::InTheDataset(_) => ErrorKind::Rejected,
             Error::Fix(_) => ErrorKind::Unavailable,
             Error::Stopped => ErrorKind::Closed,
         }

@@ -22,8 +22,7 @@
 //! What lost a conflict is stale by what its letter says: the record that won stands in another partition. By force it goes
 //! back as of now, since with its own time it would lose again.
 //!
-//! Straight into the dataset is no way: a version is the fold of its source up to its positions, which rebuilds, other
-//! readers of the topic and our own checks rely on. So the topic stays the only way in.
+//! The topic is the only way in, also for what goes straight into the dataset (`rows`).
 //!
 //! Owns: the order of it all, and what is committed. Does not own: what is selected (`select`), staleness (`stale`),
 //! progress (`progress`), what is in a chunk (`ahead`), what is shown (`cli/dlq`).
@@ -51,9 +50,10 @@ use super::fit::{Fit, Schemas};
 use super::fix::Fix;
 use super::found::Found;
 use super::held::Held;
-use super::letter::CONFLICT;
+use super::letter::{CHANGES, CONFLICT};
 use super::outcome::{Outcome, Told, Totals};
 use super::progress::Progress;
+use super::rows::{Goal, Rows};
 use super::select::{Selection, Verdict};
 use super::stale::{Keys, Sources};
 use super::topic::{Reader, Topic};
@@ -125,6 +125,8 @@ pub struct Asked {
     pub force: bool,
     /// What mends values.
     pub fix: Option<Fix>,
+    /// Where they go.
+    pub goal: Goal,
 }
 
 /// A replay.
@@ -141,6 +143,8 @@ pub struct Replay<'a> {
     progress: Vec<Progress>,
     sources: Sources,
     fit: Fit,
+    /// Where letters go into the dataset.
+    rows: Option<Rows>,
     limits: HashMap<String, Limit>,
     /// Source positions of what this run has sent: the same letter may stand in its topic twice.
     sent: HashSet<(u64, i32, i64)>,
@@ -181,6 +185,11 @@ impl<'a> Replay<'a> {
         asked: &'a Asked,
         stop: &CancellationToken,
     ) -> Result<(Replay<'a>, Topic), Error> {
+        let into_source = asked.goal == Goal::Source;
+        let changes = asked.selection.stages.iter().find(|stage| is_of_changes(stage));
+        if let (true, Some(stage)) = (into_source, changes) {
+            return Err(Error::InTheDataset(stage.clone()));
+        }
         let admin = Admin::new(&options.kafka).map_err(failed("making a client"))?;
         let topic = Topic::look(&admin, &options.letters)?;
         // First, so that what a former run has under way is ended before it is asked how far that came.
@@ -212,6 +221,10 @@ impl<'a> Replay<'a> {
         let progress = progress.collect();
         let schemas = Schemas::new(options.registry.clone());
         let keys = Keys::new(&options.format, &options.key, &options.schema, schemas.clone())?;
+        let rows = match into_source {
+            true => None,
+            false => Some(Rows::new(options, schemas.clone())?),
+        };
         let fit = Fit::new(&options.format, &options.key, &options.schema, options.bound, schemas)?;
         let limiter = asked
             .rate
@@ -227,6 +240,7 @@ impl<'a> Replay<'a> {
             progress,
             sources: Sources::new(keys, options.clock.clone(), asked.wait),
             fit,
+            rows,
             limits: HashMap::new(),
             sent: HashSet::new(),
             limiter,
@@ -258,9 +272,9 @@ impl<'a> Replay<'a> {
                 continue;
             }
             let (sources, totals, options) = (&mut self.sources, &mut self.totals, self.options);
-            let selection = &self.asked.selection;
+            let asked = self.asked;
             reader.read(partition, |found| {
-                if !progress.is_open(found.raw.offset) || meant(selection, &found) != Verdict::Meant {
+                if !progress.is_open(found.raw.offset) || meant(asked, &found) != Verdict::Meant {
                     return Ok(ControlFlow::Continue(()));
                 }
                 totals.selected += 1;
@@ -299,7 +313,7 @@ impl<'a> Replay<'a> {
         let (chunks, coming) = sync_channel(AHEAD);
         let reading = Reading {
             reader,
-            selection: &self.asked.selection,
+            asked: self.asked,
             clock: &self.options.clock,
             progress: self.progress.clone(),
             most: self.totals.selected,
@@ -482,11 +496,17 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// What a listener or a webhook did not handle is in the dataset already: the source has nothing to do with it.
-fn meant(selection: &Selection, found: &Found<'_>) -> Verdict {
-    match found.stage {
-        "listener" | "webhook" => Verdict::Other,
-        _ => selection.judge(found),
+fn is_of_changes(stage: &str) -> bool {
+    CHANGES.iter().any(|of| of.eq_ignore_ascii_case(stage))
+}
+
+/// What a listener or a webhook did not handle is in the dataset already: the source has nothing to do with it, and rows are
+/// made of it where that is asked for by its stage. Who mends the other letters is not to be given these.
+fn meant(asked: &Asked, found: &Found<'_>) -> Verdict {
+    let named = || asked.selection.stages.iter().any(|stage| is_of_changes(stage));
+    match is_of_changes(found.stage) && (asked.goal == Goal::Source || !named()) {
+        true => Verdict::Other,
+        false => asked.selection.judge(found),
     }
 }
 
@@ -503,7 +523,9 @@ fn expect(sources: &mut Sources, found: &Found<'_>, options: &Options) -> Result
             return Ok(());
         }
     }
-    sources.expect(found, found.raw.key);
+    // The key of a change is the dataset's, which need not be the Kafka key of its record.
+    let key = found.raw.key.filter(|_| !is_of_changes(found.stage) || sources.keys_as_they_come());
+    sources.expect(found, key);
     Ok(())
 }
 

@@ -193,6 +193,11 @@ impl Sources {
         Sources { keys, clock, wait, slots: Vec::new(), latest: HashMap::new(), looking: None, last: 0 }
     }
 
+    /// Whether the Kafka key is the dataset's.
+    pub fn keys_as_they_come(&self) -> bool {
+        self.keys.codec.is_none()
+    }
+
     /// The place of a partition. Allocates nothing.
     fn place(&mut self, topic: &str, partition: i32) -> Option<usize> {
         let same = |slot: &Slot| slot.partition == partition && slot.topic == topic;

@@ -32,6 +32,7 @@ use crate::consumer::follow::Readable;
 use crate::dead::fix::Fix;
 use crate::dead::outcome::{Outcome, Told, Totals};
 use crate::dead::replay::{self, Asked};
+use crate::dead::rows::Goal;
 use crate::dead::select::Selection;
 use crate::kafka::{self, Delivered, Outgoing, Sender};
 use crate::producer::announce::Announced;
@@ -162,6 +163,7 @@ fn asked() -> Asked {
         wait: replay::WAIT,
         force: true,
         fix: Some(Fix::Here(feed::mend)),
+        goal: Goal::Source,
     }
 }
 

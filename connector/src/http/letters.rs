@@ -14,6 +14,7 @@ use super::problem::Problem;
 use super::query::Query;
 use super::{App, records, writes};
 use crate::dead::replay::{self, Asked};
+use crate::dead::rows::Goal;
 use crate::dead::select::{Selection, When};
 use crate::dead::text;
 use crate::error::ErrorKind;
@@ -39,6 +40,16 @@ struct Wanted {
     dry_run: bool,
     max_replays: Option<u32>,
     force: bool,
+    into: Where,
+}
+
+/// Where letters go, as `dlq replay --into` has it.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Where {
+    #[default]
+    Source,
+    Dataset,
 }
 
 /// `GET /admin/datasets/{name}/letters`.
@@ -105,7 +116,7 @@ async fn begun(app: &App, request: Request) -> Result<Response, Problem> {
         true => Wanted::default(),
         false => writes::object(
             &body,
-            "key, stage, error, since, until, max, rate, dry_run, max_replays and force",
+            "key, stage, error, since, until, max, rate, dry_run, max_replays, force and into",
         )?,
     };
     let selection = Selection {
@@ -125,6 +136,10 @@ async fn begun(app: &App, request: Request) -> Result<Response, Problem> {
         wait: replay::WAIT,
         force: wanted.force,
         fix: None,
+        goal: match wanted.into {
+            Where::Source => Goal::Source,
+            Where::Dataset => Goal::Dataset,
+        },
     };
     letters.check(&asked.selection).await.map_err(|error| Problem::of(error.kind(), error.chain()))?;
     match letters.begin(asked) {

@@ -17,6 +17,7 @@ use crate::blob::Store;
 use crate::clock::Clock;
 use crate::codec::{Bound, ExtraFields, Format, KeyRule};
 use crate::dead::replay::{self, Asked, CHUNK, Options};
+use crate::dead::rows::Goal;
 use crate::dead::select::Selection;
 use crate::format::letter::{Elsewhere, Letter, header};
 use crate::kafka::{Outcome, Outgoing, Polled, Poller, Transaction, Tuning};
@@ -124,6 +125,7 @@ fn replayed(topic: &Filled, letters: &str, _: &str, records: u64, clock: &Clock)
         wait: replay::WAIT,
         force: false,
         fix: None,
+        goal: Goal::Source,
     };
     let (totals, ended) = replay::run(&options, &asked, &CancellationToken::new(), |_| {});
     ended.map_err(|error| Error::because(error.kind(), "benching replays", error))?;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use crate::dead::fix::{Fix, Program};
 use crate::dead::held::Held;
 use crate::dead::outcome::{Outcome, Told, Totals};
 use crate::dead::replay::{self, Asked, Options};
+use crate::dead::rows::Goal;
 use crate::dead::text;
 use crate::words::counted;
 use crate::{Error, ErrorKind, Result, failpoint};
@@ -51,6 +52,10 @@ pub(super) struct Replay {
     /// is sent with the time of now, so that it wins
     #[arg(long)]
     force: bool,
+    /// Where letters go: to the source as they are there, or into the dataset as its rows: a value is JSON then, as in `import`,
+    /// and is written to the source in the form that records have there. `null` deletes
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t)]
+    into: Where,
     /// Have a program mend each value: the shell is given COMMAND, the value is on its standard input, what it writes to its
     /// standard output is the new one; an exit code other than 0 leaves the letter
     #[arg(long, value_name = "COMMAND")]
@@ -64,6 +69,16 @@ pub(super) struct Replay {
     /// How to print what was done: lines for people, or a JSON object a line
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+}
+
+/// Where letters go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Where {
+    /// To the source topic, byte for byte or as mended
+    #[default]
+    Source,
+    /// Into the dataset, as rows in JSON
+    Dataset,
 }
 
 impl Replay {
@@ -80,6 +95,10 @@ impl Replay {
             wait: self.wait,
             force: self.force,
             fix: self.fix.clone().map(|command| Fix::Program(Program { command, timeout: self.fix_timeout })),
+            goal: match self.into {
+                Where::Source => Goal::Source,
+                Where::Dataset => Goal::Dataset,
+            },
         };
         let runtime = edge.runtime()?;
         let ended = runtime.block_on(self.follow(edge, &options, asked));

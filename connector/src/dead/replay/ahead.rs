@@ -7,12 +7,12 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use super::{CHUNK, meant};
+use super::{Asked, CHUNK, meant};
 use crate::clock::Clock;
 use crate::dead::Error;
 use crate::dead::held::Held;
 use crate::dead::progress::Progress;
-use crate::dead::select::{Selection, Verdict};
+use crate::dead::select::Verdict;
 use crate::dead::topic::Reader;
 use crate::format::letter::Elsewhere;
 
@@ -92,7 +92,7 @@ pub(super) struct Reading<'a> {
     /// Stands nowhere in particular.
     pub(super) reader: Reader,
     /// What is meant.
-    pub(super) selection: &'a Selection,
+    pub(super) asked: &'a Asked,
     /// Time.
     pub(super) clock: &'a Clock,
     /// By partition, as it was before the first chunk: what is open does not change by what is decided before it.
@@ -126,7 +126,7 @@ impl Reading<'_> {
     }
 
     fn partition(&mut self, partition: i32, taken: &mut u64) -> Result<ControlFlow<()>, Error> {
-        let Reading { reader, selection, clock, progress, most, most_letters, chunks } = self;
+        let Reading { reader, asked, clock, progress, most, most_letters, chunks } = self;
         let Some(progress) = progress.get(partition as usize) else { return Ok(ControlFlow::Continue(())) };
         if !reader.begin_new(partition, progress)? {
             return Ok(ControlFlow::Continue(()));
@@ -144,7 +144,7 @@ impl Reading<'_> {
                     }
                     return Ok(ControlFlow::Continue(()));
                 }
-                match meant(selection, &found) {
+                match meant(asked, &found) {
                     Verdict::Other => return Ok(ControlFlow::Continue(())),
                     Verdict::NotNow => entries.push(Entry::NotNow(offset)),
                     Verdict::Meant if *taken >= *most => return Ok(ControlFlow::Break(Break::Enough)),

@@ -22,6 +22,19 @@ impl Replay<'_> {
         for held in letters.iter_mut() {
             outcomes.push(self.refusal(held)?);
         }
+        let mut before = Vec::new();
+        if let Some(rows) = &mut self.rows {
+            for (held, outcome) in letters.iter_mut().zip(&mut outcomes) {
+                before.push(match outcome {
+                    None => Some(rows.read(held)?),
+                    Some(_) => None,
+                });
+                if outcome.is_none() && held.is_change() && self.asked.fix.is_none() {
+                    let what = "it is a row of the dataset already: change it (--fix)";
+                    *outcome = Some(Outcome::Left(Why::Unmended, what.to_owned()));
+                }
+            }
+        }
         if let Some(fix) = &self.asked.fix {
             let open: Vec<usize> =
                 outcomes.iter().enumerate().filter(|(_, one)| one.is_none()).map(|(at, _)| at).collect();
@@ -39,13 +52,23 @@ impl Replay<'_> {
                 }
             }
         }
+        let mut misfits = vec![None; letters.len()];
+        if let Some(rows) = &mut self.rows {
+            let open = letters.iter_mut().zip(&outcomes).zip(before).zip(&mut misfits);
+            for (((held, outcome), before), misfit) in open {
+                if let (None, Some(before)) = (outcome, before) {
+                    *misfit = rows.write(held, before)?;
+                }
+            }
+        }
         if !self.asked.force && outcomes.iter().any(Option::is_none) {
             self.sources.catch_up(&self.stop, |_| {})?;
         }
-        let decided = letters.iter().zip(outcomes).map(|(held, outcome)| match outcome {
-            Some(outcome) => Ok(outcome),
-            None => self.judge(held),
-        });
+        let decided =
+            letters.iter().zip(outcomes).zip(misfits).map(|((held, outcome), misfit)| match outcome {
+                Some(outcome) => Ok(outcome),
+                None => self.judge(held, misfit),
+            });
         decided.collect()
     }
 
@@ -89,8 +112,9 @@ impl Replay<'_> {
         Ok(lost.map(|why| Outcome::Left(Why::BlobLost, why)))
     }
 
-    /// The last questions, once its value is what will be sent.
-    fn judge(&mut self, held: &Held) -> Result<Outcome, Error> {
+    /// The last questions, once its value is what will be sent; or a row of which nothing could be made, and why.
+    fn judge(&mut self, held: &Held, misfit: Option<String>) -> Result<Outcome, Error> {
+        let no_row = |why: &String| Outcome::Left(Why::Unfit, format!("{why}; mend it (--fix)"));
         let Some(source) = &held.source else {
             return Ok(Outcome::Left(Why::Misplaced, "it does not say where the record was".to_owned()));
         };
@@ -120,16 +144,23 @@ impl Replay<'_> {
                 Standing::Fresh => {}
                 Standing::Later(at) => return Ok(Outcome::Stale(at)),
                 Standing::Replayed(at) => return Ok(Outcome::Known(Some(at))),
+                Standing::Keyless if misfit.is_some() => {}
                 Standing::Keyless => {
                     let unread = || "the key of its value cannot be read".to_owned();
                     return Ok(unfit(&self.fit.misfit(held.encoded())?.unwrap_or_else(unread)));
                 }
                 Standing::Unknown(why) => return Ok(Outcome::Left(Why::Unjudged, why)),
             }
-            // The writer has the last word; but what would only come back as the next letter of its record stays.
-            if let Some(misfit) = self.fit.misfit(held.encoded())? {
+            // The writer has the last word; but what would only come back as the next letter of its record stays. A row was
+            // read as the writer will.
+            if self.rows.is_none()
+                && let Some(misfit) = self.fit.misfit(held.encoded())?
+            {
                 return Ok(unfit(&misfit));
             }
+        }
+        if let Some(why) = &misfit {
+            return Ok(no_row(why));
         }
         let topic = xxhash_rust::xxh3::xxh3_64(source.topic.as_bytes());
         Ok(match self.sent.insert((topic, source.partition, source.offset)) {

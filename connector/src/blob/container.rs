@@ -1,0 +1,297 @@
+//! Credentials that a container is given by its host: ECS, EKS (pod identity), Greengrass, and who answers like them.
+//!
+//! ```text
+//! AWS_CONTAINER_CREDENTIALS_RELATIVE_URI   http://169.254.170.2/URI
+//! AWS_CONTAINER_CREDENTIALS_FULL_URI       as it stands: https://, or http:// to this host or one of the providers' own
+//! authorization                            AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE, read for each question; AWS_CONTAINER_AUTHORIZATION_TOKEN
+//! ```
+//!
+//! object_store asks for these, too, but takes a full URI only with a token's file, and sends that token anywhere.
+//!
+//! Owns: asking, and for how long an answer is good. Does not own: which source of credentials is taken (`remote`).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::Uri;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use object_store::CredentialProvider;
+use object_store::aws::AwsCredential;
+use object_store::client::{HttpClient, HttpError, HttpRequest, HttpRequestBody};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+
+/// Where ECS answers.
+const ECS: &str = "http://169.254.170.2";
+/// Hosts of the providers that are asked in the clear: of ECS, and of EKS by either protocol.
+const HOSTS: [&str; 3] = ["169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
+/// Asked anew when so little is left.
+const LEFT: Duration = Duration::from_secs(300);
+/// Not asked twice within this, while what is there is good.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Questions, where one is not answered.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+/// Most of an answer that is read.
+const ANSWER: usize = 64 << 10;
+
+/// Who answers, and how it lets us in.
+#[derive(Clone, PartialEq)]
+pub(super) struct Place {
+    /// What is asked.
+    pub(super) url: String,
+    file: Option<String>,
+    token: Option<String>,
+}
+
+impl fmt::Debug for Place {
+    /// Without what nobody may see.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Place {
+    /// By what is set. `None`: nothing is. The error says what is wrong.
+    pub(super) fn find(
+        relative: Option<&str>,
+        full: Option<&str>,
+        file: Option<String>,
+        token: Option<String>,
+    ) -> Option<Result<Place, String>> {
+        let url = match (relative, full) {
+            (Some(relative), _) if relative.starts_with('/') => format!("{ECS}{relative}"),
+            (Some(_), _) => {
+                return Some(Err(
+                    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI is no path: it begins with a /".to_owned()
+                ));
+            }
+            (None, Some(full)) => full.to_owned(),
+            (None, None) => return None,
+        };
+        Some(may_be_asked(&url).map(|()| Place { url, file, token }))
+    }
+
+    /// What is shown to who answers.
+    async fn authorization(&self) -> Result<Option<HeaderValue>, String> {
+        let token = match &self.file {
+            Some(file) => {
+                let read = tokio::fs::read_to_string(file).await;
+                Some(read.map_err(|error| {
+                    format!(
+                        "the file {file} (AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE) cannot be read: {error}"
+                    )
+                })?)
+            }
+            None => self.token.clone(),
+        };
+        let Some(token) = token else { return Ok(None) };
+        let mut header = HeaderValue::from_str(token.trim())
+            .map_err(|_| "the authorization token of the container holds more than a token".to_owned())?;
+        header.set_sensitive(true);
+        Ok(Some(header))
+    }
+}
+
+/// Whether credentials may be asked for there: whoever sets the variable must not have them sent over a network in the clear.
+fn may_be_asked(url: &str) -> Result<(), String> {
+    let uri: Uri = url.parse().map_err(|_| "AWS_CONTAINER_CREDENTIALS_FULL_URI is no URL".to_owned())?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let here = || host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    match uri.scheme_str() {
+        Some("https") => Ok(()),
+        Some("http") if HOSTS.contains(&host) || here() => Ok(()),
+        _ => Err(format!(
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI names {host}: credentials are asked for by https://, or by http:// on this \
+             host and at 169.254.170.2, 169.254.170.23 and fd00:ec2::23"
+        )),
+    }
+}
+
+/// As it is answered.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    access_key_id: String,
+    secret_access_key: String,
+    #[serde(default)]
+    token: Option<String>,
+    /// Some never end.
+    #[serde(default)]
+    expiration: Option<String>,
+}
+
+/// Credentials, and until when they are good.
+struct Held {
+    credential: Arc<AwsCredential>,
+    ends: Option<Instant>,
+    asked: Instant,
+}
+
+/// Asks a container's host.
+pub(super) struct Container {
+    place: Place,
+    client: HttpClient,
+    clock: Clock,
+    /// Held while it is asked: who needs them meanwhile waits for the same answer.
+    held: Mutex<Option<Held>>,
+}
+
+impl fmt::Debug for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Container").field(&self.place).finish()
+    }
+}
+
+/// What went wrong, in a text that names who was asked and no more than that.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("asking {url}")]
+    Broken {
+        url: String,
+        #[source]
+        source: HttpError,
+    },
+    #[error("asking {url} - status code: {status} ")]
+    Status { url: String, status: u16 },
+    #[error("asking {url}: {what}")]
+    Other { url: String, what: String },
+}
+
+impl Container {
+    pub(super) fn new(place: Place, client: HttpClient) -> Container {
+        Container { place, client, clock: Clock::system(), held: Mutex::new(None) }
+    }
+
+    async fn ask(&self) -> Result<Held, Error> {
+        let url = || self.place.url.clone();
+        let other = |what: String| Error::Other { url: url(), what };
+        let asked = Instant::now();
+        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        *request.uri_mut() = self.place.url.parse().map_err(|_| other("it is no URL".to_owned()))?;
+        if let Some(token) = self.place.authorization().await.map_err(other)? {
+            request.headers_mut().insert(AUTHORIZATION, token);
+        }
+        let broken = |source| Error::Broken { url: url(), source };
+        let answer = self.client.execute(request).await.map_err(broken)?;
+        let status = answer.status();
+        if !status.is_success() {
+            return Err(Error::Status { url: url(), status: status.as_u16() });
+        }
+        let body = Limited::new(answer.into_body(), ANSWER).collect().await;
+        let body = body.map_err(|_| other("the answer broke off, or is too long".to_owned()))?.to_bytes();
+        // What does not parse is not repeated: it may hold half of a secret.
+        let answer: Answer =
+            serde_json::from_slice(&body).map_err(|_| other("the answer holds no credentials".to_owned()))?;
+        let left = match &answer.expiration {
+            None => None,
+            Some(at) => {
+                let at = humantime::parse_rfc3339(at).ok();
+                let at = at.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+                let at = at.ok_or_else(|| other("the answer's Expiration is no time".to_owned()))?;
+                let now = Duration::from_millis(u64::try_from(self.clock.wall_ms()).unwrap_or_default());
+                Some(at.saturating_sub(now))
+            }
+        };
+        let Answer { access_key_id: key_id, secret_access_key: secret_key, token, .. } = answer;
+        let credential = Arc::new(AwsCredential { key_id, secret_key, token });
+        Ok(Held { credential, ends: left.map(|left| asked + left), asked })
+    }
+
+    /// Asks again where that may help at once.
+    async fn answered(&self) -> Result<Held, Error> {
+        let mut tried = 1;
+        loop {
+            let error = match self.ask().await {
+                Ok(held) => return Ok(held),
+                Err(error) => error,
+            };
+            let passes = matches!(&error, Error::Broken { .. } | Error::Status { status: 429 | 500.., .. });
+            if !passes || tried >= TRIES {
+                return Err(error);
+            }
+            tokio::time::sleep(PAUSE * 2u32.pow(tried)).await;
+            tried += 1;
+        }
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for Container {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        let mut held = self.held.lock().await;
+        let now = Instant::now();
+        if let Some(held) = &*held {
+            let left = held.ends.map(|ends| ends.saturating_duration_since(now));
+            let recent = now.saturating_duration_since(held.asked) < AGAIN;
+            if left.is_none_or(|left| left > LEFT || recent && !left.is_zero()) {
+                return Ok(Arc::clone(&held.credential));
+            }
+        }
+        match self.answered().await {
+            Ok(new) => {
+                let credential = Arc::clone(&new.credential);
+                *held = Some(new);
+                Ok(credential)
+            }
+            Err(error) => match &mut *held {
+                // Good for a while yet: whoever does not answer may by then.
+                Some(held) if held.ends.is_some_and(|ends| ends > Instant::now()) => {
+                    held.asked = now;
+                    tracing::warn!(
+                        error = crate::error::chain(&error),
+                        "credentials end soon, and new ones cannot be had; asking again"
+                    );
+                    Ok(Arc::clone(&held.credential))
+                }
+                _ => Err(object_store::Error::Generic { store: "S3", source: Box::new(error) }),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(relative: Option<&str>, full: Option<&str>) -> Result<String, String> {
+        let place = Place::find(relative, full, None, Some("s3cret".to_owned())).unwrap();
+        assert!(!format!("{place:?}").contains("s3cret"));
+        place.map(|place| place.url)
+    }
+
+    #[test]
+    fn a_path_is_the_hosts_and_a_url_is_asked_where_nobody_listens() {
+        assert_eq!(Place::find(None, None, Some("/token".to_owned()), None), None);
+        assert_eq!(found(Some("/v2/creds"), None).unwrap(), "http://169.254.170.2/v2/creds");
+        assert_eq!(
+            found(Some("/a"), Some("https://h/b")).unwrap(),
+            "http://169.254.170.2/a",
+            "it goes first"
+        );
+        assert!(found(Some("v2"), None).unwrap_err().contains("begins with a /"));
+        for good in [
+            "https://creds.example/a",
+            "http://127.0.0.1:80/a",
+            "http://localhost/a",
+            "http://[::1]:1/a",
+            "http://169.254.170.23/v1/credentials",
+            "http://[fd00:ec2::23]/v1/credentials",
+        ] {
+            assert_eq!(found(None, Some(good)).unwrap(), good);
+        }
+        for bad in ["http://creds.example/a", "http://169.254.169.254/a", "ftp://localhost/a", "creds", ""] {
+            let why = found(None, Some(bad)).unwrap_err();
+            assert!(why.contains("AWS_CONTAINER_CREDENTIALS_FULL_URI"), "{bad}: {why}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+use super::*;
+use crate::blob::Store;
+use crate::clock::Clock;
+use crate::dead::held::Place as Where;
+use crate::kafka;
+
+/// The dataset's.
+const OWN: &str = r#"{"type": "record", "name": "P", "fields": [{"name": "id", "type": "string"},
+    {"name": "price", "type": "double"}, {"name": "stock", "type": ["null", "int"], "default": null}]}"#;
+
+fn schema(text: &str) -> Arc<Schema> {
+    Arc::new(Schema::dataset(text).unwrap())
+}
+
+fn rows(format: Format, own: &Arc<Schema>) -> Rows {
+    let options = Options {
+        kafka: kafka::Options::default(),
+        dataset: "products".to_owned(),
+        topics: vec!["products".to_owned()],
+        key: KeyRule::Kafka,
+        bound: Bound::of(1_000),
+        format,
+        registry: None,
+        schema: own.clone(),
+        letters: "products.dlq".to_owned(),
+        store: Store::open("memory://").unwrap(),
+        clock: Clock::manual(0),
+    };
+    Rows::new(&options, Schemas::new(None)).unwrap()
+}
+
+fn letter(value: Option<&[u8]>) -> Held {
+    Held {
+        source: Some(Where { topic: "products".to_owned(), partition: 0, offset: 7 }),
+        key: Some(Bytes::from_static(b"P-1")),
+        value: value.map(Bytes::copy_from_slice),
+        stage: "TRANSFORMATION".to_owned(),
+        headers: vec![("trace".to_owned(), None)],
+        ..Held::default()
+    }
+}
+
+/// What a program finds, and what becomes of what it writes; `None`: of what it finds.
+fn through(
+    rows: &mut Rows,
+    mut held: Held,
+    mended: Option<&str>,
+) -> (Held, Form, Option<Bytes>, Option<String>) {
+    let before = rows.read(&mut held).unwrap();
+    let (form, found) = (held.form, held.value.clone());
+    if let Some(mended) = mended {
+        held.value = Some(Bytes::copy_from_slice(mended.as_bytes()));
+    }
+    let why = rows.write(&mut held, before).unwrap();
+    (held, form, found, why)
+}
+
+fn datum(schema: &Arc<Schema>, text: &str) -> Bytes {
+    let mut codec = json(schema).unwrap();
+    Bytes::copy_from_slice(codec.decode(Some(b""), Some(text.as_bytes())).unwrap().value.unwrap())
+}
+
+#[test]
+fn a_datum_is_shown_as_json_and_a_row_becomes_a_datum_of_the_topics_schema() {
+    // Writers have another order, another type, and a field more.
+    let writer = schema(
+        r#"{"type": "record", "name": "P", "fields": [{"name": "note", "type": "string", "default": "none"},
+            {"name": "price", "type": "float"}, {"name": "id", "type": "string"},
+            {"name": "stock", "type": ["null", "int"], "default": null}]}"#,
+    );
+    let mut rows = rows(Format::avro(writer.clone()), &schema(OWN));
+    let value = datum(&writer, r#"{"note": "seen", "price": 1.5, "id": "P-1", "stock": 3}"#);
+    let mended = r#" {"id": "P-1", "price": 2.5, "stock": null}
+"#;
+    let (held, form, found, why) = through(&mut rows, letter(Some(&value)), Some(mended));
+    assert_eq!((form, why), (Form::Row, None));
+    assert_eq!(found.unwrap(), r#"{"note":"seen","price":1.5,"id":"P-1","stock":3}"#);
+    assert_eq!(held.value.unwrap(), datum(&writer, r#"{"id": "P-1", "price": 2.5}"#), "defaults as in a PUT");
+    assert_eq!((held.form, held.headers), (Form::Source, letter(None).headers));
+
+    // What is no datum is given as it is, and is no row by itself; JSON, put there by mistake, is one.
+    let cut = &value[..3];
+    let (held, form, found, why) = through(&mut rows, letter(Some(cut)), None);
+    assert_eq!((form, found.as_deref()), (Form::Unread, Some(cut)));
+    assert!(why.unwrap().contains("JSON") && held.value.as_deref() == Some(cut), "it stays as it was");
+    let text = r#"{"id": "P-1", "price": 2.5}"#;
+    let (held, .., why) = through(&mut rows, letter(Some(text.as_bytes())), None);
+    assert_eq!((why, held.value.unwrap()), (None, datum(&writer, text)));
+
+    // Where the topic's schema has no default the dataset's counts.
+    let strict = schema(&OWN.replace(r#", "default": null"#, ""));
+    let mut others = super::tests::rows(Format::avro(strict.clone()), &schema(OWN));
+    let (held, .., why) = through(&mut others, letter(Some(b"x")), Some(text));
+    assert_eq!((why, held.value.unwrap()), (None, datum(&schema(OWN), text)));
+
+    // A float cannot hold it: it would be read with another price, and nobody would know.
+    let (held, .., why) = through(&mut rows, letter(Some(&value)), Some(r#"{"id": "P-1", "price": 0.1}"#));
+    assert!(why.as_ref().unwrap().contains("`price`"), "{why:?}");
+    assert_eq!(held.value.unwrap(), value);
+    for (mended, said) in [
+        (r#"{"id": "P-1", "price": "2.5"}"#, "price"),
+        (r#"{"id": "P-1"}"#, "price"),
+        ("{", "JSON"),
+        ("", "`null` deletes"),
+        ("  \n", "`null` deletes"),
+    ] {
+        let (held, .., why) = through(&mut rows, letter(Some(&value)), Some(mended));
+        assert!(why.as_ref().unwrap().contains(said), "{mended}: {why:?}");
+        assert_eq!(held.value.unwrap(), value);
+    }
+}
+
+#[test]
+fn null_deletes_and_what_has_no_value_stays_so() {
+    let mut rows = rows(Format::json(ExtraFields::Ignore), &schema(OWN));
+    let (held, .., why) = through(&mut rows, letter(Some(b"{")), Some("null\n"));
+    assert_eq!((held.value, why), (None, None));
+    let (held, form, found, why) = through(&mut rows, letter(None), None);
+    assert_eq!((held.value, form, found, why), (None, Form::Source, None, None));
+    // Nobody knows of which key.
+    let keyless = Held { key: None, ..letter(Some(b"{")) };
+    let (held, .., why) = through(&mut rows, keyless, Some("null"));
+    assert!(why.unwrap().contains("no Kafka key") && held.value.unwrap() == "{");
+}
+
+#[test]
+fn of_raw_bytes_all_are_rows() {
+    let mut rows = rows(Format::raw(), &Arc::new(Schema::raw()));
+    for value in ["null", "", " a\n"] {
+        let (held, form, _, why) = through(&mut rows, letter(Some(b"x")), Some(value));
+        assert_eq!((held.value.unwrap(), form, why), (Bytes::from(value), Form::Row, None));
+    }
+}
+
+#[test]
+fn a_change_of_a_database_shows_its_row_and_gets_another() {
+    let mut rows = rows(Format::json(ExtraFields::Ignore).within(Envelope::Debezium), &schema(OWN));
+    let row = r#"{"id": "P-1", "price": 2.5}"#;
+    let change = r#"{"op": "c", "before": {"x": 1}, "after": {"id": "P-1", "price": "2.5"}, "source": {"lsn": 18446744073709551616}}"#;
+    let with_schema = format!(r#"{{"schema": {{}}, "payload": {change}}}"#);
+    for value in [change, &with_schema] {
+        let (held, form, found, why) = through(&mut rows, letter(Some(value.as_bytes())), Some(row));
+        assert_eq!((form, why), (Form::Row, None));
+        assert_eq!(found.unwrap(), r#"{"id": "P-1", "price": "2.5"}"#);
+        let expected =
+            format!(r#"{{"after":{row},"before":null,"op":"c","source":{{"lsn": 18446744073709551616}}}}"#);
+        assert_eq!(held.value.unwrap(), expected, "number for number");
+    }
+    let (held, form, _, why) = through(&mut rows, letter(Some(b"{")), Some(row));
+    assert_eq!((form, why), (Form::Unread, None));
+    assert_eq!(held.value.unwrap(), format!(r#"{{"after":{row},"before":null,"op":"u"}}"#));
+    // A table that was emptied: whoever says which row it was has it deleted.
+    let (held, form, _, why) = through(&mut rows, letter(Some(br#"{"op": "t"}"#)), Some("null"));
+    assert_eq!((held.value, form, why), (None, Form::Unread, None));
+}
+
+#[test]
+fn what_a_listener_did_not_handle_is_a_row_and_has_no_headers_of_its_record() {
+    let mut rows = rows(Format::avro(schema(OWN)), &schema(OWN));
+    let row = r#"{"id": "P-1", "price": 2.5, "stock": null}"#;
+    let held = Held { stage: "webhook".to_owned(), ..letter(Some(row.as_bytes())) };
+    let (held, form, found, why) = through(&mut rows, held, None);
+    assert_eq!((form, found.unwrap(), why), (Form::Row, Bytes::from(row), None));
+    assert_eq!((held.value.unwrap(), held.headers), (datum(&schema(OWN), row), Vec::new()));
+}
+
+#[test]
+fn what_is_only_read_says_so() {
+    for format in [Format::registered(Kind::Protobuf), Format::registered(Kind::Avro)] {
+        let protobuf = matches!(format.values, Values::Registered(Kind::Protobuf));
+        let mut rows = rows(format, &schema(OWN));
+        let (.., why) = through(&mut rows, letter(Some(b"x")), Some(r#"{"id": "P-1", "price": 2.5}"#));
+        let said = if protobuf { "only read here" } else { "subject products-value" };
+        assert!(why.as_ref().unwrap().contains(said), "{why:?}");
+    }
+}
