@@ -17,8 +17,8 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use crate::{Broker, unique, wait_until};
 
-/// Longest answer of the broker to one request.
-const REQUEST: Duration = Duration::from_secs(30);
+/// Longest answer of the broker to one request: what takes longer hangs, also where a disk stands still for half a minute.
+const REQUEST: Duration = Duration::from_secs(120);
 
 /// A topic on a broker.
 #[derive(Clone, Debug)]

@@ -179,7 +179,7 @@ impl Broker {
             .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
             .create()
             .expect("a client without a group can be made");
-        wait_until("the broker answers", Duration::from_secs(60), || {
+        wait_until("the broker answers", Duration::from_secs(180), || {
             match client.fetch_metadata(None, Duration::from_secs(2)) {
                 Ok(metadata) if metadata.brokers().is_empty() => Err("no broker in its metadata".to_owned()),
                 Ok(_) => Ok(()),
