@@ -3,7 +3,7 @@
 //! First every failpoint alone, every zombie and every fault of the world; then every pair of failpoints, and kills at
 //! any moment between them; all of it in the order that the seed gives. `FAULTS_SCENE=name:seed` repeats one scene.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -121,10 +121,57 @@ fn shuffle<T>(items: &mut [T], chance: &Chance) {
 
 #[derive(Default)]
 struct Totals {
-    runs: u64,
     pairs: u64,
     tally: Tally,
+    /// By the first word of a scene's name.
+    families: BTreeMap<String, Family>,
     failed: Vec<String>,
+}
+
+/// Scenes of one kind.
+#[derive(Default)]
+struct Family {
+    runs: u64,
+    failed: u64,
+    faults: u64,
+    kills: u64,
+    checks: u64,
+    took: Duration,
+}
+
+fn family(name: &str) -> String {
+    name.split('/').next().unwrap_or(name).to_owned()
+}
+
+impl Totals {
+    fn family(&mut self, name: &str) -> &mut Family {
+        self.families.entry(family(name)).or_default()
+    }
+
+    fn runs(&self) -> u64 {
+        self.families.values().map(|family| family.runs).sum()
+    }
+
+    /// A line for each family, those that were never played too.
+    fn print(&self) {
+        println!(
+            "  {:14} {:>5} {:>6} {:>6} {:>5} {:>7}  each",
+            "family", "runs", "failed", "faults", "kills", "checks"
+        );
+        for (name, Family { runs, failed, faults, kills, checks, took }) in &self.families {
+            let each = took.checked_div(u32::try_from(*runs).unwrap_or(u32::MAX)).unwrap_or_default();
+            println!("  {name:14} {runs:>5} {failed:>6} {faults:>6} {kills:>5} {checks:>7}  {each:.1?}");
+        }
+        let unplayed: Vec<&str> = self
+            .families
+            .iter()
+            .filter(|(_, family)| family.runs == 0)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if !unplayed.is_empty() {
+            println!("  too short a time for {}", unplayed.join(", "));
+        }
+    }
 }
 
 /// A scene to play and its seed, one at a time.
@@ -161,9 +208,15 @@ fn campaign() {
     let chance = Chance::seeded(seed);
     let mut first = once();
     shuffle(&mut first, &chance);
+    let mut totals = Totals::default();
+    for scene in first.iter().map(|scene| scene.name.as_str()).chain(["pairs"]) {
+        totals.family(scene);
+    }
     let deck = Mutex::new(Deck { chance, scenes: first.into() });
-    let totals = Mutex::new(Totals::default());
-    let at_a_time = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+    let totals = Mutex::new(totals);
+    // A scene waits for most of its time: for batches, groups, and grace.
+    let at_a_time =
+        std::thread::available_parallelism().map_or(2, |processors| processors.get() * 3 / 2).max(2);
     std::thread::scope(|scope| {
         for _ in 0..at_a_time {
             scope.spawn(|| play(&deck, &totals, &clock, began + length));
@@ -173,7 +226,7 @@ fn campaign() {
     let pairs = scenes::all_pairs().len();
     println!(
         "{} runs with {} faults, {} kills and {} checks, {} of {pairs} pairs of failpoints, in {:.0?}",
-        totals.runs,
+        totals.runs(),
         totals.tally.faults,
         totals.tally.kills,
         totals.tally.checks.iter().sum::<u64>(),
@@ -181,11 +234,15 @@ fn campaign() {
         clock.now() - began
     );
     println!("{}", totals.tally);
+    totals.print();
     for (at, check) in CHECKS.iter().enumerate() {
         println!("  {:2}. {check}: {} times", at + 1, totals.tally.checks.get(at + 1).copied().unwrap_or(0));
     }
     if totals.tally.stretched > 0 {
-        println!("  {} of 9 took longer by the clock: others had the machine", totals.tally.stretched);
+        println!(
+            "  {} of 9 took longer by the clock: others had the machine, or the disk",
+            totals.tally.stretched
+        );
     }
     match totals.failed.first() {
         None => println!("nothing failed"),
@@ -203,12 +260,17 @@ fn play(deck: &Mutex<Deck>, totals: &Mutex<Totals>, clock: &Clock, end: Instant)
         let began = clock.now();
         let outcome = catch_unwind(AssertUnwindSafe(|| (scene.act)(seed)));
         let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
-        totals.runs += 1;
         let about = format!("{}:{seed}", scene.name);
         let took = clock.now() - began;
+        let family = totals.family(&scene.name);
+        family.runs += 1;
+        family.took += took;
         let failure = match outcome {
             Ok(Ok(tally)) => {
                 println!("{about}: {} faults, {} kills in {took:.1?}", tally.faults, tally.kills);
+                family.faults += tally.faults;
+                family.kills += tally.kills;
+                family.checks += tally.checks.iter().sum::<u64>();
                 totals.tally.add(&tally);
                 totals.pairs +=
                     if about.starts_with("pairs/") { about.matches(',').count() as u64 } else { 0 };
@@ -221,6 +283,7 @@ fn play(deck: &Mutex<Deck>, totals: &Mutex<Totals>, clock: &Clock, end: Instant)
                     .unwrap_or_default()
             }
         };
+        totals.family(&scene.name).failed += 1;
         println!("FAILED FAULTS_SCENE='{about}' after {took:.1?}: {failure}");
         totals.failed.push(format!("FAULTS_SCENE='{about}': {failure}"));
     }

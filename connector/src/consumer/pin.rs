@@ -143,8 +143,8 @@ enum Goal {
     Unknown,
     /// All that is announced.
     Newest,
-    /// One version, once it is found.
-    Held { target: Target, found: bool },
+    /// One version, once it is found: which one, of which topic.
+    Held { target: Target, found: Option<(TopicId, Version)> },
 }
 
 /// The stage.
@@ -244,7 +244,7 @@ impl PinStage {
         match (seen, &self.goal) {
             (Seen::Announced(announced), Goal::Newest) => self.hand_on(Seen::Announced(announced)).await,
             (Seen::Announced(announced), Goal::Held { target, found }) => {
-                let (is, found) = (target.is(self.shard, &announced), *found);
+                let (is, found) = (target.is(self.shard, &announced), found.is_some());
                 self.hand_on(Seen::Newest(announced.clone())).await?;
                 if is {
                     return self.found(announced).await;
@@ -295,7 +295,7 @@ impl PinStage {
             }
             Some(target) if matches!(&self.goal, Goal::Held { target: now, .. } if *now == target) => {
                 // Kafka answers again.
-                if back && matches!(self.goal, Goal::Held { found: false, .. }) {
+                if back && matches!(self.goal, Goal::Held { found: None, .. }) {
                     self.retry_at = None;
                     self.look();
                 }
@@ -307,7 +307,7 @@ impl PinStage {
                 self.tell(Some(target.told(None)), None);
                 let newest = self.newest.clone();
                 let is = newest.as_ref().is_some_and(|newest| target.is(self.shard, newest));
-                self.turn(Goal::Held { target, found: false });
+                self.turn(Goal::Held { target, found: None });
                 if let Some(newest) = newest {
                     self.hand_on(Seen::Newest(newest.clone())).await?;
                     if is {
@@ -359,7 +359,7 @@ impl PinStage {
 
     /// Looks for the pinned version's announcement.
     fn look(&mut self) {
-        let Goal::Held { target, found: false } = &self.goal else { return };
+        let Goal::Held { target, found: None } = &self.goal else { return };
         let target = target.clone();
         if !self.lookups.is_empty() {
             return;
@@ -412,8 +412,15 @@ impl PinStage {
 
     async fn found(&mut self, announced: Arc<Announced>) -> std::result::Result<(), Gone> {
         let Goal::Held { target, found } = &mut self.goal else { return Ok(()) };
-        *found = true;
-        let told = target.told(Some(announced.announcement.version));
+        let (topic, version) = (announced.topic_id, announced.announcement.version);
+        // Of a time that is still to come more than one version is the newest by then, one after the other. Tail and look-up
+        // find them each by itself, and whichever is slower must not lead back.
+        let is_behind = found.is_some_and(|(of, newest)| of == topic && version < newest);
+        if is_behind && matches!(target, Target::Fixed(Fixed::At(_))) {
+            return Ok(());
+        }
+        *found = Some((topic, version));
+        let told = target.told(Some(version));
         self.tell(Some(told), None);
         self.retry_at = None;
         self.hand_on(Seen::Pinned(announced)).await
@@ -483,7 +490,7 @@ mod tests {
             reason: String::new(),
             at: 0,
         };
-        stage.goal = Goal::Held { target: Target::Pin(pin.clone()), found: false };
+        stage.goal = Goal::Held { target: Target::Pin(pin.clone()), found: None };
         let due = tokio::time::Instant::now() + NOT_THERE;
         stage.retry_at = Some(due);
         assert!(stage.take(Seen::Announced(newest.clone())).await.is_ok());
@@ -499,5 +506,41 @@ mod tests {
         stage.lookups = JoinSet::new();
         assert!(stage.take(Seen::Announced(newest)).await.is_ok());
         assert!(!stage.lookups.is_empty(), "nothing has failed");
+    }
+
+    #[tokio::test]
+    async fn of_a_time_to_come_the_newest_version_is_held_however_slow_the_look_up() {
+        let world = World::new();
+        let options = world.options();
+        let cache = Cache::open(&options.cache_dir, u64::MAX).unwrap();
+        let (_seen, seen_in) = mpsc::channel(16);
+        let (out, mut handed) = mpsc::channel(16);
+        let (status, told) = watch::channel(PinStatus::default());
+        let told_in = watch::channel(Told::default()).1;
+        let mut stage = PinStage::new(options, Shard(0), cache, seen_in, told_in, out, status);
+        stage.goal = Goal::Held { target: Target::Fixed(Fixed::At(i64::MAX)), found: None };
+        let versions = |versions: &[u64]| ShardVersions(versions.iter().copied().map(Version).collect());
+        let mut pinned = |stage: &PinStage| {
+            let handed = std::iter::from_fn(|| handed.try_recv().ok());
+            let pinned = handed.filter_map(|seen| match seen {
+                Seen::Pinned(announced) => Some(announced.announcement.version.0),
+                _ => None,
+            });
+            (pinned.collect::<Vec<_>>(), stage.status.borrow().pinned.clone().unwrap().versions)
+        };
+        // The look-up began before 8 was announced, and says 7 when that is known already.
+        assert!(stage.take(Seen::Announced(Arc::new(announced(8)))).await.is_ok());
+        assert_eq!(pinned(&stage), (vec![8], versions(&[8])));
+        assert!(stage.looked(Ok(Ok(Arc::new(announced(7))))).await.is_ok());
+        assert_eq!(pinned(&stage), (vec![], versions(&[8])));
+        // And one that was ahead of the tail.
+        assert!(stage.looked(Ok(Ok(Arc::new(announced(10))))).await.is_ok());
+        assert!(stage.take(Seen::Announced(Arc::new(announced(9)))).await.is_ok());
+        assert_eq!(pinned(&stage), (vec![10], versions(&[10])));
+        // In a topic made anew versions begin anew.
+        let anew = Announced { topic_id: TopicId([9; 16]), ..announced(1) };
+        assert!(stage.take(Seen::Announced(Arc::new(anew))).await.is_ok());
+        assert_eq!(pinned(&stage), (vec![1], versions(&[1])));
+        drop(told);
     }
 }

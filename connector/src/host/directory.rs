@@ -548,7 +548,7 @@ impl ReadingSide {
 }
 
 impl WritingSide {
-    fn facts(&self) -> Writing {
+    pub(super) fn facts(&self) -> Writing {
         let status = self.status.borrow();
         Writing {
             reached: status.state.is_some(),
@@ -556,7 +556,8 @@ impl WritingSide {
             circuits: self.circuits.report(),
             error: status.error.clone(),
             refused: status.refused,
-            paused: status.paused.clone(),
+            // By the guard itself where no source is there to say it: one that is lost has ended, and the log behind it waits.
+            paused: status.paused.clone().or_else(|| self.circuits.storm.raging()),
             waiting: status.waiting.clone(),
         }
     }

@@ -117,3 +117,38 @@ impl WritingSide {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::codec::{Misfit, Stage};
+    use crate::producer::circuit::Circuits;
+    use crate::producer::{Reliability, Status};
+    use crate::telemetry::ProducerMetrics;
+
+    /// The source is lost and has ended, what the log still holds comes to nothing: all of it loses.
+    #[test]
+    fn a_storm_is_told_where_no_source_is_left_to_tell_it() {
+        let reliability = Reliability { misfit_share: 0.1, misfit_window: 10, ..Reliability::default() };
+        let circuits = Circuits::new(&reliability, &Clock::system(), &ProducerMetrics::detached());
+        let lost = Status { error: Some("the source is lost".to_owned()), ..Status::default() };
+        let side = WritingSide {
+            status: watch::channel(lost).1,
+            announced: watch::channel(None).1,
+            circuits: circuits.clone(),
+            metrics: ProducerMetrics::detached(),
+            log_dir: std::path::PathBuf::new(),
+        };
+        assert_eq!(side.facts().paused, None);
+        let misfit = Misfit { stage: Stage::Conflict, class: "a", message: "another is newer".to_owned() };
+        let mut window = circuits.storm.window();
+        assert!((0..2).any(|_| window.fails(&misfit)));
+        let facts = side.facts();
+        assert!(facts.paused.is_some_and(|why| why.contains("another is newer")), "and what to do about it");
+        assert_eq!(facts.error.as_deref(), Some("the source is lost"));
+        circuits.storm.let_through();
+        assert_eq!(side.facts().paused, None);
+    }
+}

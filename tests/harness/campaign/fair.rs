@@ -1,34 +1,89 @@
-//! Time as this machine gives it: where others have the processors while somebody here waits for one, a second is less.
+//! Time as this machine gives it: where others have the processors while somebody here waits for one, or where the disk
+//! stands still by nothing that we did, a second is less.
 //!
-//! Check 9 promises a time, which no program can keep without a processor. So what counts against it is
+//! Check 9 promises a time, which no program can keep without a processor or a disk. So what counts against it is
 //!
 //! ```text
-//! wall time x (1 - min(a, b))     a: share of all processors that others used       /proc/stat, /proc/PID/stat
-//!                                 b: share of the time in which a task waited for one  /proc/pressure/cpu
+//! wall time x (1 - the larger of min(a, b) and c)
+//!     a: share of all processors that others used          /proc/stat, /proc/PID/stat
+//!     b: share of the time in which a task waited for one  /proc/pressure/cpu
+//!     c: share in which a file beside could not be synced  probe
+//!        less what the disk takes for what we wrote        /proc/PID/io, at `SLOW` bytes a second
 //! ```
 //!
-//! On a machine of our own that is wall time to the letter: however slow we are, nobody else is to blame. Where the system
-//! tells no pressure it is wall time as well. A broker in a container counts as another.
+//! On a machine of our own that is wall time to the letter: however slow we are, nobody else is to blame, and a program that
+//! hangs while the disk works has no excuse in it. Where the system tells no pressure, processors are no excuse either. A broker
+//! in a container counts as another.
 //!
-//! Owns: what counts. Does not own: what is promised within it (`scene`).
+//! Owns: what counts, and waiting by it. Does not own: what is promised within it (`scene`).
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use stillwell::clock::Clock;
+
+use super::probe::Probe;
+use crate::held_within;
 
 /// The system's unit of processor time in `/proc`: a hundredth of a second, whatever its timer (proc(5), `USER_HZ`).
 const TICK: Duration = Duration::from_millis(10);
 /// Between two looks: some ticks, or shares are guesses.
 const LOOK: Duration = Duration::from_millis(250);
+/// Bytes a second that a disk takes which works, in small pieces that are synced each: what we write is held against us at
+/// this rate, until it is worked off.
+const SLOW: u64 = 16 << 20;
+/// By the clock it is waited no longer than so many times what is promised.
+pub const STRETCH: u32 = 8;
+
+/// Waits by time that counts.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    clock: Clock,
+    /// On the disk that is waited for.
+    dir: PathBuf,
+}
+
+impl Patience {
+    /// With what works in `dir`.
+    pub fn new(clock: &Clock, dir: &Path) -> Patience {
+        Patience { clock: clock.clone(), dir: dir.to_owned() }
+    }
+
+    /// Time that counts from `began` on.
+    pub fn since(&self, began: Instant) -> Fair {
+        Fair::since(&self.clock, Probe::start(&self.clock, &self.dir), began)
+    }
+
+    /// Looks until `condition` is `Ok`, and gives up once `most` of the time that counts has passed, or [`STRETCH`] times that by
+    /// the clock.
+    ///
+    /// # Errors
+    /// The last state seen.
+    pub fn held<T, S>(&self, most: Duration, mut condition: impl FnMut() -> Result<T, S>) -> Result<T, S> {
+        if let Ok(held) = condition() {
+            return Ok(held);
+        }
+        let mut fair = self.since(self.clock.now());
+        let seen = held_within(most * STRETCH, || match condition() {
+            Err(state) if fair.counted() > most => Ok(Err(state)),
+            Err(state) => Err(state),
+            Ok(held) => Ok(Ok(held)),
+        });
+        seen.unwrap_or_else(Err)
+    }
+}
 
 /// Time that counts, from a moment on.
 #[derive(Debug)]
 pub struct Fair {
     clock: Clock,
+    probe: Probe,
     began: Instant,
     counted: Duration,
+    /// For how long the disk has still to do with what we wrote.
+    owed: Duration,
     /// `None` until it has begun.
     last: Option<Looked>,
 }
@@ -42,12 +97,17 @@ struct Looked {
     own: Duration,
     /// Time in which some task waited for a processor.
     waited: Duration,
+    /// Time in which the disk stood still.
+    stood: Duration,
+    /// Bytes that this process and all that it started had written to disk.
+    wrote: u64,
 }
 
 impl Fair {
     /// From `began` on, which may lie ahead; what has passed of it by now counts whole.
-    pub fn since(clock: &Clock, began: Instant) -> Fair {
-        let mut fair = Fair { clock: clock.clone(), began, counted: Duration::ZERO, last: None };
+    pub fn since(clock: &Clock, probe: Probe, began: Instant) -> Fair {
+        let none = Duration::ZERO;
+        let mut fair = Fair { clock: clock.clone(), probe, began, counted: none, owed: none, last: None };
         fair.counted();
         fair
     }
@@ -61,9 +121,9 @@ impl Fair {
         if let Some(last) = self.last.filter(|last| now < last.at + LOOK) {
             return self.counted + now.saturating_duration_since(last.at);
         }
-        let now = Looked::now(&self.clock);
+        let now = Looked::now(&self.clock, self.probe.stood());
         self.counted += match self.last.replace(now) {
-            Some(last) => ours(&last, &now),
+            Some(last) => ours(&last, &now, &mut self.owed),
             None => now.at.saturating_duration_since(self.began),
         };
         self.counted
@@ -77,12 +137,17 @@ impl Fair {
 
 impl fmt::Display for Fair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.1?} by the clock, {:.1?} of which were ours", self.wall(), self.counted)
+        let (wall, stood) = (self.wall(), self.probe.stood());
+        write!(
+            f,
+            "{wall:.1?} by the clock, {:.1?} of which were ours (the disk stood still for {stood:.1?})",
+            self.counted
+        )
     }
 }
 
-/// What counts of the time between two looks.
-fn ours(before: &Looked, after: &Looked) -> Duration {
+/// What counts of the time between two looks; `owed` is for how long the disk has to do with what we wrote before.
+fn ours(before: &Looked, after: &Looked, owed: &mut Duration) -> Duration {
     let wall = after.at.saturating_duration_since(before.at);
     let processors = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     let busy = after.busy.saturating_sub(before.busy);
@@ -90,17 +155,24 @@ fn ours(before: &Looked, after: &Looked) -> Duration {
     let share = |of: Duration, all: f64| if all > 0.0 { (of.as_secs_f64() / all).min(1.0) } else { 0.0 };
     let taken = share(others, wall.as_secs_f64() * processors);
     let waited = share(after.waited.saturating_sub(before.waited), wall.as_secs_f64());
-    wall.mul_f64(1.0 - taken.min(waited))
+    // What is written is in memory first, and the disk stands still for it later.
+    *owed += Duration::from_secs_f64(after.wrote.saturating_sub(before.wrote) as f64 / SLOW as f64);
+    let stood = after.stood.saturating_sub(before.stood).saturating_sub(*owed);
+    *owed = owed.saturating_sub(wall);
+    wall.mul_f64(1.0 - taken.min(waited).max(share(stood, wall.as_secs_f64())))
 }
 
 impl Looked {
-    fn now(clock: &Clock) -> Looked {
+    fn now(clock: &Clock, stood: Duration) -> Looked {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let (own, wrote) = own();
         Looked {
             at: clock.now(),
             busy: busy(&read("/proc/stat")),
-            own: own(),
+            own,
             waited: waited(&read("/proc/pressure/cpu")),
+            stood,
+            wrote,
         }
     }
 }
@@ -124,8 +196,14 @@ fn waited(pressure: &str) -> Duration {
     Duration::from_micros(total.unwrap_or(0))
 }
 
-/// Processor time of this process, of those that it started, and of theirs, the dead included.
-fn own() -> Duration {
+/// Of `/proc/PID/io`: bytes that a process and its children that were waited for had written to disk.
+fn wrote(io: &str) -> u64 {
+    let bytes = io.lines().find_map(|line| line.strip_prefix("write_bytes:"));
+    bytes.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Processor time of this process, of those that it started, and of theirs, the dead included; and the bytes that they wrote.
+fn own() -> (Duration, u64) {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let mut used = HashMap::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -138,12 +216,13 @@ fn own() -> Duration {
             used.insert(pid, count);
         }
     }
-    let (mut all, mut next) = (0, vec![std::process::id()]);
+    let (mut all, mut bytes, mut next) = (0, 0, vec![std::process::id()]);
     while let Some(pid) = next.pop() {
         all += used.get(&pid).copied().unwrap_or(0);
+        bytes += wrote(&std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default());
         next.extend(children.remove(&pid).unwrap_or_default());
     }
-    ticks(all)
+    (ticks(all), bytes)
 }
 
 /// Of `/proc/PID/stat`: the parent, and the ticks of the process and of its children that were waited for.
@@ -161,7 +240,7 @@ mod tests {
 
     fn looked(at: Instant, busy: u64, own: u64, waited: u64) -> Looked {
         let [busy, own, waited] = [busy, own, waited].map(Duration::from_millis);
-        Looked { at, busy, own, waited }
+        Looked { at, busy, own, waited, stood: Duration::ZERO, wrote: 0 }
     }
 
     #[test]
@@ -171,11 +250,63 @@ mod tests {
         let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
         let all = 1_000 * processors;
         let before = looked(began, 0, 0, 0);
-        let counted = |busy, own, waited| ours(&before, &looked(end, busy, own, waited)).as_millis();
+        let counted = |busy, own, waited| {
+            ours(&before, &looked(end, busy, own, waited), &mut Duration::default()).as_millis()
+        };
         assert_eq!(counted(all, all, 1_000), 1_000, "we have it all");
         assert_eq!(counted(0, 0, 0), 1_000, "nobody wants it");
         assert_eq!(counted(all, all / 4, 1_000), 250, "others have three quarters");
         assert_eq!(counted(all, all / 4, 100), 900, "and hardly anybody waits");
+    }
+
+    #[test]
+    fn a_disk_that_stands_still_does_not_count_but_by_what_we_wrote() {
+        let began = Clock::system().now();
+        let at = |second: u64, stood, wrote| Looked {
+            stood: Duration::from_millis(stood),
+            wrote,
+            ..looked(began + Duration::from_secs(second), 0, 0, 0)
+        };
+        let mut owed = Duration::ZERO;
+        let mut counted = |before: Looked, after: Looked| ours(&before, &after, &mut owed).as_millis();
+        assert_eq!(counted(at(0, 0, 0), at(1, 0, 0)), 1_000, "it works, and whoever hangs is to blame");
+        assert_eq!(counted(at(1, 0, 0), at(2, 700, 0)), 300, "others have it");
+        // Two and a half seconds' worth, most of which is in memory at first.
+        let wrote = SLOW / 2 * 5;
+        assert_eq!(counted(at(2, 700, 0), at(3, 1_700, wrote)), 1_000, "we wrote for all of it");
+        assert_eq!(counted(at(3, 1_700, wrote), at(4, 2_700, wrote)), 1_000, "and a second later still");
+        assert_eq!(counted(at(4, 2_700, wrote), at(5, 3_700, wrote)), 500, "until it is worked off");
+        assert_eq!(counted(at(5, 3_700, wrote), at(6, 4_700, wrote)), 0, "the rest is not by us");
+        // As much as the larger of the two, which may be the same time.
+        let both =
+            Looked { stood: Duration::from_millis(600), ..looked(began + Duration::from_secs(1), 0, 0, 0) };
+        assert_eq!(ours(&at(0, 0, 0), &both, &mut Duration::default()).as_millis(), 400);
+    }
+
+    /// The disk is what `sync` waits for: a channel, which stands still for as long as nobody lets it go.
+    #[test]
+    fn a_sync_that_is_under_way_counts_up_to_now() {
+        let clock = Clock::system();
+        let (go, gone) = std::sync::mpsc::channel();
+        let probe = Probe::of(&clock, move || gone.recv().map_err(std::io::Error::other));
+        let grows = |than: Duration| {
+            let grown = || if probe.stood() > than { Ok(probe.stood()) } else { Err(probe.stood()) };
+            held_within(Duration::from_secs(30), grown).expect("it stands still")
+        };
+        let first = grows(Duration::from_millis(1));
+        assert!(grows(first) > first);
+        for _ in 0..3 {
+            go.send(()).expect("the probe waits");
+        }
+        // Each that is quick adds nothing; at its failure it ends, and what it has found stays.
+        drop(go);
+        let found = held_within(Duration::from_secs(30), || {
+            let before = probe.stood();
+            let after =
+                held_within(Duration::from_millis(200), || Err::<(), _>(probe.stood())).expect_err("never");
+            if before == after { Ok(after) } else { Err(after) }
+        });
+        assert!(found.expect("it has ended") >= first);
     }
 
     #[test]
@@ -188,6 +319,7 @@ mod tests {
         );
         let line = "7 (a) b) S 3 1 1 0 -1 4194304 1 2 3 4 10 20 30 40 20 0 1 0 5 6 7";
         assert_eq!(process(line), Some((3, 100)));
-        assert!(own() < busy(&std::fs::read_to_string("/proc/stat").expect("a Linux system tells it")));
+        assert_eq!(wrote("wchar: 9\nwrite_bytes: 4096\ncancelled_write_bytes: 0\n"), 4_096);
+        assert!(own().0 < busy(&std::fs::read_to_string("/proc/stat").expect("a Linux system tells it")));
     }
 }

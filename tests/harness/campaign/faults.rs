@@ -8,8 +8,8 @@ use super::oracle::{Violation, broken};
 use super::scene::Scene;
 use crate::{Disk, Volume, held_within};
 
-/// Longest until a failpoint is reached: one that is not is a mistake in the test or in the list of failpoints. Some take
-/// tens of thousands of records until they are.
+/// Longest until a failpoint is reached, of the time that counts: one that is not is a mistake in the test or in the list of
+/// failpoints. Some take tens of thousands of records until they are.
 const REACHED: Duration = Duration::from_secs(180);
 /// Kafka gives a member up after this (`session.timeout.ms`), and its shard to another.
 pub const SESSION: Duration = Duration::from_secs(6);
@@ -23,8 +23,11 @@ const BACKLOG: u64 = 12_000;
 const FLOOD: u64 = 60_000;
 /// Bytes of log then: more than lies in memory of what is under way.
 pub const FLOODED: u64 = 16 << 20;
-/// A stop in order takes no longer: after `graceful_shutdown_timeout` (30 s) it ends by itself, and says that it failed.
+/// A stop in order takes no longer, of the time that counts. By the clock it may: [`PATIENT`].
 pub const STOP: Duration = Duration::from_secs(60);
+/// `graceful_shutdown_timeout`, after which a stop gives up what is under way and says that it failed: later than whoever waits
+/// for it by the time that counts, however slow the machine.
+pub const PATIENT: Duration = Duration::from_secs(600);
 /// An hour.
 const HOUR_MS: i64 = 3_600_000;
 /// What a process that aborts ends with.
@@ -55,7 +58,7 @@ impl Scene {
         self.fault();
         self.reader.kill();
         if self.chance.one_in(2) {
-            let _ = std::fs::remove_dir_all(self.reader.data());
+            self.reader.lose("");
         }
         let now = self.clock().now();
         self.reader.start(None);
@@ -84,7 +87,7 @@ impl Scene {
         self.after_records(self.chance.between(1, 600));
         self.kill()?;
         let lost = *self.chance.pick(&["", "log", "cache"]);
-        let _ = std::fs::remove_dir_all(self.writer().data().join(lost));
+        self.writer().lose(lost);
         let now = self.start(0, None)?;
         self.settle(now)
     }
@@ -112,7 +115,8 @@ impl Scene {
             if *point == "log.forgotten" {
                 self.workload.burst(ENOUGH_TO_FORGET * (passed + 1));
             }
-            let ended = held_within(REACHED, || self.writer().ended().ok_or("it runs"));
+            let patience = self.patience.clone();
+            let ended = patience.held(REACHED, || self.writer().ended().ok_or("it runs"));
             match ended {
                 Ok(status) if status.signal() == Some(ABORT) => {
                     self.fault();
@@ -135,9 +139,10 @@ impl Scene {
         self.after_records(self.chance.between(1, 200));
         self.kill()?;
         let passed = self.chance.below(8);
-        self.start(0, Some(&format!("announce.announcements={passed}*off->sleep(60000)")))?;
+        self.start(0, Some(&format!("announce.announcements={passed}*off->sleep(600000)")))?;
         let mut before = None;
-        let open = held_within(REACHED, || {
+        let patience = self.patience.clone();
+        let open = patience.held(REACHED, || {
             let ends = self.ends_of_announcements();
             let (committed, end) = ends;
             // Each transaction is open for a moment: this one for several looks.
@@ -195,7 +200,7 @@ impl Scene {
         self.writers.get_mut(owner).expect("the owner is one of them").kill();
         self.start(owner, Some(&armed))?;
         let instance = self.writers.get_mut(owner).expect("the owner is one of them");
-        let stopped = held_within(REACHED, || match instance.is_stopped() {
+        let stopped = self.patience.held(REACHED, || match instance.is_stopped() {
             true => Ok(()),
             false => Err("it runs"),
         });
@@ -315,12 +320,14 @@ impl Scene {
             return Ok(false);
         };
         // It begins without a log, as on a new disk.
+        self.writer().has_another_log();
         let now = self.start(0, None)?;
         self.settle(now)?;
         self.fault();
         volume.fill();
         // Full it stays until nothing is taken any more, by what it says of itself.
-        let full = held_within(REACHED, || match self.writer().ask("/health") {
+        let patience = self.patience.clone();
+        let full = patience.held(REACHED, || match self.writer().ask("/health") {
             Ok(health) if health.body.contains("disk") => Ok(()),
             other => Err(format!("{other:?}")),
         });
@@ -334,6 +341,7 @@ impl Scene {
         // The old disk comes back, and on it the log of long ago.
         self.kill()?;
         drop(volume);
+        self.writer().has_another_log();
         let now = self.start(0, None)?;
         self.settle(now)?;
         Ok(true)
@@ -353,6 +361,7 @@ impl Scene {
             self.start(0, None)?;
             return Ok(false);
         };
+        self.writer().has_another_log();
         let now = self.start(0, None)?;
         self.settle(now)?;
         for _ in 0..2 {
@@ -361,7 +370,8 @@ impl Scene {
                 return Ok(false);
             }
             self.fault();
-            let broken_is_said = held_within(REACHED, || match self.writer().ask("/health") {
+            let patience = self.patience.clone();
+            let broken_is_said = patience.held(REACHED, || match self.writer().ask("/health") {
                 Ok(health) if health.body.contains("Input/output error") => Ok(()),
                 other => Err(format!("{other:?}")),
             });
@@ -386,6 +396,7 @@ impl Scene {
         // The old disk comes back, and on it the log of long ago.
         self.kill()?;
         drop(disk);
+        self.writer().has_another_log();
         let now = self.start(0, None)?;
         self.settle(now)?;
         Ok(true)
@@ -452,14 +463,15 @@ impl Scene {
     /// Which writer owns the shard.
     pub fn owner(&mut self) -> Option<usize> {
         let writers = &mut self.writers;
-        held_within(REACHED, || {
-            let mut running = writers.iter_mut().map(|writer| {
-                let health = writer.ask("/health").ok()?;
-                health.body.contains(r#""writer":"running""#).then_some(())
-            });
-            running.position(|running| running.is_some()).ok_or(())
-        })
-        .ok()
+        self.patience
+            .held(REACHED, || {
+                let mut running = writers.iter_mut().map(|writer| {
+                    let health = writer.ask("/health").ok()?;
+                    health.body.contains(r#""writer":"running""#).then_some(())
+                });
+                running.position(|running| running.is_some()).ok_or(())
+            })
+            .ok()
     }
 
     /// Lets the fault last.

@@ -4,19 +4,21 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+use stillwell::clock::Clock;
 
-use crate::process::{Running, run, stillwell};
-use crate::wait_until;
+use super::fair::Patience;
+use crate::process::{Running, stillwell};
 
 /// Longest answer to one HTTP request.
 const ANSWER: Duration = Duration::from_secs(5);
-/// For what promises no time, on a machine that does other things as well.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// For what promises no time and takes a moment: the end of a process that was killed, a command that looks at a small log.
+/// What takes longer on a machine that works hangs.
+const A_MOMENT: Duration = Duration::from_secs(60);
 
 /// Where an instance listens at the moment; `None` while it is down. Shared with who watches it.
 pub type Address = Arc<Mutex<Option<SocketAddr>>>;
@@ -33,6 +35,9 @@ pub struct Instance {
     /// Log of the processes before the present one.
     past: String,
     deaths: u64,
+    /// Whether the last process got so far that its log must be there.
+    has_log: bool,
+    patience: Patience,
 }
 
 /// Offsets `[from, to)` of a partition that a log holds without a gap.
@@ -79,6 +84,8 @@ impl Instance {
             address: Address::default(),
             past: String::new(),
             deaths: 0,
+            has_log: false,
+            patience: Patience::new(&Clock::system(), dir),
         }
     }
 
@@ -92,18 +99,41 @@ impl Instance {
         &self.data
     }
 
+    /// Removes what lies below its data directory: all of it, or the folder called `part`.
+    pub fn lose(&mut self, part: &str) {
+        let _ = std::fs::remove_dir_all(self.data.join(part));
+        if part.is_empty() || part == "log" {
+            self.has_another_log();
+        }
+    }
+
+    /// Another disk lies where its log was, and maybe no log on it.
+    pub fn has_another_log(&mut self) {
+        self.has_log = false;
+    }
+
     /// What `stillwell log inspect` finds in its log, by partition: first offset and the position behind the last. For
     /// while it is down.
+    ///
+    /// No log is an empty one where the last process did not come to open it. Where it did, a log that is gone was lost.
     ///
     /// # Errors
     /// What the command said.
     pub fn logged(&self, dataset: &str) -> Result<Vec<Logged>, String> {
         let dir = self.data.join("log").join(dataset);
-        if !dir.exists() {
+        if !self.has_log && !dir.exists() {
             return Ok(Vec::new());
         }
         let dir = dir.display().to_string();
-        let done = run(&mut stillwell(["log", "inspect", "--output", "json", "--dir", &dir]), PATIENCE);
+        let command = &mut stillwell(["log", "inspect", "--output", "json", "--dir", &dir]);
+        let mut inspecting = Running::start(command.stdin(Stdio::null()));
+        if self.patience.held(A_MOMENT, || inspecting.ended().ok_or(())).is_err() {
+            return Err(format!("log inspect of {dir} does not end\n{}", inspecting.stderr()));
+        }
+        let done = inspecting.wait(A_MOMENT);
+        if !self.has_log && done.stdout.is_empty() && done.stderr.contains("no log lies there") {
+            return Ok(Vec::new());
+        }
         let seen: Value = serde_json::from_str(&done.stdout)
             .map_err(|error| format!("log inspect: {error}\n{}{}", done.stdout, done.stderr))?;
         let ranges = seen.get("ranges").and_then(Value::as_array).ok_or("log inspect names no ranges")?;
@@ -163,7 +193,7 @@ impl Instance {
         if self.is_up() {
             self.signal("KILL");
         }
-        self.wait(PATIENCE);
+        self.wait(A_MOMENT);
     }
 
     /// Processes of it that died: by SIGKILL, or by their own hand at a failpoint.
@@ -177,12 +207,11 @@ impl Instance {
         self.wait(deadline)
     }
 
-    /// Waits for the process's end; its log is kept.
+    /// Waits for the process's end, `deadline` of the time that counts; its log is kept.
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let running = self.running.as_mut().expect("it was started");
-        let status = wait_until("the process ends", deadline, || {
-            running.ended().ok_or_else(|| format!("it runs\n{}", running.stderr()))
-        });
+        let ended = self.patience.held(deadline, || running.ended().ok_or(()));
+        let status = ended.unwrap_or_else(|()| panic!("{} does not end\n{}", self.name, running.stderr()));
         self.forget(status);
         status
     }
@@ -198,7 +227,10 @@ impl Instance {
         self.deaths += u64::from(status.signal().is_some());
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Some(running) = self.running.take() {
-            self.past.push_str(&running.stderr());
+            let log = running.stderr();
+            // A writer opens its log before it listens.
+            self.has_log = self.role != Some("consumer") && log.contains("listening for HTTP");
+            self.past.push_str(&log);
         }
     }
 

@@ -20,6 +20,7 @@ pub mod faults;
 pub mod fold;
 pub mod instance;
 pub mod oracle;
+pub mod probe;
 pub mod row;
 pub mod scene;
 pub mod watcher;

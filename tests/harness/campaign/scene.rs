@@ -20,8 +20,8 @@ use tempfile::TempDir;
 use super::archive::{self, Archive};
 use super::blobs::Blobs;
 use super::chance::Chance;
-use super::fair::Fair;
-use super::faults::STOP;
+use super::fair::{Patience, STRETCH};
+use super::faults::{PATIENT, STOP};
 use super::instance::{Instance, Size};
 use super::oracle::{CHECKS, Oracle, Tally, Violation, broken};
 use super::row::{Row, SCHEMA};
@@ -31,10 +31,8 @@ use crate::topic::{Record, Topic};
 use crate::{Broker, held_within, scratch, unique};
 
 /// A fresh record is readable within this after a fault: the promise. Debug builds are given more, being several times
-/// slower, so that the check means the same. What others take of the machine meanwhile does not count ([`Fair`]).
+/// slower, so that the check means the same. What others take of the machine meanwhile does not count (`fair`).
 const FRESH: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 10 });
-/// By the clock it is waited no longer than so many times that.
-const STRETCH: u32 = 8;
 /// First start of a dataset: topics are made, the group forms.
 const START: Duration = Duration::from_secs(60);
 /// Partitions of the source.
@@ -118,10 +116,14 @@ pub struct Scene {
     bootstrap: String,
     watcher: Watcher,
     samplers: Vec<Sampler>,
+    /// Nobody has written since the oracle looked last.
+    at_rest: bool,
     fresh: i64,
     /// The most that a writer may take while it works.
     most: Size,
     clock: Clock,
+    /// Waits by time that counts.
+    pub patience: Patience,
     text: String,
     dir: TempDir,
 }
@@ -137,7 +139,8 @@ impl Scene {
         let dataset = unique("crash");
         let bootstrap = broker.bootstrap().to_owned();
         let source = Topic::create_on(broker, &format!("{dataset}.source"), PARTITIONS, &[]);
-        let dir = scratch();
+        let (dir, clock) = (scratch(), Clock::system());
+        let patience = Patience::new(&clock, dir.path());
         std::fs::write(dir.path().join("row.avsc"), SCHEMA).expect("a schema can be written");
         let [least, most] = plan.batch;
         let (batch, uploads) = (chance.between(least, most), chance.between(1, 5));
@@ -169,7 +172,7 @@ impl Scene {
                 &dir.path().join("blobs"),
                 &archive::folder(dir.path()),
             ),
-            BOUNDS,
+            (BOUNDS, patience.clone()),
         );
         if let Some(first) = writers.first_mut() {
             first.start(None);
@@ -177,7 +180,6 @@ impl Scene {
         reader.start(None);
         let watcher = Watcher::start("R", reader.address(), &dataset);
         let samplers = writers.iter().map(|writer| Sampler::start(writer.address())).collect();
-        let clock = Clock::system();
         let began = clock.now();
         let mut scene = Scene {
             chance,
@@ -192,8 +194,10 @@ impl Scene {
             samplers,
             most,
             clock,
+            patience,
             text,
             dir,
+            at_rest: false,
             fresh: 0,
         };
         scene.fresh_within(began, START)?;
@@ -241,13 +245,16 @@ impl Scene {
         self.writers.first_mut().expect("a scene has a writer")
     }
 
-    /// Waits until Kafka has acknowledged so many more records.
+    /// Waits until Kafka has acknowledged so many more records, for as long as any are.
     pub fn after_records(&self, records: u64) {
-        let goal = self.workload.count() + records;
-        crate::wait_until("records are acknowledged", START * 3, || {
-            let count = self.workload.count();
-            if count >= goal { Ok(()) } else { Err(format!("{count} of {goal}")) }
-        });
+        let (mut last, goal) = (self.workload.count(), self.workload.count() + records);
+        while last < goal {
+            let more = self.patience.held(START, || match self.workload.count() {
+                count if count > last => Ok(count),
+                count => Err(count),
+            });
+            last = more.unwrap_or_else(|count| panic!("Kafka acknowledges nothing more: {count} of {goal}"));
+        }
     }
 
     /// Counts a fault.
@@ -270,7 +277,10 @@ impl Scene {
     /// # Errors
     /// The first promise that is broken, as it was left.
     pub fn start(&mut self, at: usize, failpoints: Option<&str>) -> Result<Instant, Violation> {
-        self.oracle.look()?;
+        // It has seen what the dead have left, and nobody has added to it.
+        if !std::mem::take(&mut self.at_rest) {
+            self.oracle.look()?;
+        }
         let dataset = self.dataset.clone();
         let writer = self.writers.get_mut(at).expect("one of them");
         self.oracle.recovery(writer.name(), &writer.log())?;
@@ -294,6 +304,7 @@ impl Scene {
             return Ok(());
         }
         self.oracle.look()?;
+        self.at_rest = true;
         self.oracle.blobs_are_there()
     }
 
@@ -329,7 +340,7 @@ impl Scene {
         for instance in self.writers.iter_mut().chain([&mut self.reader]) {
             // What has just been announced is trimmed a moment later, and how long a moment is depends on who else runs.
             let rests = |size: &Size| size.log <= BOUNDS.log && size.pending <= BOUNDS.pending;
-            let seen = held_within(START, || match instance.size() {
+            let seen = self.patience.held(START, || match instance.size() {
                 Some(size) if !rests(&size) => Err(size),
                 seen => Ok(seen),
             });
@@ -346,6 +357,8 @@ impl Scene {
 
     /// Writes a fresh record into each partition and waits until the reader shows them.
     fn fresh_within(&mut self, began: Instant, most: Duration) -> Result<(), Violation> {
+        // Time is taken from the first: what stands still while these are written does so, too.
+        let mut fair = self.patience.since(began);
         self.fresh += 1;
         let n = self.fresh;
         let records: Vec<Record> = (0..PARTITIONS)
@@ -359,7 +372,6 @@ impl Scene {
         // All that was acknowledged by now lies before them.
         self.oracle.acknowledged(self.workload.acknowledged());
         self.source.produce(records);
-        let mut fair = Fair::since(&self.clock, began);
         let seen = held_within(most * STRETCH, || match self.shows(n) {
             Ok(()) => Ok(Ok(())),
             Err(state) if fair.counted() > most => Ok(Err(state)),
@@ -408,7 +420,7 @@ impl Scene {
         );
         cold.start(None);
         let path = format!("/v1/datasets/{}/records?limit=10000", self.dataset);
-        let found = held_within(START * 3, || {
+        let found = self.patience.held(START * 3, || {
             let address = cold.listens().ok_or("it does not listen yet")?;
             scan(address, &path, &mut String::new()).ok_or("it shows nothing yet")
         });
@@ -419,7 +431,7 @@ impl Scene {
             }
         };
         self.oracle.readers(&[super::watcher::Scan { reader: "COLD".into(), version, rows }])?;
-        self.oracle.cleaned(START)?;
+        self.oracle.cleaned(START * 2)?;
         for writer in &mut self.writers {
             if writer.is_up() {
                 let status = writer.stop(STOP);
@@ -470,6 +482,8 @@ fn configuration(
         r#"
 [kafka]
 bootstrap_servers = "SERVERS"
+[consumer]
+graceful_shutdown_timeout = "{patient}s"
 [storage]
 data_dir = "DATA_DIR"
 blobs = "file://{blobs}"
@@ -495,6 +509,7 @@ schema = "{schema}"
 "#,
         blobs = dir.join("blobs").display(),
         schema = dir.join("row.avsc").display(),
+        patient = PATIENT.as_secs(),
         timeout = chance.between(10, 150),
         frequency = chance.between(3, 12),
     )

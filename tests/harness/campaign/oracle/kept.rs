@@ -4,7 +4,6 @@
 use super::super::announced::{Announcement, Blob, Told};
 use super::super::blobs::Blobs;
 use super::{Named, Oracle, Violation, broken};
-use crate::held_within;
 use crate::topic::Message;
 
 impl Oracle {
@@ -70,7 +69,7 @@ impl Oracle {
     /// # Errors
     /// What stays.
     pub fn cleaned(&mut self, within: std::time::Duration) -> Result<(), Violation> {
-        held_within(within, || {
+        self.patience.clone().held(within, || {
             self.read_announcements()?;
             self.let_go();
             let all = self.blobs.all();
