@@ -99,6 +99,7 @@ impl Opener {
         Opener {
             fetcher: Fetcher::new(options.store.clone(), cache)
                 .holding(options.hold.clone())
+                .keeping()
                 .telling(options.clock.clone()),
             reads: Arc::new(reads),
             schema: None,

@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use super::cache::{Held, Temporary};
+use super::cache::{Held, Temporary, made_name};
 use super::line::schema_of;
-use super::lookup::Tables;
 use super::map::{Map, Paged};
+use super::table::Tables;
 use super::{Error, Found, Identity};
 use crate::format::container::{self, BlockHead, Header, Kind, Reader, SYNC_BYTES};
 use crate::format::index::{self, Layout};
@@ -242,6 +242,27 @@ impl Base {
             each((found.raw.as_ptr().addr() - start) as u64, &found)?;
         }
         Ok(())
+    }
+
+    /// Checksum of the snapshot's plain form.
+    pub(super) fn checksum(&self) -> Checksum {
+        self.layout.snapshot_checksum
+    }
+
+    /// Bytes of the snapshot's plain form.
+    pub(super) fn snapshot_bytes(&self) -> u64 {
+        self.layout.snapshot_bytes
+    }
+
+    /// Pages of the snapshot that were read, and all there are.
+    #[cfg(test)]
+    pub(super) fn touched(&self) -> (u32, u64) {
+        (self.snapshot.touched(), self.layout.snapshot_pages())
+    }
+
+    /// The name in the cache of what is made of it, and is said to be of `subject`.
+    pub(super) fn made_name(&self, subject: &[u8], suffix: &str) -> String {
+        made_name(self.version(), self.header.life.epoch, subject, suffix)
     }
 
     /// Its tables for lookups by fields.

@@ -15,7 +15,7 @@ use crate::schema::Schema;
 use crate::version::{Checksum, DeltaRef};
 
 /// Smaller deltas are read rather than mapped: a map costs more than such a copy, and a kernel object besides.
-const MAP_FROM: u64 = 256 << 10;
+pub(super) const MAP_FROM: u64 = 256 << 10;
 
 #[derive(Debug)]
 pub(super) enum Data {

@@ -101,6 +101,11 @@ impl Snapshot {
         &self.header
     }
 
+    /// The schema of its values.
+    pub(super) fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
     /// What the snapshot holds; `upserts` are its records.
     pub fn summary(&self) -> &Summary {
         &self.summary

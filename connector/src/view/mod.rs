@@ -38,7 +38,9 @@ mod merge;
 mod read;
 mod many;
 mod hold;
+mod kept;
 mod lookup;
+mod table;
 mod changes;
 pub mod fetch;
 mod parts;
@@ -115,6 +117,8 @@ struct Inner {
     reads: Arc<Reads>,
     /// What is held of the dataset; views that are made of this one hold the same.
     hold: Arc<Hold>,
+    /// Where tables of its bases are kept. `None`: only of a version that is held whole, and found by its keys alone.
+    cache: Option<Cache>,
     lookups: Vec<Lookup>,
 }
 
@@ -141,6 +145,7 @@ impl View {
             resolvers: Vec::new(),
             reads: Arc::new(Reads::default()),
             hold: Arc::new(Hold::default()),
+            cache: None,
             lookups: Vec::new(),
         }))
     }
@@ -198,7 +203,7 @@ impl View {
             chain.deltas.iter().zip(&files.deltas).map(|(delta, held)| (delta.version, held.clone())),
         );
         let layers = Layers { base, overlay: Overlay::of(&deltas)?, line, files: held };
-        View::assemble(identity.clone(), about, layers, Arc::default(), Arc::default())
+        View::assemble(identity.clone(), about, layers, Arc::default(), Default::default())
     }
 
     /// The next version: this one with `delta` on top. Cost: the delta's entries (see `overlay` for the merging that
@@ -230,8 +235,10 @@ impl View {
                 Layers { base: inner.base.clone(), overlay: inner.overlay.with(&delta)?, line, files };
             return inner.remade(about, layers);
         }
-        let (delta, about) = inner.narrowed(&delta, &about)?;
-        let layers = Layers { overlay: inner.overlay.with(&delta)?, ..inner.layers() };
+        let (narrowed, about) = inner.narrowed(&delta, &about)?;
+        let mut layers = Layers { overlay: inner.overlay.with(&narrowed)?, ..inner.layers() };
+        // A restart applies the whole one to what the cache keeps of a version below.
+        layers.files.extend(delta.held().map(|held| (about.version, held.clone())));
         inner.remade(about, layers)
     }
 
@@ -333,7 +340,7 @@ impl View {
         about: About,
         layers: Layers,
         reads: Arc<Reads>,
-        hold: Arc<Hold>,
+        (hold, cache): (Arc<Hold>, Option<Cache>),
     ) -> Result<View, Error> {
         let Layers { base, overlay, line, files } = layers;
         let about = About { schema: line.schema().clone(), ..about };
@@ -345,9 +352,27 @@ impl View {
             Arc::ptr_eq(base.schema(), &about.schema) || resolvers.iter().any(is)
         });
         let lookups = Vec::new();
-        let mut inner =
-            Inner { identity, about, base, direct, overlay, line, files, resolvers, reads, hold, lookups };
+        let mut inner = Inner {
+            identity,
+            about,
+            base,
+            direct,
+            overlay,
+            line,
+            files,
+            resolvers,
+            reads,
+            hold,
+            cache,
+            lookups,
+        };
         inner.lookups = lookup::of(&inner)?;
+        if let Some(base) = &inner.base {
+            let made = inner.lookups.iter().filter_map(Lookup::held);
+            let new = made.filter(|held| !inner.files.iter().any(|(_, have)| have.is(held)));
+            let new: Vec<_> = new.map(|held| (base.version(), held.clone())).collect();
+            inner.files.extend(new);
+        }
         Ok(View(Arc::new(inner)))
     }
 
@@ -486,7 +511,8 @@ impl Inner {
 
     /// A view of other facts or layers that counts and holds as this one does.
     fn remade(&self, about: About, layers: Layers) -> Result<View, Error> {
-        View::assemble(self.identity.clone(), about, layers, self.reads.clone(), self.hold.clone())
+        let holding = (self.hold.clone(), self.cache.clone());
+        View::assemble(self.identity.clone(), about, layers, self.reads.clone(), holding)
     }
 
     /// The value of an entry in the version's schema.

@@ -17,8 +17,8 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::delta::{Content, Data, DeltaFile, Ref};
-use super::lookup::Tables;
 use super::map::prefetch;
+use super::table::Tables;
 use super::{Error, Found};
 use crate::format::container;
 use crate::format::index;
