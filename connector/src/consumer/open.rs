@@ -100,6 +100,7 @@ impl Opener {
             fetcher: Fetcher::new(options.store.clone(), cache)
                 .holding(options.hold.clone())
                 .keeping()
+                .charging(recent.memory())
                 .telling(options.clock.clone()),
             reads: Arc::new(reads),
             schema: None,

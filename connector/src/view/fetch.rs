@@ -30,6 +30,7 @@ use crate::blob::name::Kind;
 use crate::blob::{self, Store};
 use crate::clock::Clock;
 use crate::format::container::{self, Unpacked};
+use crate::gauge::Budget;
 use crate::version::{BlobRef, Chain, Checksum, DeltaRef, SnapshotRef, Version};
 
 /// Blobs that are fetched at a time: deltas are small, and a store far away answers late rather than slowly.
@@ -54,6 +55,8 @@ pub struct Fetcher {
     hold: Arc<Hold>,
     /// What is held is kept for the next start.
     keeps: bool,
+    /// What the views' memory is charged to.
+    memory: Option<Budget>,
     /// `None`: nothing is told of what is long in coming.
     tells: Option<Clock>,
     room: Room,
@@ -64,7 +67,18 @@ impl Fetcher {
     pub fn new(store: Store, cache: Cache) -> Fetcher {
         let room = cache.room();
         let (hold, anew) = (Arc::default(), Arc::default());
-        Fetcher { store, cache, whole: false, local: false, anew, hold, keeps: false, tells: None, room }
+        Fetcher {
+            store,
+            cache,
+            whole: false,
+            local: false,
+            anew,
+            hold,
+            keeps: false,
+            memory: None,
+            tells: None,
+            room,
+        }
     }
 
     /// A log line now and then of a blob that is long in coming: how far it is, how fast, and the time that is left.
@@ -81,6 +95,16 @@ impl Fetcher {
     /// others open would take the place of blobs.
     pub fn keeping(self) -> Fetcher {
         Fetcher { keeps: true, ..self }
+    }
+
+    /// The memory that views take which it opens, and those that are made of them, is charged to `memory`.
+    pub fn charging(self, memory: Option<&Budget>) -> Fetcher {
+        Fetcher { memory: memory.cloned(), ..self }
+    }
+
+    /// What the memory of its views is charged to.
+    pub fn memory(&self) -> Option<&Budget> {
+        self.memory.as_ref()
     }
 
     pub(super) fn hold(&self) -> &Arc<Hold> {
@@ -200,6 +224,7 @@ impl Fetcher {
             let (identity, chain, about, whole) =
                 (identity.clone(), chain.clone(), about.clone(), self.whole);
             let (hold, cache, keeps) = (self.hold.clone(), self.cache.clone(), self.keeps);
+            let memory = self.memory.clone();
             let opened = blocking(move || {
                 let view = View::open(&identity, &files, &chain, about)?;
                 match (view.base(), &chain.snapshot) {
@@ -207,7 +232,7 @@ impl Fetcher {
                     _ => {}
                 }
                 let origin = keeps.then(|| Origin::of(&chain, &hold, view.schema())).flatten();
-                view.hold_as(&hold, &cache, origin)
+                view.hold_as(&hold, &cache, origin).map(|view| view.charged_to(memory.as_ref()))
             });
             if let Some(done) = again.after(&self.cache, opened.await).await? {
                 return Ok(done);

@@ -19,7 +19,7 @@ use super::line::Line;
 use super::lookup::Index;
 use super::merge::Kept;
 use super::overlay::Overlay;
-use super::{About, Cache, DeltaFile, Error, Inner, Layers, View};
+use super::{About, Cache, DeltaFile, Error, Inner, Layers, Shared, View};
 use crate::codec::Filter;
 use crate::format::container::{Reader, Writer};
 use crate::record::Entry;
@@ -179,10 +179,10 @@ impl View {
             return Ok(self);
         }
         let inner = &self.0;
-        let (identity, reads) = (inner.identity.clone(), inner.reads.clone());
-        let holding = (hold.clone(), Some(cache.clone()));
+        let identity = inner.identity.clone();
+        let shared = Shared { hold: hold.clone(), cache: Some(cache.clone()), ..inner.shared() };
         if hold.is_whole() {
-            return View::assemble(identity, inner.about.clone(), inner.layers(), reads, holding);
+            return View::assemble(identity, inner.about.clone(), inner.layers(), shared);
         }
         let narrow = hold.narrow(self.schema())?;
         let life = self.about().life;
@@ -203,7 +203,7 @@ impl View {
         let mut line = Line::of(about.schema.clone(), self.former().clone());
         line.whole = Some(self.schema().clone());
         let layers = Layers { base: Some(base), overlay: Overlay::default(), line, files };
-        View::assemble(identity, about, layers, reads, holding)
+        View::assemble(identity, about, layers, shared)
     }
 }
 

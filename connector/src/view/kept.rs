@@ -29,8 +29,8 @@ use super::line::Line;
 use super::notes::{body_of, note_of};
 use super::overlay::Overlay;
 use super::{
-    About, Base, BaseFiles, Cache, Error, Fetcher, FileName, Held, Hold, Identity, Layers, Snapshot, View,
-    base_files,
+    About, Base, BaseFiles, Cache, Error, Fetcher, FileName, Held, Hold, Identity, Layers, Shared, Snapshot,
+    View, base_files,
 };
 use crate::error::chain as causes;
 use crate::schema::Schema;
@@ -197,7 +197,8 @@ impl Kept {
         let mut files: Vec<_> = base_files(&base).collect();
         files.push((version, self.note));
         let layers = Layers { base: Some(base), overlay: Overlay::default(), line, files };
-        View::assemble(identity.clone(), about, layers, Arc::default(), (hold.clone(), Some(cache.clone())))
+        let shared = Shared { hold: hold.clone(), cache: Some(cache.clone()), ..Shared::default() };
+        View::assemble(identity.clone(), about, layers, shared)
     }
 }
 
@@ -219,7 +220,7 @@ impl Fetcher {
         let found = blocking(move || Ok(find(&cache, &of, &whole, &hold, &schema))).await?;
         let Some(kept) = found else { return Ok(None) };
         match self.on(kept, identity, chain, inline, about).await {
-            Ok(view) => Ok(Some(view)),
+            Ok(view) => Ok(Some(view.charged_to(self.memory()))),
             // The whole is made of these blobs, too.
             Err(
                 error @ (Error::Missing(_) | Error::Store(_) | Error::CorruptBlob { .. } | Error::Closed),

@@ -25,6 +25,7 @@ use super::{Base, Error, Found, Inner, View};
 use crate::codec::Part;
 use crate::error::ErrorKind;
 use crate::format::index;
+use crate::gauge::Budget;
 use crate::schema::{Id, Malformed, Node, Schema};
 
 const WHERE_BITS: u32 = 40;
@@ -217,6 +218,19 @@ pub(super) struct Lookup {
 }
 
 impl Lookup {
+    fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.tables.iter().flat_map(|(base, runs)| base.iter().chain(runs))
+    }
+
+    pub fn charge(&self, memory: &Budget) {
+        self.tables().for_each(|table| table.charge(memory));
+    }
+
+    /// Bytes of the tables of runs, all of which are memory.
+    pub fn run_bytes(&self) -> u64 {
+        self.tables.iter().flat_map(|(_, runs)| runs).map(|table| table.bytes().0).sum()
+    }
+
     /// Its base's file in the cache.
     pub fn held(&self) -> Option<&Held> {
         self.tables.as_ref().ok().and_then(|(base, _)| base.as_ref()?.held())
@@ -376,10 +390,14 @@ impl View {
         !kinds(self.schema(), field).is_empty()
     }
 
+    /// Bytes of memory that the indexes take, besides what is mapped.
+    pub fn index_bytes(&self) -> u64 {
+        self.index_sizes().0
+    }
+
     /// Bytes that the indexes take: of memory, and of files that are mapped.
-    pub fn index_bytes(&self) -> (u64, u64) {
-        let tables = self.0.lookups.iter().filter_map(|lookup| lookup.tables.as_ref().ok());
-        let tables = tables.flat_map(|(base, runs)| base.iter().chain(runs));
+    pub(crate) fn index_sizes(&self) -> (u64, u64) {
+        let tables = self.0.lookups.iter().flat_map(Lookup::tables);
         tables.map(Table::bytes).fold((0, 0), |(memory, mapped), of| (memory + of.0, mapped + of.1))
     }
 

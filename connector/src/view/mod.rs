@@ -20,6 +20,7 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use crate::format::container::Kind;
+use crate::gauge::Budget;
 use crate::record::{Entry, Stamp};
 use crate::schema::Schema;
 use crate::version::{Chain, Version};
@@ -41,6 +42,7 @@ mod hold;
 mod kept;
 mod lookup;
 mod table;
+mod charge;
 mod changes;
 pub mod fetch;
 mod parts;
@@ -119,7 +121,18 @@ struct Inner {
     hold: Arc<Hold>,
     /// Where tables of its bases are kept. `None`: only of a version that is held whole, and found by its keys alone.
     cache: Option<Cache>,
+    /// What its memory is charged to; `None`: nobody counts it.
+    memory: Option<Budget>,
     lookups: Vec<Lookup>,
+}
+
+/// What views that are made of one another have in common.
+#[derive(Clone, Debug, Default)]
+struct Shared {
+    reads: Arc<Reads>,
+    hold: Arc<Hold>,
+    cache: Option<Cache>,
+    memory: Option<Budget>,
 }
 
 /// The files of a chain, fetched: see `Fetcher::fetch`.
@@ -146,6 +159,7 @@ impl View {
             reads: Arc::new(Reads::default()),
             hold: Arc::new(Hold::default()),
             cache: None,
+            memory: None,
             lookups: Vec::new(),
         }))
     }
@@ -203,7 +217,7 @@ impl View {
             chain.deltas.iter().zip(&files.deltas).map(|(delta, held)| (delta.version, held.clone())),
         );
         let layers = Layers { base, overlay: Overlay::of(&deltas)?, line, files: held };
-        View::assemble(identity.clone(), about, layers, Arc::default(), Default::default())
+        View::assemble(identity.clone(), about, layers, Shared::default())
     }
 
     /// The next version: this one with `delta` on top. Cost: the delta's entries (see `overlay` for the merging that
@@ -339,8 +353,7 @@ impl View {
         identity: Identity,
         about: About,
         layers: Layers,
-        reads: Arc<Reads>,
-        (hold, cache): (Arc<Hold>, Option<Cache>),
+        Shared { reads, hold, cache, memory }: Shared,
     ) -> Result<View, Error> {
         let Layers { base, overlay, line, files } = layers;
         let about = About { schema: line.schema().clone(), ..about };
@@ -364,6 +377,7 @@ impl View {
             reads,
             hold,
             cache,
+            memory,
             lookups,
         };
         inner.lookups = lookup::of(&inner)?;
@@ -373,6 +387,7 @@ impl View {
             let new: Vec<_> = new.map(|held| (base.version(), held.clone())).collect();
             inner.files.extend(new);
         }
+        inner.charge();
         Ok(View(Arc::new(inner)))
     }
 
@@ -509,10 +524,14 @@ impl Inner {
         Layers { base, overlay, line: self.line.clone(), files: self.files.clone() }
     }
 
+    fn shared(&self) -> Shared {
+        let (reads, hold) = (self.reads.clone(), self.hold.clone());
+        Shared { reads, hold, cache: self.cache.clone(), memory: self.memory.clone() }
+    }
+
     /// A view of other facts or layers that counts and holds as this one does.
     fn remade(&self, about: About, layers: Layers) -> Result<View, Error> {
-        let holding = (self.hold.clone(), self.cache.clone());
-        View::assemble(self.identity.clone(), about, layers, self.reads.clone(), holding)
+        View::assemble(self.identity.clone(), about, layers, self.shared())
     }
 
     /// The value of an entry in the version's schema.
@@ -535,4 +554,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

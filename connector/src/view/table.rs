@@ -16,6 +16,7 @@ use std::io::{BufWriter, Write as _};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::cache::{Cache, Held};
+use super::charge::Charge;
 use super::delta::MAP_FROM;
 use super::line::Line;
 use super::lookup::{Index, WHERE_MASK};
@@ -23,13 +24,14 @@ use super::map::{Map, Paged};
 use super::{Base, Error, Identity};
 use crate::error::chain;
 use crate::format::lookup::{self, Layout};
+use crate::gauge::Budget;
 
 /// A word, as it lies in a file and in memory.
 pub(super) type Word = [u8; 8];
 
 /// A layer's entries by the hash of an index's fields, sorted. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Table(Arc<Words>);
+pub(super) struct Table(Arc<Words>, Arc<Charge>);
 
 #[derive(Debug)]
 enum Words {
@@ -64,7 +66,7 @@ fn those(words: &[Word], hash: u64) -> &[Word] {
 impl Table {
     /// In memory.
     pub fn of(words: Vec<u64>) -> Table {
-        Table(Arc::new(Words::Memory(in_memory(words))))
+        Table(Arc::new(Words::Memory(in_memory(words))), Arc::default())
     }
 
     /// That of `base` for `index`, read along `line`: the one that `cache` has, or what `make` makes, which it then keeps if
@@ -127,7 +129,7 @@ impl Table {
         let pages = Paged::new(map, layout.body as usize, sums);
         let (anew, making) = Default::default();
         let words = layout.words as usize;
-        Ok(Table(Arc::new(Words::Mapped(Mapped { pages, words, held, anew, making }))))
+        Ok(Table(Arc::new(Words::Mapped(Mapped { pages, words, held, anew, making })), Arc::default()))
     }
 
     fn write(
@@ -189,6 +191,14 @@ impl Table {
         match &*self.0 {
             Words::Memory(_) => None,
             Words::Mapped(mapped) => mapped.held.as_ref(),
+        }
+    }
+
+    /// Charges its memory, once it takes any.
+    pub fn charge(&self, memory: &Budget) {
+        match self.bytes() {
+            (0, _) => {}
+            (bytes, _) => _ = self.1.to(memory, bytes),
         }
     }
 

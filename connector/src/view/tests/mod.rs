@@ -15,7 +15,7 @@ use crate::record::{Position, SourcePartition, TopicId};
 use crate::schema::wire::put_bytes;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, Shard, SnapshotRef};
 
-mod heap;
+pub(crate) mod heap;
 mod model;
 mod damage;
 mod caching;

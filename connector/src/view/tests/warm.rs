@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::*;
 use crate::codec::Filter;
+use crate::gauge::Budget;
 use crate::schema::wire::put_long;
 
 const ROW: &str = r#"{"type":"record","name":"Row","fields":[
@@ -152,7 +153,7 @@ fn an_indexed_start_reads_nothing_of_the_base() {
     let second = open(&world, &whole());
     assert_eq!(touched(&second).0, 1, "its header");
     // Of the base nothing: of each of three deltas two entries, one of them a delete.
-    let (memory, mapped) = second.index_bytes();
+    let (memory, mapped) = second.index_sizes();
     assert_eq!(memory, 2 * 3 * 8);
     assert!(mapped > 2 * 8 * u64::from(MANY));
     check(&second, &world.model, None);
@@ -329,7 +330,7 @@ fn a_damaged_table_is_made_anew_for_all_that_share_it() {
             scope.spawn(|| check_lookups(&view, &rows));
         }
     });
-    assert!(view.index_bytes().0 >= 2 * 8 * u64::from(RECORDS), "they are in memory now");
+    assert!(view.index_bytes() >= 2 * 8 * u64::from(RECORDS), "they are in memory now");
     assert!(world.files(".lookup").is_empty());
 }
 
@@ -453,6 +454,67 @@ fn two_that_share_a_directory_make_the_same() {
     }
 }
 
+/// Bytes that a dataset of the test below may take.
+const LIMIT: u64 = 4 << 20;
+
+/// A reader with indexes, a small limit, and views before the newest that somebody holds: what is charged is what is taken.
+#[test]
+#[ignore = "run by another test, as a process of its own"]
+fn churns_within_its_memory() {
+    let mut world = World::new();
+    world.schema = Arc::new(Schema::dataset(ROW).unwrap());
+    world.encode = row;
+    let memory = Budget::new(LIMIT);
+    let empty = View::empty(world.identity.clone(), world.schema.clone());
+    world.view = empty.hold(&whole(), &world.cache).unwrap().charged_to(Some(&memory));
+    world.advance(&numbered(0..MANY, "version 000"));
+    let merge = |world: &mut World| {
+        let base = world.view.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap();
+        world.view = world.view.rebase(base).unwrap();
+    };
+    merge(&mut world);
+    let mut held = std::collections::VecDeque::new();
+    let (mut merges, mut most, mut least, mut looks) = (0, 0, u64::MAX, Vec::new());
+    for version in 0..400u32 {
+        let from = version * 211 % (MANY - 150);
+        world.advance(&numbered(from..from + 150, &format!("version {version:03}")));
+        // Of the chain and the store as much is there as at any time.
+        let before = world.chain.deltas.remove(0);
+        world.runtime.block_on(world.store.delete(&before.blob.name)).unwrap();
+        world.view = world.view.clone().holding_from(world.view.version());
+        held.push_back(world.view.clone());
+        if held.len() > 8 {
+            held.pop_front();
+        }
+        if world.view.wants_merge(LIMIT) {
+            merge(&mut world);
+            merges += 1;
+        }
+        most = most.max(memory.used());
+        if version % 10 == 9 {
+            least = least.min(memory.used());
+            looks.push(heap::held() as i64 - memory.used() as i64);
+        }
+    }
+    check(&world.view, &world.model, None);
+    assert!(merges >= 5, "{merges} merges");
+    assert!(most > LIMIT / 4 && most <= LIMIT, "{most} bytes were charged at most, after {merges} merges");
+    // What is taken beside it stays as it is, while that comes and goes.
+    let (low, high) = (looks.iter().min().unwrap(), looks.iter().max().unwrap());
+    println!("{least} to {most} bytes charged, {low} to {high} beside");
+    assert!((high - low) as u64 * 2 < most - least, "{least} to {most} bytes charged, beside {looks:?}");
+    let own = world.view.own_memory();
+    held.clear();
+    assert_eq!(memory.used(), own, "what is left is the newest version's");
+    drop(world);
+    assert_eq!(memory.used(), 0);
+}
+
+#[test]
+fn memory_is_charged_as_it_is_taken() {
+    heap::alone("view::tests::warm::churns_within_its_memory");
+}
+
 /// A base of this process alone has its tables mapped, too.
 #[test]
 fn tables_of_a_merged_base_are_no_memory() {
@@ -462,10 +524,10 @@ fn tables_of_a_merged_base_are_no_memory() {
     world.view =
         View::empty(world.identity.clone(), world.schema.clone()).hold(&whole(), &world.cache).unwrap();
     world.advance(&numbered(0..40_000, "v"));
-    assert_eq!(world.view.index_bytes(), (2 * 40_000 * 8, 0));
+    assert_eq!(world.view.index_sizes(), (2 * 40_000 * 8, 0));
     let base = world.view.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap();
     world.view = world.view.rebase(base).unwrap();
-    let (memory, mapped) = world.view.index_bytes();
+    let (memory, mapped) = world.view.index_sizes();
     assert!(memory == 0 && mapped >= 2 * 40_000 * 8);
     check(&world.view, &world.model, None);
     assert_eq!(
