@@ -236,7 +236,8 @@ impl ConsumerBuilder {
     }
 
     /// Holds only records for which this is true: `"category = 'shoes' and price < 100"` (docs/configuration.md has the
-    /// language). Costs a pass over the whole version at each start, and a lookup for each entry of a delta.
+    /// language). Costs a pass over the whole version, unless the cache has what an earlier start made of it, and a lookup for
+    /// each entry of a delta.
     #[must_use]
     pub fn filter(mut self, filter: impl Into<String>) -> Self {
         self.filter = Some(filter.into());
@@ -251,7 +252,8 @@ impl ConsumerBuilder {
     }
 
     /// An index of one field or several together: records are looked up by their values with [`View::by`] and
-    /// [`View::by_all`]. Takes 8 bytes of memory a record, and a pass over the version at each start.
+    /// [`View::by_all`]. Takes 8 bytes a record in the cache, mapped, and a pass over the version unless the cache has
+    /// what an earlier start made of it.
     ///
     /// [`View::by`]: crate::View::by
     /// [`View::by_all`]: crate::View::by_all

@@ -18,6 +18,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use super::recent::is_short;
 use super::shelf::Shelf;
 use crate::clock::Clock;
 use crate::format::announcement::Announcement;
@@ -26,7 +27,7 @@ use crate::view::{self, About, Fetcher, Identity, Reads, View};
 
 /// Views that stay open, so that a client which reads many records of one version pays for it once.
 const OPEN: usize = 4;
-/// How long one stays open that nobody asks for, once there is something newer.
+/// How long one stays open that nobody asks for, once there is something newer and memory is not short.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// See above. Clones share.
@@ -78,8 +79,9 @@ impl Earlier {
         let (identity, about) = (view.identity().clone(), view.about().clone());
         let let_go: Vec<_> = {
             let (mut open, now) = (self.held(), self.0.clock.now());
+            let room = !self.0.fetcher.memory().is_some_and(is_short);
             let (keep, let_go) = open.drain(..).partition(|open: &Open| {
-                *open.view.identity() == identity && now.saturating_duration_since(open.used) < IDLE
+                room && *open.view.identity() == identity && now.saturating_duration_since(open.used) < IDLE
             });
             *open = keep;
             Vec::from(let_go)

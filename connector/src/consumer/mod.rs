@@ -47,6 +47,7 @@ pub use reader::Reader;
 pub use steer::Steering;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::gauge::Budget;
 use crate::record::TopicId;
 use crate::schema::Schema;
 use crate::version::{Shard, Version};
@@ -127,7 +128,10 @@ impl Consumer {
         let (held, held_in) = mpsc::channel(ANNOUNCEMENTS);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let fetcher = Fetcher::new(options.store.clone(), cache.clone()).holding(options.hold.clone());
+        let memory = Budget::new(options.memory_limit);
+        let fetcher = Fetcher::new(options.store.clone(), cache.clone())
+            .holding(options.hold.clone())
+            .charging(Some(&memory));
         let recent =
             Recent::new(slot.clone(), Some(fetcher.clone()), !options.guards.is_empty(), stop.clone());
         let (mut reports, mut runners) = (Vec::new(), Vec::new());

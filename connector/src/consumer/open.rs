@@ -99,6 +99,8 @@ impl Opener {
         Opener {
             fetcher: Fetcher::new(options.store.clone(), cache)
                 .holding(options.hold.clone())
+                .keeping()
+                .charging(recent.memory())
                 .telling(options.clock.clone()),
             reads: Arc::new(reads),
             schema: None,

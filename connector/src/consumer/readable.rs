@@ -62,6 +62,8 @@ pub(super) fn show_memory(view: &View, metrics: &ConsumerMetrics) {
     let (bytes, overlay) = (&metrics.memory_bytes, view.overlay());
     bytes.with(&["overlay"]).set(overlay.memory_bytes as i64);
     bytes.with(&["deltas"]).set(overlay.plain_bytes as i64);
-    bytes.with(&["indexes"]).set(view.index_bytes() as i64);
-    bytes.with(&["base"]).set(view.base().map_or(0, |base| base.bytes()) as i64);
+    let (indexes, mapped) = view.index_sizes();
+    bytes.with(&["indexes"]).set(indexes as i64);
+    bytes.with(&["kept"]).set(view.memory().saturating_sub(view.own_memory()) as i64);
+    bytes.with(&["base"]).set((view.base().map_or(0, |base| base.bytes()) + mapped) as i64);
 }

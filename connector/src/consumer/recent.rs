@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A cursor is given each version by itself, in the order in which it became readable. One that is more than 32 versions
-//! behind is given several as one step: the difference is that of the two views, so nothing is missed. Without a cursor
+//! behind is given several as one step: the difference is that of the two views, so nothing is missed. So it is where memory
+//! is short: once the dataset's versions take half of `memory_limit`, only the newest waits for cursors. Without a cursor
 //! nothing is kept; with one, a version is kept until the last cursor has passed it.
 //!
 //! Owns: which versions somebody still has to see. Does not own: the newest view and when it changes (`follow`), what is
@@ -23,6 +24,7 @@ use super::follow::Slot;
 use super::shelf::Shelf;
 use crate::error;
 use crate::format::announcement::Announcement;
+use crate::gauge::Budget;
 use crate::schema::{self, Schema};
 use crate::version::{Chain, Life, Version};
 use crate::view::{self, About, Fetcher, View};
@@ -31,6 +33,12 @@ use crate::view::{self, About, Fetcher, View};
 pub const MOST: usize = 32;
 /// Versions of the past that are opened at a time, for streams that go on where they ended.
 const OPENED_AT_A_TIME: usize = 2;
+
+/// Whether versions of a dataset take so much of what it may that those before the newest are let go of. Its overlay is merged
+/// at a quarter, and another may gather while that goes on.
+pub fn is_short(memory: &Budget) -> bool {
+    memory.fill() > 0.5
+}
 
 /// One version that a cursor is to see. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -182,7 +190,27 @@ impl Recent {
             (replaced, ring.trim())
         };
         drop(let_go);
+        self.relieve();
         self.0.wake.send_replace(());
+    }
+
+    /// Lets go of versions that somebody still has to see, oldest first, while memory is short: they become one step.
+    fn relieve(&self) {
+        while self.memory().is_some_and(is_short) {
+            let oldest = {
+                let mut ring = self.ring();
+                if ring.steps.len() <= 1 {
+                    return;
+                }
+                ring.steps.pop_front()
+            };
+            drop(oldest);
+        }
+    }
+
+    /// What the memory of its versions is charged to.
+    pub fn memory(&self) -> Option<&Budget> {
+        self.0.fetcher.as_ref().and_then(Fetcher::memory)
     }
 
     /// Tells that the newest view in the slot is the same version on another base: who waits at it lets go of the old one.

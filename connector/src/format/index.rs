@@ -98,18 +98,18 @@ pub struct Slot {
 }
 
 /// Checksums of consecutive pages.
-struct PageSums {
+pub(super) struct PageSums {
     sums: Vec<u64>,
     open: Xxh3,
     filled: usize,
 }
 
 impl PageSums {
-    fn new() -> PageSums {
+    pub(super) fn new() -> PageSums {
         PageSums { sums: Vec::new(), open: Xxh3::new(), filled: 0 }
     }
 
-    fn bytes(&mut self, mut bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(PAGE - self.filled));
             self.open.update(now);
@@ -127,7 +127,7 @@ impl PageSums {
         self.filled = 0;
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    pub(super) fn finish(mut self) -> Vec<u8> {
         if self.filled > 0 {
             self.close();
         }
@@ -414,7 +414,8 @@ impl Layout {
     }
 }
 
-fn words(file: &[u8], at: usize, count: u64) -> Vec<u64> {
+/// `count` words from `at` on.
+pub(super) fn words(file: &[u8], at: usize, count: u64) -> Vec<u64> {
     let bytes = file.get(at..at + 8 * count as usize).unwrap_or_default();
     let (words, _) = bytes.as_chunks::<8>();
     words.iter().map(|word| u64::from_le_bytes(*word)).collect()

@@ -3,6 +3,7 @@
 //! ```text
 //! container   delta and snapshot blobs: Avro object container files, plain (as mapped) and stored (compressed)
 //! index       beside a snapshot: hash table, key index, page checksums
+//! lookup      beside a snapshot in a reader's cache: an index over fields
 //! ```
 //!
 //! Owns: every layout, drawn above its codec, and its golden files (`tests/golden/FORMAT/vN`). Does not own: where the
@@ -11,6 +12,7 @@
 pub mod window;
 pub mod container;
 pub mod index;
+pub mod lookup;
 pub mod wire;
 pub mod chunk;
 pub mod origin;

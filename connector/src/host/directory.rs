@@ -433,7 +433,7 @@ impl Dataset {
         }
         for view in &views {
             let overlay = view.overlay();
-            memory_usage += overlay.memory_bytes + view.index_bytes();
+            memory_usage += view.memory();
             mapped_bytes += overlay.plain_bytes + view.base().map_or(0, |base| base.bytes());
         }
         let last_activity = self.last_activity.load(Ordering::Relaxed);

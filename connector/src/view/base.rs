@@ -4,13 +4,15 @@
 
 use std::sync::Arc;
 
-use super::cache::{Held, Temporary};
+use super::cache::{Held, Temporary, made_name};
+use super::charge::Charge;
 use super::line::schema_of;
-use super::lookup::Tables;
 use super::map::{Map, Paged};
+use super::table::Tables;
 use super::{Error, Found, Identity};
 use crate::format::container::{self, BlockHead, Header, Kind, Reader, SYNC_BYTES};
 use crate::format::index::{self, Layout};
+use crate::gauge::Budget;
 use crate::schema::{Schema, wire};
 use crate::version::{Checksum, SnapshotRef, Version};
 
@@ -35,6 +37,7 @@ pub struct Base {
     /// `None` for a base that only this process has.
     files: Option<BaseFiles>,
     tables: Tables,
+    charge: Charge,
 }
 
 impl Base {
@@ -86,7 +89,17 @@ impl Base {
         let reader = snapshot.growing(0, |window| Reader::parse(window).ok())?;
         let (sync, header) = (reader.sync(), reader.into_header());
         let schema = schema_of(&header, known).map_err(|detail| Error::corrupt(snapshot.path(), detail))?;
-        Ok(Base { header, schema, layout, sync, snapshot, index, files, tables: Tables::default() })
+        Ok(Base {
+            header,
+            schema,
+            layout,
+            sync,
+            snapshot,
+            index,
+            files,
+            tables: Tables::default(),
+            charge: Charge::default(),
+        })
     }
 
     /// What it is.
@@ -242,6 +255,36 @@ impl Base {
             each((found.raw.as_ptr().addr() - start) as u64, &found)?;
         }
         Ok(())
+    }
+
+    /// Bytes of memory: a checksum and a bit for each page.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        (self.layout.snapshot_pages() + self.layout.body_pages()) * 65 / 8
+    }
+
+    pub(super) fn charge(&self, memory: &Budget) {
+        self.charge.to(memory, self.memory_bytes());
+    }
+
+    /// Checksum of the snapshot's plain form.
+    pub(super) fn checksum(&self) -> Checksum {
+        self.layout.snapshot_checksum
+    }
+
+    /// Bytes of the snapshot's plain form.
+    pub(super) fn snapshot_bytes(&self) -> u64 {
+        self.layout.snapshot_bytes
+    }
+
+    /// Pages of the snapshot that were read, and all there are.
+    #[cfg(test)]
+    pub(super) fn touched(&self) -> (u32, u64) {
+        (self.snapshot.touched(), self.layout.snapshot_pages())
+    }
+
+    /// The name in the cache of what is made of it, and is said to be of `subject`.
+    pub(super) fn made_name(&self, subject: &[u8], suffix: &str) -> String {
+        made_name(self.version(), self.header.life.epoch, subject, suffix)
     }
 
     /// Its tables for lookups by fields.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/DATASET/TOPIC_ID/SHARD/VERSION-EPOCH-CHECKSUM.delta.avro | .snapshot.avro | .index
+//! DIR/DATASET/TOPIC_ID/SHARD/VERSION-EPOCH-SUBJECT.lookup | .kept     what was made of such: an index's table (`table`), a part (`kept`)
 //! DIR/DATASET/TOPIC_ID/SHARD/.tmp-PID-N          being written
 //! DIR/DATASET/current-SHARD                      topic id and last announcement, for a start without Kafka
 //! DIR/DATASET/pin, pin-topic                     the pin that was obeyed last and the control topic that it stood in, for such a start
@@ -10,7 +11,9 @@
 //! Names are those of the store (`blob/name`), save that the checksum is that of the file's own bytes, the plain form. A
 //! file gets its name by a rename once it is
 //! whole, and is never written again; so several processes may share a directory: the worst that two of them do to each
-//! other is to fetch the same blob twice, or to evict what the other has mapped, which keeps its bytes until unmapped.
+//! other is to fetch the same blob twice, or to evict what the other has mapped, which keeps its bytes until unmapped. SUBJECT is the
+//! checksum of a text that says what the file was made of, and that stands in it whole: what two of them make of the same is
+//! the same.
 //!
 //! Nothing is fsynced: after a power cut a file may be short, or full of zeros. A short one is seen when it is opened,
 //! any other damage when a page is first read (`map`), and both are fetched again; the store holds the durable copy.
@@ -29,6 +32,7 @@ use std::time::{Duration, SystemTime};
 use super::parts::Room;
 use super::{Error, Identity};
 use crate::blob::name::{Kind, Name};
+use crate::format::lookup;
 use crate::version::{BlobRef, Checksum, DeltaRef, SnapshotRef, Version};
 
 /// A file's place in the cache of one shard.
@@ -87,6 +91,11 @@ impl Held {
     pub fn bytes(&self) -> u64 {
         self.0.bytes
     }
+
+    /// Whether both hold the same file.
+    pub(super) fn is(&self, other: &Held) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// Local files of blobs; clones share one.
@@ -115,6 +124,14 @@ struct State {
     sweep_at: usize,
     /// Said once, not at every version.
     said_full: bool,
+}
+
+/// How names end of the notes of what is held of a version.
+pub(super) const KEPT: &str = ".kept";
+
+/// The name of what was made of blobs of this version and epoch, and is said to be of `subject`.
+pub(super) fn made_name(version: Version, epoch: u64, subject: &[u8], suffix: &str) -> String {
+    format!("{:020}-{epoch}-{}{suffix}", version.0, Checksum::of(subject).hex())
 }
 
 /// Most of the bytes of a block on common file systems: a small file takes one whole.
@@ -262,16 +279,41 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`], [`Error::Name`].
     pub fn keep(&self, identity: &Identity, name: &FileName, temporary: Temporary) -> Result<Held, Error> {
-        let path = self.path(identity, name)?;
+        self.keep_at(self.path(identity, name)?, name.bytes, temporary)
+    }
+
+    fn keep_at(&self, path: PathBuf, bytes: u64, temporary: Temporary) -> Result<Held, Error> {
         let held = {
             let mut state = self.state();
             let before = fs::metadata(&path).map_or(0, |metadata| on_disk(metadata.len()));
             temporary.rename(&path)?;
-            state.used = (state.used + on_disk(name.bytes)).saturating_sub(before);
-            hold(&mut state, path, name.bytes)
+            state.used = (state.used + on_disk(bytes)).saturating_sub(before);
+            hold(&mut state, path, bytes)
         };
         self.make_room()?;
         Ok(held)
+    }
+
+    /// As [`Cache::keep`], of what was made of blobs, by its [name](made_name).
+    pub(super) fn keep_made(
+        &self,
+        identity: &Identity,
+        name: &str,
+        bytes: u64,
+        temporary: Temporary,
+    ) -> Result<Held, Error> {
+        self.keep_at(self.shard_dir(identity)?.join(name), bytes, temporary)
+    }
+
+    /// Takes hold of what was made of blobs, if it is here; and its length, which the name does not say.
+    pub(super) fn find_made(&self, identity: &Identity, name: &str) -> Result<Option<(Held, u64)>, Error> {
+        let path = self.shard_dir(identity)?.join(name);
+        let mut state = self.state();
+        match fs::metadata(&path) {
+            Ok(found) => Ok(Some((hold(&mut state, path, found.len()), found.len()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::io("looking for", &path, source)),
+        }
     }
 
     /// Writes and keeps a small file.
@@ -454,8 +496,8 @@ fn list(dir: &Path, files: &mut Vec<Found>) -> Result<Vec<PathBuf>, Error> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let temporary = name.starts_with(".tmp-");
-        let ours =
-            [Kind::Delta, Kind::Snapshot, Kind::Index].iter().any(|kind| name.ends_with(kind.suffix()));
+        let suffixes = [Kind::Delta, Kind::Snapshot, Kind::Index].map(Kind::suffix);
+        let ours = suffixes.iter().chain(&[lookup::SUFFIX, KEPT]).any(|suffix| name.ends_with(suffix));
         if !temporary && !ours {
             continue;
         }

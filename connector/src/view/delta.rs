@@ -6,6 +6,7 @@ use std::fs;
 use std::sync::Arc;
 
 use super::cache::Held;
+use super::charge::Charge;
 use super::line::{as_announced, schema_of};
 use super::map::Map;
 use super::{Error, Identity};
@@ -15,7 +16,7 @@ use crate::schema::Schema;
 use crate::version::{Checksum, DeltaRef};
 
 /// Smaller deltas are read rather than mapped: a map costs more than such a copy, and a kernel object besides.
-const MAP_FROM: u64 = 256 << 10;
+pub(super) const MAP_FROM: u64 = 256 << 10;
 
 #[derive(Debug)]
 pub(super) enum Data {
@@ -47,6 +48,18 @@ pub(super) struct Content {
     pub header: Header,
     pub schema: Arc<Schema>,
     pub data: Data,
+    pub charge: Charge,
+}
+
+impl Content {
+    /// Bytes of memory, besides what is mapped.
+    pub fn memory_bytes(&self) -> u64 {
+        let data = match &self.data {
+            Data::Mapped(_) => 0,
+            Data::Owned(bytes) => bytes.len(),
+        };
+        (data + self.header.entry_schema.len() + size_of::<Content>()) as u64
+    }
 }
 
 /// A delta in memory, checked whole.
@@ -124,7 +137,7 @@ impl DeltaFile {
         }
         let header = reader.into_header();
         let checksum = Checksum::of(data.bytes());
-        let content = Arc::new(Content { header, schema, data });
+        let content = Arc::new(Content { header, schema, data, charge: Charge::default() });
         Ok(DeltaFile { content, refs: refs.into(), counts, checksum, held: None })
     }
 

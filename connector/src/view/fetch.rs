@@ -23,12 +23,14 @@ use tokio::task::spawn_blocking;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::cache::Temporary;
+use super::kept::Origin;
 use super::parts::{self, Room, SILENCE};
 use super::{About, Base, BaseFiles, Cache, DeltaFile, Error, FileName, Files, Held, Hold, Identity, View};
 use crate::blob::name::Kind;
 use crate::blob::{self, Store};
 use crate::clock::Clock;
 use crate::format::container::{self, Unpacked};
+use crate::gauge::Budget;
 use crate::version::{BlobRef, Chain, Checksum, DeltaRef, SnapshotRef, Version};
 
 /// Blobs that are fetched at a time: deltas are small, and a store far away answers late rather than slowly.
@@ -51,6 +53,10 @@ pub struct Fetcher {
     /// Files of the cache that are fetched although they are there.
     anew: Arc<[PathBuf]>,
     hold: Arc<Hold>,
+    /// What is held is kept for the next start.
+    keeps: bool,
+    /// What the views' memory is charged to.
+    memory: Option<Budget>,
     /// `None`: nothing is told of what is long in coming.
     tells: Option<Clock>,
     room: Room,
@@ -61,7 +67,18 @@ impl Fetcher {
     pub fn new(store: Store, cache: Cache) -> Fetcher {
         let room = cache.room();
         let (hold, anew) = (Arc::default(), Arc::default());
-        Fetcher { store, cache, whole: false, local: false, anew, hold, tells: None, room }
+        Fetcher {
+            store,
+            cache,
+            whole: false,
+            local: false,
+            anew,
+            hold,
+            keeps: false,
+            memory: None,
+            tells: None,
+            room,
+        }
     }
 
     /// A log line now and then of a blob that is long in coming: how far it is, how fast, and the time that is left.
@@ -72,6 +89,26 @@ impl Fetcher {
     /// Views that it opens hold what `hold` says.
     pub fn holding(self, hold: Arc<Hold>) -> Fetcher {
         Fetcher { hold, ..self }
+    }
+
+    /// What they hold, where that is a part, is kept in the cache for the next start: for who opens the newest version. What
+    /// others open would take the place of blobs.
+    pub fn keeping(self) -> Fetcher {
+        Fetcher { keeps: true, ..self }
+    }
+
+    /// The memory that views take which it opens, and those that are made of them, is charged to `memory`.
+    pub fn charging(self, memory: Option<&Budget>) -> Fetcher {
+        Fetcher { memory: memory.cloned(), ..self }
+    }
+
+    /// What the memory of its views is charged to.
+    pub fn memory(&self) -> Option<&Budget> {
+        self.memory.as_ref()
+    }
+
+    pub(super) fn hold(&self) -> &Arc<Hold> {
+        &self.hold
     }
 
     /// For writers, who map only what they have checked whole in this life: a page found damaged later would stop a
@@ -118,15 +155,25 @@ impl Fetcher {
                 None => Ok(None),
             }
         };
+        let deltas = self.deltas(identity, &chain.deltas, inline);
+        let (base, deltas) = futures::try_join!(base, deltas)?;
+        Ok(Files { base, deltas })
+    }
+
+    /// Brings deltas into the cache, several at a time.
+    pub(super) async fn deltas<'a>(
+        &'a self,
+        identity: &'a Identity,
+        deltas: &'a [DeltaRef],
+        inline: Option<(Version, Bytes)>,
+    ) -> Result<Vec<Held>, Error> {
         // Boxed: the compiler cannot show a stream of closures over borrowed deltas to be `Send`.
         let each = |delta: &'a DeltaRef| {
             let inline = inline.as_ref().filter(|(version, _)| *version == delta.version);
             self.delta(identity, delta, inline.map(|(_, bytes)| bytes.clone())).boxed()
         };
-        let deltas: Vec<_> = chain.deltas.iter().map(each).collect();
-        let deltas = stream::iter(deltas).buffered(AT_A_TIME).try_collect();
-        let (base, deltas) = futures::try_join!(base, deltas)?;
-        Ok(Files { base, deltas })
+        let deltas: Vec<_> = deltas.iter().map(each).collect();
+        stream::iter(deltas).buffered(AT_A_TIME).try_collect().await
     }
 
     /// Brings a snapshot and its index into the cache.
@@ -157,7 +204,7 @@ impl Fetcher {
     /// discarded and fetched again, once.
     ///
     /// # Errors
-    /// As [`Fetcher::fetch`] and [`View::open`].
+    /// As [`Fetcher::fetch`], [`View::open`] and [`View::hold`].
     pub async fn open(
         &self,
         identity: &Identity,
@@ -165,19 +212,27 @@ impl Fetcher {
         inline: Option<(Version, Bytes)>,
         about: About,
     ) -> Result<View, Error> {
+        // Who wants files anew wants what is held to be made of them.
+        if self.anew.is_empty()
+            && let Some(view) = self.open_kept(identity, chain, inline.clone(), &about).await?
+        {
+            return Ok(view);
+        }
         let mut again = Again { keeps: self.local, ..Again::default() };
         loop {
             let files = self.fetch(identity, chain, inline.clone()).await?;
             let (identity, chain, about, whole) =
                 (identity.clone(), chain.clone(), about.clone(), self.whole);
-            let (hold, cache) = (self.hold.clone(), self.cache.clone());
+            let (hold, cache, keeps) = (self.hold.clone(), self.cache.clone(), self.keeps);
+            let memory = self.memory.clone();
             let opened = blocking(move || {
                 let view = View::open(&identity, &files, &chain, about)?;
                 match (view.base(), &chain.snapshot) {
                     (Some(base), Some(snapshot)) if whole => base.check_all(snapshot)?,
                     _ => {}
                 }
-                view.hold(&hold, &cache)
+                let origin = keeps.then(|| Origin::of(&chain, &hold, view.schema())).flatten();
+                view.hold_as(&hold, &cache, origin).map(|view| view.charged_to(memory.as_ref()))
             });
             if let Some(done) = again.after(&self.cache, opened.await).await? {
                 return Ok(done);
@@ -453,7 +508,7 @@ impl Again {
 }
 
 /// `view` with a delta that is in the cache. Blocks.
-fn apply(view: &View, held: &Held, delta: &DeltaRef, about: About) -> Result<View, Error> {
+pub(super) fn apply(view: &View, held: &Held, delta: &DeltaRef, about: About) -> Result<View, Error> {
     let known = view.whole_schema();
     let file = DeltaFile::open(held, view.identity(), delta, known)?.announced_as(known, &about.schema);
     view.apply(Arc::new(file), about)
@@ -467,7 +522,7 @@ fn store(error: blob::Error) -> Error {
 }
 
 /// Runs `work` on a thread that may block. A panic there is one here.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     match spawn_blocking(work).await {
@@ -540,61 +595,4 @@ fn copy(pieces: impl Iterator<Item = Bytes>, out: &mut impl Write) -> std::io::R
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::TopicId;
-    use crate::version::Shard;
-
-    #[tokio::test]
-    async fn a_file_that_cannot_be_read_is_fetched_again_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path(), u64::MAX).unwrap();
-        let path = dir.path().join("products").join("file");
-        std::fs::create_dir_all(dir.path().join("products")).unwrap();
-        let failed = |doing, errno: i32| {
-            let source = std::io::Error::from_raw_os_error(errno);
-            Err::<View, _>(Error::Io { doing, path: path.clone(), source })
-        };
-        const EIO: i32 = 5;
-        const EACCES: i32 = 13;
-        const EMFILE: i32 = 24;
-        const ENOSPC: i32 = 28;
-        for (doing, errno) in [("reading", EIO), ("opening", EACCES)] {
-            std::fs::write(&path, "x").unwrap();
-            let mut again = Again::default();
-            assert!(again.after(&cache, failed(doing, errno)).await.unwrap().is_none());
-            assert!(!path.exists(), "so that it is fetched");
-            assert!(again.after(&cache, failed(doing, errno)).await.is_err(), "the disk is at fault");
-            std::fs::write(&path, "x").unwrap();
-            again = Again { keeps: true, ..Again::default() };
-            assert!(again.after(&cache, failed(doing, errno)).await.is_err() && path.exists(), "all we have");
-        }
-        std::fs::write(&path, "x").unwrap();
-        for (doing, errno) in [("opening", EMFILE), ("writing", ENOSPC), ("mapping", EACCES)] {
-            assert!(Again::default().after(&cache, failed(doing, errno)).await.is_err());
-            assert!(path.exists(), "it is not to blame");
-        }
-    }
-
-    #[test]
-    fn what_is_long_in_coming_is_told_now_and_then() {
-        let clock = Clock::manual(0);
-        let identity =
-            Identity { dataset: "d".into(), topic_id: TopicId::default(), shard: Shard(0), shards: 1 };
-        let checksum = Checksum(0);
-        let (bytes, plain_bytes) = (1_000_000, 4_000_000);
-        let name = "snapshot".to_owned();
-        let blob = BlobRef { name, bytes, checksum, plain_bytes, plain_checksum: checksum, location: None };
-        let mut progress = Progress::new(clock.clone(), &identity, &blob);
-        let start = progress.told;
-        clock.advance(Duration::from_secs(4));
-        progress.came(100_000);
-        assert_eq!(progress.told, start, "too soon");
-        clock.advance(Duration::from_secs(1));
-        progress.came(100_000);
-        assert_eq!((progress.told, progress.pace(progress.told)), (start + TELL_EVERY, (40_000, 20)));
-        clock.advance(Duration::from_secs(3));
-        progress.came(100_000);
-        assert_eq!(progress.told, start + TELL_EVERY);
-    }
-}
+mod tests;

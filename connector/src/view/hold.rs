@@ -1,25 +1,25 @@
 //! What a consumer holds of its dataset: all of it, or the records and fields that it needs.
 //!
 //! ```text
-//!  snapshot + deltas --[filter, fields]--> a base of this process's own       (a pass over all of it, at each start)
+//!  snapshot + deltas --[filter, fields]--> a base, kept in the cache          (a pass over all of it; the next start finds it: `kept`)
 //!  delta             --[filter, fields]--> a smaller delta, in memory         (a lookup for each of its entries)
 //! ```
 //!
 //! A record that no longer is one of those that are held is a delete here; one whose kept fields stay what they were is no
-//! change here, and keeps the source that it had. What is thrown away lies in the cache for as long as its budget allows,
-//! so that a restart need not fetch it again.
+//! change here, and keeps the source that it had. What is thrown away lies in the cache for as long as its budget allows.
 //!
 //! Owns: what is kept of what comes. Does not own: the language of filters (`codec`), schemas of some fields (`schema`),
-//! how what is kept is found (`lookup`).
+//! how what is kept is found (`lookup`), and found again (`kept`).
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::kept::Origin;
 use super::line::Line;
 use super::lookup::Index;
 use super::merge::Kept;
 use super::overlay::Overlay;
-use super::{About, Cache, DeltaFile, Error, Inner, Layers, View};
+use super::{About, Cache, DeltaFile, Error, Inner, Layers, Shared, View};
 use crate::codec::Filter;
 use crate::format::container::{Reader, Writer};
 use crate::record::Entry;
@@ -78,7 +78,7 @@ impl Hold {
     }
 
     /// The schema of what is kept. Parsed once as long as the dataset's stays the same.
-    fn schema(&self, whole: &Arc<Schema>) -> Result<Arc<Schema>, Error> {
+    pub(super) fn schema(&self, whole: &Arc<Schema>) -> Result<Arc<Schema>, Error> {
         let Some(fields) = &self.fields else { return Ok(whole.clone()) };
         let mut known = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((dataset, kept)) = &*known
@@ -160,18 +160,29 @@ impl View {
 
     /// What `hold` says is to be held of this version, which is whole. Blocking. Cost: a pass over all of it where
     /// something is left out, which is written into a base of this process's own; a pass over the records that are held
-    /// for each index.
+    /// for each index, save those whose tables `cache` has.
     ///
     /// # Errors
     /// [`Error::Unfit`] if filter or fields do not fit the schema; [`Error::Corrupt`]; [`Error::Io`].
     pub fn hold(self, hold: &Arc<Hold>, cache: &Cache) -> Result<View, Error> {
+        self.hold_as(hold, cache, None)
+    }
+
+    /// The same; what is held of a version of this `origin` is kept in the cache, where the next start finds it.
+    pub(super) fn hold_as(
+        self,
+        hold: &Arc<Hold>,
+        cache: &Cache,
+        origin: Option<Origin>,
+    ) -> Result<View, Error> {
         if hold.is_whole() && hold.indexes.is_empty() {
             return Ok(self);
         }
         let inner = &self.0;
-        let (identity, reads, hold) = (inner.identity.clone(), inner.reads.clone(), hold.clone());
+        let identity = inner.identity.clone();
+        let shared = Shared { hold: hold.clone(), cache: Some(cache.clone()), ..inner.shared() };
         if hold.is_whole() {
-            return View::assemble(identity, inner.about.clone(), inner.layers(), reads, hold);
+            return View::assemble(identity, inner.about.clone(), inner.layers(), shared);
         }
         let narrow = hold.narrow(self.schema())?;
         let life = self.about().life;
@@ -184,12 +195,15 @@ impl View {
         })?;
         let about =
             About { schema: narrow.kept, records: written.summary().counts.upserts, ..inner.about.clone() };
-        let base = written.into_base()?;
+        let (base, files) = match origin {
+            Some(origin) => origin.keep(written, cache, &identity)?,
+            None => (written.into_base()?, Vec::new()),
+        };
         // Nothing of the whole is held on to, save what the cache keeps by itself.
         let mut line = Line::of(about.schema.clone(), self.former().clone());
         line.whole = Some(self.schema().clone());
-        let layers = Layers { base: Some(base), overlay: Overlay::default(), line, files: Vec::new() };
-        View::assemble(identity, about, layers, reads, hold)
+        let layers = Layers { base: Some(base), overlay: Overlay::default(), line, files };
+        View::assemble(identity, about, layers, shared)
     }
 }
 

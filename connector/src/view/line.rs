@@ -190,6 +190,11 @@ impl Line {
         Ok(readings)
     }
 
+    /// Hashes of the texts of its schemas, in their order: where they are the same, so is what was derived from values.
+    pub fn texts(&self) -> impl Iterator<Item = u64> {
+        self.steps.iter().map(|step| step.schema.text_hash())
+    }
+
     /// Whether what was derived from values read along the one holds for the other.
     pub fn is_same_way(&self, other: &Line) -> bool {
         let same = |(one, two): (&Step, &Step)| Arc::ptr_eq(&one.schema, &two.schema);

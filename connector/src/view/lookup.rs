@@ -6,29 +6,31 @@
 //!  lookup: in each layer the entries of that hash  ==by key==>  those that no newer layer replaces  ==>  those that match
 //! ```
 //!
-//! A layer's table is made with the layer, and kept with it for all views that share it; it never changes. Memory: 8 bytes a
-//! record and index. Entries of one hash lie in the order of their keys, so a lookup gives its records in that order, and
-//! can begin at any key.
+//! A layer's table is made with the layer, and kept with it for all views that share it; it never changes. It takes 8 bytes a
+//! record and index: of a run in memory, of a base in a file of the cache (`table`). Entries of one hash lie in the order of
+//! their keys, so a lookup gives its records in that order, and can begin at any key.
 //!
 //! Values are compared as values: an int equals a long of the same value, an enum's symbol its text. A union is what its
 //! branch is.
 //!
-//! Owns: the tables, and lookup through them. Does not own: which indexes there are (`hold`).
+//! Owns: what is in the tables, and lookup through them. Does not own: where they are (`table`), which indexes there are (`hold`).
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use super::line::Line;
+use super::cache::Held;
 use super::overlay::Run;
 use super::read::Value;
+use super::table::{Table, Word};
 use super::{Base, Error, Found, Inner, View};
 use crate::codec::Part;
 use crate::error::ErrorKind;
 use crate::format::index;
+use crate::gauge::Budget;
 use crate::schema::{Id, Malformed, Node, Schema};
 
 const WHERE_BITS: u32 = 40;
-const WHERE_MASK: u64 = (1 << WHERE_BITS) - 1;
+/// Where an entry lies: its offset in the base, its number in the run.
+pub(super) const WHERE_MASK: u64 = (1 << WHERE_BITS) - 1;
 
 /// What a field is looked up by.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,7 +104,7 @@ impl<'t, T: Into<Term<'t>>> From<Option<T>> for Term<'t> {
 }
 
 impl Term<'_> {
-    /// Appends what it is compared by.
+    /// Appends what it is compared by: the same in each release, since tables in caches are by its hash.
     fn put(&self, out: &mut Vec<u8>) {
         match self {
             Term::Null => out.push(0),
@@ -138,6 +140,10 @@ pub(super) struct Index {
 impl Index {
     pub fn new(fields: Vec<String>) -> Index {
         Index { fields }
+    }
+
+    pub fn fields(&self) -> &[String] {
+        &self.fields
     }
 
     /// Why values of `schema` cannot be found by it.
@@ -203,35 +209,6 @@ fn is_composite(node: &Node) -> bool {
     matches!(node, Node::Record(_) | Node::Array(_) | Node::Map(_) | Node::Null)
 }
 
-/// A layer's entries by the hash of an index's fields.
-pub(super) type Table = Arc<[u64]>;
-
-/// The tables that were made of a layer, each once, whatever view asked first.
-#[derive(Debug, Default)]
-pub(super) struct Tables(Mutex<Vec<(Index, Line, Table)>>);
-
-impl Tables {
-    fn get(
-        &self,
-        index: &Index,
-        line: &Line,
-        make: impl FnOnce() -> Result<Vec<u64>, Error>,
-    ) -> Result<Table, Error> {
-        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |along: &Line| along.is_same_way(line);
-        if let Some((.., table)) = tables.iter().find(|(of, along, _)| of == index && same(along)) {
-            return Ok(table.clone());
-        }
-        let mut table = make()?;
-        table.sort_unstable();
-        let table = Table::from(table);
-        // What another schema's views hold, they hold themselves.
-        tables.retain(|(_, along, _)| same(along));
-        tables.push((index.clone(), line.clone(), table.clone()));
-        Ok(table)
-    }
-}
-
 /// One index of a view.
 #[derive(Clone, Debug)]
 pub(super) struct Lookup {
@@ -240,44 +217,90 @@ pub(super) struct Lookup {
     tables: Result<(Option<Table>, Vec<Table>), String>,
 }
 
+impl Lookup {
+    fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.tables.iter().flat_map(|(base, runs)| base.iter().chain(runs))
+    }
+
+    pub fn charge(&self, memory: &Budget) {
+        self.tables().for_each(|table| table.charge(memory));
+    }
+
+    /// Bytes of the tables of runs, all of which are memory.
+    pub fn run_bytes(&self) -> u64 {
+        self.tables.iter().flat_map(|(_, runs)| runs).map(|table| table.bytes().0).sum()
+    }
+
+    /// Its base's file in the cache.
+    pub fn held(&self) -> Option<&Held> {
+        self.tables.as_ref().ok().and_then(|(base, _)| base.as_ref()?.held())
+    }
+}
+
 /// The lookups that a view has, out of its layers' tables; what is not there yet is made.
 pub(super) fn of(view: &Inner) -> Result<Vec<Lookup>, Error> {
-    let (schema, line) = (&view.about.schema, &view.line);
+    let line = &view.line;
     let lookups = view.hold.indexes().iter().map(|index| {
-        if let Some(why) = index.misfit(schema) {
+        if let Some(why) = index.misfit(&view.about.schema) {
             return Ok(Lookup { index: index.clone(), tables: Err(why) });
         }
-        let mut buffer = Vec::new();
-        let mut word = |found: &Found<'_>, at: u64| -> Result<Option<u64>, Error> {
-            let Some(datum) = view.resolved(found)? else { return Ok(None) };
-            buffer.clear();
-            index.put(schema, &datum, &mut buffer).map_err(|error| Error::Schema(error.into()))?;
-            Ok(Some(hash_of(&buffer) | at & WHERE_MASK))
-        };
         let base = view.base.as_ref().map(|base| {
             base.tables().get(index, line, || {
-                let mut table = Vec::with_capacity(base.records() as usize);
-                base.each(|at, found| {
-                    table.extend(word(found, at)?);
-                    Ok(())
-                })?;
-                Ok(table)
+                let make = || words_of(view, index, base);
+                match &view.cache {
+                    Some(cache) => Table::kept(cache, &view.identity, (base, index, line), make),
+                    None => make().map(Table::of),
+                }
             })
         });
         let base = base.transpose()?;
+        let mut words = Words::of(view, index);
         let runs = view.overlay.runs().iter().map(|run| {
             run.tables().get(index, line, || {
                 let mut table = Vec::with_capacity(run.len());
                 for at in 0..run.len() {
-                    table.extend(word(&run.nth(at)?, at as u64)?);
+                    table.extend(words.word(&run.nth(at)?, at as u64)?);
                 }
-                Ok(table)
+                Ok(Table::of(table))
             })
         });
         let runs = runs.collect::<Result<Vec<_>, Error>>()?;
         Ok(Lookup { index: index.clone(), tables: Ok((base, runs)) })
     });
     lookups.collect()
+}
+
+/// The words of a base's table. Cost: a pass over all of it.
+fn words_of(view: &Inner, index: &Index, base: &Base) -> Result<Vec<u64>, Error> {
+    let mut words = Words::of(view, index);
+    let mut table = Vec::with_capacity(base.records() as usize);
+    base.each(|at, found| {
+        table.extend(words.word(found, at)?);
+        Ok(())
+    })?;
+    Ok(table)
+}
+
+/// Makes words of tables.
+struct Words<'v> {
+    view: &'v Inner,
+    index: &'v Index,
+    buffer: Vec<u8>,
+}
+
+impl<'v> Words<'v> {
+    fn of(view: &'v Inner, index: &'v Index) -> Words<'v> {
+        Words { view, index, buffer: Vec::new() }
+    }
+
+    /// That of an entry which lies at `at`; `None` for a delete.
+    fn word(&mut self, found: &Found<'_>, at: u64) -> Result<Option<u64>, Error> {
+        let Some(datum) = self.view.resolved(found)? else { return Ok(None) };
+        self.buffer.clear();
+        let put = self.index.put(&self.view.about.schema, &datum, &mut self.buffer);
+        put.map_err(|error| Error::Schema(error.into()))?;
+        Ok(Some(hash_of(&self.buffer) | at & WHERE_MASK))
+    }
 }
 
 /// The high 24 bits of a table's word.
@@ -367,10 +390,15 @@ impl View {
         !kinds(self.schema(), field).is_empty()
     }
 
-    /// Bytes of memory that the indexes take.
+    /// Bytes of memory that the indexes take, besides what is mapped.
     pub fn index_bytes(&self) -> u64 {
-        let tables = self.0.lookups.iter().filter_map(|lookup| lookup.tables.as_ref().ok());
-        tables.flat_map(|(base, runs)| base.iter().chain(runs)).map(|table| table.len() as u64 * 8).sum()
+        self.index_sizes().0
+    }
+
+    /// Bytes that the indexes take: of memory, and of files that are mapped.
+    pub(crate) fn index_sizes(&self) -> (u64, u64) {
+        let tables = self.0.lookups.iter().flat_map(Lookup::tables);
+        tables.map(Table::bytes).fold((0, 0), |(memory, mapped), of| (memory + of.0, mapped + of.1))
     }
 
     fn lookup<'f>(&self, fields: impl Iterator<Item = &'f str> + Clone) -> crate::Result<&Lookup> {
@@ -432,7 +460,7 @@ impl View {
 /// A layer's entries of one hash.
 struct Source<'a> {
     layer: Layer<'a>,
-    words: &'a [u64],
+    words: &'a [Word],
     head: Option<Found<'a>>,
 }
 
@@ -444,7 +472,8 @@ enum Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
-    fn entry(self, word: u64) -> Result<Found<'a>, Error> {
+    fn entry(self, word: &Word) -> Result<Found<'a>, Error> {
+        let word = u64::from_le_bytes(*word);
         match self {
             Layer::Base(base) => base.entry_at(word & WHERE_MASK),
             Layer::Run(run, _) => run.nth((word & WHERE_MASK) as usize),
@@ -453,16 +482,13 @@ impl<'a> Layer<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn new(layer: Layer<'a>, table: &'a [u64], hash: u64, from: &[u8]) -> Result<Source<'a>, Error> {
-        let start = table.partition_point(|word| word & !WHERE_MASK < hash);
-        let end = table.partition_point(|word| word & !WHERE_MASK <= hash);
-        let mut words = table.get(start..end).unwrap_or_default();
+    fn new(layer: Layer<'a>, mut words: &'a [Word], from: &[u8]) -> Result<Source<'a>, Error> {
         // Those of one hash lie in the order of their keys.
         let (mut low, mut high) = (0, if from.is_empty() { 0 } else { words.len() });
         while low < high {
             let middle = low + (high - low) / 2;
             let word = words.get(middle).ok_or(Error::Internal("a table shorter than itself"))?;
-            if layer.entry(*word)?.entry.key < from {
+            if layer.entry(word)?.entry.key < from {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -478,7 +504,7 @@ impl<'a> Source<'a> {
         let next = match self.words.split_first() {
             Some((word, rest)) => {
                 self.words = rest;
-                Some(self.layer.entry(*word)?)
+                Some(self.layer.entry(word)?)
             }
             None => None,
         };
@@ -508,10 +534,12 @@ impl<'a> Matches<'a> {
         let hash = hash_of(&wanted);
         let mut sources = Vec::with_capacity(runs.len() + 1);
         for (newer, (run, table)) in view.overlay.runs().iter().zip(runs).enumerate() {
-            sources.push(Source::new(Layer::Run(run, newer), table, hash, from)?);
+            let words = table.those(hash, None, || Err(Error::Internal("a table in memory is damaged")))?;
+            sources.push(Source::new(Layer::Run(run, newer), words, from)?);
         }
         if let (Some(of), Some(table)) = (&view.base, base) {
-            sources.push(Source::new(Layer::Base(of), table, hash, from)?);
+            let words = table.those(hash, view.cache.as_ref(), || words_of(view, index, of))?;
+            sources.push(Source::new(Layer::Base(of), words, from)?);
         }
         Ok(Matches { view, index, wanted, sources, buffer: Vec::new(), over: false })
     }

@@ -142,6 +142,12 @@ impl Paged {
         self.len() == 0
     }
 
+    /// Pages that were read.
+    #[cfg(test)]
+    pub fn touched(&self) -> u32 {
+        self.seen.iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum()
+    }
+
     /// Whether a page was found damaged.
     pub fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Relaxed)

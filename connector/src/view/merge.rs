@@ -101,6 +101,11 @@ impl Snapshot {
         &self.header
     }
 
+    /// The schema of its values.
+    pub(super) fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
     /// What the snapshot holds; `upserts` are its records.
     pub fn summary(&self) -> &Summary {
         &self.summary
@@ -174,12 +179,14 @@ const MERGE_FROM: u64 = 10_000;
 
 impl View {
     /// Whether a reader does well to merge the overlay into a base of its own: it has come to a quarter of the base, as for
-    /// the writer's snapshots, and is more than a handful of entries; or it takes a quarter of `memory_limit`, in bytes.
+    /// the writer's snapshots, and is more than a handful of entries; or it takes, with the tables of indexes over it, a
+    /// quarter of `memory_limit`, in bytes.
     pub fn wants_merge(&self, memory_limit: u64) -> bool {
         let overlay = self.overlay();
         let base = self.base().map_or(0, |base| base.bytes());
         let large = overlay.entries >= MERGE_FROM && overlay.plain_bytes.saturating_mul(4) >= base;
-        large || overlay.memory_bytes.saturating_mul(4) >= memory_limit
+        let tables: u64 = self.0.lookups.iter().map(|lookup| lookup.run_bytes()).sum();
+        large || (overlay.memory_bytes + tables).saturating_mul(4) >= memory_limit
     }
 
     /// The header of a snapshot of this version, written by `life`.

@@ -20,6 +20,7 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use crate::format::container::Kind;
+use crate::gauge::Budget;
 use crate::record::{Entry, Stamp};
 use crate::schema::Schema;
 use crate::version::{Chain, Version};
@@ -38,7 +39,10 @@ mod merge;
 mod read;
 mod many;
 mod hold;
+mod kept;
 mod lookup;
+mod table;
+mod charge;
 mod changes;
 pub mod fetch;
 mod parts;
@@ -115,7 +119,20 @@ struct Inner {
     reads: Arc<Reads>,
     /// What is held of the dataset; views that are made of this one hold the same.
     hold: Arc<Hold>,
+    /// Where tables of its bases are kept. `None`: only of a version that is held whole, and found by its keys alone.
+    cache: Option<Cache>,
+    /// What its memory is charged to; `None`: nobody counts it.
+    memory: Option<Budget>,
     lookups: Vec<Lookup>,
+}
+
+/// What views that are made of one another have in common.
+#[derive(Clone, Debug, Default)]
+struct Shared {
+    reads: Arc<Reads>,
+    hold: Arc<Hold>,
+    cache: Option<Cache>,
+    memory: Option<Budget>,
 }
 
 /// The files of a chain, fetched: see `Fetcher::fetch`.
@@ -141,6 +158,8 @@ impl View {
             resolvers: Vec::new(),
             reads: Arc::new(Reads::default()),
             hold: Arc::new(Hold::default()),
+            cache: None,
+            memory: None,
             lookups: Vec::new(),
         }))
     }
@@ -198,7 +217,7 @@ impl View {
             chain.deltas.iter().zip(&files.deltas).map(|(delta, held)| (delta.version, held.clone())),
         );
         let layers = Layers { base, overlay: Overlay::of(&deltas)?, line, files: held };
-        View::assemble(identity.clone(), about, layers, Arc::default(), Arc::default())
+        View::assemble(identity.clone(), about, layers, Shared::default())
     }
 
     /// The next version: this one with `delta` on top. Cost: the delta's entries (see `overlay` for the merging that
@@ -230,8 +249,10 @@ impl View {
                 Layers { base: inner.base.clone(), overlay: inner.overlay.with(&delta)?, line, files };
             return inner.remade(about, layers);
         }
-        let (delta, about) = inner.narrowed(&delta, &about)?;
-        let layers = Layers { overlay: inner.overlay.with(&delta)?, ..inner.layers() };
+        let (narrowed, about) = inner.narrowed(&delta, &about)?;
+        let mut layers = Layers { overlay: inner.overlay.with(&narrowed)?, ..inner.layers() };
+        // A restart applies the whole one to what the cache keeps of a version below.
+        layers.files.extend(delta.held().map(|held| (about.version, held.clone())));
         inner.remade(about, layers)
     }
 
@@ -332,8 +353,7 @@ impl View {
         identity: Identity,
         about: About,
         layers: Layers,
-        reads: Arc<Reads>,
-        hold: Arc<Hold>,
+        Shared { reads, hold, cache, memory }: Shared,
     ) -> Result<View, Error> {
         let Layers { base, overlay, line, files } = layers;
         let about = About { schema: line.schema().clone(), ..about };
@@ -345,9 +365,29 @@ impl View {
             Arc::ptr_eq(base.schema(), &about.schema) || resolvers.iter().any(is)
         });
         let lookups = Vec::new();
-        let mut inner =
-            Inner { identity, about, base, direct, overlay, line, files, resolvers, reads, hold, lookups };
+        let mut inner = Inner {
+            identity,
+            about,
+            base,
+            direct,
+            overlay,
+            line,
+            files,
+            resolvers,
+            reads,
+            hold,
+            cache,
+            memory,
+            lookups,
+        };
         inner.lookups = lookup::of(&inner)?;
+        if let Some(base) = &inner.base {
+            let made = inner.lookups.iter().filter_map(Lookup::held);
+            let new = made.filter(|held| !inner.files.iter().any(|(_, have)| have.is(held)));
+            let new: Vec<_> = new.map(|held| (base.version(), held.clone())).collect();
+            inner.files.extend(new);
+        }
+        inner.charge();
         Ok(View(Arc::new(inner)))
     }
 
@@ -484,9 +524,14 @@ impl Inner {
         Layers { base, overlay, line: self.line.clone(), files: self.files.clone() }
     }
 
+    fn shared(&self) -> Shared {
+        let (reads, hold) = (self.reads.clone(), self.hold.clone());
+        Shared { reads, hold, cache: self.cache.clone(), memory: self.memory.clone() }
+    }
+
     /// A view of other facts or layers that counts and holds as this one does.
     fn remade(&self, about: About, layers: Layers) -> Result<View, Error> {
-        View::assemble(self.identity.clone(), about, layers, self.reads.clone(), self.hold.clone())
+        View::assemble(self.identity.clone(), about, layers, self.shared())
     }
 
     /// The value of an entry in the version's schema.
@@ -509,4 +554,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -88,11 +88,8 @@ impl Cache {
     fn save_note(&self, dir: &Path, path: &Path, body: &[u8]) -> Result<(), Error> {
         fs::create_dir_all(dir).map_err(|source| Error::io("making", dir, source))?;
         let mut temporary = self.temporary_in(dir)?;
-        temporary
-            .write_all(NOTE)
-            .and_then(|()| temporary.write_all(&Checksum::of(body).0.to_le_bytes()))
-            .and_then(|()| temporary.write_all(body))
-            .map_err(|source| Error::io("writing", temporary.path(), source))?;
+        let written = temporary.write_all(&note_of(body));
+        written.map_err(|source| Error::io("writing", temporary.path(), source))?;
         temporary.rename(path)
     }
 }
@@ -112,6 +109,17 @@ fn load_note(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         return Ok(None);
     }
     Ok(Some(body.to_vec()))
+}
+
+/// `body` as a note of the present format.
+pub(super) fn note_of(body: &[u8]) -> Vec<u8> {
+    [&NOTE[..], &Checksum::of(body).0.to_le_bytes(), body].concat()
+}
+
+/// What [`note_of`] was given; `None`: it is torn, or no such note.
+pub(super) fn body_of(note: &[u8]) -> Option<&[u8]> {
+    let (sum, body) = note.strip_prefix(NOTE)?.split_first_chunk::<8>()?;
+    (Checksum::of(body).0 == u64::from_le_bytes(*sum)).then_some(body)
 }
 
 /// What a note begins with: what it is, and the number of its format.

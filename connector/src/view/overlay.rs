@@ -16,12 +16,14 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use super::charge::Charge;
 use super::delta::{Content, Data, DeltaFile, Ref};
-use super::lookup::Tables;
 use super::map::prefetch;
+use super::table::Tables;
 use super::{Error, Found};
 use crate::format::container;
 use crate::format::index;
+use crate::gauge::Budget;
 use crate::schema::Schema;
 use crate::version::Version;
 
@@ -219,6 +221,7 @@ pub(super) struct Run {
     /// Open addressing, load at most one half: low half of the hash | number of the entry + 1; 0 is free.
     table: Box<[u64]>,
     tables: Tables,
+    charge: Charge,
 }
 
 impl Run {
@@ -239,12 +242,17 @@ impl Run {
                 }
             }
         }
-        Run { sorted, table, tables: Tables::default() }
+        Run { sorted, table, tables: Tables::default(), charge: Charge::default() }
     }
 
     /// Entries in it.
     pub fn len(&self) -> usize {
         self.sorted.refs.len()
+    }
+
+    /// Bytes of memory, besides its deltas and lookup tables.
+    fn memory_bytes(&self) -> u64 {
+        (self.table.len() * 8 + self.sorted.refs.len() * 16 + self.sorted.files.len() * 8) as u64
     }
 
     /// The entry of this number, in the order of the keys.
@@ -467,18 +475,27 @@ impl Overlay {
         files.map(|file| (file.header.version, &file.schema))
     }
 
+    /// Charges what was not charged before.
+    pub fn charge(&self, memory: &Budget) {
+        for run in &self.runs {
+            if run.charge.to(memory, run.memory_bytes()) {
+                for file in &run.sorted.files {
+                    file.charge.to(memory, file.memory_bytes());
+                }
+            }
+        }
+    }
+
     /// What it takes.
     pub fn size(&self) -> super::OverlaySize {
         let mut size = super::OverlaySize { runs: self.runs.len(), ..Default::default() };
         for run in &self.runs {
             size.entries += run.sorted.refs.len() as u64;
-            size.memory_bytes += (run.table.len() * 8 + run.sorted.refs.len() * 16) as u64;
+            size.memory_bytes += run.memory_bytes();
             for file in &run.sorted.files {
                 size.deltas += 1;
                 size.plain_bytes += file.data.bytes().len() as u64;
-                if let Data::Owned(bytes) = &file.data {
-                    size.memory_bytes += bytes.len() as u64;
-                }
+                size.memory_bytes += file.memory_bytes();
             }
         }
         size

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::super::table::Output;
@@ -31,12 +31,27 @@ pub struct Open {
     /// What the bench calls itself with: start from this directory, get one record, end
     #[arg(long, hide = true)]
     child: Option<PathBuf>,
+    /// What the child holds
+    #[arg(long, hide = true, value_enum, default_value_t)]
+    holds: Holds,
+}
+
+/// What the consumer that starts holds of the dataset.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Holds {
+    /// All, by its keys.
+    #[default]
+    Whole,
+    /// All, by a field too.
+    Indexed,
+    /// Half of the records and some of their fields, by one of these too.
+    Part,
 }
 
 impl Open {
     pub(super) async fn run(self) -> Result<Option<(Output, Vec<Measured>)>> {
         if let Some(dir) = self.child {
-            start_and_get(&dir).await?;
+            start_and_get(&dir, self.holds).await?;
             return Ok(None);
         }
         let clock = Clock::system();
@@ -47,6 +62,11 @@ impl Open {
 
         let (mut cold, mut warm) = (Vec::new(), Vec::new());
         let (mut copied, mut filed) = (Vec::new(), Vec::new());
+        // These make what the later ones find.
+        let first = [Holds::Indexed, Holds::Part].map(|holds| child(scratch.path(), &clock, holds));
+        let [first_indexed, first_part] = first;
+        let (first_indexed, first_part) = (first_indexed?, first_part?);
+        let (mut indexed, mut part) = (Vec::new(), Vec::new());
         let runs = if self.settings.records > MANY { RUNS / 3 } else { RUNS };
         for run in 0..runs {
             // From nothing: the store's blobs are copied, unpacked and checked, then mapped.
@@ -68,7 +88,9 @@ impl Open {
             let (done, took) = timed(&clock, || copy(&bytes, &to));
             done.map_err(failed)?;
             filed.push(ms(took));
-            warm.push(child(scratch.path(), &clock)?);
+            warm.push(child(scratch.path(), &clock, Holds::Whole)?);
+            indexed.push(child(scratch.path(), &clock, Holds::Indexed)?);
+            part.push(child(scratch.path(), &clock, Holds::Part)?);
         }
         let copied = quantile(&mut copied, 0.5);
         let baseline = ("copying and checksumming the snapshot, ms", copied);
@@ -79,6 +101,10 @@ impl Open {
             measured("open", "cold_ms", (cold, "ms"), file),
             measured("open", "cold_ms_from_memory", (cold, "ms"), baseline),
             measured("open", "warm_ms", (quantile(&mut warm, 0.5), "ms"), baseline),
+            measured("open", "warm_indexed_ms", (quantile(&mut indexed, 0.5), "ms"), baseline),
+            measured("open", "warm_part_ms", (quantile(&mut part, 0.5), "ms"), baseline),
+            measured("open", "first_indexed_ms", (first_indexed, "ms"), baseline),
+            measured("open", "first_part_ms", (first_part, "ms"), baseline),
         ];
         Ok(Some((self.settings.output, lines)))
     }
@@ -106,12 +132,14 @@ fn view_file(made: &Made) -> Result<PathBuf> {
 }
 
 /// Process start to first get, in ms: a process of its own, whose one byte of output says that it has read.
-fn child(dir: &Path, clock: &Clock) -> Result<f64> {
+fn child(dir: &Path, clock: &Clock, holds: Holds) -> Result<f64> {
     let program = std::env::current_exe().map_err(failed)?;
     let start = clock.now();
     let mut child = Command::new(program)
         .args(["bench", "open", "--child"])
         .arg(dir)
+        .arg("--holds")
+        .arg(holds.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned()))
         .stdout(Stdio::piped())
         .stdin(Stdio::null())
         .spawn()
@@ -127,8 +155,15 @@ fn child(dir: &Path, clock: &Clock) -> Result<f64> {
 }
 
 /// A consumer as any, with a warm cache, Kafka away: what it held last is readable at once.
-async fn start_and_get(dir: &Path) -> Result<()> {
-    let consumer = Consumer::builder("bench")
+async fn start_and_get(dir: &Path, holds: Holds) -> Result<()> {
+    let builder = match holds {
+        Holds::Whole => Consumer::builder("bench"),
+        Holds::Indexed => Consumer::builder("bench").index(["stock"]),
+        Holds::Part => {
+            Consumer::builder("bench").filter("stock < 250").fields(["id", "stock"]).index(["stock"])
+        }
+    };
+    let consumer = builder
         // The discard port: nobody listens, and nothing is sent.
         .bootstrap_servers("127.0.0.1:9")
         .blobs(format!("file://{}", dir.join("blobs").display()))
@@ -137,7 +172,13 @@ async fn start_and_get(dir: &Path) -> Result<()> {
         .start()
         .await?;
     let view = consumer.view();
-    if view.get(key(view.records() / 2))?.is_some() {
+    // One that a part has as well.
+    let found = view.get(key(100))?;
+    let indexed = match holds {
+        Holds::Whole => true,
+        Holds::Indexed | Holds::Part => view.by("stock", 100)?.next().transpose()?.is_some(),
+    };
+    if found.is_some() && indexed {
         print_byte()?;
     }
     // The parent has its time: nothing is left to be put in order.

@@ -45,6 +45,17 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Bytes that are held now.
-pub(super) fn held() -> usize {
+pub(crate) fn held() -> usize {
     HELD.load(Ordering::Relaxed)
+}
+
+/// Runs an ignored test of this binary as a process of its own, in which nothing else takes memory. Gives what it printed.
+pub(crate) fn alone(test: &str) -> String {
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let said = [run.stdout, run.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(run.status.success() && said.contains("1 passed"), "{said}");
+    said
 }

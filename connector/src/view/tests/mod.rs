@@ -15,7 +15,7 @@ use crate::record::{Position, SourcePartition, TopicId};
 use crate::schema::wire::put_bytes;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, Shard, SnapshotRef};
 
-mod heap;
+pub(crate) mod heap;
 mod model;
 mod damage;
 mod caching;
@@ -24,6 +24,7 @@ mod reading;
 mod changes;
 mod churn;
 mod holding;
+mod warm;
 mod evolving;
 
 /// What a version holds.
@@ -40,6 +41,8 @@ pub(super) struct World {
     pub store: Store,
     pub identity: Identity,
     pub schema: Arc<Schema>,
+    /// A value as a datum of it.
+    pub encode: fn(&[u8]) -> Vec<u8>,
     pub chain: Chain,
     pub model: Model,
     pub view: View,
@@ -75,6 +78,7 @@ impl World {
             store,
             identity,
             schema,
+            encode: datum,
             runtime,
         }
     }
@@ -114,7 +118,7 @@ impl World {
             self.identity.header(Kind::Delta, version, previous, LIFE, &self.schema, sources.clone());
         let mut writer = Writer::new(Vec::new(), &header).unwrap();
         for (key, value) in changes {
-            let value = value.as_deref().map(datum);
+            let value = value.as_deref().map(self.encode);
             let stamp = Stamp { timestamp: version.0 as i64, source: 0, offset: version.0 as i64 * 10 };
             writer.push(&Entry { key, stamp, value: value.as_deref() }).unwrap();
             match changes[key].clone() {
