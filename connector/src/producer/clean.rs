@@ -207,10 +207,9 @@ impl Cleaner {
         }
         let now = self.clock.now();
         self.grace.note(oldest_kept, now);
-        let said = self.sweep.has_said(self.life);
-        self.holds_off &= said.is_err();
+        self.holds_off &= self.sweep.shelf().newest_epoch() != Some(self.life.epoch);
         if self.holds_off && (self.grace.due(now).is_some() || self.sweep.is_uncut()) {
-            return said;
+            return Err(Error::Unsaid(self.life));
         }
         if let Some(below) = self.grace.due(now) {
             self.clean((below, now), stop).await?;

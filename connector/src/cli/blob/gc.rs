@@ -202,8 +202,6 @@ impl Gc {
         // Within the first grace of all nothing is over; what no announcement names may go all the same.
         let below = sweep.shelf().oldest_kept_by(over).unwrap_or(Version(0)).max(sweep.shelf().oldest());
         let mut confirmed = sweep.confirm(life, stop).await?;
-        // Only the life itself knows what it goes on from. Another one that begins meanwhile is met by the next confirm().
-        sweep.has_said(life)?;
         let plan = sweep.plan(below, confirmed.pin).await?;
         plan.kept.iter().for_each(|heap| report.kept.add(*heap));
         report.in_the_making.add(plan.fresh);

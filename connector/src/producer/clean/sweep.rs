@@ -59,9 +59,9 @@ pub enum Error {
     /// The store's breaker is open.
     #[error("cleaning waits for the blob store, whose circuit is open")]
     Waiting,
-    /// The life goes on, or may go on, from blobs that no announcement names yet which is kept.
+    /// The life goes on from blobs that no announcement names yet which is kept.
     #[error(
-        "cleaning waits for the first announcement of life {0}, which names the blobs that it goes on from; nothing is deleted"
+        "cleaning waits for the first announcement of life {0}, which names the older blobs that it goes on from"
     )]
     Unsaid(Life),
     /// A failpoint.
@@ -239,18 +239,6 @@ impl Sweep {
         let (shelf, next, done) = read?;
         (self.shelf, self.next) = (shelf, next);
         Ok(done?)
-    }
-
-    /// Whether `life` has announced anything by what was read. Before, it may have been restored from an older snapshot, which by
-    /// the announcements before its own has passed: who does not know (a life knows it of itself) must wait.
-    ///
-    /// # Errors
-    /// [`Error::Unsaid`].
-    pub fn has_said(&self, life: Life) -> Result<(), Error> {
-        match self.shelf.newest_epoch() == Some(life.epoch) {
-            true => Ok(()),
-            false => Err(Error::Unsaid(life)),
-        }
     }
 
     /// Asks for the pin, and whether `life` is still the highest, in a topic that is still the same. In this order, and
