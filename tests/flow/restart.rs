@@ -114,7 +114,8 @@ async fn nothing_new_after_a_restart_at_rest_announces_nothing_but_the_life() {
         })
     })
     .await;
-    let idle = tokio::time::timeout(LONG, producer.shutdown()).await;
+    // Below the half minute that a stop with something to wait for may take.
+    let idle = tokio::time::timeout(std::time::Duration::from_secs(28), producer.shutdown()).await;
     assert_eq!(idle.expect("it stops").expect("it stops well").version, Some(first));
 
     let producer = setting.producer().await;

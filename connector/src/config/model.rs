@@ -250,7 +250,7 @@ section! {
     Reliability at "producer.reliability" {
         /// Attempts after the first, before the failure counts against the circuit breaker.
         max_retry_attempts: u32 = Whole(0, 1_000), Is("3");
-        /// First wait between attempts; it doubles, up to 5 s, and where the store is cleaned up to 300 times this.
+        /// First wait between attempts; it doubles, up to 5 s, and where the store is cleaned up to 300 times this (5 min at the most).
         retry_backoff: Span = Kind::Span(1), Is("1s"), ["50ms" _ _];
         /// Failures in a row that open the circuit breaker.
         circuit_breaker_threshold: u32 = Whole(1, 1_000_000), Is("10");

@@ -386,6 +386,8 @@ impl PinStage {
     ) -> std::result::Result<(), Gone> {
         let error = match looked {
             Ok(Ok(announced)) => return self.found(announced).await,
+            // The tail has met it meanwhile: nothing is missing, and nothing would take the error back.
+            Ok(Err(_)) if matches!(self.goal, Goal::Held { found: Some(_), .. }) => return Ok(()),
             Ok(Err(error)) => error,
             Err(panic) => Error::because(ErrorKind::Internal, "looking for the pinned version", panic),
         };

@@ -37,8 +37,9 @@ pub mod sweep;
 #[cfg(test)]
 mod tests;
 
-/// Longest wait after a failure, in first waits: five minutes by default. What waits costs room, nothing else.
-const LONGEST_WAIT: u32 = 300;
+/// Longest wait after a failure, and the same in first waits. What waits costs room, nothing else.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5 * 60);
+const LONGEST_IN_FIRST: u32 = 300;
 /// It is looked again after this long though nothing new is announced: for what was unpinned, and for what a writer that
 /// had been replaced stored after the last look.
 const AGAIN: Duration = Duration::from_secs(60 * 60);
@@ -105,7 +106,8 @@ impl Cleaner {
         metrics: Arc<ProducerMetrics>,
     ) -> Cleaner {
         let grace = Grace { length: cleaning.grace, ..Grace::default() };
-        let backoff = Backoff::new(first_wait, first_wait.saturating_mul(LONGEST_WAIT));
+        let backoff =
+            Backoff::new(first_wait, first_wait.saturating_mul(LONGEST_IN_FIRST).min(LONGEST_BACKOFF));
         let keep = cleaning.keep_snapshots;
         let holds_off = false;
         Cleaner {

@@ -204,6 +204,8 @@ fn read_on<T>(
             }
             Err(error @ kafka::Error::Missing { .. }) if stays => {
                 tracing::debug!(%error, topic, "nothing is asked before the topic is there again");
+                // What is there then is another topic's: the position means nothing in it.
+                next = 0;
             }
             Err(error) => return Err(error),
         }

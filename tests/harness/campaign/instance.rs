@@ -229,7 +229,7 @@ impl Instance {
         if let Some(running) = self.running.take() {
             let log = running.stderr();
             // A writer opens its log before it listens.
-            self.has_log = self.role != Some("consumer") && log.contains("listening for HTTP");
+            self.has_log |= self.role != Some("consumer") && log.contains("listening for HTTP");
             self.past.push_str(&log);
         }
     }
