@@ -289,7 +289,7 @@ section! {
         max_errors_per_minute: u32 = Whole(0, 1_000_000), Is("10");
         /// Memory of each dataset for what is not mapped from the cache. Changes since the base, with their indexes, are merged
         /// into it before they take a quarter; the merge itself takes 16 bytes a record while it runs. At half of it versions
-        /// before the newest are let go of.
+        /// but the newest four are let go of.
         memory_limit: Size = Kind::Size(1_000_000), Is("512MB"), [_ "2GB" "64MB"];
         /// Time to end in after SIGTERM or SIGINT; what is unfinished then is aborted, and said.
         graceful_shutdown_timeout: Span = Kind::Span(1), Is("30s"), [_ "1m" _];

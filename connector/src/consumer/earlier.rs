@@ -76,7 +76,9 @@ impl Earlier {
 
     /// The newest version is this one.
     pub fn note(&self, view: &View, announcement: &Announcement) {
-        let (identity, about) = (view.identity().clone(), view.about().clone());
+        let identity = view.identity().clone();
+        // What is held of them is made of the whole, by the dataset's own schema.
+        let about = About { schema: view.whole_schema().clone(), ..view.about().clone() };
         let let_go: Vec<_> = {
             let (mut open, now) = (self.held(), self.0.clock.now());
             let room = !self.0.fetcher.memory().is_some_and(is_short);

@@ -31,6 +31,8 @@ use crate::view::{self, About, Fetcher, View};
 
 /// Versions that are kept for cursors which are behind; beyond it several become one step.
 pub const MOST: usize = 32;
+/// Versions that are kept also where memory is short: who is a moment behind is not to pay for who is stuck.
+const LEAST: usize = 4;
 /// Versions of the past that are opened at a time, for streams that go on where they ended.
 const OPENED_AT_A_TIME: usize = 2;
 
@@ -199,7 +201,7 @@ impl Recent {
         while self.memory().is_some_and(is_short) {
             let oldest = {
                 let mut ring = self.ring();
-                if ring.steps.len() <= 1 {
+                if ring.steps.len() <= LEAST {
                     return;
                 }
                 ring.steps.pop_front()

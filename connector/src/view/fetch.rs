@@ -49,7 +49,7 @@ pub struct Fetcher {
     cache: Cache,
     whole: bool,
     /// The store is not asked.
-    local: bool,
+    pub(super) local: bool,
     /// Files of the cache that are fetched although they are there.
     anew: Arc<[PathBuf]>,
     hold: Arc<Hold>,

@@ -53,7 +53,10 @@ pub(super) struct Origin {
 impl Origin {
     /// What `hold` says of each version on the way to that of `chain`, the newest first, if the dataset's schema is this.
     fn all<'a>(chain: &'a Chain, hold: &Hold, schema: &Schema) -> impl Iterator<Item = Origin> + 'a {
-        let held = format!("hold {:016x}\0schema {:016x}\0", hold.mark(), schema.text_hash());
+        // What a filter holds is what the release takes it to say: a mistake that is mended must not live on in the cache.
+        let release = env!("CARGO_PKG_VERSION");
+        let held =
+            format!("release {release}\0hold {:016x}\0schema {:016x}\0", hold.mark(), schema.text_hash());
         let deltas =
             chain.deltas.iter().rev().map(|delta| ("delta", delta.version, delta.epoch, &delta.blob));
         let snapshot = chain.snapshot.iter();
@@ -225,15 +228,21 @@ impl Fetcher {
             Err(
                 error @ (Error::Missing(_) | Error::Store(_) | Error::CorruptBlob { .. } | Error::Closed),
             ) => Err(error),
+            // Nor is there room for the whole.
+            Err(error) if error.is_full() => Err(error),
             Err(error) => {
                 let why = causes(&error);
                 tracing::info!(
                     error = why,
                     "what the blob cache keeps of the dataset leads to no view; it is made anew of the whole"
                 );
-                if let Error::Corrupt { path, .. } = error {
+                // Without Kafka and store a damaged file is all that there is: it stays for who can make it anew.
+                if let Error::Corrupt { path, .. } = error
+                    && !self.local
+                {
                     let cache = self.cache().clone();
-                    blocking(move || cache.discard(&path)).await?;
+                    // What cannot be removed is replaced, or passed over again by the next start.
+                    let _ = blocking(move || cache.discard(&path)).await;
                 }
                 Ok(None)
             }

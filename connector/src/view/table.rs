@@ -84,10 +84,12 @@ impl Table {
                 Ok(Some((held, bytes))) => match Table::open(&held, bytes, base, &subject) {
                     Ok(table) => return Ok(table),
                     Err(error) => {
-                        let error = chain(&error);
-                        tracing::info!(error, "a lookup table of the blob cache is made anew");
-                        // What cannot be removed is replaced.
-                        let _ = cache.discard(held.path());
+                        let why = chain(&error);
+                        tracing::info!(error = why, "a lookup table of the blob cache is made anew");
+                        // What cannot be removed is replaced; what cannot be opened for now stays.
+                        if matches!(error, Error::Corrupt { .. }) {
+                            let _ = cache.discard(held.path());
+                        }
                     }
                 },
                 Ok(None) => {}
