@@ -3,6 +3,7 @@
 use super::*;
 use crate::blob::faulty::{Faults, Faulty};
 use crate::consumer::earlier::Earlier;
+use crate::gauge::Budget;
 
 #[tokio::test]
 async fn a_checkpoint_comes_back_and_has_one_owner() {
@@ -144,4 +145,30 @@ async fn an_earlier_version_whose_store_hangs_holds_up_no_other() {
     drop(hanging);
     faults.set(false);
     assert_eq!(at(3).await, Version(3));
+}
+
+#[tokio::test]
+async fn where_memory_is_short_who_is_far_behind_sees_several_versions_as_one() {
+    let seen = async |taken: u64| {
+        let mut world = World::new();
+        let memory = Budget::new(100_000_000);
+        let cache = Cache::open(world.dir.path().join("cache"), u64::MAX).unwrap();
+        let fetcher = Fetcher::new(world.store.clone(), cache).charging(Some(&memory));
+        let slot = Arc::new(ArcSwapOption::empty());
+        world.recent = Recent::new(slot, Some(fetcher), false, world.stop.clone());
+        world.advance(&[("a", Some("0"))]).await;
+        let mut cursor = world.recent.cursor().unwrap();
+        let _held = memory.force_lease(taken);
+        for value in 1..=9 {
+            world.advance(&[("a", Some(&value.to_string()))]).await;
+        }
+        let mut seen = Vec::new();
+        while let Some(step) = cursor.waiting().await {
+            seen.push(step.view.version().0);
+            cursor.pass(step);
+        }
+        seen
+    };
+    assert_eq!(seen(40_000_000).await, (2..=10).collect::<Vec<_>>());
+    assert_eq!(seen(60_000_000).await, [7, 8, 9, 10], "and who is a moment behind misses none");
 }
