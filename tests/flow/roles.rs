@@ -195,7 +195,7 @@ async fn a_container_shows_its_token_and_outlives_a_host_that_fails_for_a_while(
     let error = store.get_bytes("a/1").await.expect_err("nobody lets it in");
     let said = error.to_string();
     assert!(matches!(error, Error::Refused { .. }) && error.is_transient(), "{error:?}");
-    assert!(said.contains(&format!("{}/creds was asked (it answered 403)", host.url())), "{said}");
+    assert!(said.contains(&format!("{}/… was asked (it answered 403)", host.url())), "{said}");
     hushed(&format!("{said} {error:?} {store:?}"));
     assert!(!format!("{said} {error:?} {store:?}").contains("-s3cret"), "{said}");
     std::fs::write(&token, "second-s3cret\n").expect("it is written");
@@ -229,7 +229,7 @@ async fn who_was_asked_in_vain_is_named() {
     for (option, url, asked, why) in [
         ("aws_metadata_endpoint", away.clone(), format!("{away}/latest/"), "refused"),
         ("aws_metadata_endpoint", host.url(), format!("{}/latest/", host.url()), "it answered 404"),
-        ("aws_container_credentials_full_uri", format!("{away}/creds"), format!("{away}/creds"), "refused"),
+        ("aws_container_credentials_full_uri", format!("{away}/creds"), format!("{away}/…"), "refused"),
     ] {
         let error = store(&[(option, url)]).put("a/1", body()).await.expect_err("there are none");
         let said = error.to_string();

@@ -54,7 +54,7 @@ pub(super) struct Place {
 impl fmt::Debug for Place {
     /// Without what nobody may see.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Place").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("Place").field("url", &self.shown()).finish_non_exhaustive()
     }
 }
 
@@ -77,6 +77,16 @@ impl Place {
             (None, None) => return None,
         };
         Some(may_be_asked(&url).map(|()| Place { url, file, token }))
+    }
+
+    /// Who is asked, for people. At ECS a GUID at the end of the path is all that it takes to be given the role; and what is cut off
+    /// is marked, so that no URL of the store's own begins so.
+    pub(super) fn shown(&self) -> String {
+        let Ok(uri) = self.url.parse::<Uri>() else { return "(no URL)".to_owned() };
+        let port = uri.port_u16().map_or_else(String::new, |port| format!(":{port}"));
+        let path = uri.path().rsplit_once('/').map_or("", |(path, _)| path);
+        let (scheme, host) = (uri.scheme_str().unwrap_or_default(), uri.host().unwrap_or_default());
+        format!("{scheme}://{host}{port}{path}/…")
     }
 
     /// What is shown to who answers.
@@ -141,7 +151,15 @@ pub(super) struct Container {
     client: HttpClient,
     clock: Clock,
     /// Held while it is asked: who needs them meanwhile waits for the same answer.
-    held: Mutex<Option<Held>>,
+    known: Mutex<Known>,
+}
+
+/// What came of asking.
+#[derive(Default)]
+struct Known {
+    held: Option<Held>,
+    /// When it was last asked in vain, and why: who waited for that does not ask once more, one after the other.
+    failed: Option<(Instant, Arc<Error>)>,
 }
 
 impl fmt::Debug for Container {
@@ -167,11 +185,11 @@ enum Error {
 
 impl Container {
     pub(super) fn new(place: Place, client: HttpClient) -> Container {
-        Container { place, client, clock: Clock::system(), held: Mutex::new(None) }
+        Container { place, client, clock: Clock::system(), known: Mutex::default() }
     }
 
     async fn ask(&self) -> Result<Held, Error> {
-        let url = || self.place.url.clone();
+        let url = || self.place.shown();
         let other = |what: String| Error::Other { url: url(), what };
         let asked = Instant::now();
         let mut request = HttpRequest::new(HttpRequestBody::empty());
@@ -228,22 +246,31 @@ impl CredentialProvider for Container {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        let mut held = self.held.lock().await;
+        let began = Instant::now();
+        let mut known = self.known.lock().await;
+        let Known { held, failed } = &mut *known;
         let now = Instant::now();
-        if let Some(held) = &*held {
+        if let Some(held) = held {
             let left = held.ends.map(|ends| ends.saturating_duration_since(now));
             let recent = now.saturating_duration_since(held.asked) < AGAIN;
             if left.is_none_or(|left| left > LEFT || recent && !left.is_zero()) {
                 return Ok(Arc::clone(&held.credential));
             }
         }
+        let generic =
+            |error: Arc<Error>| object_store::Error::Generic { store: "S3", source: Box::new(error) };
+        if let Some((at, error)) = failed
+            && *at >= began
+        {
+            return Err(generic(Arc::clone(error)));
+        }
         match self.answered().await {
             Ok(new) => {
                 let credential = Arc::clone(&new.credential);
-                *held = Some(new);
+                (*held, *failed) = (Some(new), None);
                 Ok(credential)
             }
-            Err(error) => match &mut *held {
+            Err(error) => match held {
                 // Good for a while yet: whoever does not answer may by then.
                 Some(held) if held.ends.is_some_and(|ends| ends > Instant::now()) => {
                     held.asked = now;
@@ -253,7 +280,11 @@ impl CredentialProvider for Container {
                     );
                     Ok(Arc::clone(&held.credential))
                 }
-                _ => Err(object_store::Error::Generic { store: "S3", source: Box::new(error) }),
+                _ => {
+                    let error = Arc::new(error);
+                    *failed = Some((Instant::now(), Arc::clone(&error)));
+                    Err(generic(error))
+                }
             },
         }
     }
@@ -261,12 +292,61 @@ impl CredentialProvider for Container {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use hyper::StatusCode;
+    use object_store::client::{HttpResponse, HttpResponseBody, HttpService};
+
     use super::*;
 
     fn found(relative: Option<&str>, full: Option<&str>) -> Result<String, String> {
         let place = Place::find(relative, full, None, Some("s3cret".to_owned())).unwrap();
         assert!(!format!("{place:?}").contains("s3cret"));
         place.map(|place| place.url)
+    }
+
+    #[test]
+    fn who_is_asked_is_named_without_what_gives_the_role() {
+        for (url, shown) in [
+            ("http://169.254.170.2/v2/credentials/s3cret", "http://169.254.170.2/v2/credentials/…"),
+            ("https://me:s3cret@creds.example:8443/a/b?token=s3cret", "https://creds.example:8443/a/…"),
+            ("http://[::1]:1/s3cret", "http://[::1]:1/…"),
+            ("https://creds.example", "https://creds.example/…"),
+        ] {
+            let place = Place::find(None, Some(url), None, None).unwrap().unwrap();
+            assert_eq!((place.url.as_str(), &*place.shown()), (url, shown));
+            assert!(!format!("{place:?}").contains("s3cret"), "{place:?}");
+        }
+    }
+
+    /// Lets nobody in, and counts who asked.
+    #[derive(Debug, Clone, Default)]
+    struct Refuses(Arc<AtomicUsize>);
+
+    #[async_trait]
+    impl HttpService for Refuses {
+        async fn call(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            let mut answer = HttpResponse::new(HttpResponseBody::from(String::new()));
+            *answer.status_mut() = StatusCode::FORBIDDEN;
+            Ok(answer)
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waited_for_an_answer_has_it_also_where_it_is_no() {
+        let refuses = Refuses::default();
+        let place = Place::find(Some("/v2/credentials/s3cret"), None, None, None).unwrap().unwrap();
+        let container = Container::new(place, HttpClient::new(refuses.clone()));
+        let (one, two) = tokio::join!(container.get_credential(), container.get_credential());
+        let (one, two) = (one.unwrap_err(), two.unwrap_err());
+        assert_eq!(refuses.0.load(Ordering::Relaxed), 1);
+        assert_eq!(one.to_string(), two.to_string());
+        let all = format!("{one} {one:?} {container:?}");
+        assert!(all.contains("403") && !all.contains("s3cret"), "{all}");
+        container.get_credential().await.unwrap_err();
+        assert_eq!(refuses.0.load(Ordering::Relaxed), 2, "who comes later asks anew");
     }
 
     #[test]

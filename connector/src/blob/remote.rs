@@ -316,7 +316,7 @@ impl Settings {
         let get =
             |wanted: Key| given.iter().rev().find(|(key, _)| *key == wanted).map(|(_, value)| value.clone());
         let signed = get(Key::AccessKeyId).is_some() || get(Key::SecretAccessKey).is_some();
-        let unsigned = get(Key::SkipSignature).is_some_and(|skip| skip != "false");
+        let unsigned = get(Key::SkipSignature).is_some_and(|skip| is_yes(&skip));
         let web = get(Key::WebIdentityTokenFile).is_some() && get(Key::RoleArn).is_some();
         let container = container::Place::find(
             get(Key::ContainerCredentialsRelativeUri).as_deref(),
@@ -341,7 +341,7 @@ impl Settings {
                 let place = place?;
                 let client = Wire.connect(&ClientOptions::new().with_allow_http(true));
                 let client = client.map_err(|error| error.to_string())?;
-                asked = Some(place.url.clone());
+                asked = Some(place.shown());
                 builder = builder.with_credentials(Arc::new(Container::new(place, client)));
             }
             None if self.environment.get("AWS_EC2_METADATA_DISABLED").is_some_and(disabled) => {
@@ -393,6 +393,11 @@ impl Settings {
     }
 }
 
+/// As object_store reads what is to be true or false; it refuses any other word itself.
+fn is_yes(value: &str) -> bool {
+    ["1", "true", "on", "yes", "y"].iter().any(|yes| value.eq_ignore_ascii_case(yes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,11 +438,14 @@ mod tests {
         for (environment, asked) in [
             (&[][..], Some("http://169.254.169.254/latest/")),
             (&[at], Some("http://127.0.0.1:1/latest/")),
-            (&[at, full], Some("http://localhost/creds")),
-            (&[at, full, relative], Some("http://169.254.170.2/v2/creds")),
+            (&[at, full], Some("http://localhost/…")),
+            (&[at, full, relative], Some("http://169.254.170.2/v2/…")),
             (&[full, keys[0], keys[1]], None),
             (&[full, web[0], web[1]], None),
-            (&[full, web[0]], Some("http://localhost/creds")),
+            (&[full, web[0]], Some("http://localhost/…")),
+            (&[full, ("AWS_SKIP_SIGNATURE", "Yes")], None),
+            (&[full, ("AWS_SKIP_SIGNATURE", "0")], Some("http://localhost/…")),
+            (&[full, ("AWS_SKIP_SIGNATURE", "False")], Some("http://localhost/…")),
         ] {
             let far = opened("s3://shop", environment, &[]).unwrap();
             assert_eq!(far.asked.as_deref(), asked, "{environment:?}");

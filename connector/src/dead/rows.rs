@@ -31,7 +31,7 @@ use super::fit::Schemas;
 use super::held::{Form, Held};
 use super::replay::Options;
 use crate::codec::{
-    self, Bound, Codec, Encoded, Envelope, ExtraFields, Format, KeyRule, Kind, SchemaId, Unread,
+    self, Bound, Codec, Encoded, Envelope, ExtraFields, Format, KeyFormat, KeyRule, Kind, SchemaId, Unread,
     VALUE_HEADER, Values, Written, text,
 };
 use crate::schema::Schema;
@@ -55,6 +55,8 @@ pub struct Before {
     value: Option<Bytes>,
     /// The change in which the row stood.
     change: Option<Members>,
+    /// What a converter put beside the change: its schema.
+    schema: Option<Box<RawValue>>,
 }
 
 /// How the values of a topic, or those of one schema, are written.
@@ -123,22 +125,21 @@ impl Rows {
     /// # Errors
     /// [`Error::Registry`].
     pub fn read(&mut self, held: &mut Held) -> Result<Before, Error> {
-        let mut before = Before { value: held.value.clone(), change: None };
-        let Some(value) = held.value.clone() else { return Ok(before) };
+        let mut before = Before { value: held.value.clone(), ..Before::default() };
         if held.is_change() {
             // What stands beside it is ours, of its failure.
             held.headers.clear();
-            held.form = Form::Row;
+            held.form = if held.value.is_some() { Form::Row } else { Form::Unread };
             return Ok(before);
         }
+        let Some(value) = held.value.clone() else { return Ok(before) };
         held.form = Form::Unread;
         let format = self.format.of_topic(topic_of(held)).clone();
         let header = held.encoded().value_header;
         let named = codec::named(&value, header);
         let json = match &format.values {
             Values::Raw => Some(value.clone()),
-            // No JSON begins as an id does.
-            Values::Json { .. } => Some(named.map_or(value.clone(), |(_, json)| value.slice_ref(json))),
+            Values::Json { .. } => Some(unframed(&value)),
             Values::Avro { writer } => as_json(writer, &value),
             Values::Registered(Kind::Avro) => match named {
                 Some((id, datum)) => match self.schemas.find(id)? {
@@ -154,13 +155,16 @@ impl Rows {
             (held.value, held.form) = (Some(json), Form::Row);
             return Ok(before);
         }
-        if serde_json::from_slice::<&RawValue>(&json).is_err() {
+        // That text is no row, and a delete only where somebody says so.
+        if json.trim_ascii() == b"null" || serde_json::from_slice::<&RawValue>(&json).is_err() {
             return Ok(before);
         }
         let row = match format.envelope {
             Envelope::Upsert => Some(json),
             Envelope::Debezium => {
-                before.change = change(&json);
+                if let Some((members, schema)) = change(&json) {
+                    (before.change, before.schema) = (Some(members), schema);
+                }
                 let after = before.change.as_ref().and_then(|change| change.get("after"));
                 after.filter(|row| row.get() != "null").map(|row| Bytes::from(row.get().to_owned()))
             }
@@ -200,7 +204,34 @@ impl Rows {
     fn made(&mut self, held: &Held, row: Option<Bytes>, before: &Before) -> Result<Made, Error> {
         let format = self.format.of_topic(topic_of(held)).clone();
         let raw = matches!(format.values, Values::Raw);
+        if held.is_change() {
+            if row.is_none() {
+                let deletes = if raw { "" } else { "; `null` deletes" };
+                return Ok(Err(format!(
+                    "its letter has no value: the row is gone, or too large for the letters' topic{deletes}"
+                )));
+            }
+            if !matches!(format.keys, KeyFormat::Raw | KeyFormat::Text) {
+                let why =
+                    "its key is the dataset's, and Kafka keys are written in a format of their own there";
+                return Ok(Err(why.to_owned()));
+            }
+        }
         let row = row.map(|row| if raw { row } else { row.slice_ref(row.trim_ascii()) });
+        // Given as it was found, it would pass for a row of defaults, or for somebody's word that the row is to go.
+        if held.form == Form::Unread
+            && let (Some(row), Some(was)) = (&row, &before.value)
+            && **row == *was.trim_ascii()
+        {
+            let json = unframed(row);
+            let is_change = || {
+                let change = change(&json).filter(|_| matches!(format.envelope, Envelope::Debezium));
+                change.is_some_and(|(change, _)| change.contains_key("op"))
+            };
+            if json.trim_ascii() == b"null" || is_change() {
+                return Ok(Err("it says no row, and nobody has made one of it".to_owned()));
+            }
+        }
         let Some(row) = row.filter(|row| raw || **row != *b"null") else {
             return Ok(self.read_back(held, None, None)?.map(|_| (None, None)));
         };
@@ -210,6 +241,8 @@ impl Rows {
         if row.is_empty() {
             return Ok(Err("it is empty; `null` deletes the row".to_owned()));
         }
+        // What could not be read was given with its id, which a program may have left there.
+        let row = unframed(&row);
         let datum = match self.row.decode(Some(b""), Some(&row)) {
             Ok(decoded) => Bytes::copy_from_slice(decoded.value.unwrap_or_default()),
             Err(misfit) => return Ok(Err(misfit.message)),
@@ -226,8 +259,13 @@ impl Rows {
                 Err(_) => return Ok(Err(format!("in {}: {why}", schema_of(id)))),
             },
         };
-        let in_header = held.encoded().value_header.is_some();
-        let (value, header) = match id.map(codec::prefix) {
+        // An id that nobody checks here other readers of the topic may need.
+        let unchecked = match (&format.values, &before.value) {
+            (Values::Json { checked: false, .. }, Some(was)) => codec::named(was, None).map(|(id, _)| id),
+            _ => None,
+        };
+        let in_header = unchecked.is_none() && held.encoded().value_header.is_some();
+        let (value, header) = match id.or(unchecked).map(codec::prefix) {
             None => (value, None),
             Some(id) if in_header => (value, Some(Bytes::from(id))),
             Some(id) => ([&id[..], &value].concat().into(), None),
@@ -252,7 +290,7 @@ impl Rows {
             Envelope::Upsert => Bytes::copy_from_slice(row),
             Envelope::Debezium => {
                 let change = before.change.clone().unwrap_or_default();
-                wrapped(row, change).map_err(|error| error.to_string())?.into()
+                wrapped(row, change, before.schema.as_deref()).map_err(|error| error.to_string())?.into()
             }
         };
         match self.ways.get_mut(place) {
@@ -397,17 +435,26 @@ fn as_json(schema: &Schema, datum: &[u8]) -> Option<Bytes> {
     written.then(|| json.into())
 }
 
-/// The members of a change, which may be what a converter put its schema beside.
-fn change(json: &[u8]) -> Option<Members> {
-    let members: Members = serde_json::from_slice(json).ok()?;
+/// JSON without an id before it: no JSON begins as one does.
+fn unframed(value: &Bytes) -> Bytes {
+    codec::named(value, None).map_or_else(|| value.clone(), |(_, json)| value.slice_ref(json))
+}
+
+/// The members of a change, and the schema that a converter put beside it.
+fn change(json: &[u8]) -> Option<(Members, Option<Box<RawValue>>)> {
+    let mut members: Members = serde_json::from_slice(json).ok()?;
     match members.get("payload") {
-        Some(payload) if !members.contains_key("op") => serde_json::from_str(payload.get()).ok(),
-        _ => Some(members),
+        Some(payload) if !members.contains_key("op") => {
+            let change = serde_json::from_str(payload.get()).ok()?;
+            Some((change, members.remove("schema")))
+        }
+        _ => Some((members, None)),
     }
 }
 
-/// The change that says this row: the letter's own, as far as that can be read, with this row in its place.
-fn wrapped(row: &[u8], mut change: Members) -> Result<String, serde_json::Error> {
+/// The change that says this row: the letter's own, as far as that can be read, with this row in its place,
+/// beside the schema that it had.
+fn wrapped(row: &[u8], mut change: Members, schema: Option<&RawValue>) -> Result<String, serde_json::Error> {
     let writes = |op: &RawValue| matches!(op.get(), r#""c""# | r#""r""# | r#""u""#);
     let raw = |text: &str| RawValue::from_string(text.to_owned());
     if !change.get("op").is_some_and(|op| writes(op)) {
@@ -415,7 +462,12 @@ fn wrapped(row: &[u8], mut change: Members) -> Result<String, serde_json::Error>
     }
     change.insert("before".to_owned(), raw("null")?);
     change.insert("after".to_owned(), raw(&String::from_utf8_lossy(row))?);
-    serde_json::to_string(&change)
+    let change = serde_json::to_string(&change)?;
+    // A converter that is told of schemas takes nothing without one.
+    Ok(match schema {
+        Some(schema) => format!(r#"{{"schema":{},"payload":{change}}}"#, schema.get()),
+        None => change,
+    })
 }
 
 #[cfg(test)]

@@ -137,13 +137,17 @@ fn a_change_of_a_database_shows_its_row_and_gets_another() {
     let mut rows = rows(Format::json(ExtraFields::Ignore).within(Envelope::Debezium), &schema(OWN));
     let row = r#"{"id": "P-1", "price": 2.5}"#;
     let change = r#"{"op": "c", "before": {"x": 1}, "after": {"id": "P-1", "price": "2.5"}, "source": {"lsn": 18446744073709551616}}"#;
-    let with_schema = format!(r#"{{"schema": {{}}, "payload": {change}}}"#);
+    let with_schema = format!(r#"{{"schema": {{"type": "struct"}}, "payload": {change}}}"#);
     for value in [change, &with_schema] {
         let (held, form, found, why) = through(&mut rows, letter(Some(value.as_bytes())), Some(row));
         assert_eq!((form, why), (Form::Row, None));
         assert_eq!(found.unwrap(), r#"{"id": "P-1", "price": "2.5"}"#);
         let expected =
             format!(r#"{{"after":{row},"before":null,"op":"c","source":{{"lsn": 18446744073709551616}}}}"#);
+        let expected = match value == with_schema {
+            true => format!(r#"{{"schema":{{"type": "struct"}},"payload":{expected}}}"#),
+            false => expected,
+        };
         assert_eq!(held.value.unwrap(), expected, "number for number");
     }
     let (held, form, _, why) = through(&mut rows, letter(Some(b"{")), Some(row));
@@ -162,6 +166,87 @@ fn what_a_listener_did_not_handle_is_a_row_and_has_no_headers_of_its_record() {
     let (held, form, found, why) = through(&mut rows, held, None);
     assert_eq!((form, found.unwrap(), why), (Form::Row, Bytes::from(row), None));
     assert_eq!((held.value.unwrap(), held.headers), (datum(&schema(OWN), row), Vec::new()));
+}
+
+#[test]
+fn a_change_without_its_value_is_no_delete() {
+    let held = |value: Option<&[u8]>| Held { stage: "listener".to_owned(), ..letter(value) };
+    let mut rows = rows(Format::json(ExtraFields::Ignore), &schema(OWN));
+    // Too large for the letters' topic, or gone, and a program that printed nothing of nothing.
+    let (held_after, form, _, why) = through(&mut rows, held(None), None);
+    assert!(form == Form::Unread && why.as_ref().unwrap().contains("no value"), "{form:?} {why:?}");
+    assert_eq!(held_after.headers, Vec::new(), "what is ours stays here");
+    let (held_after, .., why) = through(&mut rows, held(None), Some("null"));
+    assert_eq!((held_after.value, held_after.headers, why), (None, Vec::new(), None), "somebody says so");
+}
+
+#[test]
+fn a_change_has_the_datasets_key_and_is_left_where_kafkas_are_written_otherwise() {
+    let row = r#"{"id": "P-1", "price": 2.5}"#;
+    for (keys, goes) in [(KeyFormat::Raw, true), (KeyFormat::Text, true), (KeyFormat::Json, false)] {
+        let mut rows = rows(Format::json(ExtraFields::Ignore).with_keys(keys), &schema(OWN));
+        let key = Some(Bytes::from_static(br#""P-1""#));
+        for mended in [row, "null"] {
+            let held = Held { stage: "webhook".to_owned(), key: key.clone(), ..letter(Some(b"{}")) };
+            let (.., why) = through(&mut rows, held, Some(mended));
+            assert_eq!(why.is_none(), goes, "{why:?}");
+            assert!(why.is_none_or(|why| why.contains("its key is the dataset's")));
+        }
+        let (.., why) = through(&mut rows, Held { key, ..letter(Some(b"{")) }, Some(row));
+        assert_eq!(why, None, "a record's own key is as it is there");
+    }
+}
+
+#[test]
+fn an_id_that_nobody_checks_stays() {
+    let mut rows = rows(Format::json(ExtraFields::Ignore), &schema(OWN));
+    let framed = |text: &str| [&[0, 0, 0, 0, 5], text.as_bytes()].concat();
+    let row = r#"{"id": "P-1", "price": 2.5}"#;
+    let bad = r#"{"id": "P-1", "price": "2.5"}"#;
+    let id = (VALUE_HEADER.to_owned(), Some(Bytes::from_static(&[0, 0, 0, 0, 7])));
+    for headers in [vec![], vec![id]] {
+        let held = Held { headers: headers.clone(), ..letter(Some(&framed(bad))) };
+        let (held, form, found, why) = through(&mut rows, held, Some(row));
+        assert_eq!((form, found.unwrap(), why), (Form::Row, Bytes::from(bad), None));
+        assert_eq!((held.value.unwrap(), held.headers), (Bytes::from(framed(row)), headers));
+    }
+    // Unread, it is given with its id, which the program may leave there.
+    let again = String::from_utf8(framed(row)).unwrap();
+    for mended in [row, &again] {
+        let (held, form, _, why) = through(&mut rows, letter(Some(&framed("{"))), Some(mended));
+        assert_eq!((form, why, held.value.unwrap()), (Form::Unread, None, Bytes::from(framed(row))));
+    }
+}
+
+#[test]
+fn what_says_no_row_is_none_unless_somebody_makes_it_one() {
+    let defaults = schema(
+        r#"{"type": "record", "name": "P", "fields": [{"name": "id", "type": "string", "default": ""}]}"#,
+    );
+    let upsert = Format::json(ExtraFields::Ignore);
+    let changes = || upsert.clone().within(Envelope::Debezium);
+    let avro = Format::avro(defaults.clone());
+    let payload = r#"{"schema": null, "payload": {"op": "t"}}"#;
+    for (format, value) in [
+        (upsert.clone(), "null"),
+        (upsert.clone(), " null\n"),
+        (upsert.clone(), "\0\0\0\0\u{5}null"),
+        (avro, "null"),
+        (changes(), "null"),
+        (changes(), r#"{"op": "d", "before": {"id": "P-1"}, "after": null}"#),
+        (changes(), "\0\0\0\0\u{5}{\"op\": \"t\"}"),
+        (changes(), payload),
+        (Format::registered(Kind::Avro).within(Envelope::Debezium), r#"{"op": "d", "after": null}"#),
+    ] {
+        let mut rows = rows(format, &defaults);
+        let (held, form, _, why) = through(&mut rows, letter(Some(value.as_bytes())), None);
+        assert!(form == Form::Unread && why.as_ref().unwrap().contains("says no row"), "{value}: {why:?}");
+        assert_eq!(held.value.unwrap(), value, "it stays as it was");
+        if value.trim() != "null" {
+            let (held, .., why) = through(&mut rows, letter(Some(value.as_bytes())), Some("null"));
+            assert_eq!((held.value, why), (None, None), "{value}");
+        }
+    }
 }
 
 #[test]
