@@ -515,7 +515,7 @@ struct Layers {
 
 fn base_files(base: &Base) -> impl Iterator<Item = (Version, Held)> + '_ {
     let files = base.files().into_iter().flat_map(|files| [&files.snapshot, &files.index]);
-    files.map(|held| (base.version(), held.clone()))
+    files.map(|held| (base.version(), held.clone())).chain(base.note().cloned())
 }
 
 impl Inner {
