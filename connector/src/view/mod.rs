@@ -60,6 +60,7 @@ pub use fold::Fold;
 pub use hold::Hold;
 pub use lookup::{Matches, Term};
 pub use merge::Snapshot;
+pub use notes::Spared;
 pub use past::{Past, Restored};
 pub use read::{Origin, Reads, Scan, Value};
 
