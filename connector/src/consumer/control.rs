@@ -72,8 +72,8 @@ impl Told {
         let pin = self.standing.pin.clone().filter(|_| !read.about_pin)?;
         let versions = pin.shard_versions();
         let error = format!(
-            "it was made anew as {now} (its id was {topic}) and says nothing of the pin to {versions}, which stays: pin again, \
-             or unpin"
+            "it was made anew as {now} (its id was {topic}) and says nothing of the pin to {versions}, which stays: pin a \
+             version that is kept, or unpin"
         );
         read.standing.pin = Some(pin);
         Some(Kept { topic, error })

@@ -3,7 +3,8 @@
 //! ```text
 //!  Announced -> the deltas above the view it holds, or all of the chain -> View -> swapped in
 //!                                                                            |
-//!                     base + overlay merged beside the flow  <---------------+ when the overlay is large
+//!                     base + overlay merged beside the flow  <---------------+ when the overlay is large, or the next start
+//!                                                                              would have to fetch a snapshot
 //! ```
 //!
 //! Announcements that wait are skipped over: the newest says all that it takes. A failure keeps the last good version
@@ -451,7 +452,7 @@ impl Follower {
 
     fn publish(&mut self, view: View, announcement: &Announcement, stale: bool, pinned: bool) {
         let version = view.version();
-        self.merging.begin(&view, announcement.life, self.options.memory_limit);
+        self.merging.begin(&view, announcement, self.options.memory_limit);
         show_memory(&view, &self.options.metrics);
         self.earlier.note(&view, announcement);
         let positions = view.about().positions.clone();
@@ -486,6 +487,7 @@ impl Follower {
     fn mend(&mut self) {
         if let (Some(held), Some(last)) = (self.slot.load_full(), &self.last) {
             self.mending.begin(&held, last, &self.opener, &self.options.dataset);
+            self.merging.begin(&held, &last.announcement, self.options.memory_limit);
         }
     }
 

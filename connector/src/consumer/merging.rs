@@ -1,5 +1,6 @@
 //! Merges of base and overlay, beside the flow: one at a time, where there is room for it, and less and less often while
-//! they fail.
+//! they fail. Where the overlay has become large; and where the newest version's chain begins with a snapshot that the cache
+//! does not have, and a start could begin with nothing of this machine's.
 //!
 //! A merge writes a whole base. Where it cannot be finished, trying again at each version would fill the disk as often, which
 //! the writer's log may lie on too.
@@ -14,8 +15,9 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::clock::{Clock, Entropy};
 use crate::disk;
+use crate::format::announcement::Announcement;
 use crate::retry::Backoff;
-use crate::version::Life;
+use crate::version::Version;
 use crate::view::{Base, Cache, Error, View};
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -24,12 +26,21 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 /// What came of a merge.
 pub type Merged = Result<Result<Arc<Base>, Error>, JoinError>;
 
+/// What a start begins with is another one where this is: the version and epoch of the snapshot that the chain begins with,
+/// and the schema's hash.
+type Beginning = (Option<(Version, u64)>, u64);
+
+/// `None`: there was nothing to be merged for.
+type Outcome = Result<Option<Arc<Base>>, Error>;
+
 /// The merges of one shard.
 pub struct Merging {
     cache: Cache,
     clock: Clock,
     entropy: Entropy,
-    running: JoinSet<Result<Arc<Base>, Error>>,
+    running: JoinSet<(Beginning, Outcome)>,
+    /// For which the cache has what it takes.
+    begins: Option<Beginning>,
     backoff: Backoff,
     /// Not before, after one that failed.
     again_at: Option<Instant>,
@@ -39,37 +50,61 @@ impl Merging {
     /// Into `cache`.
     pub fn new(cache: Cache, clock: Clock, entropy: Entropy) -> Merging {
         let backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
-        Merging { cache, clock, entropy, running: JoinSet::new(), backoff, again_at: None }
+        Merging { cache, clock, entropy, running: JoinSet::new(), begins: None, backoff, again_at: None }
     }
 
-    /// Begins to merge `view`, if its overlay is large enough and nothing speaks against it now. Whether it did.
-    pub fn begin(&mut self, view: &View, life: Life, memory_limit: u64) -> bool {
+    /// Begins to merge `view`, which is of this announcement, if its overlay is large enough, or if the cache may lack what
+    /// a start begins with, and nothing speaks against it now. Whether it did.
+    pub fn begin(&mut self, view: &View, announcement: &Announcement, memory_limit: u64) -> bool {
         let waits = self.again_at.is_some_and(|at| self.clock.now() < at);
-        if waits || !self.running.is_empty() || !view.wants_merge(memory_limit) {
+        if waits || !self.running.is_empty() || view.version() != announcement.version {
+            return false;
+        }
+        let snapshot = announcement.snapshot.as_ref().map(|snapshot| (snapshot.version, snapshot.epoch));
+        let beginning = (snapshot, view.whole_schema().text_hash());
+        let is_large = view.wants_merge(memory_limit);
+        if !is_large && self.begins == Some(beginning) {
             return false;
         }
         let (view, cache) = (view.clone(), self.cache.clone());
-        self.running.spawn_blocking(move || {
+        let (life, chain) = (announcement.life, announcement.chain());
+        let merge = move || {
+            if !is_large && view.can_begin(&chain, &cache) {
+                return Ok(None);
+            }
             let needed = view.base().map_or(0, |base| base.bytes()) + view.overlay().plain_bytes;
             make_room(needed, &cache, || disk::space(cache.dir()).map(|space| space.free))?;
-            let base = view.merge_snapshot(life, &cache)?.into_base()?;
+            let base = view.merge_kept(life, &chain, &cache)?;
             // Makes the base's indexes, which the newest view then finds made.
             view.rebase(base.clone())?;
-            Ok(base)
-        });
+            Ok(Some(base))
+        };
+        self.running.spawn_blocking(move || (beginning, merge()));
         true
     }
 
     /// The next one that is done; `None` while none runs.
     pub async fn next(&mut self) -> Option<Merged> {
-        let merged = self.running.join_next().await?;
-        if let Ok(Ok(_)) = &merged {
-            self.backoff.reset();
-            self.again_at = None;
-        } else {
-            self.again_at = Some(self.clock.now() + self.backoff.next(&self.entropy));
+        loop {
+            let merged = match self.running.join_next().await? {
+                Ok((beginning, Ok(merged))) => {
+                    self.begins = Some(beginning);
+                    match merged {
+                        Some(base) => Ok(Ok(base)),
+                        None => continue,
+                    }
+                }
+                Ok((_, Err(error))) => Ok(Err(error)),
+                Err(panic) => Err(panic),
+            };
+            if let Ok(Ok(_)) = &merged {
+                self.backoff.reset();
+                self.again_at = None;
+            } else {
+                self.again_at = Some(self.clock.now() + self.backoff.next(&self.entropy));
+            }
+            return Some(merged);
         }
-        Some(merged)
     }
 }
 
@@ -104,13 +139,13 @@ mod tests {
     #[tokio::test]
     async fn a_merge_that_fails_is_not_tried_at_each_version() {
         let mut world = World::new();
-        world.write(0..3_000).await;
-        let (view, life) = (world.view().clone(), world.view().about().life);
+        let announced = world.write(0..3_000).await;
+        let view = world.view().clone();
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path(), u64::MAX).unwrap();
         let clock = Clock::manual(0);
         let mut merging = Merging::new(cache, clock.clone(), Entropy::seeded(1));
-        let begin = |merging: &mut Merging| merging.begin(&view, life, 1);
+        let begin = |merging: &mut Merging| merging.begin(&view, &announced.announcement, 1);
         // A file in the place of the dataset's folder.
         let blocked = dir.path().join("products");
         std::fs::write(&blocked, "").unwrap();

@@ -41,6 +41,8 @@ pub struct Newest {
     pub control: Option<Control>,
     /// What stands beside it: a pin, requests for snapshots.
     pub standing: Standing,
+    /// There is a record about the pin, if only that there is none.
+    pub about_pin: bool,
     /// Why the newest record of the pin cannot be read, where that is so: then nothing stands, and something may be pinned.
     pub unread_pin: Option<String>,
     /// The next offset to read.
@@ -68,7 +70,8 @@ async fn newest_within(
     let read = tokio::task::spawn_blocking(move || {
         let key = rebuild_key(&options.dataset, shard);
         let pins = pin_key(&options.dataset);
-        let mut newest = Newest { control: None, standing: Standing::default(), unread_pin: None, next: low };
+        let standing = Standing::default();
+        let mut newest = Newest { control: None, standing, about_pin: false, unread_pin: None, next: low };
         if low >= end {
             return Ok(newest);
         }
@@ -85,6 +88,7 @@ async fn newest_within(
                         let found = found.unwrap_or_default();
                         let taken = newest.standing.take(&options.dataset, &found, value.as_deref());
                         if found == pins.as_bytes() {
+                            newest.about_pin = true;
                             newest.unread_pin = taken.as_ref().err().map(ToString::to_string);
                         }
                         if let Err(error) = taken {
@@ -108,6 +112,15 @@ async fn newest_within(
     read.await.map_err(|_| kafka::Error::Closed { doing: "reading the control topic".to_owned() })?
 }
 
+/// What the control topic says of a pin.
+#[derive(Clone, Debug)]
+pub struct Pinned {
+    /// What readers are pinned to.
+    pub pin: Option<Pin>,
+    /// There is a record about it, if only that there is none.
+    pub is_said: bool,
+}
+
 /// The versions that readers are pinned to, whose blobs and announcements are to be spared however old they are. Asked
 /// by the cleaner, after it has announced what it keeps and before it deletes: see `consumer/steer`.
 ///
@@ -115,11 +128,11 @@ async fn newest_within(
 /// Kafka's: without an answer nothing may be deleted. So it is where the pin's record cannot be read, which a newer release
 /// wrote; and where the topic is missing, other than for [`newest`]: one broker may not show it for a moment, and what was
 /// pinned would be deleted.
-pub async fn pinned(admin: &Admin, options: &Options, shard: Shard) -> Result<Option<Pin>, kafka::Error> {
+pub async fn pinned(admin: &Admin, options: &Options, shard: Shard) -> Result<Pinned, kafka::Error> {
     let ends = admin.watermarks(&options.control, 0).await?;
     let newest = newest_within(ends, options, shard).await?;
     match newest.unread_pin {
-        None => Ok(newest.standing.pin),
+        None => Ok(Pinned { pin: newest.standing.pin, is_said: newest.about_pin }),
         Some(detail) => Err(kafka::Error::Unavailable {
             doing: format!("reading what is pinned in {}", options.control),
             detail,

@@ -390,7 +390,7 @@ fn spawn(
     if !options.kafka.embedded {
         let gate = Some(ground.circuits.store.clone());
         let cleaner = Cleaner::new(
-            Sweep::new(options.clone(), admin.clone(), *topic_id, *shard, gate),
+            Sweep::new(options.clone(), admin.clone(), *topic_id, *shard, gate).noting(cache.clone()),
             life,
             &options.cleaning,
             ground.announced.subscribe(),

@@ -36,6 +36,8 @@ pub struct Base {
     index: Paged,
     /// `None` for a base that only this process has.
     files: Option<BaseFiles>,
+    /// Says of which version the files are, where no announcement names them (`kept`).
+    note: Option<(Version, Held)>,
     tables: Tables,
     charge: Charge,
 }
@@ -97,9 +99,19 @@ impl Base {
             snapshot,
             index,
             files,
+            note: None,
             tables: Tables::default(),
             charge: Charge::default(),
         })
+    }
+
+    /// The same, found by the note of a version, which stays in the cache for as long as its files do.
+    pub(super) fn noted(self, version: Version, note: Held) -> Base {
+        Base { note: Some((version, note)), ..self }
+    }
+
+    pub(super) fn note(&self) -> Option<&(Version, Held)> {
+        self.note.as_ref()
     }
 
     /// What it is.

@@ -6,6 +6,7 @@
 //! DIR/DATASET/TOPIC_ID/SHARD/.tmp-PID-N          being written
 //! DIR/DATASET/current-SHARD                      topic id and last announcement, for a start without Kafka
 //! DIR/DATASET/pin, pin-topic                     the pin that was obeyed last and the control topic that it stood in, for such a start
+//! DIR/DATASET/spared-SHARD                       the pinned version that the cleaner spares, and the control topic that says so
 //! ```
 //!
 //! Names are those of the store (`blob/name`), save that the checksum is that of the file's own bytes, the plain form. A

@@ -54,7 +54,7 @@ pub struct Fetcher {
     anew: Arc<[PathBuf]>,
     hold: Arc<Hold>,
     /// What is held is kept for the next start.
-    keeps: bool,
+    pub(super) keeps: bool,
     /// What the views' memory is charged to.
     memory: Option<Budget>,
     /// `None`: nothing is told of what is long in coming.
@@ -91,8 +91,8 @@ impl Fetcher {
         Fetcher { hold, ..self }
     }
 
-    /// What they hold, where that is a part, is kept in the cache for the next start: for who opens the newest version. What
-    /// others open would take the place of blobs.
+    /// What they hold, where that is a part, is kept in the cache for the next start, and what is kept there is gone on from:
+    /// for who opens the newest version. What others open would take the place of blobs.
     pub fn keeping(self) -> Fetcher {
         Fetcher { keeps: true, ..self }
     }

@@ -19,7 +19,7 @@ use super::line::Line;
 use super::lookup::Index;
 use super::merge::Kept;
 use super::overlay::Overlay;
-use super::{About, Cache, DeltaFile, Error, Inner, Layers, Shared, View};
+use super::{About, Cache, DeltaFile, Error, Inner, Layers, Shared, View, base_files};
 use crate::codec::Filter;
 use crate::format::container::{Reader, Writer};
 use crate::record::Entry;
@@ -195,13 +195,14 @@ impl View {
         })?;
         let about =
             About { schema: narrow.kept, records: written.summary().counts.upserts, ..inner.about.clone() };
-        let (base, files) = match origin {
+        let base = match origin {
             Some(origin) => origin.keep(written, cache, &identity)?,
-            None => (written.into_base()?, Vec::new()),
+            None => written.into_base()?,
         };
         // Nothing of the whole is held on to, save what the cache keeps by itself.
         let mut line = Line::of(about.schema.clone(), self.former().clone());
         line.whole = Some(self.schema().clone());
+        let files = base_files(&base).collect();
         let layers = Layers { base: Some(base), overlay: Overlay::default(), line, files };
         View::assemble(identity, about, layers, shared)
     }

@@ -1,12 +1,16 @@
-//! What is held of a version, where that is a part of it, kept for the next start.
+//! What is held of a version, kept for the next start: what was passed over for a part of it, or merged beside the flow.
 //!
 //! ```text
-//!  chain of a start:      snapshot  delta  delta  ..  delta     passed over once: what is held of them
+//!  chain of a start:      snapshot  delta  delta  ..  delta     passed over, or merged, once: what is held of them
 //!                                                       '-------- VERSION-EPOCH-SUBJECT.kept: a note of two files, snapshot and index
 //!  chain of a later one:  snapshot  delta  delta  ..  delta  delta  delta
 //!                                                       |        '----'---- applied to those
 //!                                                       '-------- has a note
 //! ```
+//!
+//! Who follows by deltas never fetches the snapshots that are announced meanwhile, which the chain of its next start begins
+//! with. So what it holds is merged and kept where the cache has nothing else to begin that chain with
+//! ([`View::can_begin`]): one base written for each snapshot announced, and nothing fetched.
 //!
 //! A version is what the last blob of its chain makes it: the valid announcements are one line, so who finds this blob in a
 //! newer chain finds the same version below. The note's subject says which blob that is, what is held and the dataset's
@@ -15,7 +19,8 @@
 //!
 //! Whatever cannot be gone on from is made anew of the whole: none of it is a failure.
 //!
-//! Owns: the notes' form, and the way from one to a view. Does not own: what is held (`hold`), files (`cache`).
+//! Owns: the notes' form, and the way from one to a view. Does not own: what is held (`hold`), files (`cache`), when a merge
+//! runs (`consumer/merging`).
 
 use std::fs;
 use std::io::Write as _;
@@ -38,9 +43,6 @@ use crate::version::{BlobRef, Chain, Checksum, Life, SnapshotRef, Version};
 
 /// What stands behind a note's subject: version, epoch, bytes and checksum of the snapshot, the same of the index, records.
 const NUMBERS: usize = 7;
-
-/// A base, and the files that are held for it.
-type Based = (Arc<Base>, Vec<(Version, Held)>);
 
 /// Of which version something is held, and what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +80,7 @@ impl Origin {
     }
 
     /// Keeps what was written of it. Where the cache takes no note this process has its base all the same.
-    pub fn keep(self, written: Snapshot, cache: &Cache, identity: &Identity) -> Result<Based, Error> {
+    pub fn keep(self, written: Snapshot, cache: &Cache, identity: &Identity) -> Result<Arc<Base>, Error> {
         let schema = written.schema().clone();
         let snapshot = reference(
             (written.header().version, written.header().life.epoch),
@@ -87,19 +89,18 @@ impl Origin {
             written.summary().counts.upserts,
         );
         let files = written.keep(cache, identity)?;
-        let base = Arc::new(Base::open(&files, identity, &snapshot, &schema)?);
-        let mut held: Vec<_> = base_files(&base).collect();
-        match self.note(&snapshot, cache, identity) {
-            Ok(note) => held.push((self.version, note)),
+        let base = Base::open(&files, identity, &snapshot, &schema)?;
+        Ok(Arc::new(match self.note(&snapshot, cache, identity) {
+            Ok(note) => base.noted(self.version, note),
             Err(error) => {
                 let error = causes(&error);
                 tracing::warn!(
                     error,
                     "the blob cache cannot note what is held of the dataset; the next start makes it anew"
                 );
+                base
             }
-        }
-        Ok((base, held))
+        }))
     }
 
     fn note(&self, snapshot: &SnapshotRef, cache: &Cache, identity: &Identity) -> Result<Held, Error> {
@@ -185,7 +186,8 @@ impl Kept {
         about: &About,
     ) -> Result<View, Error> {
         let (whole, schema) = (&about.schema, hold.schema(&about.schema)?);
-        let base = Arc::new(Base::open(&self.files, identity, &self.snapshot, &schema)?);
+        let Origin { version, epoch, .. } = self.origin;
+        let base = Base::open(&self.files, identity, &self.snapshot, &schema)?.noted(version, self.note);
         if !Arc::ptr_eq(base.schema(), &schema) {
             return Err(Error::corrupt(
                 self.files.snapshot.path(),
@@ -193,15 +195,40 @@ impl Kept {
             ));
         }
         let mut line = Line::of(schema.clone(), base.header().former.clone());
-        line.whole = Some(whole.clone());
-        let Origin { version, epoch, .. } = self.origin;
+        line.whole = (!hold.is_whole()).then(|| whole.clone());
         let life = Life { epoch, ..about.life };
         let about = About { version, life, schema, records: self.snapshot.records, ..about.clone() };
-        let mut files: Vec<_> = base_files(&base).collect();
-        files.push((version, self.note));
-        let layers = Layers { base: Some(base), overlay: Overlay::default(), line, files };
+        let files = base_files(&base).collect();
+        let layers = Layers { base: Some(Arc::new(base)), overlay: Overlay::default(), line, files };
         let shared = Shared { hold: hold.clone(), cache: Some(cache.clone()), ..Shared::default() };
         View::assemble(identity.clone(), about, layers, shared)
+    }
+}
+
+impl View {
+    /// Merges base and overlay into a base that the cache keeps for the next start, by the chain that leads to this
+    /// version. Cost and memory are those of [`View::merge_snapshot`]. Blocking.
+    ///
+    /// # Errors
+    /// As [`View::merge_snapshot`].
+    pub fn merge_kept(&self, life: Life, chain: &Chain, cache: &Cache) -> Result<Arc<Base>, Error> {
+        let written = self.merge_snapshot(life, cache)?;
+        match Origin::of(chain, &self.0.hold, self.whole_schema()) {
+            Some(origin) => origin.keep(written, cache, self.identity()),
+            None => written.into_base(),
+        }
+    }
+
+    /// Whether `cache` has what a start begins with that finds `chain` announced: its snapshot, or what is kept of a version
+    /// above that. A chain without a snapshot begins with its deltas, which are there. Blocking.
+    pub fn can_begin(&self, chain: &Chain, cache: &Cache) -> bool {
+        let (identity, hold) = (self.identity(), &self.0.hold);
+        let Some(snapshot) = &chain.snapshot else { return true };
+        let files = [FileName::snapshot(snapshot), FileName::index(snapshot)];
+        let is_there = |name: &FileName| cache.find(identity, name).is_ok_and(|found| found.is_some());
+        // A part is not made of it without a pass over all.
+        (hold.is_whole() && files.iter().all(is_there))
+            || find(cache, identity, chain, hold, self.whole_schema()).is_some()
     }
 }
 
@@ -215,7 +242,8 @@ impl Fetcher {
         inline: Option<(Version, Bytes)>,
         about: &About,
     ) -> Result<Option<View>, Error> {
-        if self.hold().is_whole() {
+        // Of the whole, what was merged is for who merges: others go by what was announced.
+        if self.hold().is_whole() && !self.keeps {
             return Ok(None);
         }
         let (cache, of, hold) = (self.cache().clone(), identity.clone(), self.hold().clone());

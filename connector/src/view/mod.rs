@@ -60,6 +60,7 @@ pub use fold::Fold;
 pub use hold::Hold;
 pub use lookup::{Matches, Term};
 pub use merge::Snapshot;
+pub use notes::Spared;
 pub use past::{Past, Restored};
 pub use read::{Origin, Reads, Scan, Value};
 
@@ -515,7 +516,7 @@ struct Layers {
 
 fn base_files(base: &Base) -> impl Iterator<Item = (Version, Held)> + '_ {
     let files = base.files().into_iter().flat_map(|files| [&files.snapshot, &files.index]);
-    files.map(|held| (base.version(), held.clone()))
+    files.map(|held| (base.version(), held.clone())).chain(base.note().cloned())
 }
 
 impl Inner {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::cache::Cache;
 use super::{Error, Identity};
 use crate::record::TopicId;
-use crate::version::{Checksum, Shard};
+use crate::version::{Checksum, Shard, Version};
 
 impl Cache {
     /// Remembers the announcement that this process is at, so that it can start while Kafka is away.
@@ -70,6 +70,19 @@ impl Cache {
         Ok(body.and_then(|body| body.try_into().ok()).map(TopicId))
     }
 
+    /// Remembers which pinned version the cleaner of a shard spares, and the control topic that said so; `None`: nothing is
+    /// pinned. [`Spared::load`] reads it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Name`].
+    pub fn save_spared(&self, dataset: &str, shard: Shard, spared: Option<Spared>) -> Result<(), Error> {
+        let dir = self.dataset_dir(dataset)?;
+        let body = spared.map(|Spared { topic, version, epoch }| {
+            [&topic.0[..], &version.0.to_le_bytes(), &epoch.to_le_bytes()].concat()
+        });
+        self.note(&dir, &spared_name(shard), body.as_deref())
+    }
+
     /// Replaces or removes a note.
     fn note(&self, dir: &Path, name: &str, body: Option<&[u8]>) -> Result<(), Error> {
         let path = dir.join(name);
@@ -92,6 +105,37 @@ impl Cache {
         written.map_err(|source| Error::io("writing", temporary.path(), source))?;
         temporary.rename(path)
     }
+}
+
+/// A pinned version, and the control topic that the pin stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spared {
+    /// The topic's id.
+    pub topic: TopicId,
+    /// The shard's version.
+    pub version: Version,
+    /// Epoch of the life that announced it.
+    pub epoch: u64,
+}
+
+impl Spared {
+    /// What [`Cache::save_spared`] remembered last in the cache in `dir`, which may be another process's.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn load(dir: &Path, dataset: &str, shard: Shard) -> Result<Option<Spared>, Error> {
+        let body = load_note(&dir.join(dataset).join(spared_name(shard)))?;
+        Ok(body.and_then(|body| {
+            let (topic, numbers) = body.split_first_chunk::<16>()?;
+            let ([version, epoch], []) = numbers.as_chunks::<8>() else { return None };
+            let (version, epoch) = (Version(u64::from_le_bytes(*version)), u64::from_le_bytes(*epoch));
+            Some(Spared { topic: TopicId(*topic), version, epoch })
+        }))
+    }
+}
+
+fn spared_name(shard: Shard) -> String {
+    format!("spared-{shard}")
 }
 
 /// What `save_note` has put there; `None` if nothing, or if it is torn.

@@ -169,7 +169,8 @@ impl Gc {
         };
         let mut refused = None;
         for shard in (0..u32::try_from(info.partitions).unwrap_or(0)).map(Shard) {
-            let sweep = Sweep::new(options.clone(), admin.clone(), info.id, shard, None);
+            let sweep = Sweep::new(options.clone(), admin.clone(), info.id, shard, None)
+                .heeding(options.data_dir.join("cache"));
             if let Err(error) = self.shard((sweep, shard), options, edge, stop, report).await {
                 let is_refusal = error.is_refusal();
                 let what = format!("cleaning shard {shard} of dataset {}", self.dataset);

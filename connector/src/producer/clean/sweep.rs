@@ -9,6 +9,7 @@
 //!
 //! Owns: reading them, and the deletes. Does not own: what is kept (`shelf`), when, and who may (`clean`, `cli/blob/gc`).
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,7 @@ use crate::producer::{Options, control, topics};
 use crate::record::TopicId;
 use crate::retry::Circuit;
 use crate::version::{Life, Shard, Version};
+use crate::view::{self, Cache, Spared};
 
 /// Longest time for reading the announcements on to their end; the first time that is all of them.
 const READ: Duration = Duration::from_secs(10 * 60);
@@ -47,6 +49,9 @@ pub enum Error {
     /// The store does not answer, or refuses.
     #[error("cleaning: asking the blob store")]
     Store(#[from] blob::Error),
+    /// What this machine remembers of pins cannot be read or written.
+    #[error("cleaning: noting what is pinned")]
+    Note(#[source] view::Error),
     /// What is retained is not known whole: nothing may go.
     #[error("cleaning is not safe: {0}; nothing is deleted")]
     Unknown(String),
@@ -83,9 +88,11 @@ impl Error {
             Error::Unknown(_) => crate::ErrorKind::Rejected,
             Error::Control(error) if error.is_transient() => crate::ErrorKind::Unavailable,
             Error::Control(_) => crate::ErrorKind::Config,
-            Error::Superseded(_) | Error::Waiting | Error::Unsaid(_) | Error::Injected(_) => {
-                crate::ErrorKind::Unavailable
-            }
+            Error::Note(_)
+            | Error::Superseded(_)
+            | Error::Waiting
+            | Error::Unsaid(_)
+            | Error::Injected(_) => crate::ErrorKind::Unavailable,
         }
     }
 }
@@ -185,6 +192,8 @@ pub struct Sweep {
     /// The store's breaker, where there is one: nothing is asked while it is not closed, and it is told nothing. That a
     /// right to delete is missing must not keep uploads waiting.
     gate: Option<Gate>,
+    /// The cache's folder in which it is noted which pin is spared, and by which control topic; and the cache, for who notes it.
+    notes: Option<(PathBuf, Option<Cache>)>,
     shelf: Shelf,
     /// The next offset to read.
     next: i64,
@@ -195,7 +204,20 @@ pub struct Sweep {
 impl Sweep {
     /// Of a shard whose announcement topic has this id. Nothing is read yet.
     pub fn new(options: Options, admin: Admin, topic_id: TopicId, shard: Shard, gate: Option<Gate>) -> Sweep {
-        Sweep { options, admin, shard, topic_id, gate, shelf: Shelf::default(), next: 0, uncut: None }
+        let (notes, shelf) = (None, Shelf::default());
+        Sweep { options, admin, shard, topic_id, gate, notes, shelf, next: 0, uncut: None }
+    }
+
+    /// The same, which notes in `cache` which pin is spared: a pin ends by a record that says so, and not with its topic.
+    #[must_use]
+    pub fn noting(self, cache: Cache) -> Sweep {
+        Sweep { notes: Some((cache.dir().to_owned(), Some(cache))), ..self }
+    }
+
+    /// The same, which heeds what the owner has noted in the cache in `dir`, if that is of this machine.
+    #[must_use]
+    pub fn heeding(self, dir: PathBuf) -> Sweep {
+        Sweep { notes: Some((dir, None)), ..self }
     }
 
     /// What was read.
@@ -250,15 +272,48 @@ impl Sweep {
     pub async fn confirm(&mut self, life: Life, stop: &CancellationToken) -> Result<Confirmed, Error> {
         let at = self.options.clock.now();
         topics::keeps_pins(&self.admin, &self.options).await?;
-        let pin = control::pinned(&self.admin, &self.options, self.shard).await?;
+        let control::Pinned { pin, is_said } =
+            control::pinned(&self.admin, &self.options, self.shard).await?;
         let pin = pin.filter(|pin| pin.history == self.topic_id);
         let pin = pin.and_then(|pin| pin.versions.get(self.shard.0 as usize).copied());
+        self.note(pin.map(|pin| (pin.version, pin.epoch)), is_said).await?;
         self.read(stop).await?;
         // Behind the reading, so that what was read is known to be of it.
         self.is_same().await?;
         match self.shelf.life() {
             Some(highest) if highest != life => Err(Error::Superseded(highest)),
             _ => Ok(Confirmed { pin: pin.map(|pin| (pin.version, pin.epoch)), at }),
+        }
+    }
+
+    /// Notes what is pinned. A control topic that was made anew and has no record about a pin leaves standing the one that stood
+    /// in the topic before, as it does for readers (`consumer/control`), which may hold that version for as long as they live.
+    async fn note(&self, pin: Pin, is_said: bool) -> Result<(), Error> {
+        let Some((dir, cache)) = self.notes.clone() else { return Ok(()) };
+        let control = &self.options.control;
+        let Some(topic) = self.admin.describe(control).await?.map(|info| info.id) else {
+            return Err(Error::Unknown(format!("control topic {control} is not there")));
+        };
+        let (dataset, shard) = (self.options.dataset.clone(), self.shard);
+        let noted = tokio::task::spawn_blocking(move || {
+            let noted = Spared::load(&dir, &dataset, shard)?;
+            if let Some(lost) = noted.filter(|noted| noted.topic != topic && !is_said) {
+                return Ok(Some(lost));
+            }
+            let now = pin.map(|(version, epoch)| Spared { topic, version, epoch });
+            match cache.filter(|_| now != noted) {
+                Some(cache) => cache.save_spared(&dataset, shard, now).map(|()| None),
+                None => Ok(None),
+            }
+        });
+        match noted.await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(Spared { topic: was, version, .. }))) => Err(Error::Unknown(format!(
+                "control topic {control} was made anew as {topic} (its id was {was}) and says nothing of the pin to version \
+                 {version}, which stays: unpin, or pin a version that is kept"
+            ))),
+            Ok(Err(error)) => Err(Error::Note(error)),
+            Err(_) => Err(kafka::Error::Closed { doing: "noting what is pinned".to_owned() }.into()),
         }
     }
 

@@ -208,6 +208,47 @@ fn a_part_is_found_as_it_was_kept() {
     check(&third, &world.model, Some(5));
 }
 
+/// A reader that came by deltas past a snapshot that it never fetched.
+#[test]
+fn a_start_begins_with_what_was_merged_once_a_newer_snapshot_is_announced() {
+    let names = ["size", "category"];
+    for (hold, most) in [(Arc::default(), None), (whole(), None), (part(5, &names), Some(5))] {
+        let mut world = world_of(MANY);
+        let view = open(&world, &hold);
+        assert!(view.can_begin(&world.chain, &world.cache), "with what it was opened from");
+        let all = world.open().unwrap();
+        let snapshot = world.snapshot(&all);
+        drop(all);
+        let (delta, about) = world.write(&numbered(500..501, "another"));
+        let next = world.runtime.block_on(world.fetcher().apply(&view, &delta, None, about)).unwrap();
+        assert!(!next.can_begin(&world.chain, &world.cache), "the snapshot is in the store alone");
+        let merged = next.rebase(next.merge_kept(LIFE, &world.chain, &world.cache).unwrap()).unwrap();
+        assert!(merged.can_begin(&world.chain, &world.cache));
+        drop((view, next, merged));
+        restart(&mut world);
+        for name in [&snapshot.blob.name, &snapshot.index.name] {
+            world.runtime.block_on(world.store.delete(name)).unwrap();
+        }
+        change(&mut world, 700);
+        let again = open(&world, &hold);
+        assert_eq!(again.base().map(|base| base.version()), Some(delta.version));
+        let (read, all) = touched(&again);
+        assert!(read <= FEW && all > u64::from(FEW), "{read} of {all}");
+        if hold.indexes().is_empty() {
+            assert_eq!(again.records(), world.model.len() as u64);
+            assert!(again.iter().map(|value| value.unwrap().key().to_vec()).eq(world.model.keys().cloned()));
+        } else {
+            check(&again, &world.model, most);
+        }
+        // Nobody else's: who only looks takes what is announced.
+        let other = world.fetcher().holding(hold.clone());
+        let about =
+            About { version: world.chain.version(), life: LIFE, ..About::nothing(world.schema.clone()) };
+        let opened = world.runtime.block_on(other.open(&world.identity, &world.chain, None, about));
+        assert_eq!(opened.is_err(), hold.is_whole());
+    }
+}
+
 #[test]
 fn other_filters_fields_and_indexes_are_made_of_the_whole() {
     let mut world = world();

@@ -1,7 +1,9 @@
 //! The stage, over topics of the embedded broker.
 
 use super::*;
+use crate::format::control;
 use crate::producer::Options;
+use crate::view::{Cache, Spared};
 
 /// A store that does not delete one of its blobs, while it is locked.
 #[derive(Debug)]
@@ -128,6 +130,71 @@ async fn one_blob_that_is_refused_keeps_no_other_and_a_topic_made_anew_keeps_all
     assert_eq!(ground.there().await, kept);
     assert_eq!(cleaner.grace.due(cleaner.clock.now()), None);
     assert!(!cleaner.sweep.is_uncut());
+}
+
+/// What the control topic says by its newest record: a pin to version 18, or that there is none.
+async fn say(ground: &Ground, pinned: bool) {
+    let pin = control::Pin {
+        dataset: "d".to_owned(),
+        history: TopicId::default(),
+        id: uuid::Uuid::nil(),
+        versions: vec![control::Pinned { version: Version(18), epoch: 1, offset: 0 }],
+        by: String::new(),
+        reason: String::new(),
+        at: 0,
+    };
+    let (key, value) = (control::pin_key("d"), control::Control::Pin(pin).encode());
+    let value = pinned.then_some(&*value);
+    let (topic, partition) = ("d.control", Some(0));
+    let record = Outgoing { topic, partition, key: Some(key.as_bytes()), value, ..Outgoing::default() };
+    ground.sender.send(&record).await.unwrap();
+}
+
+/// Whoever deletes the control topic, or makes it anew, unpins nobody: readers stay at the version, and so does it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_topic_made_anew_that_says_nothing_of_the_pin_lets_nothing_go() {
+    let mut world = thirty();
+    world.keep(1);
+    world.announce();
+    let ground = Ground::of(&world, |inner| inner).await;
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), u64::MAX).unwrap();
+    let stop = CancellationToken::new();
+    let pinned = name(Version(18), 1, Kind::Delta).to_string();
+    let noted = || Spared::load(dir.path(), "d", Shard(0)).unwrap();
+    let cleaner = || {
+        let mut cleaner = ground.cleaner(TopicId::default());
+        cleaner.sweep = cleaner.sweep.noting(cache.clone());
+        cleaner
+    };
+    // As of another topic of that name.
+    let before = Spared { topic: TopicId([7; 16]), version: Version(18), epoch: 1 };
+    cache.save_spared("d", Shard(0), Some(before)).unwrap();
+    let admin = Admin::new(&ground.options.kafka).unwrap();
+    let gc = Sweep::new(ground.options.clone(), admin, TopicId::default(), Shard(0), None);
+    let mut gc = gc.heeding(dir.path().to_owned());
+    for lost in [cleaner().turn(&stop).await.unwrap_err(), gc.confirm(ground.life, &stop).await.unwrap_err()]
+    {
+        assert!(lost.to_string().contains("says nothing of the pin to version 18"), "{lost}");
+        assert!(matches!(lost.kind(), crate::ErrorKind::Rejected));
+    }
+    assert_eq!((ground.there().await, noted()), (world.store.clone(), Some(before)), "nothing is deleted");
+
+    say(&ground, true).await;
+    cleaner().turn(&stop).await.unwrap();
+    assert_eq!(noted(), Some(Spared { topic: TopicId::default(), ..before }));
+    let there = ground.there().await;
+    assert!(
+        there.contains(&pinned) && there.len() < world.store.len(),
+        "the pinned version stays, others went"
+    );
+
+    say(&ground, false).await;
+    gc.confirm(ground.life, &stop).await.unwrap();
+    assert!(noted().is_some(), "who only asks notes nothing");
+    cleaner().turn(&stop).await.unwrap();
+    assert_eq!(noted(), None);
+    assert!(!ground.there().await.contains(&pinned), "unpinned it goes");
 }
 
 /// The snapshot of 28 is lost; a life goes on from that of 18, which by the announcements before its own has passed.
