@@ -5,7 +5,7 @@
 //!     |                       |--> changes.rs what changes, as server-sent events, for as long as the client likes
 //!     |                       |--> writes.rs   a record put or deleted, for who has the token (token.rs)
 //!     |                       |--> letters.rs  dead letters listed and replayed; with the token too
-//!     |                       |--> storm.rs    whether too much fails, at the source or a listener, and that it may; with the token too
+//!     |                       |--> storm.rs    whether too much fails, there or at a listener, and that it may; with the token too
 //!     |                       |--> pacing.rs   how fast a dataset is written, shown and changed; with the token too
 //!     |                       |--> steer.rs    pinned, unpinned, a snapshot asked for; with the token too
 //!     |                       |--> datasets.rs what there is

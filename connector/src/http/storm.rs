@@ -1,5 +1,5 @@
-//! The storm guards of a dataset, of its source and of each listener: what is paused or held, and why, and the decision to let such
-//! records, or changes, become letters.
+//! The storm guards of a dataset, of its source and of each listener: what is paused or held, and why, and the decision to let
+//! such records, or changes, become letters.
 //!
 //! Until the process ends, or the listener handles what it is told: the configuration is not touched.
 
@@ -34,8 +34,8 @@ pub(super) async fn get(State(app): State<App>, uri: Uri, headers: HeaderMap) ->
     shown().unwrap_or_else(Problem::into_response)
 }
 
-/// `POST /admin/datasets/{name}/storm?listener=`: lets through what fails for the reason of the storm, or what the listener does
-/// not handle. Without a storm it does nothing, so that it may be repeated.
+/// `POST /admin/datasets/{name}/storm?listener=`: lets through what fails for the reason of the storm, or what the listener
+/// does not handle. Without a storm it does nothing, so that it may be repeated.
 pub(super) async fn post(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Response {
     let done = || -> Result<Response, Problem> {
         app.authorize(&headers)?;

@@ -137,8 +137,8 @@ impl Failed {
         Failed { why: Why::Failed, error: error.into(), wait: None }
     }
 
-    /// What the listener needs does not answer: the set is tried until it does, and never becomes a letter for that. An
-    /// outage is not a poisoned record.
+    /// What the listener needs does not answer, or lets it not in (expired credentials, say): the set is tried until it does,
+    /// and never becomes a letter for that. An outage is not a poisoned record.
     pub fn away(error: impl Into<BoxError>) -> Failed {
         Failed { why: Why::Away, error: error.into(), wait: None }
     }
