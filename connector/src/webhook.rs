@@ -94,6 +94,17 @@ pub enum Error {
         /// How that showed.
         detail: String,
     },
+    /// Its answer speaks of the receiver, or of us, and not of what was sent: it would be the same for anything. Try again
+    /// until somebody has corrected that.
+    #[error("{receiver} takes nothing from here: it answered {status}; {remedy}")]
+    Barred {
+        /// Host and port.
+        receiver: String,
+        /// Its answer.
+        status: u16,
+        /// What to look at.
+        remedy: &'static str,
+    },
     /// The receiver does not want it.
     #[error("{receiver} refused: it answered {status}")]
     Refused {
@@ -107,7 +118,7 @@ pub enum Error {
 impl Error {
     /// Whether the same again can help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Error::Away { .. } | Error::Failed { .. })
+        matches!(self, Error::Away { .. } | Error::Failed { .. } | Error::Barred { .. })
     }
 }
 
@@ -161,7 +172,7 @@ impl Endpoint {
     /// Sends a body under an id, at a time in seconds since the Unix epoch.
     ///
     /// # Errors
-    /// [`Error::Away`], [`Error::Failed`], [`Error::Refused`].
+    /// [`Error::Away`], [`Error::Failed`], [`Error::Barred`], [`Error::Refused`].
     pub async fn post(&self, id: &str, seconds: i64, body: Bytes) -> Result<(), Error> {
         let request = self.request(id, seconds, body)?;
         match tokio::time::timeout(self.timeout, self.exchange(request)).await {
@@ -217,7 +228,12 @@ impl Endpoint {
             status if status.is_server_error() => {
                 Err(self.failed(format!("it answered {}", status.as_u16())))
             }
-            status => Err(Error::Refused { receiver: self.receiver.clone(), status: status.as_u16() }),
+            status => Err(match remedy(status) {
+                Some(remedy) => {
+                    Error::Barred { receiver: self.receiver.clone(), status: status.as_u16(), remedy }
+                }
+                None => Error::Refused { receiver: self.receiver.clone(), status: status.as_u16() },
+            }),
         }
     }
 
@@ -227,6 +243,20 @@ impl Endpoint {
 
     fn failed(&self, detail: String) -> Error {
         Error::Failed { receiver: self.receiver.clone(), detail }
+    }
+}
+
+/// What to look at, where an answer says nothing of what was sent.
+fn remedy(status: StatusCode) -> Option<&'static str> {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            Some("correct the webhook's headers, secret, or the user and password in its url")
+        }
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE => {
+            Some("correct the webhook's url, or the receiver")
+        }
+        status if status.is_redirection() => Some("redirects are not followed: correct the webhook's url"),
+        _ => None,
     }
 }
 
@@ -385,11 +415,13 @@ mod tests {
         assert!(matches!(away, Error::Away { retry_after: Some(wait), .. } if wait.as_secs() == 7), "{away}");
         let failed = endpoint.post("id.3", 7, body()).await.unwrap_err();
         assert!(matches!(failed, Error::Failed { .. }), "{failed}");
-        for status in [302, 422] {
-            let refused = endpoint.post("id.4", 8, body()).await.unwrap_err();
-            assert!(matches!(refused, Error::Refused { status: said, .. } if said == status), "{refused}");
-            assert!(!refused.is_transient());
-        }
+        let barred = endpoint.post("id.4", 8, body()).await.unwrap_err();
+        assert!(matches!(barred, Error::Barred { status: 302, .. }) && barred.is_transient(), "{barred}");
+        let refused = endpoint.post("id.4", 8, body()).await.unwrap_err();
+        assert!(
+            matches!(refused, Error::Refused { status: 422, .. }) && !refused.is_transient(),
+            "{refused}"
+        );
         endpoint.post("id.5", 9, body()).await.unwrap();
         let seen = task.await.unwrap();
         let first = seen[0].to_ascii_lowercase();
@@ -404,6 +436,20 @@ mod tests {
             &format!("authorization: basic {}", BASE64.encode("me:pw").to_ascii_lowercase()),
         ] {
             assert!(first.contains(&format!("\r\n{header}\r\n")), "{header} is not in {first}");
+        }
+    }
+
+    #[test]
+    fn what_an_answer_says_of_the_receiver_it_does_not_say_of_what_was_sent() {
+        let barred = |status: u16| remedy(StatusCode::from_u16(status).unwrap());
+        for (status, said) in
+            [(301, "redirects"), (401, "headers"), (403, "secret"), (404, "url"), (405, "url"), (410, "url")]
+        {
+            assert!(barred(status).is_some_and(|remedy| remedy.contains(said)), "{status}");
+        }
+        assert!(barred(407).is_some());
+        for status in [400, 406, 409, 411, 413, 415, 422, 451] {
+            assert_eq!(barred(status), None, "{status} is of this body");
         }
     }
 

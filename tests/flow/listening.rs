@@ -231,7 +231,18 @@ impl Receiver {
         self.address
     }
 
-    fn answer(&self, next: &[u16]) {
+    /// What it took, in order: the version and the key of each change.
+    pub fn taken(&self) -> Vec<(u64, String)> {
+        let requests = self.requests();
+        let taken = requests.iter().filter(|(.., status)| *status == 204);
+        let changes = taken.flat_map(|(_, body, _)| {
+            let version = body["version"].as_u64().expect("a number");
+            body["changes"].as_array().expect("a list").iter().map(move |change| (version, &change["key"]))
+        });
+        changes.map(|(version, key)| (version, key.as_str().expect("text").to_owned())).collect()
+    }
+
+    pub fn answer(&self, next: &[u16]) {
         self.state.lock().expect("no panic").next = next.to_vec();
     }
 
@@ -363,13 +374,8 @@ fn a_webhook_outlives_failures_slowness_and_a_restart_of_either_side() {
     assert_eq!(letters[0].key.as_deref(), Some(&b"third"[..]));
     assert_eq!(letters[0].header("__connect.errors.stage"), Some("webhook"));
     send(&mut setting, "fourth", 4);
-    let requests = receiver.took("fourth");
-    let taken: Vec<_> = requests
-        .iter()
-        .filter(|(.., status)| *status == 204)
-        .flat_map(|(_, body, _)| body["changes"].as_array().expect("a list").clone())
-        .map(|change| change["key"].as_str().expect("text").to_owned())
-        .collect();
+    receiver.took("fourth");
+    let taken: Vec<_> = receiver.taken().into_iter().map(|(_, key)| key).collect();
     assert_eq!(taken, ["second", "fourth"], "each once");
     process.stop(LONG);
     receiver.stop();

@@ -4,6 +4,7 @@
 
 mod away;
 mod bad_input;
+mod barred;
 mod caches;
 mod changed;
 mod cleaning;

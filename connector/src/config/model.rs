@@ -456,7 +456,8 @@ section! {
         retry_backoff: Span = Kind::Span(1), Is("500ms");
         /// Longest wait between attempts.
         max_backoff: Span = Kind::Span(1), Is("30s");
-        /// Failures in a row that open the circuit breaker.
+        /// Failures in a row that open the circuit breaker. Requests that may become dead letters beyond as many as were
+        /// handled; then the next one is held until it is handled. See operations.md.
         circuit_breaker_threshold: u32 = Whole(1, 1_000_000), Is("10");
         /// How long it stays open before it lets one attempt through.
         circuit_breaker_reset: Span = Kind::Span(1), Is("30s");

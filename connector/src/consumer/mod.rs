@@ -231,6 +231,13 @@ impl Consumer {
         self.reader.status()
     }
 
+    /// Ends the hold of a listener of which too many sets were given up ([`Tries::breaker_threshold`](listen::Tries)): what it
+    /// does not handle becomes letters again, until it has handled as many, or the process ends. What it was held for; `None`
+    /// where it was not, or there is none of that name.
+    pub fn let_through(&self, listener: &str) -> Option<String> {
+        self.reader.listener(listener)?.let_through()
+    }
+
     /// Stops its tasks and waits for them. Views that are held stay readable.
     ///
     /// # Errors

@@ -172,6 +172,11 @@ impl Reader {
         self.0.listeners.iter().map(Report::told).collect()
     }
 
+    /// How one of them is doing, and the way to let it on where it is held.
+    pub fn listener(&self, name: &str) -> Option<&Report> {
+        self.0.listeners.iter().find(|report| report.name() == name)
+    }
+
     /// Waits until a version is readable that may be served: a caught-up one confirmed by the tail, or what the
     /// options `ready_when_any` and `serve_stale` allow.
     ///

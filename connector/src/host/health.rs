@@ -456,6 +456,7 @@ mod tests {
             version: Version(5),
             circuit,
             error: error.map(str::to_owned),
+            held: false,
             letters: 0,
         };
         for (circuit, error, status, said) in [

@@ -5,7 +5,7 @@
 //!     |                       |--> changes.rs what changes, as server-sent events, for as long as the client likes
 //!     |                       |--> writes.rs   a record put or deleted, for who has the token (token.rs)
 //!     |                       |--> letters.rs  dead letters listed and replayed; with the token too
-//!     |                       |--> storm.rs    whether too much fails, and that it may; with the token too
+//!     |                       |--> storm.rs    whether too much fails, there or at a listener, and that it may; with the token too
 //!     |                       |--> pacing.rs   how fast a dataset is written, shown and changed; with the token too
 //!     |                       |--> steer.rs    pinned, unpinned, a snapshot asked for; with the token too
 //!     |                       |--> datasets.rs what there is
@@ -76,7 +76,7 @@ const ROUTES: [&str; 10] = [
 const ADMIN_ROUTES: [&str; 8] = [
     "PUT, DELETE /v1/datasets/{name}/records/{key}?topic=&wait=",
     "GET, POST /admin/datasets/{name}/pacing",
-    "GET, POST /admin/datasets/{name}/storm",
+    "GET, POST /admin/datasets/{name}/storm?listener=",
     "POST /admin/datasets/{name}/pin",
     "POST /admin/datasets/{name}/unpin",
     "POST /admin/datasets/{name}/snapshot",

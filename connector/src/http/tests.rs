@@ -557,3 +557,34 @@ async fn a_storm_is_shown_and_let_through_with_the_token() {
     assert_eq!(storm.raging(), None);
     assert_eq!(ask_for("POST", "products", right).await, (200, json!({ "let_through": null })));
 }
+
+#[tokio::test]
+async fn who_asks_for_the_storm_of_a_listener_that_is_not_there_is_told_so() {
+    let (clock, token) = (Clock::manual(1_700_000_000_000), serde_json::from_value(json!("t0ken")).unwrap());
+    let reading = ReadingSide::new(Reader::of(view(3, &[b"P-1"])), ConsumerMetrics::detached(), 10);
+    let storm = Storm::new(&Reliability { misfit_share: 0.1, misfit_window: 10, ..Reliability::default() });
+    let mut window = storm.window();
+    let misfit = Misfit { stage: Stage::Decode, class: "a", message: "it ends too early".to_owned() };
+    assert!((0..2).any(|_| window.fails(&misfit)));
+    let both = Writes { storm: Some(storm.clone()), ..Writes::default() };
+    let written = Writes { storm: Some(storm.clone()), ..Writes::default() };
+    let datasets =
+        [Dataset::new("products", Some(reading), Some(both)), Dataset::new("orders", None, Some(written))];
+    let app = App::with_admin(Directory::new(datasets, clock.clone()), Metrics::new(), clock, Some(&token));
+    for (path, status, said) in [
+        ("products/storm?listener=webhook", 404, "no listener webhook here"),
+        ("products/storm?listener=%FF", 404, "no listener"),
+        ("orders/storm?listener=webhook", 404, "does not read it"),
+        ("products/storm?listner=webhook", 400, "listner"),
+    ] {
+        for method in ["GET", "POST"] {
+            let request = Request::builder().method(method).uri(format!("/admin/datasets/{path}"));
+            let request = request.header("authorization", "Bearer t0ken").body(Body::empty()).unwrap();
+            let response = ask(&app, request).await;
+            assert_eq!(response.status().as_u16(), status, "{path}");
+            let told = body(response).await;
+            assert!(told.contains(said), "{told}");
+        }
+    }
+    assert!(storm.raging().is_some(), "none of these was a word to the source");
+}

@@ -53,6 +53,8 @@ impl Handler for Hook {
                     let failed = Failed::away(error);
                     Failed { wait: retry_after, ..failed }
                 }
+                // Whatever is sent would be answered so: to give it up would be to give up all.
+                webhook::Error::Barred { .. } => Failed::away(error),
                 webhook::Error::Failed { .. } => Failed::again(error),
                 webhook::Error::Refused { .. } | webhook::Error::Options(_) => Failed::refused(error),
             })

@@ -3,7 +3,8 @@
 //! ```text
 //!  recent ==Step==> Runner --ChangeSet--> Listener        the caller's code, or the webhook (hook.rs)
 //!                     |   ^                  |
-//!                     |   '-- try again <----'  backoff, breaker; after the last try a letter for each change (letters.rs)
+//!                     |   '-- try again <----'  backoff, breaker; after the last try a letter for each change (letters.rs),
+//!                     |                         unless too many sets went that way before (storm.rs)
 //!                     v
 //!                 checkpoint: the version that was handled, or how far the next one is
 //! ```
@@ -34,6 +35,7 @@ mod checkpoint;
 mod hook;
 mod letters;
 mod report;
+mod storm;
 mod run;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -70,7 +72,8 @@ pub trait Listener: Send + Sync + 'static {
     /// Handles changes of one version: all of them, or a part of [`Listener::batch_size`].
     ///
     /// An error has the same set come again, with backoff. After the last try each of its changes becomes a dead letter,
-    /// and the listener goes on with the next; [`Failed::away`] is tried for ever. A panic is an error.
+    /// and the listener goes on with the next, unless too many sets were given up before
+    /// ([`Tries::breaker_threshold`]); [`Failed::away`] is tried for ever. A panic is an error.
     fn changed(&self, set: &ChangeSet<'_>) -> impl Future<Output = Result<(), Failed>> + Send;
 
     /// Most changes in one set; a larger version comes in several. A set also ends once its keys and values have 4 MiB.
@@ -134,8 +137,8 @@ impl Failed {
         Failed { why: Why::Failed, error: error.into(), wait: None }
     }
 
-    /// What the listener needs does not answer: the set is tried until it does, and never becomes a letter for that. An
-    /// outage is not a poisoned record.
+    /// What the listener needs does not answer, or lets it not in (expired credentials, say): the set is tried until it does,
+    /// and never becomes a letter for that. An outage is not a poisoned record.
     pub fn away(error: impl Into<BoxError>) -> Failed {
         Failed { why: Why::Away, error: error.into(), wait: None }
     }
@@ -194,7 +197,9 @@ pub struct Tries {
     pub first_wait: Duration,
     /// Longest.
     pub longest_wait: Duration,
-    /// Failures in a row that open the breaker.
+    /// Failures in a row that open the breaker. Also: sets that may be given up beyond as many as were handled; then the
+    /// listener is held at the next that fails, which is tried until it is handled, and nothing becomes a letter until it
+    /// is, or [`crate::Consumer::let_through`] is called.
     pub breaker_threshold: u32,
     /// How long it stays open before it lets one attempt through.
     pub breaker_reset: Duration,

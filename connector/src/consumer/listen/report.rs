@@ -1,8 +1,9 @@
-//! How a listener is doing, for health.
+//! How a listener is doing, for health; and the operator's word to one that is held.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::retry::Circuit;
 use crate::version::Version;
@@ -16,6 +17,8 @@ struct Inner {
     name: String,
     /// Held to read or write it.
     told: Mutex<Told>,
+    /// Whether sets may be given up, however many were. Set with `told` locked.
+    through: watch::Sender<bool>,
 }
 
 /// How a listener is doing at one moment.
@@ -29,6 +32,8 @@ pub struct Told {
     pub circuit: Circuit,
     /// Why the next set is not handled, until it is.
     pub error: Option<String>,
+    /// Too many sets were given up: the next one is tried until it is handled, and nothing becomes a letter.
+    pub held: bool,
     /// Changes that became dead letters since the start.
     pub letters: u64,
 }
@@ -41,9 +46,15 @@ impl Report {
             version: Version(0),
             circuit: Circuit::Closed,
             error: None,
+            held: false,
             letters: 0,
         };
-        Report(Arc::new(Inner { name: name.to_owned(), told: Mutex::new(told) }))
+        let (told, through) = (Mutex::new(told), watch::Sender::new(false));
+        Report(Arc::new(Inner { name: name.to_owned(), told, through }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The listener's name.
@@ -53,10 +64,52 @@ impl Report {
 
     /// How it is doing.
     pub fn told(&self) -> Told {
-        self.0.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().clone()
     }
 
     pub(super) fn tell(&self, change: impl FnOnce(&mut Told)) {
-        change(&mut self.0.told.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.lock());
+    }
+
+    /// What it is held for; `None`: it is not.
+    pub fn held_for(&self) -> Option<String> {
+        let told = self.lock();
+        told.held.then(|| told.error.clone().unwrap_or_default())
+    }
+
+    /// Ends a hold: sets may be given up, and become letters, until the listener has handled as many again, or the process
+    /// ends. What it was held for; `None`: it was not.
+    pub fn let_through(&self) -> Option<String> {
+        let mut told = self.lock();
+        if !std::mem::take(&mut told.held) {
+            return None;
+        }
+        self.0.through.send_replace(true);
+        tracing::warn!(
+            listener = self.0.name,
+            "an operator lets changes become letters that it does not handle"
+        );
+        Some(told.error.clone().unwrap_or_default())
+    }
+
+    /// Holds it, and says why. False: an operator lets sets through.
+    pub(super) fn hold(&self, said: String) -> bool {
+        let mut told = self.lock();
+        told.held = !*self.0.through.borrow();
+        if told.held {
+            told.error = Some(said);
+        }
+        told.held
+    }
+
+    /// Waits until an operator lets sets through.
+    pub(super) async fn until_let_through(&self) {
+        // The sender lives as long as this does.
+        let _ = self.0.through.subscribe().wait_for(|through| *through).await;
+    }
+
+    /// No more are let through.
+    pub(super) fn guard_again(&self) {
+        self.0.through.send_if_modified(std::mem::take);
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{self, Checkpoint, Doing, State};
 use super::letters::{self, Letters};
+use super::storm::Storm;
 use super::{BATCH_SIZE, Begin, ChangeSet, Failed, Listening, Report, Why};
 use crate::clock::{Clock, Entropy};
 use crate::consumer::Options;
@@ -54,6 +55,7 @@ pub struct Runner {
     letters: Letters,
     report: Report,
     breaker: Breaker,
+    storm: Storm,
     clock: Clock,
     entropy: Entropy,
     metrics: std::sync::Arc<ConsumerMetrics>,
@@ -116,6 +118,7 @@ impl Runner {
             letters,
             report,
             breaker,
+            storm: Storm::new(tries.breaker_threshold),
             clock: options.clock.clone(),
             entropy: options.entropy.clone(),
             metrics: options.metrics.clone(),
@@ -373,12 +376,12 @@ impl Runner {
         format!("{}.{stamp:016x}.{}.{version}.{batch}", self.dataset, self.state.steps)
     }
 
-    /// Has the listener handle one set, or writes letters.
+    /// Has the listener handle one set, or writes letters where that is allowed.
     fn handle(&mut self, set: &ChangeSet<'_>) -> Flow {
         let name = self.listening.name.clone();
         let tries = self.listening.tries;
         let mut backoff = Backoff::new(tries.first_wait, tries.longest_wait);
-        let mut tried = 0;
+        let (mut tried, mut held) = (0, false);
         loop {
             while !self.breaker.allows(self.clock.now()) {
                 self.show();
@@ -391,7 +394,10 @@ impl Runner {
                 self.metrics.listener_seconds.with(&[&name]).observe(took.as_secs_f64());
                 self.metrics.listener_changes_total.with(&[&name]).inc_by(set.changes.len() as u64);
                 self.breaker.succeeded();
-                self.report.tell(|told| told.error = None);
+                self.report.tell(|told| (told.error, told.held) = (None, false));
+                if self.storm.handled() {
+                    self.report.guard_again();
+                }
                 self.show();
                 return Ok(());
             };
@@ -406,8 +412,17 @@ impl Runner {
             tried += u32::from(failed.why != Why::Away);
             let why = error::chain(&*failed.error);
             self.show();
-            if tried > tries.more {
+            // What is away now is no reason for a letter, though the set was refused before that and held.
+            let spent = tried > tries.more && failed.why != Why::Away;
+            let stays = spent && self.storm.rages() && self.report.hold(self.storm.said(&name, &why));
+            if spent && !stays {
                 return self.give_up(set, &why);
+            }
+            if stays && !std::mem::replace(&mut held, true) {
+                tracing::error!(
+                    dataset = self.dataset, listener = name, stage, version = %set.version, set = set.id, error = why,
+                    "too many sets of changes were given up: this one is held, and nothing becomes a letter"
+                );
             }
             if repeat::is_said(u64::from(backoff.failures()) + 1) {
                 tracing::warn!(
@@ -415,9 +430,14 @@ impl Runner {
                     failures = backoff.failures() + 1, "changes were not handled; trying again"
                 );
             }
-            self.report.tell(|told| told.error = Some(why));
             let wait = backoff.next(&self.entropy);
-            self.wait(failed.wait.map_or(wait, |asked| asked.max(wait)))?;
+            let wait = failed.wait.map_or(wait, |asked| asked.max(wait));
+            if !stays {
+                self.report.tell(|told| told.error = Some(why));
+                self.wait(wait)?;
+            } else if self.wait_to_be_let_through(wait)? {
+                return self.give_up(set, &why);
+            }
         }
     }
 
@@ -469,8 +489,9 @@ impl Runner {
             dataset = self.dataset, listener = name, version = %set.version, set = set.id, letters = count, error = why,
             "changes were not handled, and are dead letters now; going on"
         );
+        self.storm.gave_up();
         self.report.tell(|told| {
-            told.error = None;
+            (told.error, told.held) = (None, false);
             told.letters += count;
         });
         Ok(())
@@ -525,6 +546,12 @@ impl Runner {
 
     fn wait(&self, wait: Duration) -> Flow {
         self.block_on(self.until_stopped(tokio::time::sleep(wait)))
+    }
+
+    /// Waits so long; true, and no longer, where an operator lets through what is held.
+    fn wait_to_be_let_through(&self, wait: Duration) -> Flow<bool> {
+        let through = tokio::time::timeout(wait, self.report.until_let_through());
+        Ok(self.block_on(self.until_stopped(through))?.is_ok())
     }
 
     async fn until_stopped<T>(&self, work: impl Future<Output = T>) -> Flow<T> {

@@ -29,6 +29,7 @@ use crate::view::{About, Cache, DeltaFile, Fetcher, Hold, Identity, View};
 mod day;
 mod held;
 mod keeping;
+mod storm;
 
 const LIFE: Life = Life { epoch: 1, writer: Uuid::nil() };
 /// Longest that anything may take.
@@ -45,6 +46,7 @@ pub(crate) struct World {
     /// By version: the view, and what announced it.
     pub(crate) versions: Vec<(View, Announcement)>,
     pub(crate) recent: Recent,
+    kafka: kafka::Options,
     stop: CancellationToken,
     metrics: Arc<ConsumerMetrics>,
 }
@@ -61,7 +63,9 @@ impl World {
         let schema = Arc::new(Schema::raw());
         let metrics = ConsumerMetrics::detached();
         let (versions, more) = (Vec::new(), Vec::new());
-        World { dir, store, identity, schema, more, hold, versions, recent, stop, metrics }
+        // Nobody listens on port 1.
+        let kafka = kafka::Options { bootstrap_servers: "127.0.0.1:1".into(), ..Default::default() };
+        World { dir, store, identity, schema, more, hold, versions, recent, kafka, stop, metrics }
     }
 
     /// The process starts again: nothing is held, nobody listens.
@@ -160,8 +164,7 @@ impl World {
     fn options(&self) -> Options {
         Options {
             dataset: "products".into(),
-            // Nobody listens on port 1.
-            kafka: kafka::Options { bootstrap_servers: "127.0.0.1:1".into(), ..Default::default() },
+            kafka: self.kafka.clone(),
             announcements: "products.announcements".into(),
             control: "products.control".into(),
             reader: "reader".into(),
