@@ -129,7 +129,7 @@ impl Ground {
         Ok(Ground { scratch, made, clock, current: [current, further] })
     }
 
-    /// From nothing, in ms: the store's blobs are copied, unpacked and checked, then mapped. Gives what is to be let go of, too.
+    /// From nothing, in ms: the store's blobs are copied, unpacked and checked, then mapped. The cache stays until it is dropped.
     async fn cold(&self, snapshot: &SnapshotRef, wanted: &str, run: usize) -> Result<(f64, Fresh)> {
         let fresh = self.scratch.path().join(format!("fresh-{run}"));
         let fresh = Fresh(Cache::open(fresh, u64::MAX).map_err(failed)?);

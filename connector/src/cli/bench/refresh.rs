@@ -171,7 +171,7 @@ impl Versions {
         Ok(Fetcher::new(self.made.store.clone(), cache.map_err(failed)?))
     }
 
-    /// One version onto the one in the slot, and in its place: the milliseconds until it could be. The view before, too.
+    /// One version onto the one in the slot, whose place it takes: how many milliseconds until it could, and the one before.
     fn apply(
         &self,
         clock: &Clock,
