@@ -41,11 +41,17 @@ test: ## all tests, on a real broker; TESTS="--test flow" for some
 	@STILLWELL_BIN="$(binary)" RUST_TEST_THREADS="$${RUST_TEST_THREADS:-$(threads)}" \
 		$(cargo) test --release --locked --workspace $(TESTS)
 
-bench: ## ours against the bare minimum of the same work; BENCH="read open" for some, RECORDS=N, OUTPUT=json
+# Of what BENCH names, what is no `stillwell bench` and prints lines of its own: `cargo bench --bench NAME`.
+programs := codec
+
+bench: ## ours against the bare minimum of the same work; BENCH="read open codec" for some, RECORDS=N, OUTPUT=json
 	@bash .ci/setup test
-	@$(cargo) build --release --locked --workspace --bins --example broker
-	@STILLWELL_TEST_BROKER=native RECORDS="$(RECORDS)" OUTPUT="$(OUTPUT)" \
-		"$(release)/examples/broker" bash .ci/bench "$(binary)" $(BENCH)
+	@[ -z "$(BENCH)" ] || [ -n "$(filter-out $(programs),$(BENCH))" ] || exit 0; \
+		$(cargo) build --release --locked --workspace --bins --example broker; \
+		STILLWELL_TEST_BROKER=native RECORDS="$(RECORDS)" OUTPUT="$(OUTPUT)" \
+		"$(release)/examples/broker" bash .ci/bench "$(binary)" $(filter-out $(programs),$(BENCH))
+	@for program in $(filter $(programs),$(BENCH)); do \
+		$(cargo) bench --locked --workspace --bench "$$program" -- "$(RECORDS)"; done
 
 faults: ## the campaign of faults: FAULTS_FOR=30m (5m); STILLWELL_SEED=… FAULTS_SCENE=… to repeat
 	@bash .ci/setup test

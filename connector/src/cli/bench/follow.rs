@@ -1,22 +1,27 @@
 //! `bench follow`: how long a reader takes from an announcement's commit to the version being readable; of a delta of 1,000
-//! records in a folder, one version after another, and the first after a pause longer than any wait of the reader's.
+//! records, one version after another, and the first after a pause longer than any wait of the reader's.
+//!
+//! The delta is fetched from a folder, as one that is larger than 64 KiB; of each three that come close behind one another, one
+//! comes within its announcement, as a producer sends one of these records, which compress to less than that.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::made::{Made, key};
-use super::topic::{Filled, failed};
+use super::topic::{Announcer, Filled, failed};
 use super::{Measured, Scratch, Settings, measured, ms, quantile};
 use crate::clock::Clock;
 use crate::consumer::Consumer;
-use crate::format::announcement;
-use crate::kafka::{Outcome, Outgoing, Polled, Poller, Transaction, Tuning};
-use crate::version::{DeltaRef, Shard, Version};
+use crate::kafka::{Polled, Poller, Tuning};
+use crate::version::{DeltaRef, Version};
 use crate::{Error, ErrorKind, Result};
 
 const CHANGES: u64 = 1_000;
-/// Versions that come close behind one another; the first tenth of them warms all up and is not counted.
-const CLOSE: u64 = 300;
+/// Versions that come close behind one another; the first tenth of them warms all up and is not counted. With those after a
+/// pause a chain that readers take.
+const CLOSE: u64 = 360;
+/// Of so many of them one comes within its announcement.
+const INLINE_EVERY: u64 = 3;
 const APART: Duration = Duration::from_millis(30);
 /// Versions that come after a pause.
 const LATE: u64 = 10;
@@ -25,55 +30,57 @@ const PAUSE: Duration = Duration::from_millis(2_500);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// From commit to readable, and to the bare reader being told, in milliseconds.
-type Times = (Vec<f64>, Vec<f64>);
+#[derive(Default)]
+struct Times {
+    ours: Vec<f64>,
+    bare: Vec<f64>,
+}
+
+impl Times {
+    fn line(&mut self, metric: &str, share: f64) -> Measured {
+        let baseline = ("a bare reader is told, ms", quantile(&mut self.bare, share));
+        measured("follow", metric, (quantile(&mut self.ours, share), "ms"), baseline)
+    }
+}
+
+/// By where the delta comes from, and when.
+#[derive(Default)]
+struct Followed {
+    close: Times,
+    inline: Times,
+    late: Times,
+}
 
 pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
     let clock = Clock::system();
     let mut topic = Filled::new(settings, 0).await?;
     let followed = follow(&mut topic, settings, &clock).await;
     topic.delete().await;
-    let (mut close, mut late) = followed?;
-    let baseline = "a bare reader is told, ms";
-    let line = |metric: &str, (ours, bare): &mut Times, share| {
-        measured("follow", metric, (quantile(ours, share), "ms"), (baseline, quantile(bare, share)))
-    };
-    Ok(vec![
-        line("readable_p50_ms", &mut close, 0.5),
-        line("readable_p99_ms", &mut close, 0.99),
-        line("readable_p50_ms_after_a_pause", &mut late, 0.5),
-        line("readable_slowest_ms_after_a_pause", &mut late, 1.0),
-    ])
+    let Followed { mut close, mut inline, mut late } = followed?;
+    let mut lines = vec![close.line("readable_p50_ms", 0.5), close.line("readable_p99_ms", 0.99)];
+    // Where records are so large that none comes in this way there is nothing to tell.
+    if !inline.ours.is_empty() {
+        lines.push(inline.line("readable_p50_ms_inline", 0.5));
+        lines.push(inline.line("readable_p99_ms_inline", 0.99));
+    }
+    lines.push(late.line("readable_p50_ms_after_a_pause", 0.5));
+    lines.push(late.line("readable_slowest_ms_after_a_pause", 1.0));
+    Ok(lines)
 }
 
-async fn follow(topic: &mut Filled, settings: &Settings, clock: &Clock) -> Result<(Times, Times)> {
+async fn follow(topic: &mut Filled, settings: &Settings, clock: &Clock) -> Result<Followed> {
     let dataset = topic.name.clone();
     let (announcements, topic_id) = topic.make("announcements").await?;
     topic.make("control").await?;
+    let topic = &*topic;
     let scratch = Scratch::new("follow")?;
     let made = Made::of(scratch.path(), settings, &dataset, topic_id).await?;
-    let mut transaction =
-        Transaction::new(&topic.kafka, &format!("{dataset}/follow"), clock.clone()).map_err(failed)?;
-    transaction.init(PATIENCE).map_err(failed)?;
-    let (announced_key, clock) = (announcement::key(&dataset, Shard(0)), clock.clone());
-    let mut announce = |encoded: Vec<u8>| -> Result<Instant> {
-        transaction.begin().map_err(failed)?;
-        let record = Outgoing {
-            topic: &announcements,
-            key: Some(announced_key.as_bytes()),
-            value: Some(&encoded),
-            ..Outgoing::default()
-        };
-        transaction.send(&record, PATIENCE).map_err(failed)?;
-        match transaction.commit(PATIENCE) {
-            Outcome::Committed => Ok(clock.now()),
-            Outcome::Aborted(error)
-            | Outcome::Unknown(error)
-            | Outcome::Fenced(error)
-            | Outcome::Fatal(error) => Err(failed(error)),
-        }
-    };
     let (first, _) = made.stored(1, 1).await?;
-    tokio::task::block_in_place(|| announce(made.announcement(&clock, first, None, Vec::new())))?;
+    let mut announcer = tokio::task::block_in_place(|| {
+        let mut announcer = Announcer::new(topic, announcements.clone(), clock)?;
+        announcer.announce(&made.announcement(clock, first, None, Vec::new()))?;
+        Ok::<_, Error>(announcer)
+    })?;
 
     let consumer = Consumer::builder(&*dataset)
         .kafka(topic.kafka.clone())
@@ -82,17 +89,19 @@ async fn follow(topic: &mut Filled, settings: &Settings, clock: &Clock) -> Resul
         .max_backoff(MAX_BACKOFF)
         .start()
         .await?;
-    let told = bare(topic, &announcements, &clock)?;
-    let (mut close, mut late) = (Times::default(), Times::default());
+    let told = bare(topic, &announcements, clock)?;
+    let mut followed = Followed::default();
     let mut chain: Vec<DeltaRef> = Vec::new();
     let mut readable = consumer.watch();
     for number in 0..CLOSE + LATE {
         let version = number + 2;
-        let (delta, inline) = made.stored(version, CHANGES.min(settings.records / 2)).await?;
+        let (delta, within) = made.stored(version, CHANGES.min(settings.records / 2)).await?;
+        let inline = within.filter(|_| number < CLOSE && number % INLINE_EVERY == 0);
+        let is_inline = inline.is_some();
         chain.push(delta.clone());
-        let encoded = made.announcement(&clock, delta, inline, chain.clone());
+        let encoded = made.announcement(clock, delta, inline, chain.clone());
         tokio::time::sleep(if number < CLOSE { APART } else { PAUSE }).await;
-        let at = tokio::task::block_in_place(|| announce(encoded))?;
+        let at = tokio::task::block_in_place(|| announcer.announce(&encoded))?;
         let became = readable.wait_for(|readable| readable.version >= Version(version));
         let came = tokio::time::timeout(PATIENCE, became).await.is_ok_and(|came| came.is_ok());
         let took = ms(clock.now().saturating_duration_since(at));
@@ -106,12 +115,16 @@ async fn follow(topic: &mut Filled, settings: &Settings, clock: &Clock) -> Resul
         if number < CLOSE / 10 {
             continue;
         }
-        let (ours, bare) = if number < CLOSE { &mut close } else { &mut late };
-        ours.push(took);
-        bare.push(ms(seen.saturating_duration_since(at)));
+        let times = match number < CLOSE {
+            true if is_inline => &mut followed.inline,
+            true => &mut followed.close,
+            false => &mut followed.late,
+        };
+        times.ours.push(took);
+        times.bare.push(ms(seen.saturating_duration_since(at)));
     }
     consumer.shutdown().await?;
-    Ok((close, late))
+    Ok(followed)
 }
 
 /// When a reader that does nothing else was told of each announcement but the first.

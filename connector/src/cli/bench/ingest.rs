@@ -1,5 +1,6 @@
 //! `bench ingest`: records from Kafka into the log, durable.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use crate::{Error, ErrorKind, Result};
 const ROUNDS: usize = 7;
 const DEADLINE: Duration = Duration::from_secs(600);
 
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub(super) fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::because(ErrorKind::Unavailable, "benching the log", error)
 }
 
@@ -46,15 +47,26 @@ pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
     Ok(compared.lines("ingest"))
 }
 
+/// What the log is of.
+pub(super) fn origin() -> Origin {
+    Origin::of((TopicId::default(), "bench"), &Schema::raw(), &Format::raw(), &KeyRule::Kafka)
+}
+
 /// Seconds from the first record received until all are durable.
 async fn round(topic: &Filled, records: u64, clock: &Clock) -> Result<f64> {
     let scratch = Scratch::new("ingest")?;
+    let (log, took) = fill(topic, scratch.path(), records, clock).await?;
+    log.close().await.map_err(failed)?;
+    Ok(took)
+}
+
+/// A log in `dir` with all of the topic's records, durable and in no version; and the seconds from the first received on.
+pub(super) async fn fill(topic: &Filled, dir: &Path, records: u64, clock: &Clock) -> Result<(Log, f64)> {
     let metrics = ProducerMetrics::detached();
-    let log = Log::open(scratch.path(), log::Options::new(clock.clone())).await.map_err(failed)?;
+    let log = Log::open(dir, log::Options::new(clock.clone())).await.map_err(failed)?;
     let start = topic.start().await?;
     let schema = Arc::new(Schema::raw());
-    let origin = Origin::of((TopicId::default(), "bench"), &schema, &Format::raw(), &KeyRule::Kafka);
-    let from = log.resume(&origin, std::slice::from_ref(&start)).await.map_err(failed)?;
+    let from = log.resume(&origin(), std::slice::from_ref(&start)).await.map_err(failed)?;
     let misfits = Misfits::default();
     let validator =
         Validator::new(Format::raw(), KeyRule::Kafka, schema, metrics.clone(), misfits).map_err(failed)?;
@@ -90,6 +102,5 @@ async fn round(topic: &Filled, records: u64, clock: &Clock) -> Result<f64> {
     };
     stop.cancel();
     running.await.map_err(failed)?.map_err(failed)?;
-    log.close().await.map_err(failed)?;
-    Ok(took.as_secs_f64())
+    Ok((log, took.as_secs_f64()))
 }

@@ -1,6 +1,6 @@
 //! A dataset made without Kafka: a snapshot with its index and deltas, by the code that producers use.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,6 +23,10 @@ pub(super) const SCHEMA: &str = r#"{"type":"record","name":"Product","fields":[
     {"name":"stock","type":"int"},{"name":"note","type":"string"}]}"#;
 
 const LIFE: Life = Life { epoch: 1, writer: uuid::Uuid::nil() };
+
+/// Deltas over the snapshot where a bench has a chain of them, each of one record in a hundred: as many as lie between two
+/// snapshots of the default profile.
+pub(super) const DELTAS: u64 = 25;
 
 pub(super) fn key(number: u64) -> String {
     format!("product-{number:010}")
@@ -124,10 +128,6 @@ impl Made {
         Ok(Made { identity, schema, cache, store, snapshot, settings: settings.clone() })
     }
 
-    pub(super) fn chain(&self) -> Chain {
-        Chain { snapshot: Some(self.snapshot.clone()), deltas: Vec::new() }
-    }
-
     pub(super) fn about(&self, version: u64) -> About {
         let records = self.settings.records;
         About {
@@ -141,8 +141,35 @@ impl Made {
 
     /// The view, opened as a reader opens it, from `cache`.
     pub(super) async fn open(&self, cache: &Cache) -> Result<View> {
+        self.open_from(&self.snapshot, cache).await
+    }
+
+    /// The same from another form of the snapshot, as [`Made::stored_plain`] gives one.
+    pub(super) async fn open_from(&self, snapshot: &SnapshotRef, cache: &Cache) -> Result<View> {
         let fetcher = Fetcher::new(self.store.clone(), cache.clone());
-        Ok(fetcher.open(&self.identity, &self.chain(), None, self.about(1)).await?)
+        let chain = Chain { snapshot: Some(snapshot.clone()), deltas: Vec::new() };
+        Ok(fetcher.open(&self.identity, &chain, None, self.about(1)).await?)
+    }
+
+    /// The plain snapshot's file in the cache.
+    pub(super) fn snapshot_file(&self) -> Result<PathBuf> {
+        let held = self.cache.find(&self.identity, &FileName::snapshot(&self.snapshot)).map_err(failed)?;
+        held.map(|held| held.path().to_owned())
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the bench's snapshot has left its cache"))
+    }
+
+    /// The snapshot as a producer without `enable_compression` stores it, which is in the store too from then on.
+    pub(super) async fn stored_plain(&self) -> Result<SnapshotRef> {
+        let plain = BlobRef {
+            bytes: self.snapshot.blob.plain_bytes,
+            checksum: self.snapshot.blob.plain_checksum,
+            ..self.snapshot.blob.clone()
+        };
+        let name = blob_name(&self.identity, name::Kind::Snapshot, self.snapshot.version, plain.checksum);
+        let snapshot = SnapshotRef { blob: BlobRef { name, ..plain }, ..self.snapshot.clone() };
+        let body = Body::File(self.snapshot_file()?);
+        self.store.put(&snapshot.blob.name, body).await.map_err(failed)?;
+        Ok(snapshot)
     }
 
     /// A delta of `count` records, evenly spread, and its bytes as they would travel in an announcement.
@@ -181,20 +208,39 @@ impl Made {
 
     /// The same as a producer stores it: compressed, in the store, and with the announcement where it is small.
     pub(super) async fn stored(&self, version: u64, count: u64) -> Result<(DeltaRef, Option<Bytes>)> {
-        let (mut delta, plain) = self.delta(version, count)?;
+        let (delta, plain) = self.delta(version, count)?;
+        self.put_delta(delta, &plain).await
+    }
+
+    /// As [`Made::stored`], of a delta and its plain form as [`Made::delta`] gives them.
+    pub(super) async fn put_delta(
+        &self,
+        mut delta: DeltaRef,
+        plain: &[u8],
+    ) -> Result<(DeltaRef, Option<Bytes>)> {
         let mut stored = Vec::new();
-        container::compress(&plain, container::LEVEL, &mut stored).map_err(failed)?;
+        container::compress(plain, container::LEVEL, &mut stored).map_err(failed)?;
         let stored = Bytes::from(stored);
-        delta.blob = blob(&self.identity, name::Kind::Delta, delta.version, &stored, &plain);
+        delta.blob = blob(&self.identity, name::Kind::Delta, delta.version, &stored, plain);
         self.store.put(&delta.blob.name, Body::Bytes(stored.clone())).await.map_err(failed)?;
         Ok((delta, (stored.len() <= INLINE_BYTES).then_some(stored)))
     }
 
-    /// Leaves the version in the cache as the one that was held last, so that a consumer starts from it.
-    pub(super) fn note_current(&self, clock: &Clock) -> Result<()> {
-        let (delta, _) = self.delta(1, 1)?;
-        let encoded = self.announcement(clock, delta, None, Vec::new());
-        self.cache.save_current(&self.identity, &encoded).map_err(failed)
+    /// The [`DELTAS`] over the snapshot, in the store and in the cache, as a reader has them that was there when they came.
+    pub(super) async fn cached_deltas(&self) -> Result<Vec<DeltaRef>> {
+        let mut deltas = Vec::new();
+        for version in 2..2 + DELTAS {
+            let (delta, plain) = self.delta(version, (self.settings.records / 100).max(1))?;
+            let (delta, _) = self.put_delta(delta, &plain).await?;
+            self.cache.put(&self.identity, &FileName::delta(&delta), &plain).map_err(failed)?;
+            deltas.push(delta);
+        }
+        Ok(deltas)
+    }
+
+    /// Leaves an announcement in the cache as that of the version which was held last, so that a consumer starts from it.
+    pub(super) fn note_current(&self, announcement: &[u8]) -> Result<()> {
+        self.cache.save_current(&self.identity, announcement).map_err(failed)
     }
 
     /// An announcement of `delta`'s version, with the deltas since the snapshot, as it lies in its topic.
@@ -237,13 +283,16 @@ impl Made {
 
 fn blob(identity: &Identity, kind: name::Kind, version: Version, stored: &[u8], plain: &[u8]) -> BlobRef {
     let checksum = Checksum::of(stored);
-    let name = name::Name { folder: identity.folder(), version, epoch: LIFE.epoch, checksum, kind };
     BlobRef {
-        name: name.to_string(),
+        name: blob_name(identity, kind, version, checksum),
         bytes: stored.len() as u64,
         checksum,
         plain_bytes: plain.len() as u64,
         plain_checksum: Checksum::of(plain),
         location: None,
     }
+}
+
+fn blob_name(identity: &Identity, kind: name::Kind, version: Version, checksum: Checksum) -> String {
+    name::Name { folder: identity.folder(), version, epoch: LIFE.epoch, checksum, kind }.to_string()
 }

@@ -14,8 +14,11 @@ use crate::{Error, ErrorKind, Result};
 
 mod made;
 mod topic;
+mod process;
 mod profiled;
+mod spread;
 mod ingest;
+mod recovery;
 mod publish;
 mod replay;
 mod propagate;
@@ -36,6 +39,8 @@ pub struct Bench {
 enum What {
     /// Kafka records into the log, durable; against bare consumption of the same topic
     Ingest(Settings),
+    /// A log of records that no version holds, process start to the last handed on; against consuming them again
+    Recovery(recovery::Recovery),
     /// JSON records to announced versions; against bare consumption of the same topic
     Publish(Settings),
     /// Dead letters back into their source; against bare consumption and production in transactions
@@ -44,13 +49,14 @@ enum What {
     Propagate(Settings),
     /// An announcement committed to its version readable; against a bare reader being told of it
     Follow(Settings),
-    /// From nothing, and from the cache, to the first get; against copying and checksumming the same bytes
+    /// From nothing, and from the cache, to the first get, with a broker also by default; against copying and checksumming the
+    /// same bytes
     Open(open::Open),
     /// Random gets; against a HashMap with the same keys and values
     Read(Settings),
-    /// 10,000 changes onto a version that is being read; against copying the delta, and the reader at rest
+    /// 10,000 changes fetched onto a version that is being read, and merged; against copying the delta, and the reader at rest
     Refresh(Settings),
-    /// Requests a second of records/KEY; against a bare handler that answers as many bytes
+    /// Requests a second of records/KEY, and of ten keys; against a bare axum handler that answers as many bytes
     Http(Settings),
 }
 
@@ -106,6 +112,10 @@ impl Bench {
         edge.log(None);
         let (output, lines) = match self.what {
             What::Ingest(settings) => (settings.output, edge.runtime()?.block_on(ingest::run(&settings))?),
+            What::Recovery(recovery) => match edge.runtime()?.block_on(recovery.run())? {
+                Some((output, lines)) => (output, lines),
+                None => return Ok(Answer::Yes),
+            },
             What::Publish(settings) => (settings.output, edge.runtime()?.block_on(publish::run(&settings))?),
             What::Replay(settings) => (settings.output, edge.runtime()?.block_on(replay::run(&settings))?),
             What::Propagate(settings) => {
@@ -146,16 +156,21 @@ fn show(output: Output, lines: &[Measured]) -> Result<()> {
             let rows = lines.iter().map(|line| {
                 vec![
                     format!("{} {}", line.bench, line.metric),
-                    format!("{:.1}", line.value),
+                    figure(line.value),
                     line.unit.to_owned(),
                     line.baseline.to_owned(),
-                    format!("{:.1}", line.baseline_value),
+                    figure(line.baseline_value),
                     format!("{:.3}", line.ratio),
                 ]
             });
             table::table(out, &columns, rows)
         }
     })
+}
+
+/// Seconds, too, are to be told apart.
+fn figure(value: f64) -> String {
+    if value.abs() < 10.0 { format!("{value:.3}") } else { format!("{value:.1}") }
 }
 
 /// The value at a share of the sorted list: 0.5 the median.

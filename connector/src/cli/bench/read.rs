@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use tokio::runtime::Runtime;
 
-use super::made::{Made, key};
+use super::made::{DELTAS, Made, key};
 use super::{Measured, Scratch, Settings, measured, quantile, timed};
 use crate::Result;
 use crate::clock::{Clock, Entropy};
@@ -15,9 +15,6 @@ type Map = HashMap<Vec<u8>, Vec<u8>>;
 
 const RUNS: usize = 7;
 const GETS: usize = 1_000_000;
-/// Deltas over the snapshot in `get_ns_25_deltas`, each of one record in a hundred: as many as lie between two snapshots of
-/// the default profile.
-const DELTAS: u64 = 25;
 
 pub(super) fn run(settings: &Settings, runtime: &Runtime) -> Result<Vec<Measured>> {
     let clock = Clock::system();

@@ -1,4 +1,7 @@
 //! `bench refresh`: what a new version costs, and what its arrival costs readers.
+//!
+//! Each version's delta goes the way that it goes in use: it lies compressed in a folder, and is fetched, unpacked into the cache
+//! and applied. Only one of at most 64 KiB is given along, as it would stand in its announcement.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -11,6 +14,7 @@ use tokio::runtime::Runtime;
 
 use super::made::{Made, failed, key};
 use super::read::anonymous_bytes;
+use super::spread::Spread;
 use super::{Measured, Scratch, Settings, measured, ms, quantile, timed};
 use crate::Result;
 use crate::clock::{Clock, Entropy};
@@ -25,11 +29,13 @@ const VERSIONS: u64 = 40;
 const COMPARED: u64 = 8;
 /// How often they come, each time from the base on and into a cache of its own; the first time warms all up, and is not counted.
 const ROUNDS: u64 = 6;
+/// Merges of all their changes into a new base, one after the other.
+const MERGES: usize = 3;
+/// Gets of the reader at rest.
+const AT_REST: u64 = 1_000_000;
 /// How long memory that was freed may take to go back to the system: a thread that made it may be idle for a second before it
 /// ends, the allocator keeps it for another, and is looked after twice a second.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Gets between two looks at the clock, so that looking is not what is measured.
-const BURST: usize = 16;
 
 pub(super) fn run(settings: &Settings, runtime: &Runtime) -> Result<Vec<Measured>> {
     let clock = Clock::system();
@@ -37,22 +43,20 @@ pub(super) fn run(settings: &Settings, runtime: &Runtime) -> Result<Vec<Measured
     let (of_tenth, all) = (Versions::of(runtime, &tenth)?, Versions::of(runtime, settings)?);
     let stop = AtomicBool::new(false);
     // Before memory is looked at, too: what this thread has let go of goes back only while it asks for more.
-    let mut at_rest = read(&clock, &all.slot, settings.records, 200_000, &stop)?;
+    let at_rest = read(&clock, &all.slot, settings.records, AT_REST, &stop)?;
     let before = settled(&clock);
-    let (of_tenth, all) = (of_tenth.with_deltas(&tenth, COMPARED)?, all.with_deltas(settings, VERSIONS)?);
-    let (mut applied, mut compared, mut onto_tenth) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut slowest, mut copied) = (Vec::new(), Vec::new());
-    let mut during = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| read(&clock, &all.slot, settings.records, usize::MAX, &stop));
+    let of_tenth = of_tenth.with_deltas(runtime, &tenth, COMPARED)?;
+    let all = all.with_deltas(runtime, settings, VERSIONS)?;
+    let (mut times, mut compared, mut slowest) = (Times::default(), Vec::new(), Vec::new());
+    let during = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read(&clock, &all.slot, settings.records, u64::MAX, &stop));
         let refreshed = (0..ROUNDS).try_for_each(|round| {
             // In turn, so that both meet the same machine.
-            let [ours, tenths, copies] = all.round(&clock, runtime, round, &of_tenth)?;
+            let took = all.round(&clock, runtime, round, &of_tenth)?;
             if round > 0 {
-                slowest.push(ours.iter().copied().fold(0.0, f64::max));
-                compared.extend(ours.iter().take(COMPARED as usize));
-                applied.extend(ours);
-                onto_tenth.extend(tenths);
-                copied.extend(copies);
+                slowest.push(took.applied.iter().copied().fold(0.0, f64::max));
+                compared.extend(took.applied.iter().take(COMPARED as usize));
+                times.extend(took);
             }
             Ok(())
         });
@@ -61,28 +65,75 @@ pub(super) fn run(settings: &Settings, runtime: &Runtime) -> Result<Vec<Measured
         refreshed.and(read)
     })?;
     drop(of_tenth);
-    let copied = ("writing the delta's bytes to a file, ms", quantile(&mut copied, 0.5));
+    let copied = ("writing the delta's bytes to a file, ms", quantile(&mut times.copied, 0.5));
     let own = all.slot.load().overlay().memory_bytes as f64;
     let records = settings.records as f64;
     let account = ("the overlay's own account, bytes", own / records);
-    let (p999, p999_at_rest) = (quantile(&mut during, 0.999), quantile(&mut at_rest, 0.999));
-    drop((during, at_rest));
-    let (with_overlay, merged) = all.memory(&clock)?;
+    let merged = all.merged(&clock, settings.records)?;
     let each = |bytes: u64| (bytes.saturating_sub(before) as f64 / records, "bytes");
+    let gets = |metric, during: &Spread, at_rest: &Spread| {
+        let baseline = ("the reader at rest, us", at_rest.quantile_us(0.999));
+        measured("refresh", metric, (during.quantile_us(0.999), "us"), baseline)
+    };
     Ok(vec![
-        measured("refresh", "anon_bytes_per_record", each(with_overlay), account),
-        measured("refresh", "anon_bytes_per_record_merged", each(merged), account),
-        measured("refresh", "apply_ms", (quantile(&mut applied, 0.5), "ms"), copied),
-        measured("refresh", "apply_p90_ms", (quantile(&mut applied, 0.9), "ms"), copied),
+        measured("refresh", "anon_bytes_per_record", each(merged.bytes_before), account),
+        measured("refresh", "anon_bytes_per_record_merged", each(merged.bytes_after), account),
+        measured("refresh", "apply_p50_ms", (quantile(&mut times.applied, 0.5), "ms"), copied),
+        measured("refresh", "apply_p90_ms", (quantile(&mut times.applied, 0.9), "ms"), copied),
         measured("refresh", "apply_slowest_of_40_ms", (quantile(&mut slowest, 0.5), "ms"), copied),
+        measured("refresh", "apply_slowest_ms", (quantile(&mut times.applied, 1.0), "ms"), copied),
+        measured("refresh", "apply_p50_ms_from_cache", (quantile(&mut times.from_cache, 0.5), "ms"), copied),
         measured(
             "refresh",
-            "apply_ms_tenth",
-            (quantile(&mut onto_tenth, 0.5), "ms"),
+            "apply_p50_ms_tenth",
+            (quantile(&mut times.onto_tenth, 0.5), "ms"),
             ("the same onto all of the records, ms", quantile(&mut compared, 0.5)),
         ),
-        measured("refresh", "reader_p999_us", (p999, "us"), ("the reader at rest, us", p999_at_rest)),
+        gets("reader_p999_us", &during, &at_rest),
+        gets("reader_p999_us_merging", &merged.during, &merged.at_rest),
     ])
+}
+
+/// Milliseconds of each version.
+#[derive(Default)]
+struct Times {
+    /// Fetched and applied.
+    applied: Vec<f64>,
+    /// The same once more, when it lies in the cache.
+    from_cache: Vec<f64>,
+    /// Fetched and applied onto a tenth of the records.
+    onto_tenth: Vec<f64>,
+    /// The delta's bytes written to a file, which is the least that keeping it takes.
+    copied: Vec<f64>,
+}
+
+impl Times {
+    fn extend(&mut self, more: Times) {
+        self.applied.extend(more.applied);
+        self.from_cache.extend(more.from_cache);
+        self.onto_tenth.extend(more.onto_tenth);
+        self.copied.extend(more.copied);
+    }
+}
+
+/// What came of merging all changes into a new base.
+struct Merged {
+    /// Anonymous memory with the changes outstanding.
+    bytes_before: u64,
+    /// The same once they are merged and let go of.
+    bytes_after: u64,
+    /// Gets while merges ran.
+    during: Spread,
+    /// Gets of the same view while nothing ran.
+    at_rest: Spread,
+}
+
+/// One version's delta.
+struct Delta {
+    announced: DeltaRef,
+    /// Its stored form, where it comes with the announcement.
+    inline: Option<Bytes>,
+    plain: Bytes,
 }
 
 /// A dataset, versions onto it, and the newest of them as it is being read.
@@ -91,7 +142,7 @@ struct Versions {
     made: Made,
     base: View,
     slot: ArcSwap<View>,
-    deltas: Vec<(DeltaRef, Bytes)>,
+    deltas: Vec<Delta>,
 }
 
 impl Versions {
@@ -102,10 +153,14 @@ impl Versions {
         Ok(Versions { scratch, made, slot: ArcSwap::from_pointee(base.clone()), base, deltas: Vec::new() })
     }
 
-    fn with_deltas(mut self, settings: &Settings, versions: u64) -> Result<Versions> {
+    /// With so many versions' deltas in the store.
+    fn with_deltas(mut self, runtime: &Runtime, settings: &Settings, versions: u64) -> Result<Versions> {
         let changes = CHANGES.min(settings.records / 2);
-        self.deltas =
-            (2..2 + versions).map(|version| self.made.delta(version, changes)).collect::<Result<_>>()?;
+        for version in 2..2 + versions {
+            let (delta, plain) = self.made.delta(version, changes)?;
+            let (announced, inline) = runtime.block_on(self.made.put_delta(delta, &plain))?;
+            self.deltas.push(Delta { announced, inline, plain });
+        }
         Ok(self)
     }
 
@@ -116,50 +171,94 @@ impl Versions {
         Ok(Fetcher::new(self.made.store.clone(), cache.map_err(failed)?))
     }
 
-    /// The milliseconds of one version onto the one in the slot.
-    fn apply(&self, clock: &Clock, runtime: &Runtime, fetcher: &Fetcher, nth: usize) -> Result<Option<f64>> {
-        let Some((delta, bytes)) = self.deltas.get(nth) else { return Ok(None) };
-        let (next, took) = runtime.block_on(async {
-            let start = clock.now();
-            let held = self.slot.load_full();
-            let about = self.made.about(delta.version.0);
-            let next = fetcher.apply(&held, delta, Some(bytes.clone()), about).await?;
-            Ok::<_, crate::Error>((next, ms(clock.now() - start)))
-        })?;
+    /// One version onto the one in the slot, whose place it takes: how many milliseconds until it could, and the one before.
+    fn apply(
+        &self,
+        clock: &Clock,
+        runtime: &Runtime,
+        fetcher: &Fetcher,
+        delta: &Delta,
+    ) -> Result<(f64, Arc<View>)> {
+        let held = self.slot.load_full();
+        let inline = delta.inline.clone();
+        let (next, took) = runtime.block_on(self.applied(clock, fetcher, &held, delta, inline))?;
         self.slot.store(Arc::new(next));
-        Ok(Some(took))
+        Ok((took, held))
     }
 
-    /// All versions once, beside those of another dataset: the milliseconds of each, of the other's, and of writing each delta's
-    /// bytes to a file, which is the least that keeping it takes. Where a virtual machine gives memory back to its host, a page
-    /// that is new costs several times what one does that was just let go of, so that the copies are to meet the same pages.
-    fn round(&self, clock: &Clock, runtime: &Runtime, round: u64, other: &Versions) -> Result<[Vec<f64>; 3]> {
+    async fn applied(
+        &self,
+        clock: &Clock,
+        fetcher: &Fetcher,
+        held: &View,
+        delta: &Delta,
+        inline: Option<Bytes>,
+    ) -> Result<(View, f64)> {
+        let start = clock.now();
+        let about = self.made.about(delta.announced.version.0);
+        let next = fetcher.apply(held, &delta.announced, inline, about).await?;
+        Ok((next, ms(clock.now() - start)))
+    }
+
+    /// All versions once, beside those of another dataset, and beside writing each delta's bytes to a file. Where a virtual
+    /// machine gives memory back to its host, a page that is new costs several times what one does that was just let go of, so
+    /// that the copies are to meet the same pages.
+    fn round(&self, clock: &Clock, runtime: &Runtime, round: u64, other: &Versions) -> Result<Times> {
         let (ours, theirs) = (self.begin(round)?, other.begin(round)?);
-        let [mut applied, mut onto_other, mut copied] = [Vec::new(), Vec::new(), Vec::new()];
-        for (nth, (_, bytes)) in self.deltas.iter().enumerate() {
-            applied.extend(self.apply(clock, runtime, &ours, nth)?);
-            onto_other.extend(other.apply(clock, runtime, &theirs, nth)?);
+        let mut times = Times::default();
+        let mut others = other.deltas.iter();
+        for (nth, delta) in self.deltas.iter().enumerate() {
+            let (took, held) = self.apply(clock, runtime, &ours, delta)?;
+            times.applied.push(took);
+            let (_, took) = runtime.block_on(self.applied(clock, &ours, &held, delta, None))?;
+            times.from_cache.push(took);
+            if let Some(theirs_next) = others.next() {
+                let (took, _) = other.apply(clock, runtime, &theirs, theirs_next)?;
+                times.onto_tenth.push(took);
+            }
             let copy = self.scratch.path().join(format!("copy-{round}-{nth}"));
-            let (done, took) = timed(clock, || std::fs::write(&copy, bytes));
+            let (done, took) = timed(clock, || std::fs::write(&copy, &delta.plain));
             done.map_err(failed)?;
-            copied.push(ms(took));
+            times.copied.push(ms(took));
         }
-        Ok([applied, onto_other, copied])
+        Ok(times)
     }
 
-    /// Anonymous memory with the view in the slot, and with the same version once its overlay is merged and let go of.
-    fn memory(self, clock: &Clock) -> Result<(u64, u64)> {
+    /// Merges the overlay of the view in the slot into a new base, several times, while it is read; and looks at anonymous memory
+    /// before and after.
+    fn merged(self, clock: &Clock, records: u64) -> Result<Merged> {
         let Versions { scratch: _scratch, made, base, slot, deltas } = self;
         drop((base, deltas));
-        let with = settled(clock);
+        let bytes_before = settled(clock);
+        let stop = AtomicBool::new(false);
+        let at_rest = read(clock, &slot, records, AT_REST, &stop)?;
+        let during = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| read(clock, &slot, records, u64::MAX, &stop));
+            let merged = (0..MERGES).try_for_each(|_| {
+                let view = slot.load_full();
+                slot.store(Arc::new(merge(&view, &made.cache)?));
+                // And back, so that the next merge has as much to do.
+                slot.store(view);
+                Ok(())
+            });
+            stop.store(true, Ordering::Release);
+            let read = reader.join().expect("no panic");
+            merged.and(read)
+        })?;
         let view = slot.into_inner();
-        let merged = view.merge_snapshot(view.about().life, &made.cache).map_err(failed)?.into_base();
-        let merged = view.rebase(merged.map_err(failed)?).map_err(failed)?;
+        let merged = merge(&view, &made.cache)?;
         drop(view);
-        let left = settled(clock);
+        let bytes_after = settled(clock);
         drop(merged);
-        Ok((with, left))
+        Ok(Merged { bytes_before, bytes_after, during, at_rest })
     }
+}
+
+/// The same version without an overlay, by the code with which consumers merge.
+fn merge(view: &View, cache: &Cache) -> Result<View> {
+    let merged = view.merge_snapshot(view.about().life, cache).map_err(failed)?;
+    let base = merged.into_base().map_err(failed)?;
+    view.rebase(base).map_err(failed)
 }
 
 /// Anonymous memory once what is free has gone back to the system.
@@ -172,26 +271,19 @@ fn settled(clock: &Clock) -> u64 {
     least
 }
 
-/// Microseconds a get, in bursts, until told to stop or `most` gets are done.
-fn read(
-    clock: &Clock,
-    slot: &ArcSwap<View>,
-    records: u64,
-    most: usize,
-    stop: &AtomicBool,
-) -> Result<Vec<f64>> {
+/// How long each get took, of a key at random out of the newest view, until told to stop or `most` gets are done. Looking at the
+/// clock twice is in it, some tens of nanoseconds.
+fn read(clock: &Clock, slot: &ArcSwap<View>, records: u64, most: u64, stop: &AtomicBool) -> Result<Spread> {
     let entropy = Entropy::seeded(7);
-    let mut times = Vec::new();
-    while times.len() * BURST < most && !stop.load(Ordering::Acquire) {
-        let keys: Vec<String> = (0..BURST).map(|_| key(entropy.next_u64() % records)).collect();
-        let view = slot.load();
+    let mut times = Spread::new();
+    while times.of() < most && !stop.load(Ordering::Acquire) {
+        let wanted = key(entropy.next_u64() % records);
         let (found, took) = timed(clock, || {
-            keys.iter().try_fold(0, |sum, key| {
-                Ok::<_, crate::Error>(sum + view.get(key)?.map_or(0, |value| value.bytes().len()))
-            })
+            let view = slot.load();
+            Ok::<_, crate::Error>(view.get(&wanted)?.map_or(0, |value| value.bytes().len()))
         });
         black_box(found?);
-        times.push(took.as_secs_f64() * 1e6 / BURST as f64);
+        times.add(took);
     }
     Ok(times)
 }

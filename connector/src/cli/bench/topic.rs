@@ -2,18 +2,24 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::made::{json, key};
 use super::{Measured, Settings, measured, quantile};
 use crate::clock::{Clock, Entropy};
-use crate::kafka::{self, Admin, Outgoing, Polled, Poller, Receipt, Sender, TopicSpec, Tuning};
+use crate::format::announcement;
+use crate::kafka::{
+    self, Admin, Outcome, Outgoing, Polled, Poller, Receipt, Sender, TopicSpec, Transaction, Tuning,
+};
 use crate::record::{Position, SourcePartition, TopicId};
+use crate::version::Shard;
 use crate::{Error, ErrorKind, Result};
 
 /// Records under way to the broker at a time.
 const IN_LINE: usize = 50_000;
 const DEADLINE: Duration = Duration::from_secs(600);
+/// Longest that a step of a transaction may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How records are consumed where nothing is done with them.
 #[derive(Clone, Copy, Debug)]
@@ -97,19 +103,23 @@ impl Filled {
     }
 
     async fn with(settings: &Settings, records: u64, poison: impl Fn(u64) -> bool) -> Result<Filled> {
+        let filled = Filled::there(settings, format!("stillwell-bench-{}", Entropy::system().uuid()))?;
+        let name = filled.name.clone();
+        let spec = TopicSpec { name, partitions: 1, replication: None, config: Default::default() };
+        filled.admin.create(&spec).await.map_err(failed)?;
+        filled.fill(settings, records, poison).await?;
+        Ok(filled)
+    }
+
+    /// A topic that another process of the bench has made.
+    pub(super) fn there(settings: &Settings, name: String) -> Result<Filled> {
         let kafka = kafka::Options {
             bootstrap_servers: settings.bootstrap()?.to_owned(),
             client_id: "stillwell-bench".into(),
             ..Default::default()
         };
         let admin = Admin::new(&kafka).map_err(failed)?;
-        let name = format!("stillwell-bench-{}", Entropy::system().uuid());
-        let spec =
-            TopicSpec { name: name.clone(), partitions: 1, replication: None, config: Default::default() };
-        admin.create(&spec).await.map_err(failed)?;
-        let filled = Filled { name, kafka, admin, others: Vec::new() };
-        filled.fill(settings, records, poison).await?;
-        Ok(filled)
+        Ok(Filled { name, kafka, admin, others: Vec::new() })
     }
 
     async fn fill(&self, settings: &Settings, records: u64, poison: impl Fn(u64) -> bool) -> Result<()> {
@@ -205,6 +215,44 @@ impl Filled {
             if let Err(error) = self.admin.delete(topic).await {
                 tracing::warn!(topic, %error, "the bench's topic is left behind");
             }
+        }
+    }
+}
+
+/// Announces versions of the dataset that has the topic's name, each in a transaction, as its producer does.
+pub(super) struct Announcer {
+    transaction: Transaction,
+    announcements: String,
+    key: String,
+    clock: Clock,
+}
+
+impl Announcer {
+    /// Into the topic `announcements`. Blocks.
+    pub(super) fn new(topic: &Filled, announcements: String, clock: &Clock) -> Result<Announcer> {
+        let id = format!("{}/announcer", topic.name);
+        let transaction = Transaction::new(&topic.kafka, &id, clock.clone()).map_err(failed)?;
+        transaction.init(PATIENCE).map_err(failed)?;
+        let key = announcement::key(&topic.name, Shard(0));
+        Ok(Announcer { transaction, announcements, key, clock: clock.clone() })
+    }
+
+    /// When the transaction was committed. Blocks.
+    pub(super) fn announce(&mut self, encoded: &[u8]) -> Result<Instant> {
+        self.transaction.begin().map_err(failed)?;
+        let record = Outgoing {
+            topic: &self.announcements,
+            key: Some(self.key.as_bytes()),
+            value: Some(encoded),
+            ..Outgoing::default()
+        };
+        self.transaction.send(&record, PATIENCE).map_err(failed)?;
+        match self.transaction.commit(PATIENCE) {
+            Outcome::Committed => Ok(self.clock.now()),
+            Outcome::Aborted(error)
+            | Outcome::Unknown(error)
+            | Outcome::Fenced(error)
+            | Outcome::Fatal(error) => Err(failed(error)),
         }
     }
 }
