@@ -104,8 +104,10 @@ impl Scene {
                 return Ok(true);
             }
             // What was committed at its death may have become readable after the oracle has looked, and need other blobs.
-            let taken = lines(&log).find(|line| said(line, "message") == "took over").ok_or(())?;
-            Ok(said(&taken, "version") != version.to_string())
+            match lines(&log).find(|line| said(line, "message") == "took over") {
+                Some(taken) => Ok(said(&taken, "version") != version.to_string()),
+                None => Err(()),
+            }
         });
         if missed != Ok(true) {
             let what = format!("version {version} is taken over without {}", blob.name);
