@@ -58,7 +58,7 @@ impl Scene {
     pub fn store_slow(&mut self) -> Result<(), Violation> {
         self.after_records(self.chance.between(1, 300));
         self.kill()?;
-        // It holds up the threads that the writer works with: for seconds in all, and less than its group waits for it.
+        // A failpoint holds up one of the threads that the writer works with, too: for some seconds in all.
         let (blobs, ms) = (self.chance.between(4, 16), self.chance.between(50, 600));
         self.fault();
         self.start(0, Some(&format!("store.put={blobs}*sleep({ms})->return(abort)")))?;
