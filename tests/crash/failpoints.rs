@@ -21,7 +21,7 @@ fn a_writer_that_dies_at_any_step_and_again_on_its_way_back_loses_nothing() {
 fn a_step_that_fails_costs_a_life_at_most() {
     seeded(|seed| {
         let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
-        for point in ["log.append", "store.put", "announce.offsets", "announce.committed"] {
+        for point in ["log.append", "store.put", "announce.offsets", "announce.committed", "takeover.view"] {
             scene.failed_at(point)?;
         }
         scene.finish()

@@ -41,6 +41,7 @@ fn once() -> Vec<Scene> {
         scene("broker", scenes::broker),
         scene("network", scenes::network),
         scene("store", scenes::store),
+        scene("flood", scenes::flood),
         scene("damaged", scenes::damaged),
         scene("full", scenes::full),
         scene("broken", scenes::broken),
@@ -107,8 +108,6 @@ fn named(name: &str) -> Option<Scene> {
             let points: Vec<&str> = rest.split('+').map(known).collect::<Option<_>>()?;
             Some(scene(name, move |seed| scenes::singles(seed, &points)))
         }
-        // Takes as long as its flood: by its name alone.
-        "flood" => Some(scene(name, scenes::flood)),
         _ => once().into_iter().find(|scene| scene.name == name),
     }
 }

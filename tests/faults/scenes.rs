@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stillwell::failpoint::ALL;
-use stillwell_tests::campaign::faults::FLOODED;
-use stillwell_tests::campaign::{Plan, Scene, Tally, Violation};
+use stillwell_tests::campaign::store::FLOODED;
+use stillwell_tests::campaign::{Chance, Plan, Scene, Tally, Violation};
 use stillwell_tests::{Broker, TOXICS, Toxic};
 
 /// How a scene ends: what was done and what was checked, or the promise that was broken.
@@ -42,10 +42,10 @@ pub const FAILING: [&str; 17] = [
     "takeover.begun",
     "takeover.view",
     "takeover.log",
-    "store.put",
     "clean.confirmed",
     "clean.delete",
     "clean.deleted",
+    "clean.trimmed",
 ];
 
 /// SIGKILL to either side, with parts of the disk gone now and then.
@@ -168,11 +168,14 @@ pub fn broker(seed: u64) -> Outcome {
     scene.finish()
 }
 
-/// Each toxic for some seconds, between the writer and the broker.
+/// Each toxic for some seconds, between the writer and the broker; half of the time between the reader and the broker too.
 pub fn network(seed: u64) -> Outcome {
-    let chance = stillwell_tests::campaign::Chance::seeded(seed ^ 1);
+    let chance = Chance::seeded(seed ^ 1);
+    let both = chance.one_in(2);
     let (broker, proxy) = Broker::own_behind_proxy(chance);
-    let plan = Plan { writers_servers: Some(format!("127.0.0.1:{}", proxy.port())), ..Plan::new(seed) };
+    let proxied = format!("127.0.0.1:{}", proxy.port());
+    let readers_servers = both.then(|| proxied.clone());
+    let plan = Plan { writers_servers: Some(proxied), readers_servers, ..Plan::new(seed) };
     let mut scene = Scene::set(&broker, &plan)?;
     for toxic in TOXICS {
         scene.after_records(scene.chance.between(1, 400));
@@ -186,10 +189,14 @@ pub fn network(seed: u64) -> Outcome {
     scene.finish()
 }
 
-/// The store is away, and comes back.
+/// The store is away, and comes back; it is slow; it has lost a blob that is needed, and has it in other bytes.
 pub fn store(seed: u64) -> Outcome {
     let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
     scene.store_away()?;
+    scene.store_slow()?;
+    for wrong in [false, true] {
+        scene.store_spoilt(wrong)?;
+    }
     scene.finish()
 }
 

@@ -68,9 +68,8 @@ fn load(topic: Topic, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<Model> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_members_loses_nothing_and_announces_nothing_twice() {
     let mut setting = Setting::new("storm", 3, SCHEMA);
-    let seed = std::env::var("STILLWELL_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| Entropy::system().next_u64());
-    println!("STILLWELL_TEST_SEED={seed}");
+    let seed = stillwell_tests::campaign::seed();
+    println!("STILLWELL_SEED={seed}");
     let entropy = Entropy::seeded(seed);
     let instances: Vec<Instance> = ["a", "b", "c"].iter().map(|name| Instance::new(&setting, name)).collect();
     let mut processes: Vec<Option<Running>> =

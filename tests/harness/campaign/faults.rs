@@ -10,7 +10,7 @@ use crate::{Disk, Volume, held_within};
 
 /// Longest until a failpoint is reached, of the time that counts: one that is not is a mistake in the test or in the list of
 /// failpoints. Some take tens of thousands of records until they are.
-const REACHED: Duration = Duration::from_secs(180);
+pub(super) const REACHED: Duration = Duration::from_secs(180);
 /// Kafka gives a member up after this (`session.timeout.ms`), and its shard to another.
 pub const SESSION: Duration = Duration::from_secs(6);
 /// A transaction that nobody ends is aborted by Kafka after this (`transaction.timeout.ms`).
@@ -19,10 +19,6 @@ pub const TRANSACTION: Duration = Duration::from_secs(15);
 const ENOUGH_TO_FORGET: u64 = 5_000;
 /// Records that wait for a writer which was away: several times what it may hold in memory.
 const BACKLOG: u64 = 12_000;
-/// Records that come while no version can be stored: 26 MB, more than the log may hold and what is on its way to it.
-const FLOOD: u64 = 60_000;
-/// Bytes of log then: more than lies in memory of what is under way.
-pub const FLOODED: u64 = 16 << 20;
 /// A stop in order takes no longer, of the time that counts. By the clock it may: [`PATIENT`].
 pub const STOP: Duration = Duration::from_secs(60);
 /// `graceful_shutdown_timeout`, after which a stop gives up what is under way and says that it failed: later than whoever waits
@@ -93,41 +89,53 @@ impl Scene {
     }
 
     /// Death at each of `points`, one life after the other; then a start that is left alone. Each is passed some times
-    /// before it kills.
+    /// before it kills; the second often not once, so that the life dies while it comes back.
     ///
     /// # Errors
     /// The first promise that is broken, or that a failpoint is never reached.
     pub fn died_at(&mut self, points: &[&str]) -> Result<(), Violation> {
         self.after_records(self.chance.between(1, 200));
         self.kill()?;
-        for point in points {
-            let passed = match *point {
-                // Once in a life.
-                point if point.starts_with("takeover.") => 0,
-                point if point.starts_with("snapshot.") || point.starts_with("log.forgotten") => {
-                    self.chance.below(2)
-                }
-                // Once in a cleaning, of which there is one for each snapshot that is not kept any more.
-                point if point.starts_with("clean.") => self.chance.below(3),
-                _ => self.chance.below(12),
-            };
+        for (at, point) in points.iter().enumerate() {
+            let passed = if at > 0 && self.chance.one_in(2) { 0 } else { self.passes(point, 12) };
             self.start(0, Some(&format!("{point}={passed}*off->return(abort)")))?;
             if *point == "log.forgotten" {
                 self.workload.burst(ENOUGH_TO_FORGET * (passed + 1));
             }
-            let patience = self.patience.clone();
-            let ended = patience.held(REACHED, || self.writer().ended().ok_or("it runs"));
-            match ended {
-                Ok(status) if status.signal() == Some(ABORT) => {
-                    self.fault();
-                    self.at_rest()?;
-                }
-                Ok(status) => return broken(0, format!("{point}: it ended with {status}\n{}", self.logs())),
-                Err(_) => return broken(0, format!("{point} is never reached\n{}", self.logs())),
-            }
+            self.dies_at(point)?;
         }
         let now = self.start(0, None)?;
         self.settle(now)
+    }
+
+    /// How often a life passes `point` before it is told to do anything there: less than `most` times, and seldom where it
+    /// does not come by often.
+    fn passes(&self, point: &str, most: u64) -> u64 {
+        self.chance.below(match point {
+            // Once in a life.
+            point if point.starts_with("takeover.") => 1,
+            point if point.starts_with("snapshot.") || point.starts_with("log.forgotten") => 2,
+            // Once in a cleaning, of which there is one for each snapshot that is not kept any more.
+            point if point.starts_with("clean.") => 3,
+            _ => most,
+        })
+    }
+
+    /// Waits until the writer has died at `point`, as it was told to.
+    ///
+    /// # Errors
+    /// That it has not; else as [`Scene::at_rest`].
+    pub(super) fn dies_at(&mut self, point: &str) -> Result<(), Violation> {
+        let patience = self.patience.clone();
+        let ended = patience.held(REACHED, || self.writer().ended().ok_or("it runs"));
+        match ended {
+            Ok(status) if status.signal() == Some(ABORT) => {
+                self.fault();
+                self.at_rest()
+            }
+            Ok(status) => broken(0, format!("{point}: it ended with {status}\n{}", self.logs())),
+            Err(_) => broken(0, format!("{point} is never reached\n{}", self.logs())),
+        }
     }
 
     /// SIGKILL with a version in a transaction that nobody ends: until somebody does, or Kafka gives it up after
@@ -166,12 +174,28 @@ impl Scene {
     /// The step at `point` fails once: a life ends, or a retry helps; nobody restarts anything.
     ///
     /// # Errors
-    /// The first promise that is broken.
+    /// The first promise that is broken, or that the step never fails.
     pub fn failed_at(&mut self, point: &str) -> Result<(), Violation> {
         self.after_records(self.chance.between(1, 200));
         self.kill()?;
-        let passed = self.chance.below(8);
-        let now = self.start(0, Some(&format!("{point}={passed}*off->1*return(error)->off")))?;
+        let passed = self.passes(point, 8);
+        self.start(0, Some(&format!("{point}={passed}*off->1*return(error)->off")))?;
+        // Whoever meets the error says it, whatever else is done about it.
+        let told = format!("failpoint {point}: told to fail here");
+        let patience = self.patience.clone();
+        let failed = patience.held(REACHED, || {
+            let writer = self.writer();
+            match writer.log_of_this_process().contains(&told) {
+                true => Ok(true),
+                false if writer.is_up() => Err(()),
+                false => Ok(false),
+            }
+        });
+        if failed != Ok(true) {
+            return broken(0, format!("{point} never fails\n{}", self.logs()));
+        }
+        self.fault();
+        let now = self.clock().now();
         self.settle(now)
     }
 
@@ -423,41 +447,6 @@ impl Scene {
         }
         self.reader.skew(0);
         Ok(())
-    }
-
-    /// The blob store is away for a while: a file stands where its folder was.
-    ///
-    /// # Errors
-    /// The first promise that is broken.
-    pub fn store_away(&mut self) -> Result<(), Violation> {
-        self.after_records(self.chance.between(1, 300));
-        self.store_away_for(self.chance.between(200, 1_500));
-        let now = self.clock().now();
-        self.settle(now)
-    }
-
-    /// The same, while more comes than queue and log hold.
-    ///
-    /// # Errors
-    /// The first promise that is broken.
-    pub fn flooded(&mut self) -> Result<(), Violation> {
-        self.after_records(self.chance.between(1, 300));
-        self.workload.burst(FLOOD);
-        self.store_away_for(FLOOD);
-        self.worked_off()?;
-        let now = self.clock().now();
-        self.settle(now)
-    }
-
-    fn store_away_for(&mut self, records: u64) {
-        let (blobs, aside) = (self.dir().join("blobs"), self.dir().join("aside"));
-        self.fault();
-        std::fs::rename(&blobs, &aside).expect("the store's folder can be moved");
-        std::fs::write(&blobs, "no folder").expect("a file can be written");
-        self.after_records(records);
-        // What was stored into the folder by whoever had it open is there; what was refused is not.
-        std::fs::remove_file(&blobs).expect("the file can be removed");
-        std::fs::rename(&aside, &blobs).expect("the store's folder can be moved back");
     }
 
     /// Which writer owns the shard.

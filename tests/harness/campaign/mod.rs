@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Owns: the workload, the processes, the model and the ten checks. Does not own: which faults there are (tests/crash,
-//! tests/faults). Nothing in here calls Stillwell's own code to judge what Stillwell did: topics are read by
-//! librdkafka, blobs and announcements by apache-avro, versions over HTTP.
+//! tests/faults). What is in topics, blobs and readers is judged without Stillwell's own code: topics are read by
+//! librdkafka, blobs and announcements by apache-avro, versions over HTTP. Two checks take a process's word for what nobody
+//! else can see: 6 what `stillwell log inspect` and the writer's log say of its log, 8 what `/metrics` says of log and queue.
 
 pub mod announced;
 pub mod archive;
@@ -23,6 +24,7 @@ pub mod oracle;
 pub mod probe;
 pub mod row;
 pub mod scene;
+pub mod store;
 pub mod watcher;
 pub mod workload;
 

@@ -182,6 +182,8 @@ pub struct Oracle {
     /// What announcements that are kept name, by the blob's name; and the names of all that ever were.
     named: HashMap<String, Named>,
     ever: HashSet<String>,
+    /// The newest version that was looked at, and what whoever has no cache must fetch of it.
+    needed: (i64, Vec<Blob>),
     /// From which version on all is kept, by the newest announcement.
     oldest_kept: i64,
     snapshot: i64,
@@ -227,6 +229,7 @@ impl Oracle {
             leapt: false,
             named: HashMap::new(),
             ever: HashSet::new(),
+            needed: (0, Vec::new()),
             oldest_kept: 0,
             snapshot: 0,
             next_letters: Vec::new(),

@@ -74,8 +74,10 @@ pub struct Plan {
     pub max_log: u64,
     /// Snapshots that are kept, and the grace of what is not in milliseconds; by chance, where none are said.
     pub cleaning: Option<[u64; 2]>,
-    /// Servers that the writers are told of, where they are others than the reader's (a proxy).
+    /// Servers that the writers are told of, where that is not the broker itself (a proxy).
     pub writers_servers: Option<String>,
+    /// The same for the reader.
+    pub readers_servers: Option<String>,
 }
 
 impl Plan {
@@ -89,6 +91,7 @@ impl Plan {
             max_log: MAX_LOG,
             cleaning: None,
             writers_servers: None,
+            readers_servers: None,
         }
     }
 
@@ -151,6 +154,7 @@ impl Scene {
         let under_way = batch * (UNDER_WAY + UNDER_WAY_OF_EACH_UPLOAD * uploads) + CHUNKS * CHUNK;
         let most = Size { log: plan.max_log + ON_ITS_WAY, pending: BOUNDS.pending + under_way, ..BOUNDS };
         let of_writers = plan.writers_servers.as_deref().unwrap_or(&bootstrap);
+        let of_reader = plan.readers_servers.as_deref().unwrap_or(&bootstrap);
         let mut writers: Vec<Instance> = (0..plan.writers)
             .map(|n| {
                 let name = char::from(b'A' + n as u8).to_string();
@@ -158,7 +162,7 @@ impl Scene {
             })
             .collect();
         let mut reader =
-            Instance::new(dir.path(), "R", Some("consumer"), &text.replace("SERVERS", &bootstrap));
+            Instance::new(dir.path(), "R", Some("consumer"), &text.replace("SERVERS", of_reader));
         let workload = Workload::start(&bootstrap, source.name(), plan.rate, chance.fork());
         let oracle = Oracle::new(
             &bootstrap,

@@ -110,8 +110,17 @@ impl Oracle {
         Ok(())
     }
 
+    /// The newest version that was looked at, and the blobs without which nobody who has no cache makes it: the snapshot, if
+    /// there is one, and then the deltas on top of it. Not its own delta, which its announcement may bring along.
+    pub fn needed(&self) -> (i64, Vec<Blob>) {
+        self.needed.clone()
+    }
+
     /// Notes what an announcement names.
     pub(super) fn names(&mut self, it: &Announcement) {
+        let earlier = it.earlier.iter().map(|delta| delta.blob.clone());
+        let snapshot = it.snapshot.iter().map(|snapshot| snapshot.blob.clone());
+        self.needed = (it.version, snapshot.chain(earlier).collect());
         let deltas = it.earlier.iter().chain([&it.delta]).map(|delta| &delta.blob);
         for blob in deltas.chain(it.snapshot.iter().flat_map(|snapshot| [&snapshot.blob, &snapshot.index])) {
             self.ever.insert(blob.name.clone());
