@@ -114,7 +114,10 @@ async fn what_is_logged_outlives_a_power_cut_under_the_log_when_kafka_has_it_no_
     producer.kill();
     disk.cut();
     let left = logged(&producer, &setting);
-    assert!(left.as_ref().is_ok_and(|left| *left >= 40), "of a log that reached to 40 there is left: {left:?}");
+    assert!(
+        left.as_ref().is_ok_and(|left| *left >= 40),
+        "of a log that reached to 40 there is left: {left:?}"
+    );
 
     // Kafka could not give them again.
     setting.topic.delete_before(0, 40);
