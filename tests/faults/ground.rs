@@ -18,12 +18,18 @@ fn empty(topic: &Topic) {
 
 /// An instance of the dataset, as a process that can be stopped where it is.
 pub fn instance(setting: &Setting, name: &str, role: Option<&'static str>) -> Instance {
+    instance_with(setting, name, role, "")
+}
+
+/// The same, with more in its section `[kafka]`.
+pub fn instance_with(setting: &Setting, name: &str, role: Option<&'static str>, kafka: &str) -> Instance {
     let dir = setting.dir.path();
     std::fs::write(dir.join("dataset.avsc"), &setting.schema).expect("the schema is written");
     let text = format!(
         r#"
 [kafka]
 bootstrap_servers = "{servers}"
+{kafka}
 [storage]
 data_dir = "DATA_DIR"
 blobs = "{blobs}"
@@ -328,4 +334,109 @@ async fn announcements_that_are_compacted_under_it_lose_nothing_and_the_next_sta
         consumer.shutdown().await.expect("it stops");
     }
     producer.shutdown().await.expect("it stops");
+}
+
+/// What compaction takes from a source was followed by a later record of its key, so that who comes late reads less and
+/// misses nothing: offsets without records are no gap, and a delete is still there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_kafka_compacts_under_a_slow_producer_loses_nothing() {
+    let broker = Broker::own_with(&[("log.cleaner.backoff.ms", "100")]);
+    let mut setting = Setting::on(&broker, "overtaken", 1, SCHEMA);
+    setting.topic.set(&[
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "100"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+    ]);
+    let mut producer = instance(&setting, "slow", Some("producer"));
+    let first: Vec<_> = (0..20).map(|n| good(&mut setting, &format!("P-{n}"), 1.0)).collect();
+    setting.topic.produce(first);
+    producer.start(None);
+    reaches(&setting, 20).await;
+
+    // So slow that it stands.
+    producer.signal("STOP");
+    let gone = [setting.delete("P-15"), good(&mut setting, "once", 1.0)];
+    let (mut round, mut written) = (1.0, gone.len());
+    setting.topic.produce(gone);
+    wait_until("the broker has compacted what the producer has not read", DEADLINE, || {
+        // A segment that is written to is never compacted: each round closes the one before.
+        round += 1.0;
+        let records: Vec<_> = (0..10).map(|n| good(&mut setting, &format!("P-{n}"), round)).collect();
+        written += setting.topic.produce(records);
+        let left = setting.topic.read_from(&[20]).len();
+        if written > 100 && left < written / 2 {
+            Ok(())
+        } else {
+            Err(format!("{left} of {written} are left"))
+        }
+    });
+    producer.signal("CONT");
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let (_, end) = setting.topic.watermarks()[0];
+    reaches(&setting, end).await;
+    assert!(!producer.log().contains("is not in Kafka any more"), "{}", producer.log());
+
+    // Nor for the next life, which begins where nothing is.
+    producer.kill();
+    let last = [good(&mut setting, "P-3", 0.5), setting.delete("once")];
+    setting.topic.produce(last);
+    producer.start(None);
+    setting.settled(&consumer).await;
+    producer.kill();
+    consumer.shutdown().await.expect("it stops");
+    History::of(&setting).assert_gapless().assert_no_branch();
+}
+
+/// Who runs needs nothing of what was announced before: the writer goes on with the next version, whoever holds the last one
+/// follows, and since an announcement is self-sufficient, whoever comes later finds all of it in the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn announcements_emptied_under_a_running_writer_cost_the_history_and_nothing_else() {
+    let mut setting = Setting::new("forgotten", 1, SCHEMA);
+    let (cache, late) = (scratch(), scratch());
+    let producer = setting.producer().await;
+    let first: Vec<_> = (0..20).map(|n| good(&mut setting, &format!("P-{n}"), 1.0)).collect();
+    setting.topic.produce(first);
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+
+    let versions = announcements(&setting);
+    let last = versions.read().len();
+    assert!(last > 1, "an epoch record and versions");
+    wait_until("nothing is left of the announcements", DEADLINE, || {
+        let (_, end) = versions.watermarks()[0];
+        versions.delete_before(0, end);
+        // A snapshot may be announced meanwhile.
+        match versions.read().len() {
+            0 => Ok(()),
+            left => Err(format!("{left} are left")),
+        }
+    });
+    let more = [good(&mut setting, "P-0", 2.0), setting.delete("P-1"), good(&mut setting, "new", 2.0)];
+    setting.topic.produce(more);
+    setting.settled(&consumer).await;
+    let newcomer = setting.consumer(late.path()).await;
+    setting.settled(&newcomer).await;
+    assert_eq!(producer.status().failures, 0, "{:?}", producer.status());
+    producer.shutdown().await.expect("it stops");
+
+    // The next life finds that version, and carries it on.
+    let producer = setting.producer().await;
+    let record = good(&mut setting, "after", 3.0);
+    setting.topic.produce([record]);
+    for consumer in [consumer, newcomer] {
+        setting.settled(&consumer).await;
+        consumer.shutdown().await.expect("it stops");
+    }
+    assert_eq!(producer.status().failures, 0, "{:?}", producer.status());
+    producer.shutdown().await.expect("it stops");
+    let history = History::of(&setting);
+    history.assert_no_branch();
+    assert!(history.valid[0].version.0 > 2, "begins at {}", history.valid[0].version);
+    assert!(!history.lives.is_empty(), "the next life has begun");
+    for two in history.valid.windows(2) {
+        assert_eq!(two[1].version.0, two[0].version.0 + 1, "versions go on without a gap");
+        assert_eq!(two[1].previous, Some((two[0].version, two[0].life.epoch)));
+    }
 }

@@ -1,11 +1,13 @@
-//! Misfits that their dead-letter topic does not take: none may stand in the way of its position.
+//! Misfits that their dead-letter topic does not take: none may stand in the way of its position, and no position may pass
+//! one that has no letter.
 
 use stillwell::format::letter::Letter;
 use stillwell::{Producer, blob::Store};
-use stillwell_tests::{Broker, Record, Setting, Topic, scratch};
+use stillwell_tests::{Broker, Record, Setting, Topic, scratch, wait_until};
 
 use crate::SCHEMA;
-use crate::history::{History, announced, dead_letters, good, limit};
+use crate::ground::{instance_with, reaches, says};
+use crate::history::{DEADLINE, History, announced, dead_letters, good, limit, misfit};
 
 /// Larger than the million bytes that a topic takes by default, smaller than what this source topic does.
 const LARGE: usize = 3_000_000;
@@ -103,4 +105,54 @@ async fn a_misfit_of_any_shape_goes_out_and_lets_its_position_go() {
         assert_eq!(letter.key, (key.len() <= 1024).then_some(key), "a short key is still a key");
     }
     assert_eq!(letters[4].header("stillwell.replays"), Some("2"), "the loop guard still counts");
+}
+
+/// Somebody deletes the dead-letter topic, and nobody here may make it anew: the source waits at the first record that would
+/// need it. What lies behind waits too, since positions are told in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_is_gone_holds_up_the_source_until_it_is_given_back() {
+    let mut setting = Setting::new("unlettered", 1, SCHEMA);
+    let kept: &[_] = &[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
+    let compacted: &[_] = &[("cleanup.policy", "compact")];
+    for (name, config) in [("announcements", kept), ("control", compacted), ("dlq", kept)] {
+        Topic::create_on(Broker::shared(), &format!("{}.{name}", setting.dataset()), 1, config);
+    }
+    let mut producer = instance_with(&setting, "one", Some("producer"), "create_topics = false");
+    let first = [good(&mut setting, "before", 1.0)];
+    setting.topic.produce(first);
+    producer.start(None);
+    reaches(&setting, 1).await;
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+
+    let letters = dead_letters(&setting);
+    letters.delete();
+    wait_until("the dead-letter topic is gone", DEADLINE, || match letters.partitions() {
+        0 => Ok(()),
+        partitions => Err(format!("{partitions} partitions")),
+    });
+    let more = [good(&mut setting, "in time", 1.0), misfit("unfit"), good(&mut setting, "behind", 2.0)];
+    setting.topic.produce(more);
+    // By the life after the one whose transaction failed, and that is how it stays.
+    says(&mut producer, "/health", "asking what the dead-letter topic takes");
+    says(&mut producer, "/health", letters.name());
+    let history = History::of(&setting);
+    for announcement in &history.valid {
+        let (version, at) = (announcement.version, announcement.positions[0].offset);
+        assert!(at <= 2, "version {version} is announced up to {at}, past a record without its letter");
+    }
+    let shown = consumer.view();
+    assert!(shown.get(b"behind").expect("it reads").is_none(), "nothing from behind it is shown");
+
+    Topic::create_on(Broker::shared(), letters.name(), 1, kept);
+    reaches(&setting, 4).await;
+    setting.settled(&consumer).await;
+    let letters = letters.read();
+    let keys: Vec<_> = letters.iter().map(|letter| letter.key.as_deref()).collect();
+    assert_eq!(keys, [Some(&b"unfit"[..])], "one letter");
+    assert_eq!(letters[0].header("__connect.errors.offset"), Some("2"));
+    producer.kill();
+    consumer.shutdown().await.expect("it stops");
+    History::of(&setting).assert_gapless().assert_no_branch();
 }

@@ -10,8 +10,9 @@ use stillwell::blob::faulty::{Faults, Faulty};
 use stillwell::clock::{Clock, Entropy};
 use stillwell::producer::announce::Announced;
 use stillwell::{Consumer, Producer};
-use stillwell_tests::{Broker, Record, Topic, bootstrap, scratch, wait_until_async};
+use stillwell_tests::{Broker, Record, Topic, bootstrap, scratch, wait_until, wait_until_async};
 
+use crate::instance::Instance;
 use crate::line::SCHEMA;
 use crate::setting::Setting;
 
@@ -131,6 +132,68 @@ async fn an_announcement_topic_that_is_made_anew_is_an_error_on_both_sides_until
     for consumer in [consumer, second] {
         consumer.shutdown().await.expect("it stops");
     }
+}
+
+/// A source is made anew while it is read: its offsets mean other records then. Nothing of it may be taken for what follows
+/// the old one, and nothing is skipped; the way out is a rebuild, of this process too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_made_anew_while_it_is_read_is_an_error_until_it_is_rebuilt() {
+    let mut setting = Setting::new("source-anew", 1, SCHEMA);
+    produce(&mut setting, 0..100);
+    let producer = setting.builder().look_every(OFTEN).start().await.expect("the producer starts");
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let commands = Instance::new(&setting, "commands");
+    let rebuild = || {
+        let asked = ["--yes", "--deletes", "--output", "json"];
+        commands.run(&["rebuild"], &asked).expect_code(0);
+    };
+    let source = setting.topic.name().to_owned();
+    let deleted = |setting: &Setting| {
+        setting.topic.delete();
+        wait_until("the source is gone", DEADLINE, || match setting.topic.partitions() {
+            0 => Ok(()),
+            partitions => Err(format!("{partitions} partitions")),
+        });
+    };
+    let anew = [source.as_str(), "was deleted and created again since version", "Run `stillwell rebuild"];
+
+    // Shorter than what was read of the old one: at the old offset there is nothing.
+    deleted(&setting);
+    says(&producer, &[&source, "does not exist: create it"]).await;
+    Topic::create_on(Broker::shared(), &source, 1, &[]);
+    let before = std::mem::take(&mut setting.model);
+    produce(&mut setting, 90..120);
+    let now = std::mem::replace(&mut setting.model, before);
+    says(&producer, &anew).await;
+    setting.settled(&consumer).await;
+    let announced = producer.announced().borrow().clone().expect("it has announced");
+    let (at, id) = (announced.positions[0].offset, announced.positions[0].source.topic_id);
+    assert_eq!(at, 100, "nothing of the new topic is announced");
+    setting.model = now;
+    rebuild();
+    setting.settled(&consumer).await;
+    wait_until_async("a life goes on from there", DEADLINE, || {
+        std::future::ready(producer.status().error.map_or(Ok(()), Err))
+    })
+    .await;
+
+    // Longer, and there at once: who reads on at the old offset finds records there.
+    deleted(&setting);
+    Topic::create_on(Broker::shared(), &source, 1, &[]);
+    setting.model.clear();
+    produce(&mut setting, 100..300);
+    says(&producer, &anew).await;
+    rebuild();
+    setting.settled(&consumer).await;
+    produce(&mut setting, 0..10);
+    setting.settled(&consumer).await;
+    let farewell = producer.shutdown().await.expect("the producer stops");
+    let ends: Vec<_> = farewell.positions.iter().map(|position| position.offset).collect();
+    assert_eq!(ends, [210], "of the topic as it is");
+    assert_ne!(farewell.positions[0].source.topic_id, id);
+    consumer.shutdown().await.expect("it stops");
 }
 
 #[tokio::test(flavor = "multi_thread")]

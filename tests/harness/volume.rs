@@ -1,6 +1,11 @@
 //! Small volumes of the test's own: one in memory that can be full, and one that breaks.
+//!
+//! A user without the right to mount goes without what needs one. Root, and CI, do not: there it fails, or what it shows
+//! could be gone for years and nobody would see.
 
+use std::ffi::OsString;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -10,12 +15,16 @@ use std::time::Duration;
 pub struct Volume<'a>(&'a Path);
 
 impl<'a> Volume<'a> {
-    /// Mounts `megabytes` at `at`, which exists. `None`: this user may not mount.
+    /// Mounts `megabytes` at `at`, which exists. `None`: this user may not mount, and need not.
     pub fn mount(at: &'a Path, megabytes: u32) -> Option<Volume<'a>> {
         let size = format!("size={megabytes}m");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &size, "stillwell-test"]).arg(at);
-        mount.output().ok()?.status.success().then_some(Volume(at))
+        match tool("mount", &["-t", "tmpfs", "-o", &size, "stillwell-test"], &[at]) {
+            Ok(()) => Some(Volume(at)),
+            Err(why) => {
+                without(&why);
+                None
+            }
+        }
     }
 
     /// Fills all that is left of it.
@@ -52,34 +61,51 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Mounts one of `megabytes` at `at`, which exists. `None`: this user may not, or lacks the tools.
+    /// Mounts one of `megabytes` at `at`, which exists. `None`: this user may not, or lacks the tools, and need not.
     pub fn mount(at: &Path, megabytes: u64) -> Option<Disk> {
         let disk = Disk { at: at.to_owned(), around: crate::scratch() };
-        let (whole, inner) = (disk.around.path().join("whole"), disk.around.path().join("inner"));
-        std::fs::create_dir(&inner).ok()?;
+        match disk.make(megabytes) {
+            Ok(()) => Some(disk),
+            Err(why) => {
+                without(&why);
+                None
+            }
+        }
+    }
+
+    fn make(&self, megabytes: u64) -> Result<(), String> {
+        let (whole, inner) = (self.around.path().join("whole"), self.around.path().join("inner"));
+        std::fs::create_dir(&inner).map_err(|error| format!("{}: {error}", inner.display()))?;
         // No journal: with one the file system goes read-only, and stays so until somebody mounts it anew.
         for (file, bytes, folder) in
-            [(whole, (megabytes + 64) << 20, &inner), (disk.file(), megabytes << 20, &disk.at)]
+            [(whole, (megabytes + 64) << 20, &inner), (self.file(), megabytes << 20, &self.at)]
         {
-            std::fs::File::create(&file).and_then(|file| file.set_len(bytes)).ok()?;
-            let made = tool("mkfs.ext4", &["-q", "-F", "-O", "^has_journal"], &[&file]);
-            (made && tool("mount", &["-o", "loop"], &[&file, folder])).then_some(())?;
+            let sized = std::fs::File::create(&file).and_then(|file| file.set_len(bytes));
+            sized.map_err(|error| format!("{}: {error}", file.display()))?;
+            tool("mkfs.ext4", &["-q", "-F", "-O", "^has_journal"], &[&file])?;
+            tool("mount", &["-o", "loop"], &[&file, folder])?;
         }
-        Some(disk)
+        Ok(())
     }
 
     fn file(&self) -> PathBuf {
         self.around.path().join("inner/disk")
     }
 
-    /// Nothing can be written from now on. False: the tool lacks, or the right to.
+    /// Nothing can be written from now on. False: the tool lacks, or the right to, and this user need not have it.
     pub fn breaks(&self) -> bool {
-        tool("chattr", &["+i"], &[&self.file()])
+        match tool("chattr", &["+i"], &[&self.file()]) {
+            Ok(()) => true,
+            Err(why) => {
+                without(&why);
+                false
+            }
+        }
     }
 
     /// All can be again.
     pub fn mend(&self) {
-        assert!(tool("chattr", &["-i"], &[&self.file()]), "the disk can be mended");
+        tool("chattr", &["-i"], &[&self.file()]).expect("the disk can be mended");
     }
 
     /// Takes it out and puts it in again, nobody using it: what was only in the system's memory of it is gone.
@@ -98,14 +124,14 @@ impl Disk {
 
     fn out(&self) {
         crate::wait_until("nobody uses the disk", Duration::from_secs(60), || {
-            if tool("umount", &[], &[&self.at]) { Ok(()) } else { Err("somebody does") }
+            tool("umount", &[], &[&self.at])
         });
     }
 
     fn back(&self) {
         // What it mends it says by its exit code.
-        tool("e2fsck", &["-f", "-y"], &[&self.file()]);
-        assert!(tool("mount", &["-o", "loop"], &[&self.file(), &self.at]), "the disk can be mounted again");
+        let _ = tool("e2fsck", &["-f", "-y"], &[&self.file()]);
+        tool("mount", &["-o", "loop"], &[&self.file(), &self.at]).expect("the disk can be mounted again");
     }
 }
 
@@ -119,10 +145,37 @@ impl Drop for Disk {
     }
 }
 
-/// Runs a tool; whether it is there, and was content.
-fn tool(name: &str, arguments: &[&str], paths: &[&Path]) -> bool {
+/// Runs a tool.
+///
+/// # Errors
+/// Why it is not there, or what it said against it.
+fn tool(name: &str, arguments: &[&str], paths: &[&Path]) -> Result<(), String> {
     // Some are outside a user's path.
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
     let done = Command::new(name).args(arguments).args(paths).env("PATH", path).output();
-    done.is_ok_and(|done| done.status.success())
+    let done = done.map_err(|error| format!("{name}: {error}"))?;
+    match done.status.success() {
+        true => Ok(()),
+        false => Err(format!("{name} {arguments:?} {paths:?}: {}", String::from_utf8_lossy(&done.stderr))),
+    }
+}
+
+/// Says `none` where root is to pass without a disk.
+pub const WAIVED: &str = "STILLWELL_TEST_MOUNTS";
+
+/// The test goes without a disk, for this reason; unless whoever runs it is to have all tests.
+#[track_caller]
+fn without(why: &str) {
+    assert!(
+        !is_needed(std::env::var_os),
+        "no disk of the test's own, without which it shows nothing: {why}\n\
+         (who is root where nothing may be mounted, as in most containers, says {WAIVED}=none)"
+    );
+}
+
+/// Whether a test that has no disk must fail: in CI, and for root, unless somebody has said otherwise.
+pub fn is_needed(variable: impl Fn(&'static str) -> Option<OsString>) -> bool {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|itself| itself.uid() == 0);
+    let ci = variable("CI").is_some_and(|ci| !ci.is_empty() && ci != "false");
+    (is_root || ci) && variable(WAIVED).is_none_or(|waived| waived != "none")
 }

@@ -147,4 +147,12 @@ mod tests {
         assert_eq!(own.compare(topic(one, 9)), Change::None);
         assert_eq!(own.compare(topic(two, 9)), Change::Moved(Some(two)));
     }
+
+    #[test]
+    fn it_says_what_errors_md_quotes() {
+        let (was, now) = (TopicId([1; 16]), TopicId([2; 16]));
+        let moved = |now| Moved { topic: "s".into(), was, now }.to_string();
+        assert_eq!(moved(None), "topic s was deleted");
+        assert_eq!(moved(Some(now)), format!("topic s was deleted and created again as {now}, it was {was}"));
+    }
 }
