@@ -1,6 +1,6 @@
 //! A dead-letter topic as a list: one line for each record, however often it failed.
 //!
-//! A record that was replayed and failed again has another letter, and so has one that was read anew ([`super::record`]): the
+//! A record that was replayed and failed again has another letter, and so may one that was not ([`super::record`]): the
 //! line shows the last, and how many there are. Of those that were replayed equally often the last is the one that was
 //! written last: the later one of a partition, and of two partitions that which says the later time. (The topic itself could hold only
 //! the last of each key by compaction, but a letter's key is its record's, so that many records would share one line, and

@@ -12,8 +12,8 @@
 //! too, is known by them, whatever its own offset is, and its timestamp where the topic writes the time of arrival. The key
 //! must be the same; not so where it is too long for a letter that lies in a blob.
 //!
-//! The same position has a second letter (A') where a transaction of the dataset was made again, or what had failed was read
-//! anew: after a rebuild, or a reset of its offsets.
+//! The same position has a second letter (A') where a transaction of the dataset was made again; where a listener died before
+//! it had noted what it handled; where it refused the record again, after a rollback or a reset.
 //!
 //! Who gave up is a part of it: of two datasets, or connectors, that read one topic, each has letters of its own. What a
 //! listener did not handle is another matter than that a record could not be taken, and each listener's its own; there a value
