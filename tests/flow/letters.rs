@@ -130,6 +130,12 @@ fn broken(key: &str, ms: i64) -> Record {
     Record { value: Some(b"{".to_vec()), ..poison(key, ms) }
 }
 
+/// What a replay puts on a record that has failed once.
+pub(crate) fn replayed_once(offset: i64, timestamp: i64) -> [(String, Option<Vec<u8>>); 2] {
+    let header = |name: &str, value: String| (format!("stillwell.{name}"), Some(value.into_bytes()));
+    [header("origin", format!("{offset}@{timestamp}")), header("replays", "1".to_owned())]
+}
+
 pub(crate) fn counts(totals: &Value) -> (u64, u64, u64, u64, u64) {
     let count = |name: &str| totals[name].as_u64().unwrap_or_else(|| panic!("{name} of {totals}"));
     (count("selected"), count("replayed"), count("stale"), count("replayed_before"), count("left"))
@@ -198,7 +204,7 @@ fn poison_is_shown_mended_and_replayed_into_the_dataset() {
         assert_eq!((is.partition, is.timestamp), (was.partition, was.timestamp), "where and when it was");
         assert_eq!(is.value.as_deref(), Some(value("1.5").as_bytes()));
         let mut headers = was.headers.clone();
-        headers.push(("stillwell.replays".to_owned(), Some(b"1".to_vec())));
+        headers.extend(replayed_once(was.offset, was.timestamp.expect("it was given one")));
         assert_eq!(is.headers, headers, "byte for byte, and how often");
     }
     let again = instance.run(&["dlq", "replay"], &[]).expect_code(0);
@@ -436,10 +442,10 @@ fn letters_of_connect_and_of_spring_are_replayed_too() {
     assert_eq!((counts(&done), &done["left_by"]["no place in the source"]), ((4, 2, 0, 0, 2), &json!(2)));
     let replayed = scene.replayed();
     assert_eq!(scene.replayed_keys(), ["connect", "spring"]);
-    for (message, timestamp) in replayed.iter().zip([5, 6]) {
-        assert_eq!((message.partition, message.timestamp), (1, Some(at(timestamp))));
+    for (message, (offset, timestamp)) in replayed.iter().zip([(0, at(5)), (1, at(6))]) {
+        assert_eq!((message.partition, message.timestamp), (1, Some(timestamp)));
         let mut headers = poison("", 0).headers;
-        headers.push(("stillwell.replays".to_owned(), Some(b"1".to_vec())));
+        headers.extend(replayed_once(offset, timestamp));
         assert_eq!(message.headers, headers, "what was put behind them is gone");
     }
 }
@@ -487,7 +493,7 @@ async fn a_letter_too_large_for_its_topic_comes_back_from_its_blob() {
     let replayed = scene.replayed();
     assert_eq!(scene.replayed_keys(), ["value", long_key.as_str()]);
     for (message, record) in replayed.iter().zip(&records) {
-        assert_eq!((&message.value, message.headers.len()), (&record.value, record.headers.len() + 1));
+        assert_eq!((&message.value, message.headers.len()), (&record.value, record.headers.len() + 2));
     }
     // The topic takes no more than this any more.
     store.put("d/t/0/2.letter", vec![b'x'; 3_000_000]).await.expect("it is stored");

@@ -12,12 +12,13 @@ use stillwell::codec::{Bound, ExtraFields, Format, KeyRule};
 use stillwell::dead::replay;
 use stillwell::dead::rows::Goal;
 use stillwell::dead::select::Selection;
+use stillwell::format::letter::Elsewhere;
 use stillwell::kafka;
 use stillwell::schema::Schema;
-use stillwell_tests::{Record, Running, bootstrap, scratch, wait_until};
+use stillwell_tests::{Message, Record, Running, Topic, bootstrap, scratch, wait_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::letters::{Scene, counts, poison};
+use crate::letters::{Scene, counts, poison, replayed_once};
 use crate::line::SCHEMA;
 
 const LONG: Duration = Duration::from_secs(90);
@@ -155,4 +156,116 @@ fn a_rate_is_kept() {
     assert_eq!(counts(&done), (40, 40, 0, 0, 0), "{done}");
     // Half a second's worth may go at once.
     assert!(took >= Duration::from_millis(3_400), "{LETTERS} letters at 10 a second took {took:?}");
+}
+
+/// A record as it stands in the source.
+fn stood(message: Message) -> Record {
+    let Message { partition, timestamp, key, value, headers, .. } = message;
+    Record { partition: Some(partition), timestamp, key, value, headers }
+}
+
+/// The letters of a topic as they are listed, or written to a file: key, how many there are of its record, and whether a later
+/// one has replaced it.
+fn told(scene: &Scene, arguments: &[&str]) -> Vec<(String, u64, bool)> {
+    let (verb, more) = arguments.split_first().expect("a command");
+    let text = scene.instance.run(&["dlq", *verb], more).expect_code(0).stdout;
+    let lines: Vec<Value> = match *verb {
+        "list" => serde_json::from_str(&text).expect("a list"),
+        _ => text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect(),
+    };
+    let one = |line: &Value| {
+        let key = line["key"].as_str().expect("it has one").to_owned();
+        (key, line["failures"].as_u64().expect("it says how many"), line["replaced"] == true)
+    };
+    lines.iter().map(one).collect()
+}
+
+/// A record that was mended, replayed, and has failed again: its first letter, unmended, must not go behind the mended value,
+/// whatever is asked for; nor is it one more letter for who lists or exports them.
+#[test]
+fn a_letter_that_a_later_one_has_replaced_is_passed_over_also_by_force() {
+    let scene = Scene::new("replaced", 1);
+    scene.fail(&[poison("again", 5), poison("other", 6)]);
+    let mended = scene.totals(&["--fix", "sed s/1.5/2.5/"], 0);
+    assert_eq!((counts(&mended), &mended["replaced"]), ((2, 2, 0, 0, 0), &json!(0)), "{mended}");
+    let back = scene.replayed().into_iter().find(|message| message.key.as_deref() == Some(b"again"));
+    let back = back.expect("it was replayed");
+    let letter = scene.letter(0, back.offset, &stood(back));
+    // The letter of the other one is in the topic twice, as where a transaction of the dataset was made again.
+    let other = scene.letter(0, 1, &poison("other", 6));
+    let written = [(&letter, 9_000), (&other, 9_001)];
+    scene.letters.produce(written.map(|(letter, at)| scene.written(letter, at, &Elsewhere::Nothing)));
+
+    let of = |key: &str, failures, replaced| (key.to_owned(), failures, replaced);
+    let last = [of("again", 2, false), of("other", 2, false)];
+    assert_eq!(told(&scene, &["list", "--output", "json"]), last);
+    assert_eq!(told(&scene, &["export"]), last);
+    let all = [of("again", 2, true), of("other", 2, true), of("again", 2, false), of("other", 2, false)];
+    assert_eq!(told(&scene, &["export", "--all"]), all);
+    assert_eq!(told(&scene, &["export", "--all", "--key", "again", "--max", "1"]), all[..1]);
+    // The last letter of the record failed at another time: the earlier one is not shown in its place.
+    assert!(told(&scene, &["export", "--key", "again", "--until", "1970-01-01T00:00:02Z"]).is_empty());
+
+    let forced = ["--error", "too early", "--force"];
+    let expected = ((4, 2, 0, 1, 0), &json!(1));
+    let dry = scene.totals(&[&forced[..], &["--dry-run"]].concat(), 0);
+    assert_eq!((counts(&dry), &dry["replaced"]), expected, "{dry}");
+    let done = scene.totals(&forced, 0);
+    assert_eq!((counts(&done), &done["replaced"]), expected, "{done}");
+    let mut values = scene.replayed();
+    values.retain(|message| message.key.as_deref() == Some(b"again"));
+    let prices = values.iter().map(|message| {
+        let value: Value =
+            serde_json::from_slice(message.value.as_deref().unwrap_or_default()).expect("JSON");
+        value["price"].clone()
+    });
+    assert_eq!(prices.collect::<Vec<_>>(), [2.5, 2.5], "as it was mended, and last so");
+    let first = poison("again", 5).timestamp.expect("it has one");
+    let origin = format!("0@{first}");
+    let said = values
+        .iter()
+        .map(|message| [message.header("stillwell.origin"), message.header("stillwell.replays")]);
+    assert_eq!(said.collect::<Vec<_>>(), [[Some(&*origin), Some("1")], [Some(&*origin), Some("2")]]);
+    assert_eq!(counts(&scene.totals(&forced, 0)).0, 0, "it is handled, as the others are");
+
+    // The later letter is not asked for, and the earlier one is replaced all the same.
+    let early = ["--key", "again", "--force", "--until", "1970-01-01T00:00:02Z"];
+    let done = scene.totals(&early, 0);
+    assert_eq!((counts(&done), &done["replaced"], &done["not_now"]), ((1, 0, 0, 0, 0), &json!(1), &json!(1)));
+    // Neither is it where the source is looked at, which tells of the others that they were replayed.
+    let said = scene.replay(&["--stage", "decode"]).expect_code(0).stdout;
+    assert!(
+        said.contains("4 letters selected: 0 replayed, 0 stale, 3 replayed before, 1 replaced"),
+        "{said}"
+    );
+    let line = said.lines().find(|line| line.starts_with("replaced ")).expect("it is named");
+    assert!(
+        line.contains("key \"again\"") && line.ends_with(&format!("{}[0]@2", scene.letters.name())),
+        "{line}"
+    );
+}
+
+/// Where letters without a key, or of before partitions were added, stand is nobody's choice: the later one may be in a
+/// partition that is handled.
+#[test]
+fn the_later_letter_may_stand_in_another_partition_and_be_handled() {
+    let scene = Scene::new("spread", 1);
+    let letters = Topic::create("spread.letters", 2);
+    let first = Record { partition: Some(0), ..poison("again", 5) };
+    let mut again = first.clone();
+    again.headers.extend(replayed_once(0, first.timestamp.expect("it has one")));
+    scene.source().produce([first.clone(), again.clone()]);
+    let letter = |partition: i32, offset: i64, record: &Record| Record {
+        partition: Some(partition),
+        ..scene.written(&scene.letter(0, offset, record), 1_000 + offset, &Elsewhere::Nothing)
+    };
+    letters.produce([letter(0, 1, &again)]);
+    let topic = ["--topic", letters.name(), "--key", "again", "--force"];
+    let done = scene.totals(&topic, 0);
+    assert_eq!((counts(&done), &done["replaced"]), ((1, 1, 0, 0, 0), &json!(0)), "{done}");
+    letters.produce([letter(1, 0, &first)]);
+    let done = scene.totals(&topic, 0);
+    assert_eq!((counts(&done), &done["replaced"]), ((1, 0, 0, 0, 0), &json!(1)), "{done}");
+    assert_eq!(told(&scene, &["list", "--output", "json", "--topic", letters.name()]).len(), 1);
+    assert_eq!(counts(&scene.totals(&topic, 0)).0, 0, "it is handled");
 }

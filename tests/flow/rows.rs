@@ -10,7 +10,7 @@ use stillwell::format::letter::Elsewhere;
 use stillwell_tests::{Message, Record, Registry, Running, Topic, run, wait_until};
 
 use crate::instance::Instance;
-use crate::letters::{Scene, counts, poison};
+use crate::letters::{Scene, counts, poison, replayed_once};
 use crate::setting::Setting;
 
 const LONG: Duration = Duration::from_secs(90);
@@ -175,13 +175,15 @@ fn avro_is_mended_as_json_and_comes_into_the_dataset_by_its_source_once() {
     for (key, messages) in &times {
         let key = String::from_utf8_lossy(key).into_owned();
         let [message] = messages.as_slice() else { panic!("{key}: {} times", messages.len()) };
-        let count = ("stillwell.replays".to_owned(), Some(b"1".to_vec()));
+        // One record stands before them.
+        let first = bad.iter().position(|record| record.key.as_deref() == Some(key.as_bytes()));
+        let [origin, count] = replayed_once(1 + first.expect("it was bad") as i64, now);
         let trace = ("trace".to_owned(), Some(vec![0xff, 0]));
         let (value, headers) = match key.as_str() {
-            "gone" => (None, vec![trace, count]),
+            "gone" => (None, vec![trace, origin, count]),
             // Where it stood before.
-            "headed" => (Some(own("headed", 1.5)), vec![header(newest), count]),
-            _ => (Some(framed(newest, &own(&key, 1.5))), vec![trace, count]),
+            "headed" => (Some(own("headed", 1.5)), vec![header(newest), origin, count]),
+            _ => (Some(framed(newest, &own(&key, 1.5))), vec![trace, origin, count]),
         };
         assert_eq!((&message.value, &message.headers), (&value, &headers), "{key}");
         assert_eq!((message.partition, message.timestamp), (1, Some(now)), "where and when it was");
@@ -268,5 +270,6 @@ fn a_change_that_a_webhook_did_not_take_is_mended_in_the_dataset() {
     assert_eq!(counts(&done), (2, 1, 1, 0, 0), "{done}");
     let replayed = scene.replayed();
     assert_eq!((scene.replayed_keys(), &replayed[0].value), (vec!["changed".to_owned()], &Some(row(2.5))));
-    assert_eq!(replayed[0].headers, [("stillwell.replays".to_owned(), Some(b"1".to_vec()))]);
+    let timestamp = poison("", 5).timestamp.expect("it has one");
+    assert_eq!(replayed[0].headers, replayed_once(1, timestamp));
 }

@@ -2,7 +2,7 @@
 //!
 //! | written by | told by | the original's headers |
 //! | --- | --- | --- |
-//! | Stillwell | `__connect.errors.topic` with `stillwell.failed-at` behind it | what stands before, less `stillwell.replays` |
+//! | Stillwell | `__connect.errors.topic` with `stillwell.failed-at` behind it | what stands before, less `stillwell.replays` and `stillwell.origin` |
 //! | Kafka Connect | `__connect.errors.topic` alone | what stands before |
 //! | Spring | `kafka_dlt-original-topic` | all but `kafka_dlt-*` and `retry_topic-*` |
 //!
@@ -13,6 +13,8 @@
 //! Owns: telling the three apart, and the original from what was put behind it. Does not own: what is done with it
 //! (`replay`, `listing`), blobs.
 
+use super::letter::CHANGES;
+use super::record::Origin;
 use crate::format::letter::{Elsewhere, header};
 
 /// Prefix of all that Kafka Connect puts on a letter.
@@ -88,7 +90,11 @@ pub struct Found<'a> {
     pub failed_at: i64,
     /// How often the record has been replayed.
     pub replays: u32,
-    /// The original's headers, without our count.
+    /// The record that failed first, of which this one is a replay; `None` where it is none.
+    pub origin: Option<Origin>,
+    /// The listener that did not handle the change; empty where it is none.
+    pub listener: &'a str,
+    /// The original's headers, without our count and origin.
     pub headers: Vec<(&'a str, Option<&'a [u8]>)>,
     /// What of it lies in a blob.
     pub elsewhere: Elsewhere,
@@ -106,9 +112,9 @@ impl<'a> Found<'a> {
             (Some(at), spring) if spring.is_none_or(|spring| spring < at) => connect_letter(raw, headers, at),
             (_, Some(_)) => spring_letter(raw, headers),
             _ => {
-                let replays = count(&headers);
-                let headers = headers.into_iter().filter(|(name, _)| *name != header::REPLAYS).collect();
-                Found { replays, headers, ..nobodys(raw) }
+                let (replays, origin) = replayed(&headers);
+                let headers = headers.into_iter().filter(|(name, _)| !is_of_replays(name)).collect();
+                Found { replays, origin, headers, ..nobodys(raw) }
             }
         }
     }
@@ -131,6 +137,8 @@ fn nobodys(raw: Raw<'_>) -> Found<'_> {
         owner: "",
         failed_at: raw.timestamp,
         replays: 0,
+        origin: None,
+        listener: "",
         headers: Vec::new(),
         elsewhere: Elsewhere::Nothing,
     }
@@ -161,7 +169,12 @@ fn connect_letter<'a>(raw: Raw<'a>, mut headers: Headers<'a>, at: usize) -> Foun
         }
     }
     found.source = place(topic, partition, offset);
-    found.replays = count(&headers);
+    (found.replays, found.origin) = replayed(&headers);
+    if ours && CHANGES.contains(&found.stage) {
+        // It stands among the headers of the record, of which a change has none.
+        let listener = headers.iter().rev().find(|(name, _)| *name == header::LISTENER);
+        found.listener = listener.map_or("", |(_, value)| text(*value));
+    }
     let mut index = 0;
     headers.retain(|(name, _)| {
         let behind = index >= at;
@@ -171,7 +184,7 @@ fn connect_letter<'a>(raw: Raw<'a>, mut headers: Headers<'a>, at: usize) -> Foun
                 true => header::OF_A_FAILURE.contains(name),
                 false => name.starts_with(CONNECT),
             };
-        !put && *name != header::REPLAYS
+        !put && !is_of_replays(name)
     });
     found.headers = headers;
     found
@@ -202,9 +215,9 @@ fn spring_letter<'a>(raw: Raw<'a>, mut headers: Headers<'a>) -> Found<'a> {
     // The listener's exception is Spring's own; the cause is what happened.
     found.class = text(of_key.or(last("exception-cause-fqcn")).or(last("exception-fqcn")));
     found.message = text(last("key-exception-message").or(last("exception-message")));
-    found.replays = count(&headers);
+    (found.replays, found.origin) = replayed(&headers);
     let put = |name: &str| name.starts_with(SPRING) || name.starts_with(SPRING_RETRY);
-    headers.retain(|(name, _)| !put(name) && *name != header::REPLAYS);
+    headers.retain(|(name, _)| !put(name) && !is_of_replays(name));
     found.headers = headers;
     found
 }
@@ -225,9 +238,20 @@ fn number(bytes: &[u8]) -> Option<i64> {
     }
 }
 
-fn count(headers: &Headers<'_>) -> u32 {
-    let last = headers.iter().rev().find(|(name, _)| *name == header::REPLAYS);
-    last.and_then(|(_, value)| text(*value).parse().ok()).unwrap_or(0)
+/// Whether a header is one that a replay puts on a record.
+pub fn is_of_replays(name: &str) -> bool {
+    name == header::REPLAYS || name == header::ORIGIN
+}
+
+/// How often the record was replayed, and what it was before.
+fn replayed(headers: &Headers<'_>) -> (u32, Option<Origin>) {
+    let last = |wanted: &str| {
+        let found = headers.iter().rev().find(|(name, _)| *name == wanted);
+        found.map_or("", |(_, value)| text(*value))
+    };
+    let replays = last(header::REPLAYS).parse().unwrap_or(0);
+    let origin = if replays > 0 { Origin::parse(last(header::ORIGIN)) } else { None };
+    (replays, origin)
 }
 
 /// A header as text; what is not UTF-8 shows as empty.
@@ -291,11 +315,26 @@ mod tests {
 
     #[test]
     fn a_record_that_was_replayed_keeps_its_count_and_not_the_header() {
-        let own = vec![pair("a", "1"), pair(header::REPLAYS, "2")];
+        let own = vec![pair("a", "1"), pair(header::ORIGIN, "7@8"), pair(header::REPLAYS, "2")];
         let sent = letter(own).kafka_headers("products", 0, 55, &Elsewhere::Value("x/y.letter".to_owned()));
         let found = read(&sent);
         assert_eq!((found.replays, found.headers.len()), (2, 1));
+        assert_eq!(found.origin, Some(Origin { offset: 7, timestamp: 8 }));
         assert_eq!(found.elsewhere, Elsewhere::Value("x/y.letter".to_owned()));
+    }
+
+    #[test]
+    fn a_record_that_was_not_replayed_has_no_origin_and_a_change_has_a_listener() {
+        let sent =
+            letter(vec![pair(header::ORIGIN, "7@8")]).kafka_headers("products", 0, 55, &Elsewhere::Nothing);
+        assert_eq!((read(&sent).replays, read(&sent).origin), (0, None));
+        let named = || vec![pair(header::LISTENER, "audit")];
+        let change = Letter { stage: "webhook".to_owned(), ..letter(named()) };
+        let listener = |letter: Letter| {
+            let sent = letter.kafka_headers("products", 0, 55, &Elsewhere::Nothing);
+            read(&sent).listener.to_owned()
+        };
+        assert_eq!((listener(change), listener(letter(named()))), ("audit".to_owned(), String::new()));
     }
 
     #[test]

@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Error;
-use super::found::{Found, Source};
+use super::found::{Found, Source, is_of_replays};
 use super::letter::{CHANGES, CONFLICT};
+use super::record::{Origin, Record};
 use crate::blob::{self, Store};
 use crate::codec::{Encoded, KEY_HEADER, VALUE_HEADER};
-use crate::format::letter::{Elsewhere, Letter, header};
+use crate::format::letter::{Elsewhere, Letter};
 
 /// Longest time for one blob.
 const FETCH: Duration = Duration::from_secs(60);
@@ -76,7 +77,11 @@ pub struct Held {
     pub key: Option<Bytes>,
     /// Its value.
     pub value: Option<Bytes>,
-    /// Its headers, without our count.
+    /// The record that failed first, of which it is a replay.
+    pub origin: Option<Origin>,
+    /// What all letters of that record have in common; `None` where they do not say where it was.
+    pub record: Option<Record>,
+    /// Its headers, without our count and origin.
     pub headers: Vec<(String, Option<Bytes>)>,
     /// What of it is still in a blob.
     pub elsewhere: Elsewhere,
@@ -100,6 +105,8 @@ impl Held {
             message: found.message.to_owned(),
             key: copy(found.raw.key),
             value: copy(found.raw.value),
+            origin: found.origin,
+            record: Record::of(found),
             headers: found.headers.iter().map(|(name, value)| ((*name).to_owned(), copy(*value))).collect(),
             elsewhere: found.elsewhere.clone(),
             form: Form::Source,
@@ -168,7 +175,7 @@ impl Held {
             _ => match Letter::decode(&bytes) {
                 Ok(Letter { key, value, headers, .. }) => {
                     (self.key, self.value) = (key, value);
-                    self.headers = headers.into_iter().filter(|(name, _)| name != header::REPLAYS).collect();
+                    self.headers = headers.into_iter().filter(|(name, _)| !is_of_replays(name)).collect();
                 }
                 Err(error) => return Ok(Some(format!("the blob {name} is {error}"))),
             },

@@ -1,17 +1,18 @@
 //! A dead-letter topic as a list: one line for each record, however often it failed.
 //!
-//! A record that was replayed and failed again has another letter, with the same key, timestamp and partition, and with
-//! `stillwell.replays` one higher; the line shows the last, and how many there are. (The topic itself could hold only the
-//! last of each key by compaction, but a letter's key is its record's, so that many records would share one line, and
+//! A record that was replayed and failed again has another letter, and so may one that was not ([`super::record`]): the
+//! line shows the last, and how many there are. Of those that were replayed equally often the last is the one that was
+//! written last: the later one of a partition, and of two partitions that which says the later time. (The topic itself could hold only
+//! the last of each key by compaction, but a letter's key is its record's, so that many records would share one line, and
 //! letters without key could not be written at all: docs/operations.md.)
 //!
 //! ```text
-//!  1  all letters --> which is the last of its record, and how many there are     24 bytes a letter, 40 a record
+//!  1  all letters --> which is the last of its record, and how many there are     32 bytes a letter, 40 a record
 //!  2  the chosen ones once more --> lines
 //! ```
 //!
-//! Owns: which letters are of one record. Does not own: reading them (`topic`), what replays made of them (`fate`), how a line
-//! looks (`cli/dlq`).
+//! Owns: which letter of a record is the last. Does not own: which are of one record (`record`), reading them (`topic`), what
+//! replays made of them (`fate`), how a line looks (`cli/dlq`).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,6 +22,7 @@ use super::Error;
 use super::fate::{Fate, Replays};
 use super::found::{Found, Writer};
 use super::held::Place;
+use super::record::Record;
 use super::topic::Reader;
 use crate::format::letter::Elsewhere;
 
@@ -85,31 +87,13 @@ impl Line {
     }
 }
 
-/// What all letters of a record have in common, topic, partition, timestamp and key, and which of them it is: hashed.
-fn hashed(found: &Found<'_>, replays: u32) -> Option<u128> {
-    let source = found.source?;
-    let mut hash = xxhash_rust::xxh3::Xxh3::new();
-    hash.update(&xxhash_rust::xxh3::xxh3_128(source.topic.as_bytes()).to_le_bytes());
-    hash.update(&source.partition.to_le_bytes());
-    hash.update(&found.timestamp.to_le_bytes());
-    hash.update(&replays.to_le_bytes());
-    if let Some(key) = found.raw.key {
-        hash.update(&[1]);
-        hash.update(key);
-    }
-    Some(hash.digest128())
-}
-
-/// No row.
-const NONE: u32 = u32::MAX;
-
 /// The first reading: which letters are the last of their records.
 #[derive(Debug)]
 pub struct Listing {
     /// In the order of the topic.
     rows: Vec<Row>,
-    /// The newest of the rows that look the same, by which the others are found.
-    of: HashMap<u128, u32>,
+    /// The last one of each record so far.
+    of: HashMap<Record, u32>,
     most: usize,
     replays: Option<Replays>,
 }
@@ -117,23 +101,46 @@ pub struct Listing {
 #[derive(Debug)]
 struct Row {
     offset: i64,
+    failed_at: i64,
     partition: i32,
-    failures: u32,
-    /// The one before that looks the same.
-    next: u32,
-    shown: bool,
+    replays: u32,
+    /// Of the last one of a record, how many there are; of another, a row that has replaced it.
+    count: u32,
+    is_last: bool,
+    is_meant: bool,
+}
+
+impl Row {
+    fn of(found: &Found<'_>, is_meant: bool) -> Row {
+        Row {
+            offset: found.raw.offset,
+            failed_at: found.failed_at,
+            partition: found.raw.partition,
+            replays: found.replays,
+            count: 1,
+            is_last: true,
+            is_meant,
+        }
+    }
+
+    /// Whether it comes after another one of its record that was read before it. Each replay follows one failure, whatever
+    /// clocks say.
+    fn is_after(&self, other: &Row) -> bool {
+        let written_after = self.partition == other.partition || self.failed_at >= other.failed_at;
+        self.replays > other.replays || self.replays == other.replays && written_after
+    }
 }
 
 impl Default for Listing {
     fn default() -> Listing {
-        Listing::within(NONE as usize)
+        Listing::within(u32::MAX as usize)
     }
 }
 
 impl Listing {
-    /// Of a topic with at most so many letters: each takes memory, some 70 bytes.
+    /// Of a topic with at most so many letters: each takes memory, some 80 bytes.
     pub fn within(most: usize) -> Listing {
-        Listing { rows: Vec::new(), of: HashMap::new(), most: most.min(NONE as usize), replays: None }
+        Listing { rows: Vec::new(), of: HashMap::new(), most: most.min(u32::MAX as usize), replays: None }
     }
 
     /// Has the lines say what replays have made of their letters.
@@ -147,42 +154,78 @@ impl Listing {
     /// # Errors
     /// [`Error::TooManyLetters`].
     pub fn take(&mut self, found: &Found<'_>, is_meant: bool) -> Result<(), Error> {
-        let at = self.rows.len();
-        if at >= self.most {
+        if self.rows.len() >= self.most {
             return Err(Error::TooManyLetters(self.most));
         }
-        let (offset, partition) = (found.raw.offset, found.raw.partition);
-        let mut row = Row { offset, partition, failures: 1, next: NONE, shown: is_meant };
-        // Each replay follows one failure: two records that look the same are still two.
-        let before = found.replays.checked_sub(1).and_then(|replays| hashed(found, replays));
-        if let Some(failures) = before.and_then(|record| self.replace(record)) {
-            row.failures += failures;
-        }
-        if let Some(record) = hashed(found, found.replays) {
-            row.next = self.of.insert(record, at as u32).unwrap_or(NONE);
+        let at = self.rows.len() as u32;
+        let mut row = Row::of(found, is_meant);
+        if let Some(record) = Record::of(found) {
+            match self.of.entry(record) {
+                Entry::Vacant(none) => {
+                    none.insert(at);
+                }
+                Entry::Occupied(mut known) => {
+                    if let Some(last) = self.rows.get_mut(*known.get() as usize) {
+                        if row.is_after(last) {
+                            row.count += last.count;
+                            (last.count, last.is_last) = (at, false);
+                            known.insert(at);
+                        } else {
+                            last.count += 1;
+                            (row.count, row.is_last) = (*known.get(), false);
+                        }
+                    }
+                }
+            }
         }
         self.rows.push(row);
         Ok(())
     }
 
-    /// The newest letter that looks so is no record's last any more. How often it had failed.
-    fn replace(&mut self, record: u128) -> Option<u32> {
-        let Entry::Occupied(mut newest) = self.of.entry(record) else { return None };
-        let row = self.rows.get_mut(*newest.get() as usize)?;
-        row.shown = false;
-        match row.next {
-            NONE => drop(newest.remove()),
-            next => *newest.get_mut() = next,
-        }
-        Some(row.failures)
-    }
-
-    /// The first `most` of those that are meant: the lines are made of them by a second reading.
+    /// The first `most` of those that are meant, and the last of their records: the lines are made of them by a second reading.
     pub fn chosen(self, most: usize) -> Chosen {
         let Listing { rows, replays, .. } = self;
-        let rows = rows.into_iter().filter(|row| row.shown).take(most).collect();
+        let rows = rows.into_iter().filter(|row| row.is_meant && row.is_last).take(most).collect();
         Chosen { rows, next: 0, replays, lines: Vec::new() }
     }
+
+    /// The first `most` of those that are meant, also those that a later one has replaced.
+    pub fn all(mut self, most: usize) -> Chosen {
+        let mut rows = Vec::new();
+        for at in 0..self.rows.len() as u32 {
+            if rows.len() >= most {
+                break;
+            }
+            let last = self.last(at);
+            let count = self.rows.get(last as usize).map_or(1, |row| row.count);
+            if let Some(row) = self.rows.get(at as usize).filter(|row| row.is_meant) {
+                rows.push(Row { count, ..*row });
+            }
+        }
+        Chosen { rows, next: 0, replays: self.replays, lines: Vec::new() }
+    }
+
+    /// The last one of the record that a row is of. The way there is made short for the next one that asks.
+    fn last(&mut self, at: u32) -> u32 {
+        let mut last = at;
+        while let Some(row) = self.rows.get(last as usize).filter(|row| !row.is_last) {
+            last = row.count;
+        }
+        let mut on = at;
+        while let Some(row) = self.rows.get_mut(on as usize).filter(|row| !row.is_last) {
+            on = std::mem::replace(&mut row.count, last);
+        }
+        last
+    }
+}
+
+/// A letter that was chosen, among those of its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Among {
+    /// How many there are.
+    pub failures: u32,
+    /// Whether it is the last one.
+    pub is_last: bool,
 }
 
 /// The letters of which lines are made.
@@ -200,21 +243,33 @@ impl Chosen {
         self.rows.get(self.next).map(|row| (row.partition, row.offset))
     }
 
-    /// Takes a letter of the second reading, in the same order. False: the partition has no more of them.
-    pub fn take(&mut self, found: &Found<'_>) -> bool {
+    /// A letter of the second reading, in the same order: what is known of it, where it is chosen; and whether the partition
+    /// has more of them.
+    pub fn meet(&mut self, found: &Found<'_>) -> (Option<Among>, bool) {
         let (partition, offset) = (found.raw.partition, found.raw.offset);
+        let mut among = None;
         while let Some(row) = self.rows.get(self.next).filter(|row| row.partition == partition) {
             if row.offset > offset {
-                return true;
+                return (among, true);
             }
             // Else retention has taken it meanwhile.
             if row.offset == offset {
-                let fate = self.replays.as_ref().map(|replays| replays.fate(partition, offset));
-                self.lines.push(Line { failures: row.failures, fate, ..Line::of(found) });
+                among = Some(Among { failures: row.count, is_last: row.is_last });
             }
             self.next += 1;
         }
-        false
+        (among, false)
+    }
+
+    /// Takes a letter of the second reading, in the same order. False: the partition has no more of them.
+    pub fn take(&mut self, found: &Found<'_>) -> bool {
+        let (among, more) = self.meet(found);
+        if let Some(Among { failures, .. }) = among {
+            let fate = self.replays.as_ref();
+            let fate = fate.map(|replays| replays.fate(found.raw.partition, found.raw.offset));
+            self.lines.push(Line { failures, fate, ..Line::of(found) });
+        }
+        more
     }
 
     /// The second reading.
@@ -246,106 +301,4 @@ impl Chosen {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dead::found::Raw;
-    use crate::format::letter::header;
-
-    /// A topic's letters: key, timestamp, replays, and whether it is meant.
-    type Letter = (Option<&'static str>, i64, u32, bool);
-
-    fn with<T>(offset: usize, letter: &Letter, take: impl FnOnce(&Found<'_>) -> T) -> T {
-        let (key, timestamp, replays, _) = *letter;
-        let raw = Raw {
-            partition: 0,
-            offset: offset as i64,
-            timestamp,
-            key: key.map(str::as_bytes),
-            value: Some(b"{"),
-        };
-        let source = (offset + 100).to_string();
-        let (replays, timestamp) = (replays.to_string(), timestamp.to_string());
-        let headers = [
-            (header::TOPIC, "orders"),
-            (header::PARTITION, "0"),
-            (header::OFFSET, &source),
-            (header::REPLAYS, &replays),
-            (header::FAILED_AT, "5"),
-            (header::ORIGINAL_TIMESTAMP, &timestamp),
-        ];
-        take(&Found::read(raw, headers.iter().map(|(name, value)| (*name, Some(value.as_bytes())))))
-    }
-
-    fn chosen(letters: &[Letter], most: usize) -> Chosen {
-        let mut listing = Listing::default();
-        for (offset, letter) in letters.iter().enumerate() {
-            with(offset, letter, |found| listing.take(found, letter.3)).unwrap();
-        }
-        listing.chosen(most)
-    }
-
-    fn shown(letters: &[Letter]) -> Vec<(i64, u32, u32)> {
-        let mut chosen = chosen(letters, usize::MAX);
-        for (offset, letter) in letters.iter().enumerate() {
-            with(offset, letter, |found| chosen.take(found));
-        }
-        chosen.lines().iter().map(|line| (line.offset, line.replays, line.failures)).collect()
-    }
-
-    #[test]
-    fn a_record_that_fails_again_is_still_one() {
-        let (a, b) = (Some("a"), Some("b"));
-        let letters = [(a, 1, 0, true), (b, 1, 0, true), (a, 1, 1, true), (a, 2, 0, true), (a, 1, 2, true)];
-        assert_eq!(shown(&letters), [(1, 0, 1), (3, 0, 1), (4, 2, 3)]);
-    }
-
-    #[test]
-    fn two_that_look_the_same_are_two() {
-        let of = |replays| (None, 1, replays, true);
-        assert_eq!(shown(&[of(0), of(0), of(1)]), [(0, 0, 1), (2, 1, 2)]);
-        assert_eq!(shown(&[of(0), of(0), of(1), of(1)]), [(2, 1, 2), (3, 1, 2)]);
-        assert_eq!(
-            shown(&[of(1), (Some(""), 1, 2, true)]),
-            [(0, 1, 1), (1, 2, 1)],
-            "no key, and an empty one"
-        );
-    }
-
-    #[test]
-    fn a_last_letter_that_is_not_meant_hides_the_earlier_ones() {
-        let (a, b) = (Some("a"), Some("b"));
-        assert_eq!(shown(&[(a, 1, 0, true), (a, 1, 1, false), (b, 1, 0, true)]), [(2, 0, 1)]);
-    }
-
-    #[test]
-    fn of_a_long_topic_only_what_is_shown_is_held() {
-        assert!(size_of::<Row>() <= 24);
-        let of = |timestamp| (Some("a"), timestamp, 0, true);
-        let letters: Vec<Letter> = (0..100).map(of).collect();
-        let mut chosen = chosen(&letters, 2);
-        assert_eq!((chosen.rows.len(), chosen.next()), (2, Some((0, 0))));
-        assert!(with(0, &letters[0], |found| chosen.take(found)));
-        assert!(!with(1, &letters[1], |found| chosen.take(found)), "no more has to be read");
-        assert_eq!((chosen.next(), chosen.lines().len()), (None, 2));
-
-        let mut listing = Listing::within(2);
-        for (offset, letter) in letters.iter().take(2).enumerate() {
-            with(offset, letter, |found| listing.take(found, true)).unwrap();
-        }
-        let error = with(2, &letters[2], |found| listing.take(found, true)).unwrap_err();
-        assert!(
-            matches!(error, Error::TooManyLetters(2)) && error.to_string().contains("dlq list"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn what_retention_takes_between_the_readings_is_left_out() {
-        let letters: Vec<Letter> = (0..4).map(|timestamp| (Some("a"), timestamp, 0, true)).collect();
-        let mut chosen = chosen(&letters, usize::MAX);
-        assert!(with(2, &letters[2], |found| chosen.take(found)));
-        chosen.leave(0);
-        assert_eq!(chosen.next(), None);
-        assert_eq!(chosen.lines().iter().map(|line| line.offset).collect::<Vec<_>>(), [2]);
-    }
-}
+mod tests;

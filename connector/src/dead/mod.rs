@@ -12,6 +12,7 @@
 
 pub mod letter;
 pub mod found;
+pub mod record;
 pub mod select;
 pub mod topic;
 pub mod listing;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::held::Held;
+use super::record::Last;
 
 /// Why a letter is left for a later run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +53,8 @@ pub enum Outcome {
     Stale(i64),
     /// Dropped: it lost to a record of its key in another partition, which its message names.
     Outdone,
+    /// Passed over: its record was replayed and has failed again, of which this later letter tells.
+    Replaced(Last),
     /// Dropped: it was replayed already, by another run or as a letter of the same record.
     Known(Option<i64>),
     /// Left, and why.
@@ -65,6 +68,7 @@ impl Outcome {
             Outcome::Replayed(_) if dry_run => "would-replay",
             Outcome::Replayed(_) => "replayed",
             Outcome::Stale(_) | Outcome::Outdone => "stale",
+            Outcome::Replaced(_) => "replaced",
             Outcome::Known(_) => "known",
             Outcome::Left(..) => "left",
         }
@@ -95,6 +99,8 @@ pub struct Totals {
     pub stale: u64,
     /// Dropped as replayed already.
     pub known: u64,
+    /// Passed over, since a later letter of the same record has replaced them.
+    pub replaced: u64,
     /// Left, by why.
     pub left: BTreeMap<Why, u64>,
     /// Outside of the time that was asked for; a later run sees them.
@@ -114,6 +120,7 @@ impl Totals {
             Outcome::Replayed(_) => self.replayed += 1,
             Outcome::Stale(_) | Outcome::Outdone => self.stale += 1,
             Outcome::Known(_) => self.known += 1,
+            Outcome::Replaced(_) => self.replaced += 1,
             Outcome::Left(why, _) => *self.left.entry(*why).or_default() += 1,
         }
     }

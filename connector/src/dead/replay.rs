@@ -1,10 +1,10 @@
 //! Replay: letters go back to the partition that they came from, once.
 //!
 //! ```text
-//!  1  letters in topic order --selection--> how many, and which keys of which source partitions
+//!  1  letters in topic order --selection--> how many, and which keys of which source partitions; all: which have failed again
 //!  2  those partitions, from the lowest offset to the end: what is stale?
 //!  3  letters again, in chunks, one ahead of what is done with it:
-//!       cap -> blob -> fix -> source to its new end: stale? -> [ records to the source | the group's offsets ]
+//!       replaced? -> cap -> blob -> fix -> source to its new end: stale? -> [ records to the source | the group's offsets ]
 //!                                                                one Kafka transaction, at least once a second
 //! ```
 //!
@@ -18,6 +18,11 @@
 //! A record of the key that is written between the last look at the source and the transaction, some tens of
 //! milliseconds, is not seen, and the letter lands behind it. What was written before and stands in a transaction that is
 //! not ended is waited for, and where that takes too long the letter is left.
+//!
+//! A letter whose record was replayed and has failed again is replaced by the letter of that (`record`), also one that is not
+//! selected, or that another selection has handled: it is passed over, also by force, which would put the older value behind the
+//! newer. So all that may hold the later letter is read: its own partition, where it stands behind, from the first
+//! letter that is to be decided, to the end even where fewer are asked for; of several partitions each from its beginning.
 //!
 //! What lost a conflict is stale by what its letter says: the record that won stands in another partition. By force it goes
 //! back as of now, since with its own time it would lose again.
@@ -53,6 +58,7 @@ use super::held::Held;
 use super::letter::{CHANGES, CONFLICT};
 use super::outcome::{Outcome, Told, Totals};
 use super::progress::Progress;
+use super::record::{Again, Origin};
 use super::rows::{Goal, Rows};
 use super::select::{Selection, Verdict};
 use super::stale::{Keys, Sources};
@@ -142,6 +148,8 @@ pub struct Replay<'a> {
     transaction: Option<Transaction>,
     progress: Vec<Progress>,
     sources: Sources,
+    /// What has replaced letters.
+    again: Again,
     fit: Fit,
     /// Where letters go into the dataset.
     rows: Option<Rows>,
@@ -239,6 +247,7 @@ impl<'a> Replay<'a> {
             transaction,
             progress,
             sources: Sources::new(keys, options.clock.clone(), asked.wait),
+            again: Again::default(),
             fit,
             rows,
             limits: HashMap::new(),
@@ -263,29 +272,35 @@ impl<'a> Replay<'a> {
         self.replay(reader, tell)
     }
 
-    /// The first reading: how many, and what of the source has to be looked at for them.
+    /// The first reading: how many, what of the source has to be looked at for them, and which of all are replaced.
     fn count(&mut self, reader: &mut Reader) -> Result<(), Error> {
         let most = self.asked.max.unwrap_or(u64::MAX);
-        for partition in 0..reader.topic().partitions() {
+        let partitions = reader.topic().partitions();
+        let is_new = |(at, progress): (i32, &Progress)| progress.start() < reader.range(at).1;
+        if !(0..).zip(&self.progress).any(is_new) {
+            return Ok(());
+        }
+        for partition in 0..partitions {
             let Some(progress) = self.progress.get(partition as usize) else { continue };
-            if self.totals.selected >= most || !reader.begin_new(partition, progress)? {
+            let (low, end) = reader.range(partition);
+            // A later letter of a record stands behind it, or anywhere in another partition.
+            let from = if partitions == 1 { progress.start() } else { low };
+            if from >= end {
                 continue;
             }
-            let (sources, totals, options) = (&mut self.sources, &mut self.totals, self.options);
-            let asked = self.asked;
+            reader.begin(partition, from)?;
+            let Replay { sources, totals, options, asked, again, .. } = self;
             reader.read(partition, |found| {
-                if !progress.is_open(found.raw.offset) || meant(asked, &found) != Verdict::Meant {
-                    return Ok(ControlFlow::Continue(()));
+                again.take(&found);
+                let is_open = totals.selected < most && progress.is_open(found.raw.offset);
+                if is_open && meant(asked, &found) == Verdict::Meant {
+                    totals.selected += 1;
+                    // The source says nothing of what lost against another partition.
+                    if found.class != CONFLICT {
+                        expect(sources, &found, options)?;
+                    }
                 }
-                totals.selected += 1;
-                // The source says nothing of what lost against another partition.
-                if found.class != CONFLICT {
-                    expect(sources, &found, options)?;
-                }
-                Ok(match totals.selected >= most {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                })
+                Ok(ControlFlow::<()>::Continue(()))
             })?;
         }
         Ok(())
@@ -443,7 +458,10 @@ impl<'a> Replay<'a> {
             for (held, outcome) in letters.iter().zip(outcomes.iter()) {
                 let (Outcome::Replayed(_), Some(source)) = (outcome, &held.source) else { continue };
                 let mut headers = held.headers.clone();
+                let own = Origin { offset: source.offset, timestamp: held.timestamp };
+                let origin = held.origin.unwrap_or(own).to_string();
                 let count = held.replays.saturating_add(1).to_string();
+                headers.push((header::ORIGIN.to_owned(), Some(Bytes::from(origin))));
                 headers.push((header::REPLAYS.to_owned(), Some(Bytes::from(count))));
                 let record = Outgoing {
                     topic: &source.topic,

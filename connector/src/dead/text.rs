@@ -99,6 +99,10 @@ pub fn outcome(letters: &str, held: &Held, outcome: &Outcome, dry_run: bool) -> 
             (Outcome::Stale(at) | Outcome::Known(Some(at)), _) => {
                 fields.insert("later_offset".to_owned(), json!(at));
             }
+            (Outcome::Replaced(last), _) => {
+                let by = json!({ "topic": letters, "partition": last.partition, "offset": last.offset });
+                fields.insert("by".to_owned(), by);
+            }
             (Outcome::Outdone, _) => {
                 fields.insert("reason".to_owned(), json!(held.message));
             }
@@ -121,6 +125,7 @@ pub fn totals(totals: &Totals, dry_run: bool) -> Value {
         "replayed": totals.replayed,
         "stale": totals.stale,
         "replayed_before": totals.known,
+        "replaced": totals.replaced,
         "left": totals.unhandled(),
         "left_by": left,
         "not_now": totals.not_now,

@@ -22,7 +22,9 @@ const MAX_NAME: usize = 256;
 /// Longest number in a header.
 const MAX_COUNT: usize = 20;
 /// Longest key that goes out with a letter whose whole lies in a blob.
-const MAX_KEY: usize = 1024;
+pub const MAX_KEY: usize = 1024;
+/// Longest [`header::ORIGIN`]: two numbers and what is between them.
+const MAX_ORIGIN: usize = 2 * MAX_COUNT + 1;
 
 /// Headers of a letter; names and forms from Kafka Connect's `DeadLetterQueueReporter`
 /// (<https://github.com/apache/kafka/blob/trunk/connect/runtime/src/main/java/org/apache/kafka/connect/runtime/errors/DeadLetterQueueReporter.java>).
@@ -47,6 +49,8 @@ pub mod header {
     pub const EXCEPTION_MESSAGE: &str = "__connect.errors.exception.message";
     /// How often the record has been replayed.
     pub const REPLAYS: &str = "stillwell.replays";
+    /// Of a record that was replayed: `OFFSET@TIMESTAMP` of the record that failed first, in the same partition, in decimal.
+    pub const ORIGIN: &str = "stillwell.origin";
     /// When it failed, milliseconds since the Unix epoch, in decimal.
     pub const FAILED_AT: &str = "stillwell.failed-at";
     /// The original record's timestamp, milliseconds since the Unix epoch, in decimal.
@@ -62,7 +66,7 @@ pub mod header {
     /// The listener.
     pub const LISTENER: &str = "stillwell.listener";
 
-    /// All that describe a failure, that is, all but [`REPLAYS`], which describes the record.
+    /// All that describe a failure, that is, all but [`REPLAYS`] and [`ORIGIN`], which describe the record.
     pub const OF_A_FAILURE: [&str; 16] = [
         TOPIC,
         PARTITION,
@@ -225,8 +229,8 @@ impl Letter {
     /// names, then ours.
     ///
     /// What is put behind is bounded: a fixed number of headers, messages of at most [`MAX_MESSAGE`] bytes, no stack
-    /// traces. A record that was replayed, and fails again, brings its count in `stillwell.replays`: it is kept, not
-    /// repeated; and the headers of its earlier failure, should the replay have left them on, are not the original's
+    /// traces. A record that was replayed, and fails again, brings its count in `stillwell.replays`, and in
+    /// `stillwell.origin` which record it was at first: both are kept, not repeated; and the headers of its earlier failure, should the replay have left them on, are not the original's
     /// but ours: they make way for the new ones, or each replay would make the record larger until no topic takes it.
     pub fn kafka_headers(
         &self,
@@ -236,12 +240,18 @@ impl Letter {
         elsewhere: &Elsewhere,
     ) -> Vec<(String, Option<Bytes>)> {
         let replayed = self.headers.iter().any(|(name, _)| name == header::REPLAYS);
-        let count = |(name, value): &&(String, Option<Bytes>)| {
-            name == header::REPLAYS && value.as_ref().is_some_and(|value| value.len() <= MAX_COUNT)
+        let last = |wanted: &'static str, most: usize| {
+            self.headers.iter().rfind(move |(name, value)| {
+                name == wanted && value.as_ref().is_some_and(|value| value.len() <= most)
+            })
         };
         let ours = |name: &str| replayed && header::OF_A_FAILURE.contains(&name);
         let mut headers: Vec<(String, Option<Bytes>)> = match elsewhere {
-            Elsewhere::Whole(_) => self.headers.iter().rfind(count).cloned().into_iter().collect(),
+            Elsewhere::Whole(_) => {
+                let count = last(header::REPLAYS, MAX_COUNT);
+                let origin = count.and_then(|_| last(header::ORIGIN, MAX_ORIGIN));
+                origin.into_iter().chain(count).cloned().collect()
+            }
             _ => self.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect(),
         };
         // As Kafka's client hands them out. An empty name is none that anybody gives.

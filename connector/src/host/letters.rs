@@ -27,7 +27,7 @@ use crate::kafka::Admin;
 use crate::words::nearest;
 use crate::{Error, ErrorKind, Result, producer};
 
-/// Most letters of a topic that is listed here, beside a writer or readers: some 140 MB.
+/// Most letters of a topic that is listed here, beside a writer or readers: some 160 MB.
 const MOST: usize = 2_000_000;
 
 /// The letters of one dataset. Cheap to clone; clones are the same.
@@ -247,6 +247,7 @@ impl Letters {
                 dataset = options.dataset,
                 replayed = totals.replayed,
                 stale = totals.stale,
+                replaced = totals.replaced,
                 left = totals.unhandled(),
                 dry_run = asked.dry_run,
                 error = error.as_deref(),

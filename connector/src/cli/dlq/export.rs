@@ -5,18 +5,22 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 use tokio::runtime::Handle;
 
-use super::{Answer, Edge, Which, Whose, at_once, go_on, read};
+use super::{Answer, Edge, Flow, Options, Which, Whose, at_once, go_on, read};
 use crate::cli::edge::create_new;
+use crate::dead::found::Found;
 use crate::dead::held::Held;
+use crate::dead::listing::{Among, Chosen, Listing};
 use crate::dead::select::Verdict;
 use crate::dead::text;
 use crate::{Error, ErrorKind, Result};
 
-/// Writes dead letters as JSON lines, each whole: key, value, headers, and why
+/// Writes dead letters as JSON lines, the last one of each record, whole: key, value, headers, and why
 ///
-/// Keys, values and headers are strings where they are UTF-8, else {"base64": …}; null where there is none.
+/// Keys, values and headers are strings where they are UTF-8, else {"base64": …}; null where there is none. A record that was
+/// replayed and failed again has several letters: `failures` says how many.
 #[derive(Debug, Args)]
 pub(super) struct Export {
     #[command(flatten)]
@@ -25,7 +29,10 @@ pub(super) struct Export {
     which: Which,
     /// At most so many, the first ones
     #[arg(long, value_name = "N", help_heading = "Which letters")]
-    max: Option<u64>,
+    max: Option<usize>,
+    /// Also those that a later letter of the same record has replaced
+    #[arg(long, help_heading = "Which letters")]
+    all: bool,
     /// Write to this file, which must not be there yet [default: standard output]
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
@@ -33,9 +40,36 @@ pub(super) struct Export {
 
 /// What is under way.
 struct Writing {
+    /// What the first reading has found, without keys and values.
+    chosen: Chosen,
     out: Box<dyn Write + Send>,
     count: u64,
     failed: Option<io::Error>,
+}
+
+impl Writing {
+    /// Takes a letter of the second reading.
+    fn take(&mut self, options: &Options, found: &Found<'_>) -> Flow<()> {
+        let (among, more) = self.chosen.meet(found);
+        if let Some(Among { failures, is_last }) = among {
+            let mut held = Held::of(found);
+            if let Some(why) = Handle::current().block_on(held.fetch(&options.store))? {
+                tracing::warn!("{why}; what of the letter lies there is missing in its line");
+            }
+            let mut line = text::whole(&options.letters, &held, found.writer, found.owner);
+            if let Some(fields) = line.as_object_mut() {
+                fields.insert("failures".to_owned(), json!(failures));
+                fields.insert("replaced".to_owned(), json!(!is_last));
+            }
+            match serde_json::to_writer(&mut self.out, &line).map_err(io::Error::from) {
+                Ok(()) => self.failed = self.out.write_all(b"\n").err(),
+                Err(error) => self.failed = Some(error),
+            }
+            self.count += 1;
+        }
+        let go_on = more && self.failed.is_none();
+        Ok(if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    }
 }
 
 impl Export {
@@ -46,29 +80,26 @@ impl Export {
             None => Box::new(io::stdout()),
             Some(path) => Box::new(create_new(path)?),
         };
-        let writing =
-            Writing { out: Box::new(BufWriter::with_capacity(1 << 16, out)), count: 0, failed: None };
-        let (most, given) = (self.max.unwrap_or(u64::MAX), options.clone());
-        let written = read(edge, &options, None, writing, at_once, move |writing, found| {
-            if selection.judge(&found) != Verdict::Meant {
-                return go_on();
-            }
-            if writing.count >= most {
-                return Ok(ControlFlow::Break(()));
-            }
-            let mut held = Held::of(&found);
-            if let Some(why) = Handle::current().block_on(held.fetch(&given.store))? {
-                tracing::warn!("{why}; what of the letter lies there is missing in its line");
-            }
-            let line = text::whole(&given.letters, &held, found.writer, found.owner);
-            match serde_json::to_writer(&mut writing.out, &line).map_err(io::Error::from) {
-                Ok(()) => writing.failed = writing.out.write_all(b"\n").err(),
-                Err(error) => writing.failed = Some(error),
-            }
-            writing.count += 1;
-            Ok(if writing.failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        let listing = read(edge, &options, None, Listing::default(), at_once, move |listing, found| {
+            let is_meant = selection.judge(&found) == Verdict::Meant;
+            listing.take(&found, is_meant)?;
+            go_on()
         })?;
-        let Some(mut written) = written else { return Ok(Answer::Interrupted) };
+        let Some(listing) = listing else { return Ok(Answer::Interrupted) };
+        let most = self.max.unwrap_or(usize::MAX);
+        let chosen = if self.all { listing.all(most) } else { listing.chosen(most) };
+        let out = Box::new(BufWriter::with_capacity(1 << 16, out));
+        let mut written = Writing { chosen, out, count: 0, failed: None };
+        while let (Some((partition, from)), None) = (written.chosen.next(), &written.failed) {
+            let given = options.clone();
+            let read =
+                read(edge, &options, Some((partition, from)), written, at_once, move |writing, found| {
+                    writing.take(&given, &found)
+                })?;
+            let Some(read) = read else { return Ok(Answer::Interrupted) };
+            written = read;
+            written.chosen.leave(partition);
+        }
         let failed = match written.failed {
             Some(failed) => Some(failed),
             None => written.out.flush().err(),

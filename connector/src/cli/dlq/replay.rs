@@ -24,8 +24,9 @@ use crate::{Error, ErrorKind, Result, failpoint};
 
 /// Sends dead letters back to the partitions that they came from, once each
 ///
-/// Key, value, headers and timestamp are the original's, with the header stillwell.replays. What is stale is dropped: the
-/// source holds a later record of the key. What would fail again, or cannot be replayed, is left, and taken first by the next run. Exits with 0
+/// Key, value, headers and timestamp are the original's, with the headers stillwell.origin and stillwell.replays. What is stale
+/// is dropped: the source holds a later record of the key. Of a record that has failed again the last letter counts; earlier ones are passed
+/// over. What would fail again, or cannot be replayed, is left, and taken first by the next run. Exits with 0
 /// when all selected letters were handled, with 1 when some could not be.
 #[derive(Debug, Args)]
 pub(super) struct Replay {
@@ -49,7 +50,7 @@ pub(super) struct Replay {
     #[arg(long, value_name = "TIME", default_value = "90s", value_parser = humantime::parse_duration)]
     wait: Duration,
     /// Replay also what is stale, what the source cannot tell of any more, and what does not fit as it is; what lost a conflict
-    /// is sent with the time of now, so that it wins
+    /// is sent with the time of now, so that it wins. Not what a later letter of the same record has replaced
     #[arg(long)]
     force: bool,
     /// Where letters go: to the source as they are there, or into the dataset as its rows: a value is JSON then, as in `import`,
@@ -216,11 +217,14 @@ impl Replay {
     }
 
     fn totals(&self, totals: &Totals) -> String {
-        let Totals { selected, replayed, stale, known, left, not_now, .. } = totals;
+        let Totals { selected, replayed, stale, known, replaced, left, not_now, .. } = totals;
         let verb = if self.dry_run { "would be replayed" } else { "replayed" };
         let letters = counted(*selected, "letter");
         let mut line =
             format!("{letters} selected: {replayed} {verb}, {stale} stale, {known} replayed before");
+        if *replaced > 0 {
+            let _ = write!(line, ", {replaced} replaced by later ones");
+        }
         let _ = write!(line, ", {} left", totals.unhandled());
         let whys: Vec<String> = left.iter().map(|(why, count)| format!("{count} {}", why.label())).collect();
         if !whys.is_empty() {
@@ -253,6 +257,10 @@ fn line(out: &mut String, letters: &str, held: &Held, outcome: &Outcome, dry_run
             writeln!(out, ": {}; {what}", held.message)
         }
         Outcome::Known(Some(at)) => writeln!(out, ": it was replayed before, to {at}"),
+        Outcome::Replaced(last) => {
+            let (partition, at) = (last.partition, last.offset);
+            writeln!(out, ": its record has failed again since, see {letters}[{partition}]@{at}")
+        }
         Outcome::Known(None) => writeln!(out, ": it was replayed as another letter of the same record"),
         Outcome::Left(_, why) => writeln!(out, ": {why}"),
     };
@@ -263,6 +271,7 @@ mod tests {
     use super::*;
     use crate::dead::held::Place;
     use crate::dead::outcome::Why;
+    use crate::dead::record::Last;
 
     fn held() -> Held {
         Held {
@@ -286,6 +295,12 @@ mod tests {
             "replayed     products.dlq[0]@12 key \"P-1\" of orders[1]@7 to [1]@57\n"
         );
         assert!(said(Outcome::Replayed(None), true).starts_with("would-replay products"));
+        let last = Last { partition: 3, offset: 57, replays: 1 };
+        let replaced = said(Outcome::Replaced(last), false);
+        assert!(
+            replaced.starts_with("replaced ") && replaced.ends_with("products.dlq[3]@57\n"),
+            "{replaced}"
+        );
         assert!(said(Outcome::Stale(9), false).contains("later record of the key is at 9"));
         assert!(
             said(Outcome::Outdone, false).starts_with("stale")

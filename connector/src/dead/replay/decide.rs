@@ -75,6 +75,10 @@ impl Replay<'_> {
     /// What speaks against a letter whatever the source holds. Fetches what of it lies in a blob.
     fn refusal(&self, held: &mut Held) -> Result<Option<Outcome>, Error> {
         let left = |why, said: String| Ok(Some(Outcome::Left(why, said)));
+        // Also by force, and where the later letter is not selected: its record is this one, and newer.
+        if let Some(last) = self.again.replaced(held.record, held.replays) {
+            return Ok(Some(Outcome::Replaced(last)));
+        }
         // What it lost to is newer still, or gave way to something that is.
         if held.is_outdone() && !self.asked.force {
             return Ok(Some(Outcome::Outdone));

@@ -1,0 +1,235 @@
+//! Which letters are of one record.
+//!
+//! ```text
+//!   source partition   7 ........... 100 ............... 180
+//!                      the record    replayed            replayed again
+//!                                    origin 7, 1 time    origin 7, 2 times
+//!   letters            A  A'         B                   C                     one record; C is its last letter
+//! ```
+//!
+//! A record is where it failed first: topic, partition, offset, and its timestamp there, since a topic that was made anew has
+//! the same offsets. A replay tells the record that it sends of both, in `stillwell.origin`, so that the letter of that one, should it fail
+//! too, is known by them, whatever its own offset is, and its timestamp where the topic writes the time of arrival. The key
+//! must be the same; not so where it is too long for a letter that lies in a blob.
+//!
+//! The same position has a second letter (A') where a transaction of the dataset was made again; where a listener died before
+//! it had noted what it handled; where it refused the record again, after a rollback or a reset.
+//!
+//! Who gave up is a part of it: of two datasets, or connectors, that read one topic, each has letters of its own. What a
+//! listener did not handle is another matter than that a record could not be taken, and each listener's its own; there a value
+//! and the delete of that value are two changes, though both name the same record.
+//!
+//! Owns: what letters of one record have in common, and which are replaced by a later one. Does not own: what follows from
+//! it (`listing`, `replay`).
+
+use std::collections::HashMap;
+use std::fmt;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::found::{Found, Source};
+use crate::format::letter::MAX_KEY;
+
+/// The record that failed first, in the partition that all its replays go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp, milliseconds since the Unix epoch.
+    pub timestamp: i64,
+}
+
+impl Origin {
+    /// As a replay writes it into a header; `None` where it is nothing of the kind.
+    pub fn parse(text: &str) -> Option<Origin> {
+        let (offset, timestamp) = text.split_once('@')?;
+        let (offset, timestamp) = (offset.parse().ok()?, timestamp.parse().ok()?);
+        (offset >= 0).then_some(Origin { offset, timestamp })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.offset, self.timestamp)
+    }
+}
+
+/// What all letters of a record have in common, hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Record(u128);
+
+impl Record {
+    /// Of a letter; `None` where it does not say where the record was.
+    pub fn of(found: &Found<'_>) -> Option<Record> {
+        let Source { topic, partition, offset } = found.source?;
+        let own = Origin { offset, timestamp: found.timestamp };
+        let Origin { offset, timestamp } = found.origin.unwrap_or(own);
+        let mut hash = Xxh3::new();
+        let mut put = |bytes: &[u8]| {
+            hash.update(&(bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        put(topic.as_bytes());
+        put(&partition.to_le_bytes());
+        put(&offset.to_le_bytes());
+        put(&timestamp.to_le_bytes());
+        put(&[found.writer as u8]);
+        put(found.owner.as_bytes());
+        // A longer one is not in each of them.
+        let key = found.raw.key.filter(|key| key.len() <= MAX_KEY);
+        put(&[u8::from(key.is_some())]);
+        put(key.unwrap_or_default());
+        if super::letter::CHANGES.contains(&found.stage) {
+            put(found.stage.as_bytes());
+            put(found.listener.as_bytes());
+            put(&[u8::from(found.raw.value.is_some())]);
+        }
+        Some(Record(hash.digest128()))
+    }
+}
+
+/// A letter by which others are replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Last {
+    /// Its own offset.
+    pub offset: i64,
+    /// Its partition in the dead-letter topic.
+    pub partition: i32,
+    /// How often its record was replayed.
+    pub replays: u32,
+}
+
+/// The last letters of those records that were replayed and have failed again. Some 50 bytes of memory for each of them.
+#[derive(Debug, Default)]
+pub struct Again {
+    of: HashMap<Record, Last>,
+}
+
+impl Again {
+    /// Takes a letter, in any order.
+    pub fn take(&mut self, found: &Found<'_>) {
+        let (partition, offset, replays) = (found.raw.partition, found.raw.offset, found.replays);
+        if replays == 0 {
+            return;
+        }
+        let Some(record) = Record::of(found) else { return };
+        let last = Last { offset, partition, replays };
+        let known = self.of.entry(record).or_insert(last);
+        if replays >= known.replays {
+            *known = last;
+        }
+    }
+
+    /// The letter of the same record that has replaced one whose record was replayed so often.
+    pub fn replaced(&self, record: Option<Record>, replays: u32) -> Option<Last> {
+        self.of.get(&record?).copied().filter(|last| last.replays > replays)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dead::found::{Raw, Writer};
+    use crate::format::letter::Elsewhere;
+
+    fn found<'a>() -> Found<'a> {
+        Found {
+            raw: Raw { partition: 0, offset: 12, timestamp: 99, key: Some(b"k"), value: Some(b"{") },
+            writer: Writer::Stillwell,
+            source: Some(Source { topic: "orders", partition: 3, offset: 7 }),
+            timestamp: 1_000,
+            stage: "VALUE_CONVERTER",
+            class: "",
+            message: "",
+            owner: "products",
+            failed_at: 5,
+            replays: 0,
+            origin: None,
+            listener: "",
+            headers: Vec::new(),
+            elsewhere: Elsewhere::Nothing,
+        }
+    }
+
+    /// A letter of the same record, replayed so often, to this offset.
+    fn again<'a>(offset: i64, replays: u32) -> Found<'a> {
+        Found {
+            source: Some(Source { topic: "orders", partition: 3, offset }),
+            replays,
+            origin: Some(Origin { offset: 7, timestamp: 1_000 }),
+            ..found()
+        }
+    }
+
+    #[test]
+    fn an_origin_is_written_as_it_is_read() {
+        for origin in [Origin { offset: 7, timestamp: 1_000 }, Origin { offset: 0, timestamp: -1 }] {
+            assert_eq!(Origin::parse(&origin.to_string()), Some(origin));
+        }
+        for wrong in ["", "7", "@", "7@", "@8", "-7@8", "7@8@9", "x@8", "99999999999999999999@1"] {
+            assert_eq!(Origin::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_the_same_wherever_it_is_replayed_to_and_whenever_that_is() {
+        let first = Record::of(&found());
+        assert!(first.is_some());
+        // The topic writes the time of arrival; it fails at another stage, for another reason.
+        let later = Found { timestamp: 2_000, stage: "TRANSFORMATION", failed_at: 9, ..again(100, 1) };
+        assert_eq!(Record::of(&later), first);
+        assert_eq!(Record::of(&again(180, 2)), first);
+        // Where it lies in a blob, and its key is too long to go out with it.
+        let long = [b'k'; MAX_KEY + 1];
+        let key = |mut found: Found<'static>, key: Option<&'static [u8]>| {
+            found.raw.key = key;
+            Record::of(&found)
+        };
+        let mended = {
+            let mut found = again(100, 1);
+            found.raw.key = Some(&long);
+            Record::of(&found)
+        };
+        assert_eq!(mended, key(found(), None));
+
+        assert_eq!(Record::of(&Found { source: None, ..found() }), None);
+        assert_ne!(Record::of(&Found { timestamp: 1_001, ..found() }), first, "of a topic made anew");
+        assert_ne!(Record::of(&Found { owner: "orders", ..found() }), first, "another dataset's");
+        assert_ne!(Record::of(&Found { writer: Writer::Connect, ..found() }), first);
+        assert_ne!(Record::of(&Found { origin: None, ..again(100, 1) }), first, "which one, nobody says");
+        assert_ne!(key(found(), Some(b"other")), first);
+        assert_ne!(key(found(), None), key(found(), Some(b"")), "no key is not the empty one");
+    }
+
+    #[test]
+    fn changes_are_of_a_listener_and_not_of_the_record() {
+        let change = |stage, listener| Found { stage, listener, ..found() };
+        let webhook = Record::of(&change("webhook", "hook"));
+        assert_ne!(webhook, Record::of(&found()));
+        assert_ne!(webhook, Record::of(&change("webhook", "other")));
+        assert_ne!(webhook, Record::of(&change("listener", "hook")));
+        let mut gone = change("webhook", "hook");
+        gone.raw.value = None;
+        assert_ne!(webhook, Record::of(&gone), "the delete of that record");
+    }
+
+    #[test]
+    fn a_letter_is_replaced_by_one_of_a_later_replay_in_whatever_order_they_are_read() {
+        let at = |mut found: Found<'static>, partition, offset| {
+            (found.raw.partition, found.raw.offset) = (partition, offset);
+            found
+        };
+        let letters = [at(found(), 1, 5), at(again(180, 2), 0, 30), at(again(100, 1), 1, 20)];
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+            let mut later = Again::default();
+            order.iter().for_each(|at| later.take(&letters[*at]));
+            let replaced = |found: &Found<'_>| later.replaced(Record::of(found), found.replays);
+            let last = Some(Last { offset: 30, partition: 0, replays: 2 });
+            assert_eq!(letters.each_ref().map(replaced), [last, None, last]);
+            // Another record of the key, at the same time.
+            let source = Some(Source { topic: "orders", partition: 3, offset: 8 });
+            assert_eq!(replaced(&Found { source, ..found() }), None);
+            assert_eq!(later.replaced(None, 0), None);
+        }
+    }
+}
