@@ -61,9 +61,12 @@ pub mod header {
     pub const VERSION: &str = "stillwell.version";
     /// The listener.
     pub const LISTENER: &str = "stillwell.listener";
+    /// The fields that its reader keeps, with commas between them, where those are a part of the dataset's: the value has no
+    /// others, and is no whole record.
+    pub const FIELDS: &str = "stillwell.fields";
 
     /// All that describe a failure, that is, all but [`REPLAYS`], which describes the record.
-    pub const OF_A_FAILURE: [&str; 16] = [
+    pub const OF_A_FAILURE: [&str; 17] = [
         TOPIC,
         PARTITION,
         OFFSET,
@@ -80,6 +83,7 @@ pub mod header {
         UNNAMED,
         VERSION,
         LISTENER,
+        FIELDS,
     ];
 }
 
