@@ -34,8 +34,10 @@ const ECS: &str = "http://169.254.170.2";
 const HOSTS: [&str; 3] = ["169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
 /// Asked anew when so little is left.
 const LEFT: Duration = Duration::from_secs(300);
-/// Not asked twice within this, while what is there is good.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Not asked twice within this, while what is there is good: longer than [`PATIENCE`], so that one asks at a time.
+const AGAIN: Duration = Duration::from_secs(10);
+/// Longest wait for an answer while what is there is good: whoever asks has a request of his own to make in time.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Questions, where one is not answered.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -142,7 +144,19 @@ struct Answer {
 struct Held {
     credential: Arc<AwsCredential>,
     ends: Option<Instant>,
-    asked: Instant,
+    /// Not asked for anew before.
+    next: Instant,
+}
+
+impl Held {
+    fn is_good(&self, now: Instant) -> bool {
+        self.ends.is_none_or(|ends| ends > now)
+    }
+
+    /// Whether it is time to ask for others.
+    fn is_due(&self, now: Instant) -> bool {
+        now >= self.next && self.ends.is_some_and(|ends| ends.saturating_duration_since(now) <= LEFT)
+    }
 }
 
 /// Asks a container's host.
@@ -150,7 +164,8 @@ pub(super) struct Container {
     place: Place,
     client: HttpClient,
     clock: Clock,
-    /// Held while it is asked: who needs them meanwhile waits for the same answer.
+    patience: Duration,
+    /// Held while it is asked and there are none that are good: who needs them meanwhile waits for the same answer.
     known: Mutex<Known>,
 }
 
@@ -185,7 +200,7 @@ enum Error {
 
 impl Container {
     pub(super) fn new(place: Place, client: HttpClient) -> Container {
-        Container { place, client, clock: Clock::system(), known: Mutex::default() }
+        Container { place, client, clock: Clock::system(), patience: PATIENCE, known: Mutex::default() }
     }
 
     async fn ask(&self) -> Result<Held, Error> {
@@ -220,7 +235,7 @@ impl Container {
         };
         let Answer { access_key_id: key_id, secret_access_key: secret_key, token, .. } = answer;
         let credential = Arc::new(AwsCredential { key_id, secret_key, token });
-        Ok(Held { credential, ends: left.map(|left| asked + left), asked })
+        Ok(Held { credential, ends: left.map(|left| asked + left), next: asked + AGAIN })
     }
 
     /// Asks again where that may help at once.
@@ -239,6 +254,22 @@ impl Container {
             tried += 1;
         }
     }
+
+    /// Asks once, and not for long, while there are some that are good: a host that is away costs one request in a while
+    /// a little, and no request its credentials. `None`: it was in vain.
+    async fn renewed(&self) -> Option<Arc<AwsCredential>> {
+        let why = match tokio::time::timeout(self.patience, self.ask()).await {
+            Ok(Ok(new)) => {
+                let credential = Arc::clone(&new.credential);
+                *self.known.lock().await = Known { held: Some(new), failed: None };
+                return Some(credential);
+            }
+            Ok(Err(error)) => crate::error::chain(&error),
+            Err(_) => format!("asking {}: no answer within {:?}", self.place.shown(), self.patience),
+        };
+        tracing::warn!(error = why, "credentials end soon, and new ones cannot be had; asking again");
+        None
+    }
 }
 
 #[async_trait]
@@ -248,14 +279,29 @@ impl CredentialProvider for Container {
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let began = Instant::now();
         let mut known = self.known.lock().await;
-        let Known { held, failed } = &mut *known;
         let now = Instant::now();
-        if let Some(held) = held {
-            let left = held.ends.map(|ends| ends.saturating_duration_since(now));
-            let recent = now.saturating_duration_since(held.asked) < AGAIN;
-            if left.is_none_or(|left| left > LEFT || recent && !left.is_zero()) {
-                return Ok(Arc::clone(&held.credential));
+        if let Some(held) = known.held.as_mut().filter(|held| held.is_good(now)) {
+            let (credential, ends) = (Arc::clone(&held.credential), held.ends);
+            if !held.is_due(now) {
+                return Ok(credential);
             }
+            // Before it is asked, since whoever asks may be given up meanwhile.
+            held.next = now + AGAIN;
+            drop(known);
+            if let Some(new) = self.renewed().await {
+                return Ok(new);
+            }
+            if ends.is_none_or(|ends| ends > Instant::now()) {
+                return Ok(credential);
+            }
+            known = self.known.lock().await;
+        }
+        let Known { held, failed } = &mut *known;
+        // Somebody else may have been given some.
+        if let Some(held) = held
+            && held.is_good(Instant::now())
+        {
+            return Ok(Arc::clone(&held.credential));
         }
         let generic =
             |error: Arc<Error>| object_store::Error::Generic { store: "S3", source: Box::new(error) };
@@ -270,22 +316,11 @@ impl CredentialProvider for Container {
                 (*held, *failed) = (Some(new), None);
                 Ok(credential)
             }
-            Err(error) => match held {
-                // Good for a while yet: whoever does not answer may by then.
-                Some(held) if held.ends.is_some_and(|ends| ends > Instant::now()) => {
-                    held.asked = now;
-                    tracing::warn!(
-                        error = crate::error::chain(&error),
-                        "credentials end soon, and new ones cannot be had; asking again"
-                    );
-                    Ok(Arc::clone(&held.credential))
-                }
-                _ => {
-                    let error = Arc::new(error);
-                    *failed = Some((Instant::now(), Arc::clone(&error)));
-                    Err(generic(error))
-                }
-            },
+            Err(error) => {
+                let error = Arc::new(error);
+                *failed = Some((Instant::now(), Arc::clone(&error)));
+                Err(generic(error))
+            }
         }
     }
 }
@@ -347,6 +382,78 @@ mod tests {
         assert!(all.contains("403") && !all.contains("s3cret"), "{all}");
         container.get_credential().await.unwrap_err();
         assert_eq!(refuses.0.load(Ordering::Relaxed), 2, "who comes later asks anew");
+    }
+
+    /// Says nothing, or hands out `NEW`; and counts who asked.
+    #[derive(Debug, Clone, Default)]
+    struct Host {
+        answers: bool,
+        asked: Arc<AtomicUsize>,
+    }
+
+    #[async_trait]
+    impl HttpService for Host {
+        async fn call(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            if !self.answers {
+                std::future::pending::<()>().await;
+            }
+            let new = r#"{"AccessKeyId": "NEW", "SecretAccessKey": "s3cret"}"#;
+            Ok(HttpResponse::new(HttpResponseBody::from(new.to_owned())))
+        }
+    }
+
+    /// Has credentials that are good for a few minutes, and due.
+    fn due(host: &Host, patience: Duration) -> Container {
+        let place = Place::find(Some("/v2/credentials/s3cret"), None, None, None).unwrap().unwrap();
+        let mut container = Container::new(place, HttpClient::new(host.clone()));
+        container.patience = patience;
+        let (key_id, secret_key) = ("OLD".to_owned(), "s3cret".to_owned());
+        let credential = Arc::new(AwsCredential { key_id, secret_key, token: None });
+        let now = Instant::now();
+        let held = Held { credential, ends: Some(now + Duration::from_secs(250)), next: now };
+        container.known.get_mut().held = Some(held);
+        container
+    }
+
+    /// Whose credentials are at hand: whoever has to wait for them waits in vain.
+    async fn at_hand(container: &Container) -> String {
+        let had = tokio::time::timeout(Duration::from_secs(60), container.get_credential());
+        had.await.expect("it has some that are good").unwrap().key_id.clone()
+    }
+
+    #[tokio::test]
+    async fn what_is_good_is_there_while_a_silent_host_is_asked_and_when_the_asker_has_gone() {
+        let host = Host::default();
+        let container = due(&host, Duration::from_secs(3_600));
+        let mut asking = container.get_credential();
+        tokio::select! {
+            biased;
+            _ = asking.as_mut() => panic!("nobody answers"),
+            () = std::future::ready(()) => {}
+        }
+        assert_eq!(host.asked.load(Ordering::Relaxed), 1);
+        assert_eq!(at_hand(&container).await, "OLD", "others do not wait for it");
+        // Its request had a time limit of its own.
+        drop(asking);
+        assert_eq!(at_hand(&container).await, "OLD");
+        assert_eq!(host.asked.load(Ordering::Relaxed), 1, "not again so soon");
+    }
+
+    #[tokio::test]
+    async fn a_silent_host_is_asked_once_and_not_for_long_while_there_are_good_ones() {
+        let host = Host::default();
+        let container = due(&host, Duration::from_millis(1));
+        let began = Instant::now();
+        assert_eq!(at_hand(&container).await, "OLD");
+        assert_eq!(host.asked.load(Ordering::Relaxed), 1);
+        let next = container.known.lock().await.held.as_ref().unwrap().next;
+        assert!(next >= began + AGAIN && AGAIN > PATIENCE, "the next one does not ask at once");
+        // One that answers is asked, and its answer kept.
+        let host = Host { answers: true, ..Host::default() };
+        let container = due(&host, Duration::from_secs(60));
+        assert_eq!((at_hand(&container).await, at_hand(&container).await), ("NEW".into(), "NEW".into()));
+        assert_eq!(host.asked.load(Ordering::Relaxed), 1);
     }
 
     #[test]

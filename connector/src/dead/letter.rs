@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use crate::codec::{Format, Misfit, Stage, Values, text};
 use crate::format::chunk::{Body, ChunkRecord, Whole};
-use crate::format::letter::header::{LISTENER, VERSION};
+use crate::format::letter::header::{FIELDS, LISTENER, VERSION};
 use crate::format::letter::{Letter, MAX_MESSAGE, bounded};
 use crate::kafka::{Message, Timestamps};
 use crate::record::{SourcePartition, Stamp, TopicId};
 use crate::schema::wire::take_bytes;
-use crate::schema::{Malformed, Schema};
+use crate::schema::{Malformed, Node, Schema};
 use crate::version::Version;
 use crate::view::{Change, Value};
 
@@ -139,7 +139,8 @@ pub struct Unhandled<'a> {
 
 /// The letter of a change that a listener did not handle: the key, and the value as it is now: JSON, or the record's own
 /// bytes where the dataset is raw or it is none of its schema, as the message then says; null is a delete. Topic, partition and offset are those of the record that brought the
-/// value; of a delete, those of the record that is gone by it, since versions do not keep what deleted it.
+/// value; of a delete, those of the record that is gone by it, since versions do not keep what deleted it. Where its reader keeps
+/// some fields only, a header names them: what goes back by such a letter must not pass for the whole row.
 pub fn of_change(change: &Change<'_>, unhandled: &Unhandled<'_>) -> Letter {
     let mut message = bounded(unhandled.why, MAX_MESSAGE).to_owned();
     let value = change.after().map(|value| {
@@ -164,6 +165,9 @@ pub fn of_change(change: &Change<'_>, unhandled: &Unhandled<'_>) -> Letter {
     let source = origin.and_then(|origin| origin.source.cloned()).unwrap_or(unknown);
     let (offset, timestamp) = origin.map_or((-1, 0), |origin| (origin.offset, origin.timestamp_ms));
     let header = |name: &str, value: String| (name.to_owned(), Some(Bytes::from(value)));
+    let part = change.after().or(change.before()).and_then(kept_fields);
+    let version = header(VERSION, unhandled.version.to_string());
+    let listener = header(LISTENER, unhandled.listener.to_owned());
     Letter {
         source,
         offset,
@@ -173,11 +177,20 @@ pub fn of_change(change: &Change<'_>, unhandled: &Unhandled<'_>) -> Letter {
         message,
         key: Some(Bytes::copy_from_slice(change.key())),
         value,
-        headers: vec![
-            header(VERSION, unhandled.version.to_string()),
-            header(LISTENER, unhandled.listener.to_owned()),
-        ],
+        headers: [version, listener].into_iter().chain(part.map(|names| header(FIELDS, names))).collect(),
     }
+}
+
+/// The names of a value's fields, where they are not all that the dataset has. Of very many the first: a letter has to fit into
+/// its topic, and is a part whichever are named.
+fn kept_fields(value: &Value<'_>) -> Option<String> {
+    let schema = value.schema();
+    if schema.encodes_like(value.whole_schema()) {
+        return None;
+    }
+    let Node::Record(record) = schema.nodes.get(schema.nodes.root) else { return None };
+    let names: Vec<&str> = record.fields.iter().map(|field| &*field.name).collect();
+    Some(bounded(&names.join(","), MAX_MESSAGE).to_owned())
 }
 
 /// A record that failed, as it came.

@@ -13,13 +13,18 @@
 //! have there, and takes the letter's place: its partition, key, timestamp and headers. What is read back must be the row: a
 //! topic's schema that lacks a field of it would lose that field without a word.
 //!
+//! What was a change of the dataset is not what the source had: a reader may keep a part of the fields, and none has what the
+//! topic's schema has besides. Such a row has to say all fields, the dataset's and the topic's, since a default in the place of
+//! one that it leaves out would be written over what is there. What could not be read, and comes back as it was, is a row only
+//! where all that it says are fields of the dataset: JSON of any other kind would be a row of nothing but defaults.
+//!
 //! Where a registry has the schemas, the newest of the subject `TOPIC-value` is taken, as a serializer with
 //! `use.latest.version` does; where there is none, that which the letter itself names. Nothing is registered. The id stands where
 //! the letter has it: before the value, or in a header.
 //!
 //! Owns: what a row is, and the record that it makes. Does not own: who mends it (`fix`), whether it is stale (`stale`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,7 +39,12 @@ use crate::codec::{
     self, Bound, Codec, Encoded, Envelope, ExtraFields, Format, KeyFormat, KeyRule, Kind, SchemaId, Unread,
     VALUE_HEADER, Values, Written, text,
 };
-use crate::schema::Schema;
+use crate::format::letter::header;
+use crate::schema::{Node, Schema};
+
+mod members;
+
+use members::{Change, Members, filled};
 
 /// Where letters go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,17 +56,14 @@ pub enum Goal {
     Dataset,
 }
 
-/// A change's members, as they are written.
-type Members = BTreeMap<String, Box<RawValue>>;
-
 /// What a letter was before its value became a row.
 #[derive(Debug, Default)]
 pub struct Before {
     value: Option<Bytes>,
     /// The change in which the row stood.
-    change: Option<Members>,
-    /// What a converter put beside the change: its schema.
-    schema: Option<Box<RawValue>>,
+    change: Option<Change>,
+    /// Why what the letter holds is not known to be a whole row.
+    part: Option<Said>,
 }
 
 /// How the values of a topic, or those of one schema, are written.
@@ -64,7 +71,7 @@ enum Way {
     /// The text of the row.
     Text,
     /// A datum of the topic's schema.
-    Datum(Box<Codec>),
+    Datum(Arc<Schema>, Box<Codec>),
 }
 
 /// The way of each topic, or of each schema of the registry's.
@@ -81,6 +88,8 @@ pub struct Rows {
     schemas: Schemas,
     /// Rows.
     row: Codec,
+    /// Rows that nobody has made one of: with fields of the dataset, and no others.
+    untouched: Codec,
     /// Reads as the source will.
     check: Codec,
     schema: Arc<Schema>,
@@ -91,6 +100,8 @@ pub struct Rows {
 
 /// Why a row makes no record.
 type Said = String;
+
+const TWICE: &str = "a member of it is there twice, and which one was meant cannot be known";
 
 /// A value as its topic has it, and the id that goes into a header, if it does; or why there is none.
 type Made = Result<(Option<Bytes>, Option<Bytes>), Said>;
@@ -104,6 +115,8 @@ impl Rows {
         let Options { format, key, schema, bound, dataset, .. } = options;
         let mut row = json(schema)?;
         row.set_bound(*bound);
+        let mut untouched = Codec::new(Format::json(ExtraFields::Reject), KeyRule::Kafka, schema.clone())?;
+        untouched.set_bound(*bound);
         let mut check = Codec::new(format.clone(), key.clone(), schema.clone())?;
         check.set_bound(*bound);
         Ok(Rows {
@@ -111,6 +124,7 @@ impl Rows {
             format: format.clone(),
             schemas,
             row,
+            untouched,
             check,
             schema: schema.clone(),
             bound: *bound,
@@ -127,6 +141,7 @@ impl Rows {
     pub fn read(&mut self, held: &mut Held) -> Result<Before, Error> {
         let mut before = Before { value: held.value.clone(), ..Before::default() };
         if held.is_change() {
+            before.part = self.part(held);
             // What stands beside it is ours, of its failure.
             held.headers.clear();
             held.form = if held.value.is_some() { Form::Row } else { Form::Unread };
@@ -162,11 +177,9 @@ impl Rows {
         let row = match format.envelope {
             Envelope::Upsert => Some(json),
             Envelope::Debezium => {
-                if let Some((members, schema)) = change(&json) {
-                    (before.change, before.schema) = (Some(members), schema);
-                }
-                let after = before.change.as_ref().and_then(|change| change.get("after"));
-                after.filter(|row| row.get() != "null").map(|row| Bytes::from(row.get().to_owned()))
+                before.change = Change::of(&json);
+                let row = before.change.as_ref().and_then(Change::row);
+                row.map(|row| Bytes::from(row.get().to_owned()))
             }
         };
         if let Some(row) = row {
@@ -218,19 +231,11 @@ impl Rows {
             }
         }
         let row = row.map(|row| if raw { row } else { row.slice_ref(row.trim_ascii()) });
-        // Given as it was found, it would pass for a row of defaults, or for somebody's word that the row is to go.
         if held.form == Form::Unread
-            && let (Some(row), Some(was)) = (&row, &before.value)
-            && **row == *was.trim_ascii()
+            && let Some(row) = &row
+            && let Some(why) = self.no_row(row, &format, before)
         {
-            let json = unframed(row);
-            let is_change = || {
-                let change = change(&json).filter(|_| matches!(format.envelope, Envelope::Debezium));
-                change.is_some_and(|(change, _)| change.contains_key("op"))
-            };
-            if json.trim_ascii() == b"null" || is_change() {
-                return Ok(Err("it says no row, and nobody has made one of it".to_owned()));
-            }
+            return Ok(Err(why));
         }
         let Some(row) = row.filter(|row| raw || **row != *b"null") else {
             return Ok(self.read_back(held, None, None)?.map(|_| (None, None)));
@@ -247,18 +252,46 @@ impl Rows {
             Ok(decoded) => Bytes::copy_from_slice(decoded.value.unwrap_or_default()),
             Err(misfit) => return Ok(Err(misfit.message)),
         };
+        let mut missed = Vec::new();
+        let whole = filled(&row, &told(&self.schema, &datum), &mut missed);
+        // What cannot be compared is not known to be whole.
+        if held.is_change() && whole.is_none() {
+            return Ok(Err(TWICE.to_owned()));
+        }
+        if let Some(part) = &before.part
+            && !missed.is_empty()
+        {
+            return Ok(Err(format!(
+                "{part}, and the row that was made of it does not say {}: what it leaves out would be lost",
+                listed(&missed)
+            )));
+        }
         let (place, id) = match self.place(held, &format, before)? {
             Ok(found) => found,
             Err(why) => return Ok(Err(why)),
         };
-        let value = match self.encode(&row, &format, before, &place) {
-            Ok(value) => value,
+        let encoded = self.encode(&row, &format, before, &place).or_else(|why| {
             // What the row leaves out the dataset's schema says, and the topic's may not.
-            Err(why) => match self.encode(self.told(&datum).as_bytes(), &format, before, &place) {
-                Ok(value) => value,
-                Err(_) => return Ok(Err(format!("in {}: {why}", schema_of(id)))),
-            },
+            let whole = whole.as_ref().ok_or_else(|| why.clone())?;
+            self.encode(whole.get().as_bytes(), &format, before, &place).map_err(|_| why)
+        });
+        let value = match encoded {
+            Ok(value) => value,
+            Err(why) => return Ok(Err(format!("in {}: {why}", schema_of(id)))),
         };
+        if held.is_change() {
+            let Some(unsaid) = self.unsaid(&row, &value, &format, &place) else {
+                return Ok(Err(TWICE.to_owned()));
+            };
+            if !unsaid.is_empty() {
+                return Ok(Err(format!(
+                    "{} has {}, which the dataset's schema has not and the row does not say: what other readers find \
+                     there would be lost",
+                    schema_of(id),
+                    listed(&unsaid)
+                )));
+            }
+        }
         // An id that nobody checks here other readers of the topic may need.
         let unchecked = match (&format.values, &before.value) {
             (Values::Json { checked: false, .. }, Some(was)) => codec::named(was, None).map(|(id, _)| id),
@@ -290,11 +323,11 @@ impl Rows {
             Envelope::Upsert => Bytes::copy_from_slice(row),
             Envelope::Debezium => {
                 let change = before.change.clone().unwrap_or_default();
-                wrapped(row, change, before.schema.as_deref()).map_err(|error| error.to_string())?.into()
+                change.with(row).map_err(|error| error.to_string())?.into()
             }
         };
         match self.ways.get_mut(place) {
-            Some(Way::Datum(codec)) => {
+            Some(Way::Datum(_, codec)) => {
                 let decoded = codec.decode(Some(b""), Some(&text)).map_err(|misfit| misfit.message)?;
                 Ok(Bytes::copy_from_slice(decoded.value.unwrap_or_default()))
             }
@@ -302,12 +335,71 @@ impl Rows {
         }
     }
 
-    /// A row as the dataset has it, with all its fields.
-    fn told(&self, datum: &[u8]) -> String {
-        let mut json = String::new();
-        // It is one: it was made a moment ago.
-        let _ = text::to_json(&self.schema, datum, &mut json);
-        json
+    /// Why what a letter of a change holds may be less than the row; `None`: it says every field.
+    fn part(&self, held: &Held) -> Option<Said> {
+        let schema = &self.schema;
+        if schema.is_raw() {
+            return None;
+        }
+        let mark = held.headers.iter().find(|(name, _)| name == header::FIELDS);
+        if let Some((_, fields)) = mark {
+            let fields = String::from_utf8_lossy(fields.as_deref().unwrap_or_default());
+            let fields = fields.replace(',', ", ");
+            return Some(format!("its letter was made by a reader that keeps the fields {fields} alone"));
+        }
+        // Earlier releases put no such header there, and the dataset may have got fields since.
+        let says = held.value.as_deref().and_then(Members::of);
+        let all = match (schema.nodes.get(schema.nodes.root), says) {
+            (Node::Record(record), Some(Members(says))) => {
+                record.fields.iter().all(|field| says.contains_key(&*field.name))
+            }
+            // Of nothing else there are parts.
+            (Node::Record(_), None) => false,
+            _ => held.value.is_some(),
+        };
+        (!all).then(|| "its letter does not hold the whole row".to_owned())
+    }
+
+    /// Why a value that could not be read is no row: given as it was found, it would pass for a row of defaults, or for
+    /// somebody's word that the row is to go. `None`: somebody has made one of it, or it is one.
+    fn no_row(&mut self, row: &Bytes, format: &Format, before: &Before) -> Option<Said> {
+        let nobody = || "it says no row, and nobody has made one of it".to_owned();
+        let was = before.value.as_ref()?;
+        let json = unframed(row);
+        // A program that is made for rows may put a field beside what says that it is none.
+        let is_change = matches!(format.envelope, Envelope::Debezium)
+            && Change::of(&json).is_some_and(|change| change.says_what());
+        if is_change && self.untouched.decode(Some(b""), Some(&json)).is_err() {
+            return Some(nobody());
+        }
+        // Or write the same in another way.
+        let object = |json: &[u8]| serde_json::from_slice::<serde_json::Map<String, Value>>(json).ok();
+        let same = || object(&json).is_some_and(|json| object(&unframed(was)) == Some(json));
+        if **row != *was.trim_ascii() && !same() {
+            return None;
+        }
+        let json = json.trim_ascii();
+        if json == b"null" || is_change || Members::of(json).is_some_and(|members| members.0.is_empty()) {
+            return Some(nobody());
+        }
+        let misfit = self.untouched.decode(Some(b""), Some(json)).err()?;
+        Some(format!("{}: {}", nobody(), misfit.message))
+    }
+
+    /// The fields that the topic's schema has put in where the row does not say them. `None`: that cannot be told.
+    fn unsaid(&self, row: &[u8], value: &[u8], format: &Format, place: &Place) -> Option<Vec<String>> {
+        let mut unsaid = Vec::new();
+        // Of text no schema says what there may be.
+        let Some(Way::Datum(schema, _)) = self.ways.get(place) else { return Some(unsaid) };
+        let written = told(schema, value);
+        match format.envelope {
+            Envelope::Upsert => filled(row, &written, &mut unsaid)?,
+            Envelope::Debezium => {
+                let change = Change::of(written.as_bytes())?;
+                filled(row, change.after()?.get(), &mut unsaid)?
+            }
+        };
+        Some(unsaid)
     }
 
     /// The datum that the source will read, of a record with this value; or why it will not.
@@ -350,7 +442,7 @@ impl Rows {
             let place = Place::Topic(topic.to_owned());
             if !self.ways.contains_key(&place) {
                 let way = match &format.values {
-                    Values::Avro { writer } => Way::Datum(Box::new(self.writes(writer)?)),
+                    Values::Avro { writer } => self.writes(writer)?,
                     _ => Way::Text,
                 };
                 self.ways.insert(place.clone(), way);
@@ -374,9 +466,7 @@ impl Rows {
         let place = Place::Id(id);
         if !self.ways.contains_key(&place) {
             let way = match self.schemas.find(id)? {
-                Some(Written::Avro(writer)) if kind == Kind::Avro.name() => {
-                    Way::Datum(Box::new(self.writes(&writer)?))
-                }
+                Some(Written::Avro(writer)) if kind == Kind::Avro.name() => self.writes(&writer)?,
                 Some(Written::Json) if kind == "JSON" => Way::Text,
                 Some(other) => {
                     return Ok(Err(format!(
@@ -391,19 +481,19 @@ impl Rows {
         Ok(Ok((place, Some(id))))
     }
 
-    fn writes(&self, writer: &Arc<Schema>) -> Result<Codec, codec::Error> {
+    fn writes(&self, writer: &Arc<Schema>) -> Result<Way, codec::Error> {
         // A writer's schema is read without its defaults, which are for who reads; and here it is JSON that is read by it.
         let written = Schema::parse(writer.json()).map_or_else(|_| writer.clone(), Arc::new);
         let mut codec = json(&written)?;
         codec.set_bound(self.bound);
-        Ok(codec)
+        Ok(Way::Datum(written, Box::new(codec)))
     }
 
     /// The first field in which two datums differ.
     #[cold]
     fn lost(&self, row: &[u8], read: &[u8]) -> String {
         let fields = |datum: &[u8]| -> Option<serde_json::Map<String, Value>> {
-            serde_json::from_str(&self.told(datum)).ok()
+            serde_json::from_str(&told(&self.schema, datum)).ok()
         };
         let (Some(row), Some(read)) = (fields(row), fields(read)) else { return "value".to_owned() };
         let lost = row.into_iter().find(|(name, value)| read.get(name) != Some(value));
@@ -427,6 +517,24 @@ fn schema_of(id: Option<SchemaId>) -> String {
     }
 }
 
+/// A datum with all its fields.
+fn told(schema: &Schema, datum: &[u8]) -> String {
+    let mut json = String::new();
+    // It is one: it was made a moment ago.
+    let _ = text::to_json(schema, datum, &mut json);
+    json
+}
+
+/// Names of fields, for people; of many the first.
+fn listed(names: &[String]) -> String {
+    const MOST: usize = 5;
+    let mut listed: Vec<String> = names.iter().take(MOST).map(|name| format!("`{name}`")).collect();
+    if names.len() > MOST {
+        listed.push(format!("{} more", names.len() - MOST));
+    }
+    listed.join(", ")
+}
+
 /// A whole datum as JSON.
 fn as_json(schema: &Schema, datum: &[u8]) -> Option<Bytes> {
     let mut json = String::new();
@@ -438,36 +546,6 @@ fn as_json(schema: &Schema, datum: &[u8]) -> Option<Bytes> {
 /// JSON without an id before it: no JSON begins as one does.
 fn unframed(value: &Bytes) -> Bytes {
     codec::named(value, None).map_or_else(|| value.clone(), |(_, json)| value.slice_ref(json))
-}
-
-/// The members of a change, and the schema that a converter put beside it.
-fn change(json: &[u8]) -> Option<(Members, Option<Box<RawValue>>)> {
-    let mut members: Members = serde_json::from_slice(json).ok()?;
-    match members.get("payload") {
-        Some(payload) if !members.contains_key("op") => {
-            let change = serde_json::from_str(payload.get()).ok()?;
-            Some((change, members.remove("schema")))
-        }
-        _ => Some((members, None)),
-    }
-}
-
-/// The change that says this row: the letter's own, as far as that can be read, with this row in its place,
-/// beside the schema that it had.
-fn wrapped(row: &[u8], mut change: Members, schema: Option<&RawValue>) -> Result<String, serde_json::Error> {
-    let writes = |op: &RawValue| matches!(op.get(), r#""c""# | r#""r""# | r#""u""#);
-    let raw = |text: &str| RawValue::from_string(text.to_owned());
-    if !change.get("op").is_some_and(|op| writes(op)) {
-        change.insert("op".to_owned(), raw(r#""u""#)?);
-    }
-    change.insert("before".to_owned(), raw("null")?);
-    change.insert("after".to_owned(), raw(&String::from_utf8_lossy(row))?);
-    let change = serde_json::to_string(&change)?;
-    // A converter that is told of schemas takes nothing without one.
-    Ok(match schema {
-        Some(schema) => format!(r#"{{"schema":{},"payload":{change}}}"#, schema.get()),
-        None => change,
-    })
 }
 
 #[cfg(test)]

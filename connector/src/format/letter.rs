@@ -65,9 +65,12 @@ pub mod header {
     pub const VERSION: &str = "stillwell.version";
     /// The listener.
     pub const LISTENER: &str = "stillwell.listener";
+    /// The fields that its reader keeps, with commas between them, where those are a part of the dataset's: the value has no
+    /// others, and is no whole record.
+    pub const FIELDS: &str = "stillwell.fields";
 
     /// All that describe a failure, that is, all but [`REPLAYS`] and [`ORIGIN`], which describe the record.
-    pub const OF_A_FAILURE: [&str; 16] = [
+    pub const OF_A_FAILURE: [&str; 17] = [
         TOPIC,
         PARTITION,
         OFFSET,
@@ -84,6 +87,7 @@ pub mod header {
         UNNAMED,
         VERSION,
         LISTENER,
+        FIELDS,
     ];
 }
 

@@ -119,6 +119,11 @@ impl<'a> Value<'a> {
         &self.view.about.schema
     }
 
+    /// The dataset's schema, of which [`Value::schema`] may be a part.
+    pub(crate) fn whole_schema(&self) -> &'a Arc<Schema> {
+        self.view.line.whole()
+    }
+
     /// As its entry has it; its source counts into the positions of [`About`](super::About).
     pub(crate) fn stamp(&self) -> Stamp {
         self.stamp.read()
