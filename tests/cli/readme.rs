@@ -1,11 +1,10 @@
-//! README.md, word for word: its configuration, its first record, its commands, on a broker of its own. Its Rust example is
-//! compiled with the documentation's.
+//! README.md, word for word: its configuration, its first record, its commands, its example of a reader, on a broker of its own.
 
 use std::path::Path;
 
 use serde_json::Value;
 use stillwell_tests::{
-    Broker, Record, Running, Topic, free_port, run, scratch, stillwell, wait_until, workspace,
+    Broker, Record, Running, Topic, example, free_port, run, scratch, stillwell, wait_until, workspace,
 };
 
 use crate::serving::{LONG, ask, request, until_ready};
@@ -86,6 +85,63 @@ fn configuration(dir: &Path, servers: &str) -> String {
     toml.replace("localhost:9092", servers).replace("/var/lib/stillwell", &dir.join("data").to_string_lossy())
 }
 
+/// What README.md shows of Rust, but for where things are.
+#[rustfmt::skip]
+async fn own_service(servers: &str, blobs: &str, cache: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    // From README.md:
+    let products = stillwell::Consumer::builder("products").bootstrap_servers(servers)
+        .blobs(blobs).cache_dir(cache)
+        .start().await?;
+    let view = products.view();
+    let can = view.get("P-100")?.ok_or("no such product")?;
+    println!("{} costs {}, says {}", can.to_json()?, can.field::<i64>("price_cents")?, view.versions());
+    Ok(())
+    // To here.
+}
+
+/// [`own_service`] is what stands there, and does what is said; so does the example that comes with it.
+fn read_in_rust(servers: &str, blobs: &str, dir: &Path, (key, value): (&str, &str)) {
+    let shown = blocks("rust,no_run").join("\n");
+    let there = [
+        ("\"localhost:9092\"", "servers"),
+        ("\"file:///var/lib/stillwell/blobs\"", "blobs"),
+        ("\"/var/cache/stillwell\"", "cache"),
+    ];
+    let shown = there.iter().fold(shown, |shown, (there, here)| {
+        assert!(shown.contains(there), "{there} is written in another way:\n{shown}");
+        shown.replace(there, here)
+    });
+    let (_, shown) = shown.split_once("{\n").expect("a function's body");
+    let (shown, _) = shown.rsplit_once('}').expect("its end");
+    let (_, tried) = include_str!("readme.rs").split_once("// From README.md:\n").expect("it is above");
+    let (tried, _) = tried.split_once("// To here.").expect("it ends");
+    let code = |text: &str| {
+        let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default().trim());
+        lines.collect::<Vec<_>>().join("\n").trim().to_owned()
+    };
+    assert_eq!(code(tried), code(shown), "README.md shows what nobody has tried");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let read = async {
+        let reading = own_service(servers, blobs, &dir.join("read"));
+        tokio::time::timeout(LONG, reading).await.expect("it is read in time")
+    };
+    runtime.block_on(read).unwrap();
+
+    let mut reader = example("consumer");
+    reader.args([blobs, key, "no-such-key"]).env("KAFKA", servers).env("TMPDIR", dir);
+    let printed = run(&mut reader, LONG).expect_code(0).stdout;
+    let found = printed.lines().find_map(|line| line.strip_prefix(&format!("{key}: "))).unwrap_or_default();
+    let found: Value = serde_json::from_str(found).unwrap_or_else(|error| panic!("{error}: {printed}"));
+    let told: Value = serde_json::from_str(value).unwrap();
+    for (field, value) in told.as_object().unwrap() {
+        assert_eq!(found[field], *value, "{printed}");
+    }
+    assert!(
+        printed.contains("no-such-key is not there") && printed.contains("holds 1 products"),
+        "{printed}"
+    );
+}
+
 #[test]
 fn what_the_readme_says_works() {
     let broker = Broker::own();
@@ -134,6 +190,8 @@ fn what_the_readme_says_works() {
         assert_eq!(record[field], *value, "{field}");
     }
     assert_eq!(Topic::named_on(&broker, "products.dlq").read(), [], "it fits its schema");
+    let blobs = format!("file://{}", dir.path().join("data/blobs").display());
+    read_in_rust(broker.bootstrap(), &blobs, dir.path(), (key, value));
 
     // All the rest beside it, word for word and line by line.
     let mut tried = [0; 3];

@@ -3,11 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "what a store does not do fails the test, with its error")]
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use stillwell::blob::{Body, Error, Put, Store};
+use stillwell::version::{BlobRef, Checksum, SnapshotRef};
+use stillwell::view::{Cache, Fetcher, Identity};
+use stillwell::{Shard, TopicId, Version};
 use stillwell_tests::campaign::Chance;
-use stillwell_tests::{Cloud, Proxy, Toxic, scratch};
+use stillwell_tests::{Cloud, Proxy, Toxic, scratch, wait_until_async, workspace};
 
 use crate::stores::{NAME, bytes, contract};
 
@@ -50,6 +55,11 @@ macro_rules! cloud {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn an_upload_that_is_cut_off_is_never_seen() {
                 super::an_upload_that_is_cut_off_is_never_seen(Cloud::$name()).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn a_download_comes_whole_over_a_network_that_breaks_it() {
+                super::a_download_comes_whole_over_a_network_that_breaks_it(Cloud::$name()).await;
             }
         }
     };
@@ -226,4 +236,51 @@ async fn an_upload_that_is_cut_off_is_never_seen(cloud: &Cloud) {
     direct.put("products/small", Bytes::from_static(b"new")).await.unwrap();
     store.put("products/small", bytes(100_000, 3)).await.unwrap_err();
     assert_eq!(direct.get_bytes("products/small").await.unwrap(), "new");
+}
+
+/// What a reader fetches of a store behind a network that resets connections, or is slow: parts that go on where they broke,
+/// and in the end the very bytes.
+async fn a_download_comes_whole_over_a_network_that_breaks_it(cloud: &Cloud) {
+    let url = cloud.url();
+    let proxy = Proxy::start(cloud.port(), Chance::seeded(5));
+    let (direct, store) = (cloud.store_at(&url, cloud.port()), cloud.store_at(&url, proxy.port()));
+    let golden = |name: &str| {
+        Bytes::from(std::fs::read(workspace().join("tests/golden/snapshot/v1").join(name)).unwrap())
+    };
+    let put = async |name: &str, stored: &Bytes, plain: &Bytes| {
+        direct.put(name, stored.clone()).await.unwrap();
+        BlobRef {
+            name: name.to_owned(),
+            bytes: stored.len() as u64,
+            checksum: Checksum::of(stored),
+            plain_bytes: plain.len() as u64,
+            plain_checksum: Checksum::of(plain),
+            location: None,
+        }
+    };
+    let plain = golden("plain.avro");
+    let snapshot = put("products/snapshot", &golden("stored.avro"), &plain).await;
+    let identity =
+        Identity { dataset: "products".into(), topic_id: TopicId([7; 16]), shard: Shard(0), shards: 1 };
+    // Of several parts; and, where each piece waits, of one.
+    for (toxic, length) in [(Toxic::Reset, 9 << 20), (Toxic::Slow, 1 << 20)] {
+        // What is fetched as an index is, as far as the way is concerned, just bytes.
+        let content = bytes(length, 6);
+        let index = put("products/index", &content, &content).await;
+        let chain = SnapshotRef { version: Version(1), epoch: 1, blob: snapshot.clone(), index, records: 0 };
+        let cache = scratch();
+        let fetcher = Fetcher::new(store.clone(), Cache::open(cache.path(), u64::MAX).unwrap());
+        let (_, before) = proxy.counts();
+        proxy.set(toxic);
+        // An attempt of which nothing has come yet ends with the first reset, and is for the caller to repeat.
+        let fetched = wait_until_async("it is fetched", Duration::from_secs(120), || {
+            fetcher.snapshot(&identity, &chain)
+        })
+        .await;
+        proxy.set(Toxic::Pass);
+        assert!(std::fs::read(fetched.index.path()).unwrap() == content, "{toxic:?}");
+        assert!(std::fs::read(fetched.snapshot.path()).unwrap() == plain, "{toxic:?}");
+        let (_, resets) = proxy.counts();
+        assert_eq!(resets > before, toxic == Toxic::Reset, "{toxic:?}: {before} resets, then {resets}");
+    }
 }

@@ -35,6 +35,7 @@ mod registry;
 mod replays;
 mod restart;
 mod restore;
+mod rights;
 mod roles;
 mod rollback;
 mod rows;

@@ -15,10 +15,10 @@ use crate::line::SCHEMA;
 use crate::setting::Setting;
 
 /// Longest that anything may take: many processes start at once here.
-const LONG: Duration = Duration::from_secs(120);
+pub const LONG: Duration = Duration::from_secs(120);
 
 /// The rights that docs/operations.md names for `who`, on dataset and source `name`.
-fn documented(who: &str, name: &str) -> Vec<Right> {
+pub fn documented(who: &str, name: &str) -> Vec<Right> {
     let text = std::fs::read_to_string(workspace().join("docs/operations.md")).expect("it is there");
     let (_, section) = text.split_once("## Rights in Kafka").expect("a section");
     let (section, _) = section.split_once("\n## ").expect("another one");
@@ -48,56 +48,69 @@ fn documented(who: &str, name: &str) -> Vec<Right> {
 }
 
 /// The topic with the blobs of `name`, where they are in Kafka.
-fn blobs(name: &str) -> String {
+pub fn blobs(name: &str) -> String {
     format!("{name}.blobs")
 }
 
 /// A dataset on the secured broker, its topics made as its documentation says.
-struct Scene {
-    setting: Setting,
-    secure: &'static Secure,
-    letters: Topic,
+pub struct Scene {
+    pub setting: Setting,
+    pub secure: &'static Secure,
+    pub letters: Topic,
 }
 
 impl Scene {
-    fn new(name: &str) -> Scene {
-        let secure = Secure::shared();
-        let mut setting = Setting::on(secure.broker(), name, 1, SCHEMA);
+    pub fn new(name: &str) -> Scene {
+        let scene = Scene::bare(name);
         let own = |suffix: &str, config: &[(&str, &str)]| {
-            Topic::create_on(secure.broker(), &format!("{}.{suffix}", setting.dataset()), 1, config)
+            Topic::create_on(scene.secure.broker(), &format!("{}.{suffix}", scene.name()), 1, config);
         };
         let kept = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
         own("announcements", &kept);
         own("control", &[("cleanup.policy", "compact")]);
-        let letters = own("dlq", &[("retention.ms", "-1")]);
+        own("dlq", &[("retention.ms", "-1")]);
+        scene
+    }
+
+    /// The same, of whose topics only the source is there.
+    pub fn bare(name: &str) -> Scene {
+        let secure = Secure::shared();
+        let mut setting = Setting::on(secure.broker(), name, 1, SCHEMA);
         setting.bootstrap = secure.sasl();
+        let letters = Topic::named_on(secure.broker(), &format!("{}.dlq", setting.dataset()));
         Scene { setting, secure, letters }
     }
 
-    fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         self.setting.dataset()
     }
 
     /// A value that fits, and a record that does not.
-    fn produce(&mut self) {
+    pub fn produce(&mut self) {
         let good = self.setting.upsert("good", json!({ "id": "good", "price": 1.5, "stock": null }));
         self.setting.topic.produce([good, Record::upsert("bad", r#"{"id": "bad", "price": "2.5"}"#)]);
     }
 
     /// Somebody with exactly these rights.
-    fn user(&self, rights: &[Right]) -> User {
+    pub fn user(&self, rights: &[Right]) -> User {
         let user = self.secure.user();
         self.secure.give(&user, rights);
         user
     }
 
     /// Somebody's instance, by SCRAM-SHA-512; its password lies in a file.
-    fn instance(&self, name: &str, user: &User) -> Instance {
+    pub fn instance(&self, name: &str, user: &User) -> Instance {
+        let instance = self.making(name, user);
+        instance.append("[kafka]\ncreate_topics = false");
+        instance
+    }
+
+    /// The same, which makes topics that are missing.
+    pub fn making(&self, name: &str, user: &User) -> Instance {
         let instance = Instance::new(&self.setting, name);
         let secret = self.setting.dir.path().join(format!("{name}.secret"));
         std::fs::write(&secret, &user.password).expect("it can be written");
         instance.append(&sasl(self.secure, "SCRAM-SHA-512", user, &format!("{{ file = {secret:?} }}")));
-        instance.append("[kafka]\ncreate_topics = false");
         instance
     }
 }
@@ -127,13 +140,13 @@ fn is_ready(instance: &Instance) -> Result<(), String> {
     }
 }
 
-fn check(instance: &Instance, role: &str) -> Finished {
+pub fn check(instance: &Instance, role: &str) -> Finished {
     let mut command = stillwell(["check", "--connect", "--role", role, "-c"]);
     run(command.arg(instance.config()), LONG)
 }
 
 /// What a record reads over HTTP, once it does.
-fn until_read(instance: &Instance, dataset: &str, key: &str, expected: &str) {
+pub fn until_read(instance: &Instance, dataset: &str, key: &str, expected: &str) {
     wait_until(&format!("{key} is readable"), LONG, || {
         match instance.get(&format!("/v1/datasets/{dataset}/records/{key}")) {
             Ok((200, body)) if body.contains(expected) => Ok(()),
@@ -143,14 +156,14 @@ fn until_read(instance: &Instance, dataset: &str, key: &str, expected: &str) {
     });
 }
 
-fn of(roles: &[&str], name: &str) -> Vec<Right> {
+pub fn of(roles: &[&str], name: &str) -> Vec<Right> {
     let all: BTreeSet<Right> = roles.iter().flat_map(|who| documented(who, name)).collect();
     all.into_iter().collect()
 }
 
 /// Few snapshots for a short time, so that there is something to clean.
 const CLEANING: &str = "[storage]\nkeep_snapshots = 1\nclean_grace = \"100ms\"";
-const SNAPSHOTS: &str = "[producer.performance]\nsnapshot_frequency = 1\nsnapshot_min_change = \"0%\"";
+pub const SNAPSHOTS: &str = "[producer.performance]\nsnapshot_frequency = 1\nsnapshot_min_change = \"0%\"";
 
 /// Everything that is done, by three users of whom each has what docs/operations.md names for him and nothing else.
 #[test]
@@ -239,7 +252,7 @@ fn all_is_done_with_the_rights_that_are_named() {
 }
 
 /// What a process says that lacks one right of its role; the words that this is known by.
-fn expected(right: &Right) -> &'static str {
+pub fn expected(right: &Right) -> &'static str {
     match (right.resource, right.operation.as_str()) {
         (Resource::Topic, "DescribeConfigs") => "DescribeConfigs",
         // Of the cluster, where nothing may be written at all.

@@ -12,8 +12,9 @@ use stillwell::clock::Entropy;
 use stillwell::format::upload::{Upload, chunk_key, read_key, upload_key};
 use stillwell::kafka;
 use stillwell::producer::{Batching, Cleaning, Performance};
+use stillwell_tests::campaign::Chance;
 use stillwell_tests::{
-    Broker, Message, Record, Topic, bootstrap, scratch, unique, wait_until, wait_until_async,
+    Broker, Message, Record, TOXICS, Topic, Toxic, bootstrap, scratch, unique, wait_until, wait_until_async,
 };
 
 use crate::instance::{Instance, LONG};
@@ -25,7 +26,11 @@ const NAME: &str = "products/a/0/00000000000000000007-3-00000000deadbeef.delta.a
 
 /// A store in a topic, by clients of its own.
 pub fn store(topic: &str, create: bool) -> Store {
-    let kafka = kafka::Options { bootstrap_servers: bootstrap().to_owned(), ..kafka::Options::default() };
+    store_by(bootstrap(), topic, create)
+}
+
+fn store_by(servers: &str, topic: &str, create: bool) -> Store {
+    let kafka = kafka::Options { bootstrap_servers: servers.to_owned(), ..kafka::Options::default() };
     let options = TopicOptions { kafka, create, replication: None };
     Store::open_among(&format!("kafka://{topic}"), &Options::default(), &options).expect("it opens")
 }
@@ -328,6 +333,51 @@ async fn a_damaged_chunk_is_said() {
     topic.produce([Record { partition: Some(0), ..Record::upsert(upload_key("a/1", id), upload.encode()) }]);
     let error = store(topic.name(), false).get_bytes("a/1").await.unwrap_err();
     assert!(error.to_string().contains("offset 0 is not the chunk"), "{error}");
+}
+
+/// Whatever a network does between a process and its store in Kafka: a blob is whole, the one that was there or the one that is
+/// put, for who asks through it and for who does not; and what was told to be stored is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_fails_tears_no_blob() {
+    /// How long each is tried: longer than what is slow takes, shorter than what hears nothing waits.
+    const A_WHILE: Duration = Duration::from_secs(6);
+    let (broker, proxy) = Broker::own_behind_proxy(Chance::seeded(8));
+    let config = [("cleanup.policy", "compact"), ("max.message.bytes", "40000")];
+    let topic = Topic::create_on(&broker, &unique("blobs"), 2, &config);
+    let direct = store_by(broker.bootstrap(), topic.name(), false);
+    let through = store_by(&format!("127.0.0.1:{}", proxy.port()), topic.name(), false);
+    answer(|| through.put("products/first", bytes(1_000, 1))).await;
+
+    for (n, toxic) in (10..).zip(TOXICS) {
+        let (old, new, after) = (bytes(300_000, n), bytes(300_001, n), bytes(300_002, n));
+        let name = format!("products/{n}");
+        direct.put(&name, old.clone()).await.expect("it is put");
+        assert!(through.get_bytes(&name).await.expect("it is there") == old);
+        proxy.set(toxic);
+        let put = tokio::time::timeout(A_WHILE, through.put(&name, new.clone()));
+        let got = tokio::time::timeout(A_WHILE, through.get_bytes(&name));
+        let (put, got) = tokio::join!(put, got);
+        let stored = matches!(put, Ok(Ok(())));
+        println!("{toxic:?}: stored {stored}, read {}", matches!(got, Ok(Ok(_))));
+        match got {
+            Ok(Ok(read)) => assert!(read == old || read == new, "{toxic:?}: {} bytes", read.len()),
+            // Neither gone nor damaged.
+            Ok(Err(error)) => assert!(error.is_transient(), "{toxic:?}: {error:?}"),
+            Err(_) => {}
+        }
+        if let Ok(Err(error)) = put {
+            assert!(error.is_transient(), "{toxic:?}: {error:?}");
+        }
+        // While the network still does it.
+        let there = direct.get_bytes(&name).await.expect("it is there");
+        assert!(there == new || there == old && !stored, "{toxic:?}: stored {stored}, {} bytes", there.len());
+        proxy.set(Toxic::Pass);
+        let name = format!("products/after-{n}");
+        answer(|| through.put(&name, after.clone())).await;
+        for store in [&through, &direct] {
+            assert!(store.get_bytes(&name).await.expect("it is there") == after, "{toxic:?}");
+        }
+    }
 }
 
 fn small() -> (Batching, Performance) {

@@ -1,10 +1,11 @@
-//! Blobs of every version of the format, read by Avro's Java tools: plain as they are mapped, and compressed as they are
-//! stored. And what lies in topics, by Avro's own decoder of single-object encoding.
+//! Blobs of every version of the format, read by Avro's Java tools and by fastavro: plain as they are mapped, and compressed as
+//! they are stored. And what lies in topics, by Avro's own decoder of single-object encoding.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-use stillwell_tests::{avro_tools, read_by_avro_tools, workspace};
+use serde_json::{Value, json};
+use stillwell_tests::{avro_tools, python, read_by_avro_tools, workspace};
 
 #[test]
 fn avros_own_tools_read_every_golden_blob() {
@@ -31,6 +32,66 @@ fn avros_own_tools_read_every_golden_blob() {
                     (*key, (*timestamp).to_owned(), (*source).to_owned(), (*offset).to_owned())
                 );
                 assert_eq!(entry.get("value").is_some_and(|value| value.is_null()), *value == "-", "{row}");
+            }
+        }
+    }
+}
+
+/// As fastavro and Python show a time of the golden blobs, all of which lie in one minute.
+fn shown(milliseconds: &str) -> String {
+    let since = milliseconds.parse::<u64>().expect("a time") - 1_760_000_000_000;
+    let (seconds, fraction) = (20 + since / 1_000, since % 1_000);
+    assert!(seconds < 60, "{milliseconds}");
+    let fraction = if fraction == 0 { String::new() } else { format!(".{fraction:03}000") };
+    format!("2025-10-09T08:53:{seconds:02}{fraction}+00:00")
+}
+
+/// A product as Avro's specification has it, in hexadecimal.
+fn datum(product: &Value) -> String {
+    let long = |number: i64| {
+        let (mut rest, mut hex) = (((number << 1) ^ (number >> 63)) as u64, String::new());
+        while rest > 0x7f {
+            hex += &format!("{:02x}", rest & 0x7f | 0x80);
+            rest >>= 7;
+        }
+        hex + &format!("{rest:02x}")
+    };
+    let string = |text: &Value| {
+        let text = text.as_str().expect("a string");
+        long(text.len() as i64) + &text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let note = match &product["note"] {
+        Value::Null => long(0),
+        note => long(1) + &string(note),
+    };
+    string(&product["id"]) + &long(product["price"].as_i64().expect("a price")) + &note
+}
+
+#[test]
+fn fastavro_reads_every_golden_blob() {
+    let script = workspace().join("testcontainers-config/tables/read.py");
+    for kind in ["delta", "snapshot"] {
+        let folder = workspace().join("tests/golden").join(kind).join("v1");
+        let rows = std::fs::read_to_string(folder.join("rows.txt")).expect("the golden rows are there");
+        for form in ["plain.avro", "stored.avro"] {
+            let read = Command::new(python("tables")).arg(&script).arg(folder.join(form)).output();
+            let read = read.expect("Python runs");
+            assert!(read.status.success(), "{kind} {form}: {}", String::from_utf8_lossy(&read.stderr));
+            let read = String::from_utf8(read.stdout).expect("it is ASCII");
+            assert_eq!(read.lines().count(), rows.lines().count(), "{kind} {form}");
+            for (entry, row) in read.lines().zip(rows.lines()) {
+                let mut entry: Value = serde_json::from_str(entry).expect("it is JSON");
+                let fields: Vec<&str> = row.split(' ').collect();
+                let [key, timestamp, source, offset, value] = fields.as_slice() else { panic!("{row}") };
+                let number = |text: &str| text.parse::<i64>().expect("a number");
+                let read = match entry["value"].take() {
+                    Value::Null => "-".to_owned(),
+                    product => datum(&product),
+                };
+                assert_eq!(read, **value, "{kind} {form}: {row}");
+                let expected = json!({"key": {"hex": key}, "timestamp": shown(timestamp),
+                    "source": number(source), "offset": number(offset), "value": null});
+                assert_eq!(entry, expected, "{kind} {form}: {row}");
             }
         }
     }

@@ -35,7 +35,7 @@ pub mod wait;
 pub use broker::Broker;
 pub use cloud::Cloud;
 pub use port::free_port;
-pub use process::{Finished, Running, python, run, stillwell, unprivileged};
+pub use process::{Finished, Running, example, python, run, stillwell, unprivileged};
 pub use proxy::{Proxy, TOXICS, Toxic};
 pub use reference::{avro_tools, read_by_avro_tools};
 pub use registry::Registry;

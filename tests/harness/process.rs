@@ -78,17 +78,38 @@ fn binary() -> PathBuf {
         assert!(path.is_file(), "STILLWELL_BIN names no file: {}", path.display());
         return path;
     }
+    build(&["--bins"]).join("stillwell")
+}
+
+/// A command that runs one of the connector's examples. Cargo builds them with all tests; where only some of those were asked
+/// for, it is built here and now.
+pub fn example(name: &str) -> Command {
+    let path = Path::new("examples").join(name);
+    let built = profile().join(&path);
+    match built.is_file() {
+        true => Command::new(built),
+        false => Command::new(build(&["--example", name]).join(path)),
+    }
+}
+
+/// Where cargo puts what it builds as it has built this test.
+fn profile() -> PathBuf {
     // TARGET/PROFILE/deps/test-hash
     let test = std::env::current_exe().expect("a test binary knows its path");
-    let folder = test.ancestors().nth(2).expect("a test binary lies in PROFILE/deps");
+    test.ancestors().nth(2).expect("a test binary lies in PROFILE/deps").to_owned()
+}
+
+/// Has cargo build this of the workspace; gives where it lies.
+fn build(what: &[&str]) -> PathBuf {
+    let folder = profile();
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(workspace());
+    build.args(["build", "--quiet", "--workspace"]).args(what).current_dir(workspace());
     if folder.ends_with("release") {
         build.arg("--release");
     }
     let status = build.status().expect("cargo can be started");
-    assert!(status.success(), "the binary under test does not build: {status}");
-    folder.join("stillwell")
+    assert!(status.success(), "{what:?} of the workspace does not build: {status}");
+    folder
 }
 
 /// A process that was started and may still run; killed when dropped, and when the test binary ends.

@@ -273,7 +273,7 @@ async fn rights(admin: &Admin, config: &Config, name: &str, shared: &Shared, rol
         needs.extend(topics::needs(&config.producer(name, shared)?));
     }
     if role != Role::Producer {
-        needs.extend(config.consumer(name, shared)?.topics().needs());
+        needs.extend(config.consumer(name, shared)?.needs());
     }
     needs.extend(blob::needs(&config.model().storage.blobs, role != Role::Consumer));
     let lacking = allowed::lacking(admin, &config.kafka(), &needs).await;

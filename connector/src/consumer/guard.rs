@@ -223,7 +223,7 @@ pub async fn publish(
     told: watch::Receiver<Told>,
     stop: CancellationToken,
 ) {
-    let mut sender = None;
+    let mut sender: Option<Sender> = None;
     let mut published = false;
     let key = refusal_key(&options.dataset, shard, &options.reader);
     while stop.run_until_cancelled(judged.changed()).await.is_some_and(|changed| changed.is_ok()) {
@@ -256,6 +256,8 @@ pub async fn publish(
             None => return,
             Some(Ok(())) => published = value.is_some(),
             Some(Err(error)) => {
+                // The next refusal is published by another one: somebody may have given the right meanwhile.
+                sender.take_if(|sender| sender.over(&options.control).is_some());
                 let error = crate::error::chain(&error);
                 options.metrics.errors_total.with(&["refusal"]).inc();
                 tracing::warn!(

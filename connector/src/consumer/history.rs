@@ -67,7 +67,7 @@ pub struct Topics {
 }
 
 impl Topics {
-    /// What the user of a reader needs to be allowed; docs/operations.md has the same list.
+    /// What the user of any reader needs to be allowed; docs/operations.md has the same list.
     pub fn needs(&self) -> Vec<Need> {
         let topic = |name: &String| On::Topic(name.clone());
         let need = |on, operation, without| Need { on, operation, without };

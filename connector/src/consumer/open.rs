@@ -306,3 +306,83 @@ impl Counted {
         new
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use futures::future::BoxFuture;
+    use futures::stream::StreamExt as _;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::follow::tests::World;
+    use super::*;
+    use crate::blob::{self, BlobStore, Body, Content, Listed, Store};
+    use crate::clock::Clock;
+
+    /// A store of which each piece takes some time.
+    #[derive(Debug)]
+    struct Long {
+        inner: Store,
+        clock: Clock,
+    }
+
+    impl BlobStore for Long {
+        fn put<'a>(&'a self, name: &'a str, body: Body) -> BoxFuture<'a, Result<(), blob::Error>> {
+            Box::pin(self.inner.put(name, body))
+        }
+
+        fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Content, blob::Error>> {
+            Box::pin(async move {
+                let (content, clock) = (self.inner.get(name).await?, self.clock.clone());
+                let late = move |piece: Result<Bytes, blob::Error>| {
+                    clock.advance(Duration::from_secs(6));
+                    piece
+                };
+                Ok(content.map(late).boxed())
+            })
+        }
+
+        fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<u64>, blob::Error>> {
+            Box::pin(self.inner.head(name))
+        }
+
+        fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, blob::Error>> {
+            Box::pin(self.inner.list(prefix))
+        }
+
+        fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), blob::Error>> {
+            Box::pin(self.inner.delete(name))
+        }
+    }
+
+    /// A first start far from its store is long, and its log says how far it is.
+    #[tokio::test]
+    async fn a_consumer_tells_of_a_blob_that_is_long_in_coming() {
+        let mut world = World::new();
+        let announced = world.write(0..10).await;
+        let (clock, options) = (Clock::manual(0), world.options());
+        let long = Long { inner: options.store.clone(), clock: clock.clone() };
+        let options = Options { store: Store::new("long://", Arc::new(long)), clock, ..options };
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path().join("cache"), u64::MAX).unwrap();
+        let recent = Recent::new(Arc::default(), None, false, CancellationToken::new());
+        let mut opener = Opener::new(options, Shard(0), cache, recent);
+
+        let log = dir.path().join("log");
+        let lines = Arc::new(std::fs::File::create(&log).unwrap());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(lines).finish();
+        let told = tracing::subscriber::set_default(subscriber);
+        let view = opener.open(announced.topic_id, &announced.announcement).await.unwrap();
+        drop(told);
+        assert_eq!(view.version(), Version(1));
+        let text = std::fs::read_to_string(log).unwrap();
+        let line =
+            text.lines().find(|line| line.contains("fetching a blob")).unwrap_or_else(|| panic!("{text}"));
+        let of = format!("of_bytes={}", announced.announcement.delta.blob.bytes);
+        for said in ["dataset=products", "seconds_left=", &of] {
+            assert!(line.contains(said), "{line} does not say {said}");
+        }
+    }
+}

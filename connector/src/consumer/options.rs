@@ -11,6 +11,7 @@ use super::pin::Fixed;
 use crate::blob::Store;
 use crate::clock::{Clock, Entropy};
 use crate::kafka;
+use crate::kafka::allowed::{Need, On, Operation};
 use crate::telemetry::ConsumerMetrics;
 use crate::view::Hold;
 
@@ -95,6 +96,21 @@ pub struct Options {
 }
 
 impl Options {
+    /// What this reader's user needs to be allowed; docs/operations.md has the same list.
+    pub fn needs(&self) -> Vec<Need> {
+        let mut needs = self.topics().needs();
+        let mut write = |topic: &String, without| {
+            needs.push(Need { on: On::Topic(topic.clone()), operation: Operation::Write, without });
+        };
+        if !self.guards.is_empty() {
+            write(&self.control, "what its guard refuses is not published");
+        }
+        if !self.listeners.is_empty() {
+            write(&self.dead_letters, "a change that cannot be handed over stops its webhook or listener");
+        }
+        needs
+    }
+
     /// Where the dataset's topics lie.
     pub fn topics(&self) -> Topics {
         Topics {

@@ -98,6 +98,15 @@ impl Reader {
         Reader(Arc::new(inner))
     }
 
+    /// The same, which also finds versions before the newest.
+    #[cfg(test)]
+    pub(super) fn finding(self, earlier: Earlier) -> Reader {
+        let Reader(inner) = self;
+        let mut inner = Arc::into_inner(inner).expect("nobody else has it");
+        inner.earlier = Some(earlier);
+        Reader(Arc::new(inner))
+    }
+
     /// Name of the dataset.
     pub fn dataset(&self) -> &str {
         &self.0.dataset

@@ -321,6 +321,7 @@ impl Recent {
                 match error {
                     view::Error::Missing(_)
                     | view::Error::CorruptBlob { .. }
+                    | view::Error::UnreadableBlob { .. }
                     | view::Error::Gap(_)
                     | view::Error::Foreign { .. }
                     // What is held of the dataset is another by now, and does not fit what it was then.

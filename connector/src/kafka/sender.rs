@@ -89,11 +89,14 @@ impl Sender {
     /// [`Error::Unavailable`] when it was not acknowledged in time; it may have arrived all the same.
     pub async fn send(&self, record: &Outgoing<'_>) -> Result<Delivered, Error> {
         let sent = self.enqueue(record).await?.await;
-        // Who cannot go on empties its line: why it cannot is said by itself, not by what was in the line.
-        sent.map_err(|error| match self.0.client().fatal_error() {
-            Some((code, words)) => Error::from_code(format!("sending to {}", record.topic), code, &words),
-            None => error,
-        })
+        sent.map_err(|error| self.over(record.topic).unwrap_or(error))
+    }
+
+    /// Why it can send nothing to `topic` any more, where it cannot: for another one to be made. Who cannot go on empties its
+    /// line: why it cannot is said by itself, not by what was in the line.
+    pub fn over(&self, topic: &str) -> Option<Error> {
+        let (code, words) = self.0.client().fatal_error()?;
+        Some(Error::from_code(format!("sending to {topic}"), code, &words))
     }
 
     /// Puts a record in line, waiting only while the line is full; what is returned resolves when it is acknowledged.

@@ -28,6 +28,17 @@ pub enum Error {
         /// What is wrong with it.
         detail: String,
     },
+    /// A blob is what was announced, and yet cannot be read: a later release wrote it, or it is another dataset's.
+    #[error(
+        "blob {url} came as it was announced, and cannot be read: {detail}. If a later release of Stillwell wrote it, this one \
+         has to be upgraded; else have the writer make a new snapshot"
+    )]
+    UnreadableBlob {
+        /// The blob.
+        url: String,
+        /// Why not.
+        detail: String,
+    },
     /// A blob is not in the store: it was cleaned away, so go on from the newest announcement.
     #[error("a blob is gone")]
     Missing(#[source] blob::Error),
@@ -143,9 +154,10 @@ impl Error {
         }
     }
 
-    /// Whether the store does not have a blob as it was announced: older blobs may lead to the same version (`past`).
+    /// Whether the store does not have a blob as it was announced, or as this release can read it: older blobs may lead to the
+    /// same version (`past`).
     pub fn is_gone(&self) -> bool {
-        matches!(self, Error::Missing(_) | Error::CorruptBlob { .. })
+        matches!(self, Error::Missing(_) | Error::CorruptBlob { .. } | Error::UnreadableBlob { .. })
     }
 }
 
@@ -153,7 +165,9 @@ impl From<Error> for crate::Error {
     #[cold]
     fn from(error: Error) -> crate::Error {
         let kind = match &error {
-            Error::Corrupt { .. } | Error::CorruptBlob { .. } => ErrorKind::Corrupt,
+            Error::Corrupt { .. } | Error::CorruptBlob { .. } | Error::UnreadableBlob { .. } => {
+                ErrorKind::Corrupt
+            }
             Error::Missing(error) | Error::Store(error) => error.kind(),
             Error::Announcements { source, .. } => source.kind(),
             Error::Io { .. } | Error::Unrestorable { .. } => ErrorKind::Unavailable,

@@ -33,6 +33,10 @@ use crate::format::container::{self, Unpacked};
 use crate::gauge::Budget;
 use crate::version::{BlobRef, Chain, Checksum, DeltaRef, SnapshotRef, Version};
 
+mod again;
+
+use again::Again;
+
 /// Blobs that are fetched at a time: deltas are small, and a store far away answers late rather than slowly.
 const AT_A_TIME: usize = 8;
 
@@ -204,7 +208,7 @@ impl Fetcher {
     /// discarded and fetched again, once.
     ///
     /// # Errors
-    /// As [`Fetcher::fetch`], [`View::open`] and [`View::hold`].
+    /// As [`Fetcher::fetch`], [`View::open`] and [`View::hold`]; [`Error::UnreadableBlob`].
     pub async fn open(
         &self,
         identity: &Identity,
@@ -218,7 +222,7 @@ impl Fetcher {
         {
             return Ok(view);
         }
-        let mut again = Again { keeps: self.local, ..Again::default() };
+        let mut again = Again::new(self, identity, chain.snapshot.as_ref(), &chain.deltas);
         loop {
             let files = self.fetch(identity, chain, inline.clone()).await?;
             let (identity, chain, about, whole) =
@@ -234,7 +238,7 @@ impl Fetcher {
                 let origin = keeps.then(|| Origin::of(&chain, &hold, view.schema())).flatten();
                 view.hold_as(&hold, &cache, origin).map(|view| view.charged_to(memory.as_ref()))
             });
-            if let Some(done) = again.after(&self.cache, opened.await).await? {
+            if let Some(done) = again.after(opened.await).await? {
                 return Ok(done);
             }
         }
@@ -251,7 +255,7 @@ impl Fetcher {
         inline: Option<Bytes>,
         about: About,
     ) -> Result<View, Error> {
-        let mut again = Again::default();
+        let mut again = Again::new(self, view.identity(), None, std::slice::from_ref(delta));
         loop {
             let (fetcher, over, of, facts) = (self.clone(), view.clone(), delta.clone(), about.clone());
             let carried = inline.clone();
@@ -271,7 +275,7 @@ impl Fetcher {
                 Ok(Some(applied)) => Ok(applied),
                 Err(error) => Err(error),
             };
-            if let Some(done) = again.after(&self.cache, applied).await? {
+            if let Some(done) = again.after(applied).await? {
                 return Ok(done);
             }
         }
@@ -307,7 +311,7 @@ impl Fetcher {
     /// # Errors
     /// As [`Fetcher::fetch`] and [`View::rebase`].
     pub async fn rebase(&self, view: &View, snapshot: &SnapshotRef) -> Result<View, Error> {
-        let mut again = Again::default();
+        let mut again = Again::new(self, view.identity(), Some(snapshot), &[]);
         loop {
             let files = self.snapshot(view.identity(), snapshot).await?;
             let (view, snapshot, whole) = (view.clone(), snapshot.clone(), self.whole);
@@ -318,7 +322,7 @@ impl Fetcher {
                 }
                 view.rebase(Arc::new(base))
             });
-            if let Some(done) = again.after(&self.cache, rebased.await).await? {
+            if let Some(done) = again.after(rebased.await).await? {
                 return Ok(done);
             }
         }
@@ -461,49 +465,6 @@ impl<'a> Progress<'a> {
         let rate = self.bytes as f64 / took.max(f64::EPSILON);
         let left = self.blob.bytes.saturating_sub(self.bytes) as f64 / rate.max(1.0);
         (rate as u64, left.ceil() as u64)
-    }
-}
-
-/// Files of the cache that were damaged, unreadable, or gone before they were mapped: fetched again on the way to a view.
-#[derive(Default)]
-struct Again {
-    tried: Vec<PathBuf>,
-    /// Nothing is fetched: a file that cannot be read just now may be all there is.
-    keeps: bool,
-}
-
-impl Again {
-    /// `None`: a damaged file was discarded, or one is gone, so fetch it and try once more; the second time is an error.
-    async fn after(&mut self, cache: &Cache, made: Result<View, Error>) -> Result<Option<View>, Error> {
-        match made {
-            Err(Error::Corrupt { path, detail }) if !self.tried.contains(&path) => {
-                tracing::warn!(path = %path.display(), detail, "a file of the blob cache is damaged; fetching it again");
-                let (cache, damaged) = (cache.clone(), path.clone());
-                blocking(move || cache.discard(&damaged)).await?;
-                self.tried.push(path);
-                Ok(None)
-            }
-            // Found a moment ago, and evicted by another process on the same directory before it was mapped.
-            Err(Error::Io { path, source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound && !self.tried.contains(&path) =>
-            {
-                self.tried.push(path);
-                Ok(None)
-            }
-            // The disk does not give its bytes, or somebody has left a file that this user may not read: the store has it.
-            Err(error) => match error.unreadable().map(std::path::Path::to_owned) {
-                Some(path) if !self.keeps && !self.tried.contains(&path) => {
-                    let error = crate::error::chain(&error);
-                    tracing::warn!(error, "a file of the blob cache cannot be read; fetching it again");
-                    let (cache, damaged) = (cache.clone(), path.clone());
-                    blocking(move || cache.discard(&damaged)).await?;
-                    self.tried.push(path);
-                    Ok(None)
-                }
-                _ => Err(error),
-            },
-            Ok(made) => Ok(Some(made)),
-        }
     }
 }
 

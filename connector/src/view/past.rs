@@ -123,7 +123,14 @@ impl Past {
                     Ok(view) => {
                         return Ok(Restored { view, chain, gone: search.gone });
                     }
-                    Err(error) if error.is_gone() => search.refused(fetcher, &chain, &error),
+                    Err(error) if error.is_gone() => {
+                        // Each chain that is further back holds this delta, too.
+                        if let Some(delta) = unreadable(&chain, &error) {
+                            let lost = need(fetcher, Kind::Delta(delta.version), &delta.blob, &error);
+                            return Err(search.unrestorable(vec![lost]));
+                        }
+                        search.refused(fetcher, &chain, &error);
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -340,9 +347,27 @@ fn need(fetcher: &Fetcher, kind: Kind, blob: &BlobRef, error: &Error) -> Need {
     };
     let why = match error {
         Error::CorruptBlob { detail, .. } => format!("damaged: {detail}"),
+        Error::UnreadableBlob { detail, .. } => format!("as it was announced, but unreadable: {detail}"),
         _ => "missing".to_owned(),
     };
     Need { what, url: fetcher.store().absolute_url(&blob.name), why }
+}
+
+/// Whether it is this blob that the store does not have, or that cannot be read.
+fn is_about(error: &Error, blob: &BlobRef) -> bool {
+    match error {
+        Error::CorruptBlob { url, .. }
+        | Error::UnreadableBlob { url, .. }
+        | Error::Missing(crate::blob::Error::Missing { url }) => url.ends_with(&blob.name),
+        _ => false,
+    }
+}
+
+/// The delta of `chain` that is here as it was announced, and cannot be read.
+fn unreadable<'a>(chain: &'a Chain, error: &Error) -> Option<&'a DeltaRef> {
+    let of =
+        |delta: &&DeltaRef| matches!(error, Error::UnreadableBlob { .. }) && is_about(error, &delta.blob);
+    chain.deltas.iter().find(of)
 }
 
 /// One search for a chain to one version.
@@ -401,9 +426,7 @@ impl Search {
     fn refused(&mut self, fetcher: &Fetcher, chain: &Chain, error: &Error) {
         let Some(snapshot) = &chain.snapshot else { return };
         self.tried.push((snapshot.version, snapshot.epoch));
-        let index = matches!(error, Error::CorruptBlob { url, .. } if url.ends_with(&snapshot.index.name))
-            || matches!(error, Error::Missing(crate::blob::Error::Missing { url }) if url.ends_with(&snapshot.index.name));
-        let (kind, blob) = match index {
+        let (kind, blob) = match is_about(error, &snapshot.index) {
             true => (Kind::Index(snapshot.version), &snapshot.index),
             false => (Kind::Snapshot(snapshot.version), &snapshot.blob),
         };
@@ -522,6 +545,22 @@ mod tests {
         assert_eq!(chains(search(10, 8), &links), [(Some(5), 5), (Some(2), 8), (None, 10)]);
         // A topic trimmed to what was kept: announcements 6 to 10.
         assert_eq!(chains(search(10, 8), &links[5..]), [(Some(5), 5)]);
+    }
+
+    /// It is part of each chain that is further back, so nothing is looked for there.
+    #[test]
+    fn a_delta_that_cannot_be_read_is_told_from_a_snapshot() {
+        let chain = Chain { snapshot: Some(snapshot(3)), deltas: vec![delta(4)] };
+        let unreadable_at = |name: &str| Error::UnreadableBlob {
+            url: format!("file:///x/{name}"),
+            detail: "format 9".to_owned(),
+        };
+        assert_eq!(unreadable(&chain, &unreadable_at("d")), Some(&chain.deltas[0]));
+        for name in ["s3", "i3"] {
+            assert_eq!(unreadable(&chain, &unreadable_at(name)), None);
+        }
+        let damaged = Error::CorruptBlob { url: "file:///x/d".to_owned(), detail: String::new() };
+        assert_eq!(unreadable(&chain, &damaged), None, "its announcement may carry it");
     }
 
     #[test]

@@ -93,13 +93,13 @@ impl Letters {
                     }
                     Err(error) => {
                         left.push(letter);
-                        outcome = Err(failed(error));
+                        outcome = Err(failed(sender.over(&self.topic).unwrap_or(error)));
                     }
                 }
             }
             letters.splice(..0, left);
             dated &= !refused;
-            if let Err(Error::Kafka { source: kafka::Error::Fatal { .. }, .. }) = &outcome {
+            if outcome.is_err() && sender.over(&self.topic).is_some() {
                 self.sender = None;
             }
             outcome?;

@@ -13,8 +13,9 @@ use super::checkpoint::{self, Checkpoint, Doing, State};
 use super::*;
 use crate::blob::{self, Store};
 use crate::clock::{Clock, Entropy};
-use crate::consumer::Options;
+use crate::consumer::earlier::Earlier;
 use crate::consumer::recent::Recent;
+use crate::consumer::{Options, Reader};
 use crate::format::announcement::{Announcement, SourcePosition};
 use crate::format::container::{Kind, LEVEL, Writer, compress};
 use crate::kafka;
@@ -159,6 +160,15 @@ impl World {
     pub(crate) async fn advance(&mut self, changes: &[(&str, Option<&str>)]) {
         self.write(changes).await;
         self.show(self.versions.len() as u64);
+    }
+
+    /// Reads the newest version that was written, and those before it.
+    pub(crate) fn reader(&self) -> Reader {
+        let cache = Cache::open(self.dir.path().join("cache"), u64::MAX).unwrap();
+        let earlier = Earlier::new(Fetcher::new(self.store.clone(), cache), Clock::system());
+        let (view, announcement) = self.versions.last().unwrap();
+        earlier.note(view, announcement);
+        Reader::over(self.recent.clone(), view.clone()).finding(earlier)
     }
 
     fn options(&self) -> Options {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::super::changes::MAX_STREAMS;
+use super::super::changes::tests::{confirmed, publish};
 use super::super::serve::Limits;
 use super::super::turns;
 use super::*;
@@ -99,7 +101,7 @@ async fn an_answer_that_takes_too_long_is_cut_off() {
 #[tokio::test]
 async fn an_event_stream_may_take_as_long_as_it_likes() {
     let limits = Limits { answer: Duration::from_millis(40), ..Limits::default() };
-    let (app, _recent) = super::super::changes::tests::confirmed(&[b"a"]);
+    let (app, _recent) = confirmed(&[b"a"]);
     let served = served(limits, app).await;
     let request = "GET /v1/datasets/products/changes HTTP/1.1\r\nhost: x\r\n\r\n";
     let mut stream = connect(served.address, request).await;
@@ -110,6 +112,37 @@ async fn an_event_stream_may_take_as_long_as_it_likes() {
         while stream.read(&mut seen).await.unwrap() > 0 {}
     });
     assert!(more.await.is_err(), "it ended");
+}
+
+/// A stream is never too long, so its client is bounded by what it takes: one that reads no more holds a connection, a view and
+/// a place among those that follow.
+#[tokio::test]
+async fn who_reads_no_more_of_an_event_stream_loses_it_and_others_go_on() {
+    // Long enough for who reads, however busy the machine is.
+    let limits = Limits { unread: Duration::from_secs(3), ..Limits::default() };
+    let (app, recent) = confirmed(&[b"a"]);
+    let served = served(limits, app).await;
+    let streams = &served.app.0.streams;
+    let request = "GET /v1/datasets/products/changes HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut stuck = connect(served.address, request).await;
+    let mut reading = connect(served.address, request).await;
+    for stream in [&mut stuck, &mut reading] {
+        read_until(stream, "\"rollback\":false}\n\n\r\n").await;
+    }
+    assert_eq!(streams.available_permits(), MAX_STREAMS - 2);
+    // Far more than lies between two sockets.
+    let products: Vec<_> = (b'a'..=b'z').map(|key| (vec![key], "x".repeat(1 << 20))).collect();
+    publish(&recent, view_with(TopicId([7; 16]), 2, &products));
+    let mut taken = 0;
+    let mut piece = vec![0; 1 << 20];
+    while taken < products.len() << 20 {
+        let read = tokio::time::timeout(LONG, reading.read(&mut piece)).await.expect("it goes on").unwrap();
+        assert_ne!(read, 0, "it ended after {taken} bytes");
+        taken += read;
+    }
+    until("the place of the other is free", async || streams.available_permits() == MAX_STREAMS - 1).await;
+    drop((stuck, reading));
+    until("both are", async || streams.available_permits() == MAX_STREAMS).await;
 }
 
 #[tokio::test]

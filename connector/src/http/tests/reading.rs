@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::consumer::listen::tests::World;
 use crate::view::{Cache, Hold};
 
 #[tokio::test]
@@ -66,6 +67,57 @@ async fn several_keys_are_answered_in_their_order_absent_ones_with_null() {
     }
     let same = Request::get(path).header("if-none-match", tag(3)).body(Body::empty()).unwrap();
     assert_eq!(ask(&app, same).await.status(), 304);
+}
+
+/// A client that began at one version reads on at it while others are announced.
+#[tokio::test]
+async fn a_version_before_the_newest_is_read_by_its_number() {
+    let mut world = World::new();
+    world.schema = Arc::new(crate::schema::Schema::dataset(SCHEMA).unwrap());
+    world.advance(&[("a", Some("one")), ("b", Some("one"))]).await;
+    world.advance(&[("a", Some("two")), ("c", Some("two"))]).await;
+    world.advance(&[("b", None)]).await;
+    let clock = Clock::manual(1_700_000_000_000);
+    let side = ReadingSide::new(world.reader(), ConsumerMetrics::detached(), 10);
+    let directory = Directory::new([Dataset::new("products", Some(side), None)], clock.clone());
+    let app = App::new(directory, Metrics::new(), clock);
+
+    let records = "/v1/datasets/products/records";
+    for (version, holds) in [
+        (1, [Some("one"), Some("one"), None]),
+        (2, [Some("two"), Some("one"), Some("two")]),
+        (3, [Some("two"), None, Some("two")]),
+    ] {
+        let rows: Vec<(&str, Option<&str>)> = ["a", "b", "c"].into_iter().zip(holds).collect();
+        let value = |name: Option<&str>| name.map_or(Value::Null, |name| json!({ "name": name }));
+        for (key, name) in &rows {
+            let path = format!("{records}/{key}?version={version}");
+            if name.is_none() {
+                assert_eq!(problem(&app, &path, 404).await["version"], version);
+                continue;
+            }
+            let answer = get(&app, &path).await;
+            let etag = answer.headers()["etag"].to_str().unwrap().to_owned();
+            assert!(answer.status() == 200 && etag.starts_with(&format!("\"{version}.")), "{path}: {etag}");
+            assert_eq!(body(answer).await, value(*name).to_string(), "{path}");
+            let same = Request::get(&path).header("if-none-match", etag).body(Body::empty()).unwrap();
+            assert_eq!(ask(&app, same).await.status(), 304, "{path}");
+        }
+        let row = |(key, name): &(&str, Option<&str>)| json!({ "key": key, "value": value(*name) });
+        let several: Vec<Value> = rows.iter().map(row).collect();
+        let (_, answer) = get_json(&app, &format!("{records}?key=a&key=b&key=c&version={version}")).await;
+        assert_eq!(answer, json!({ "dataset": "products", "version": version, "records": several }));
+        let there: Vec<Value> = rows.iter().filter(|(_, name)| name.is_some()).map(row).collect();
+        let (_, page) = get_json(&app, &format!("{records}?version={version}")).await;
+        assert_eq!((&page["version"], &page["records"]), (&json!(version), &json!(there)), "{page}");
+        // A page goes on at its version, whatever is the newest.
+        let (_, first) = get_json(&app, &format!("{records}?version={version}&limit=1")).await;
+        let next = first["next"].as_str().unwrap();
+        let (_, second) = get_json(&app, &format!("{records}?version={version}&limit=1&next={next}")).await;
+        assert_eq!((&second["version"], &second["records"][0]), (&json!(version), &there[1]), "{second}");
+    }
+    assert_eq!(get_json(&app, records).await.1["version"], 3);
+    assert_eq!(problem(&app, &format!("{records}?version=4"), 404).await["version"], 3);
 }
 
 #[tokio::test]

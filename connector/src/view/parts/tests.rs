@@ -1,6 +1,7 @@
 //! A store that breaks its answers off, and what is made of them.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
 
 use futures::future::BoxFuture;
 
@@ -28,12 +29,15 @@ async fn all(store: &Store, blob: &BlobRef) -> Result<Vec<u8>, Error> {
     Ok(pieces.concat())
 }
 
-/// Gives no more than `at_most` bytes of a range and then breaks; writes down what was asked for.
+/// Gives no more than `at_most` bytes of a range and then breaks; writes down what was asked for, and how many waited for an
+/// answer at a time.
 #[derive(Debug)]
 struct Cutting {
     inner: Store,
     at_most: u64,
     asked: Mutex<Vec<(Range<u64>, bool)>>,
+    waiting: AtomicUsize,
+    most_waiting: AtomicUsize,
 }
 
 impl BlobStore for Cutting {
@@ -53,6 +57,11 @@ impl BlobStore for Cutting {
     ) -> BoxFuture<'a, Result<Part, blob::Error>> {
         Box::pin(async move {
             self.asked.lock().unwrap().push((range.clone(), same.is_some()));
+            let waiting = 1 + self.waiting.fetch_add(1, Ordering::Relaxed);
+            self.most_waiting.fetch_max(waiting, Ordering::Relaxed);
+            // No store answers at once: whatever else is to be asked is asked meanwhile.
+            tokio::task::yield_now().await;
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             let end = range.end.min(range.start + self.at_most);
             let mut part = self.inner.get_range(name, range.start..end, same).await?;
             if end < range.end {
@@ -85,7 +94,9 @@ async fn each_part_goes_on_at_the_byte_where_it_broke() {
     let content = content((3 * PART + 5) as usize, 1);
     let inner = Store::open("memory://").unwrap();
     inner.put(NAME, content.clone()).await.unwrap();
-    let cutting = Arc::new(Cutting { inner, at_most: 1_500_000, asked: Mutex::default() });
+    let (waiting, most_waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let cutting =
+        Arc::new(Cutting { inner, at_most: 1_500_000, asked: Mutex::default(), waiting, most_waiting });
     let store = Store::new("cut://", cutting.clone());
     assert!(all(&store, &blob(&content)).await.unwrap() == content);
     let mut asked = std::mem::take(&mut *cutting.asked.lock().unwrap());
@@ -99,6 +110,7 @@ async fn each_part_goes_on_at_the_byte_where_it_broke() {
     );
     let tagged = asked.iter().filter(|(_, tagged)| *tagged).count();
     assert!(tagged >= 6, "every question after the first answer names what it is about: {tagged}");
+    assert_eq!(cutting.most_waiting.load(Ordering::Relaxed), AT_A_TIME, "asked for at a time");
 }
 
 #[tokio::test]

@@ -163,6 +163,68 @@ fn a_fetched_snapshot_is_not_summed_a_second_time_in_its_plain_form() {
     }
 }
 
+/// What was announced, and yet is of no use: of a later release, or of another dataset. It is fetched once, however often it is
+/// tried, and older blobs are looked for.
+#[test]
+fn a_blob_that_came_whole_and_cannot_be_read_is_told_from_a_damaged_one() {
+    let bytes_of = |world: &World, blob: &BlobRef| {
+        let held = world.runtime.block_on(world.store.get_bytes(&blob.name)).unwrap();
+        held.to_vec()
+    };
+    let index_of_a_later_format = |world: &mut World| {
+        let snapshot = world.chain.snapshot.clone().unwrap();
+        let mut index = bytes_of(world, &snapshot.index);
+        // Behind the magic: see `format/index`.
+        index[8] += 1;
+        let index = world.put(blob::name::Kind::Index, snapshot.version, index);
+        world.chain.snapshot = Some(SnapshotRef { index: index.clone(), ..snapshot });
+        (index, "upgrade it")
+    };
+    let index_of_another_snapshot = |world: &mut World| {
+        let mut other = World::new();
+        other.advance(&numbered(0..10, "other"));
+        let view = other.view.clone();
+        let theirs = other.snapshot(&view);
+        let theirs = bytes_of(&other, &theirs.index);
+        let snapshot = world.chain.snapshot.clone().unwrap();
+        let index = world.put(blob::name::Kind::Index, snapshot.version, theirs);
+        world.chain.snapshot = Some(SnapshotRef { index: index.clone(), ..snapshot });
+        (index, "the index of a snapshot of another length")
+    };
+    let delta_of_another_dataset = |world: &mut World| {
+        let mut other = World::new();
+        other.identity.dataset = "orders".into();
+        other.view = View::empty(other.identity.clone(), other.schema.clone());
+        (0..3).for_each(|round| other.advance(&numbered(0..9, &format!("{round}"))));
+        let theirs = other.chain.deltas[1].clone();
+        let plain = world.runtime.block_on(other.fetcher().delta(&other.identity, &theirs, None)).unwrap();
+        let plain = std::fs::read(plain.path()).unwrap();
+        let blob = world.put(blob::name::Kind::Delta, Version(2), plain);
+        world.chain.deltas[0] = DeltaRef { blob: blob.clone(), ..theirs };
+        (blob, "of orders/0")
+    };
+    /// Puts a blob in place of another; gives it, and why it cannot be read.
+    type Way<'a> = &'a dyn Fn(&mut World) -> (BlobRef, &'static str);
+    let ways: [Way<'_>; 3] =
+        [&index_of_a_later_format, &index_of_another_snapshot, &delta_of_another_dataset];
+    for way in ways {
+        let mut world = world();
+        let (blob, why) = way(&mut world);
+        for round in 0..3 {
+            let error = world.open().unwrap_err();
+            let text = error.to_string();
+            let named = matches!(&error, Error::UnreadableBlob { url, .. } if url.ends_with(&blob.name));
+            assert!(named && error.is_gone() && !error.is_transient(), "{error:?}");
+            assert!(text.contains(why) && text.contains("later release"), "{text}");
+            assert_eq!(crate::Error::from(error).kind(), ErrorKind::Corrupt);
+            if round == 0 {
+                // All of it is in the cache by now.
+                world.runtime.block_on(world.store.delete(&blob.name)).unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn a_full_cache_needs_no_store() {
     let mut world = world();
