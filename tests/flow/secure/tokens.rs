@@ -135,7 +135,12 @@ fn who_gets_no_token_says_why_and_goes_on_trying() {
     let [trusted, stranger] = [secure.authority(), secure.stranger()].map(|authority| ca(&authority.pem()));
     let cases = [
         ("secret", "not-its-secret", None, "invalid_client"),
-        ("endpoint", known.password.as_str(), Some((secure.tokens().url(), nobody)), "Failed to connect to 127.0.0.1:1 "),
+        (
+            "endpoint",
+            known.password.as_str(),
+            Some((secure.tokens().url(), nobody)),
+            "Failed to connect to 127.0.0.1:1 ",
+        ),
         ("authority", known.password.as_str(), Some((trusted, stranger)), "certificate"),
     ];
     let mut waiting = Vec::new();
