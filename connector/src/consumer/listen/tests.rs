@@ -167,7 +167,7 @@ impl World {
         Reader::over(self.recent.clone(), view.clone()).finding(earlier)
     }
 
-    fn options(&self) -> Options {
+    pub(in crate::consumer) fn options(&self) -> Options {
         Options {
             dataset: "products".into(),
             // Nobody listens on port 1.
