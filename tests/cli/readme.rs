@@ -121,8 +121,9 @@ fn read_in_rust(servers: &str, blobs: &str, dir: &Path, (key, value): (&str, &st
     };
     assert_eq!(code(tried), code(shown), "README.md shows what nobody has tried");
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    let cache = dir.join("read");
     let read = async {
-        let reading = own_service(servers, blobs, &dir.join("read"));
+        let reading = own_service(servers, blobs, &cache);
         tokio::time::timeout(LONG, reading).await.expect("it is read in time")
     };
     runtime.block_on(read).unwrap();

@@ -317,9 +317,13 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::super::follow::tests::World;
+    use super::super::listen;
     use super::*;
     use crate::blob::{self, BlobStore, Body, Content, Listed, Store};
     use crate::clock::Clock;
+    use crate::format::announcement::Message;
+    use crate::kafka::{Cluster, Outgoing, Sender};
+    use crate::version::{BlobRef, Checksum};
 
     /// A store of which each piece takes some time.
     #[derive(Debug)]
@@ -383,6 +387,53 @@ mod tests {
         let of = format!("of_bytes={}", announced.announcement.delta.blob.bytes);
         for said in ["dataset=products", "seconds_left=", &of] {
             assert!(line.contains(said), "{line} does not say {said}");
+        }
+    }
+
+    /// A writer of a later release: what it says of its snapshot is true, and the index is none that this release can read.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_snapshot_that_a_later_release_wrote_is_made_up_for_by_an_older_one() {
+        let (dir, mut world) = (tempfile::tempdir().unwrap(), listen::tests::World::new());
+        let writers = Cache::open(dir.path().join("writer"), u64::MAX).unwrap();
+        world.write(&[("a", Some("1")), ("b", Some("1"))]).await;
+        world.snapshot(&writers).await;
+        world.write(&[("a", Some("2"))]).await;
+        world.write(&[("b", Some("3"))]).await;
+        world.snapshot(&writers).await;
+        world.write(&[("c", Some("4"))]).await;
+        let options = world.options();
+        let (_, newest) = world.versions.last_mut().unwrap();
+        let index = &mut newest.snapshot.as_mut().unwrap().index;
+        let mut later = options.store.get_bytes(&index.name).await.unwrap().to_vec();
+        // Its format: see `format/index`.
+        later[8] += 1;
+        let checksum = Checksum::of(&later);
+        let name = world.identity.blob_name(blob::name::Kind::Index, Version(3), 1, checksum);
+        *index = BlobRef { name, checksum, plain_checksum: checksum, ..index.clone() };
+        options.store.put(&index.name, later).await.unwrap();
+        let (name, newest) = (index.name.clone(), newest.clone());
+
+        let cluster = Cluster::start(1).unwrap();
+        cluster.create_topic(&options.announcements, 1).unwrap();
+        let sender = Sender::new(&cluster.options("writer")).unwrap();
+        for (_, announcement) in &world.versions {
+            let value = Message::Announcement(Box::new(announcement.clone())).encode();
+            let topic = options.announcements.as_str();
+            let record = Outgoing { topic, partition: Some(0), value: Some(&value), ..Outgoing::default() };
+            sender.send(&record).await.unwrap();
+        }
+        let options = Options { kafka: cluster.options("reader"), ..options };
+        let cache = Cache::open(dir.path().join("reader"), u64::MAX).unwrap();
+        let recent = Recent::new(Arc::default(), None, false, CancellationToken::new());
+        let mut opener = Opener::new(options, Shard(0), cache, recent);
+        let view = opener.open_or_restore(world.identity.topic_id, &newest).await.unwrap();
+        assert_eq!(view.version(), Version(4));
+        let held: Vec<_> = view.iter().map(|value| value.unwrap().raw().unwrap().to_vec()).collect();
+        assert_eq!(held, [b"2", b"3", b"4"]);
+        let (gone, why) = opener.restored.clone().unwrap();
+        assert_eq!(gone, Version(3));
+        for said in ["made from snapshot 1", "the index of the snapshot of version 3", &name, "upgrade it"] {
+            assert!(why.contains(said), "{why} does not say {said}");
         }
     }
 }

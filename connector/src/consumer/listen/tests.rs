@@ -171,7 +171,7 @@ impl World {
         Reader::over(self.recent.clone(), view.clone()).finding(earlier)
     }
 
-    fn options(&self) -> Options {
+    pub(in crate::consumer) fn options(&self) -> Options {
         Options {
             dataset: "products".into(),
             kafka: self.kafka.clone(),

@@ -32,7 +32,7 @@ impl Listener for Counter {
 
 impl World {
     /// Makes a snapshot of the newest version, which announcements list from the next one on. Gives the names of its blobs.
-    async fn snapshot(&mut self, cache: &Cache) -> [String; 2] {
+    pub(in crate::consumer) async fn snapshot(&mut self, cache: &Cache) -> [String; 2] {
         let (view, announcement) = self.versions.last_mut().unwrap();
         let made = view.merge_snapshot(LIFE, cache).unwrap();
         let (plain, index) =
