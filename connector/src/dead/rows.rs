@@ -280,9 +280,11 @@ impl Rows {
             Err(why) => return Ok(Err(format!("in {}: {why}", schema_of(id)))),
         };
         if held.is_change() {
-            let Some(unsaid) = self.unsaid(&row, &value, &format, &place) else {
+            let Some(mut unsaid) = self.unsaid(&row, &value, &format, &place) else {
                 return Ok(Err(TWICE.to_owned()));
             };
+            // What is the dataset's was left out by who had it before him.
+            unsaid.retain(|name| !missed.contains(name));
             if !unsaid.is_empty() {
                 return Ok(Err(format!(
                     "{} has {}, which the dataset's schema has not and the row does not say: what other readers find \

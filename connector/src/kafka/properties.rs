@@ -290,6 +290,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "oidc")]
     fn oidc_is_taken_and_nobody_asked_for_a_token_by_looking() {
         let endpoint = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         endpoint.set_nonblocking(true).unwrap();
