@@ -1,13 +1,12 @@
 //! What goes wrong around Stillwell, put there by hand: on the wire, in the topics, in the blob store. Each rule of
 //! "nothing lost, nothing twice" has a test here.
 //!
-//! `around`, `bounded`, `scenes` and `campaign` do it to the scenes of tests/crash, the last at random: `make faults`.
+//! `around`, `scenes` and `campaign` do it to the scenes of tests/crash, the last at random: `make faults`.
 
 #![expect(clippy::indexing_slicing, reason = "what a test cannot find fails it")]
 
 mod around;
 mod backlog;
-mod bounded;
 mod branch;
 mod campaign;
 mod ground;

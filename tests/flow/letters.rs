@@ -130,10 +130,10 @@ fn broken(key: &str, ms: i64) -> Record {
     Record { value: Some(b"{".to_vec()), ..poison(key, ms) }
 }
 
-/// What a replay puts on a record that has failed once.
-pub(crate) fn replayed_once(offset: i64, timestamp: i64) -> [(String, Option<Vec<u8>>); 2] {
+/// What a replay puts on a record that has failed once, in this partition.
+pub(crate) fn replayed_once(at: (&str, i32), offset: i64, timestamp: i64) -> [(String, Option<Vec<u8>>); 2] {
     let header = |name: &str, value: String| (format!("stillwell.{name}"), Some(value.into_bytes()));
-    [header("origin", format!("{offset}@{timestamp}")), header("replays", "1".to_owned())]
+    [header("origin", format!("{}/{}/{offset}@{timestamp}", at.0, at.1)), header("replays", "1".to_owned())]
 }
 
 pub(crate) fn counts(totals: &Value) -> (u64, u64, u64, u64, u64) {
@@ -199,12 +199,12 @@ fn poison_is_shown_mended_and_replayed_into_the_dataset() {
         });
         let of_key: Vec<Message> =
             setting.topic.read().into_iter().filter(|message| message.key == record.key).collect();
-        assert_eq!(of_key.len(), 2, "once as it was, once mended");
-        let (was, is) = (&of_key[0], &of_key[1]);
+        let [was, is] = of_key.as_slice() else { panic!("once as it was, once mended: {of_key:?}") };
         assert_eq!((is.partition, is.timestamp), (was.partition, was.timestamp), "where and when it was");
         assert_eq!(is.value.as_deref(), Some(value("1.5").as_bytes()));
         let mut headers = was.headers.clone();
-        headers.extend(replayed_once(was.offset, was.timestamp.expect("it was given one")));
+        let at = (setting.topic.name(), was.partition);
+        headers.extend(replayed_once(at, was.offset, was.timestamp.unwrap_or(-1)));
         assert_eq!(is.headers, headers, "byte for byte, and how often");
     }
     let again = instance.run(&["dlq", "replay"], &[]).expect_code(0);
@@ -445,7 +445,7 @@ fn letters_of_connect_and_of_spring_are_replayed_too() {
     for (message, (offset, timestamp)) in replayed.iter().zip([(0, at(5)), (1, at(6))]) {
         assert_eq!((message.partition, message.timestamp), (1, Some(timestamp)));
         let mut headers = poison("", 0).headers;
-        headers.extend(replayed_once(offset, timestamp));
+        headers.extend(replayed_once((scene.source().name(), 1), offset, timestamp));
         assert_eq!(message.headers, headers, "what was put behind them is gone");
     }
 }

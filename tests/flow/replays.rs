@@ -221,7 +221,7 @@ fn a_letter_that_a_later_one_has_replaced_is_passed_over_also_by_force() {
     });
     assert_eq!(prices.collect::<Vec<_>>(), [2.5, 2.5], "as it was mended, and last so");
     let first = poison("again", 5).timestamp.expect("it has one");
-    let origin = format!("0@{first}");
+    let origin = format!("{}/0/0@{first}", scene.source().name());
     let said = values
         .iter()
         .map(|message| [message.header("stillwell.origin"), message.header("stillwell.replays")]);
@@ -253,7 +253,7 @@ fn the_later_letter_may_stand_in_another_partition_and_be_handled() {
     let letters = Topic::create("spread.letters", 2);
     let first = Record { partition: Some(0), ..poison("again", 5) };
     let mut again = first.clone();
-    again.headers.extend(replayed_once(0, first.timestamp.expect("it has one")));
+    again.headers.extend(replayed_once((scene.source().name(), 0), 0, first.timestamp.expect("it has one")));
     scene.source().produce([first.clone(), again.clone()]);
     let letter = |partition: i32, offset: i64, record: &Record| Record {
         partition: Some(partition),

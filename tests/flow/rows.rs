@@ -177,7 +177,8 @@ fn avro_is_mended_as_json_and_comes_into_the_dataset_by_its_source_once() {
         let [message] = messages.as_slice() else { panic!("{key}: {} times", messages.len()) };
         // One record stands before them.
         let first = bad.iter().position(|record| record.key.as_deref() == Some(key.as_bytes()));
-        let [origin, count] = replayed_once(1 + first.expect("it was bad") as i64, now);
+        let at = (setting.topic.name(), message.partition);
+        let [origin, count] = replayed_once(at, 1 + first.expect("it was bad") as i64, now);
         let trace = ("trace".to_owned(), Some(vec![0xff, 0]));
         let (value, headers) = match key.as_str() {
             "gone" => (None, vec![trace, origin, count]),
@@ -271,5 +272,5 @@ fn a_change_that_a_webhook_did_not_take_is_mended_in_the_dataset() {
     let replayed = scene.replayed();
     assert_eq!((scene.replayed_keys(), &replayed[0].value), (vec!["changed".to_owned()], &Some(row(2.5))));
     let timestamp = poison("", 5).timestamp.expect("it has one");
-    assert_eq!(replayed[0].headers, replayed_once(1, timestamp));
+    assert_eq!(replayed[0].headers, replayed_once((scene.source().name(), 0), 1, timestamp));
 }

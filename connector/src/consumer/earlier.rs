@@ -4,8 +4,8 @@
 //!  newest announcement: snapshot 40, deltas 41 .. 57        at(50): snapshot 40 and deltas 41 .. 50, out of the cache
 //! ```
 //!
-//! The chain of the newest version is that of the ones before it, cut off; its files lie in the cache as long as that
-//! version is held. So any version from its snapshot on can be opened without Kafka, and mostly without the store.
+//! The chain of the newest version is that of the ones before it, cut off; its files lie in the cache until they are evicted, which
+//! those below a merged base may be. So any version from its snapshot on can be opened without Kafka, and mostly without the store.
 //!
 //! Owns: those views, a few at a time. Does not own: which version is the newest (`follow`), pins (a consumer that is
 //! pinned follows another version), versions below the newest snapshot (`history` finds them).

@@ -360,7 +360,7 @@ impl Follower {
         let follows = held.as_deref().is_some_and(|held| self.opener.follows(held, topic_id, announcement));
         let view = match &held {
             Some(held) if follows => match self.opener.apply(held, announcement).await {
-                Err(error) if error.is_gone() || error.is_gap() => {
+                Err(error) if error.wants_chain() => {
                     self.opener.open_or_restore(topic_id, announcement).await?
                 }
                 applied => applied?,
@@ -585,6 +585,7 @@ impl Follower {
             Ok(view) => {
                 show_memory(&view, &self.options.metrics);
                 self.slot.store(Some(Arc::new(view)));
+                self.merging.tidy();
                 self.recent.rebased();
             }
             Err(error) => {

@@ -73,7 +73,16 @@ impl Merging {
                 return Ok(None);
             }
             let needed = view.base().map_or(0, |base| base.bytes()) + view.overlay().plain_bytes;
-            make_room(needed, &cache, || disk::space(cache.dir()).map(|space| space.free))?;
+            let free = || disk::space(cache.dir()).map(|space| space.free);
+            if !is_large && (needed > cache.budget() / 2 || free().is_some_and(|free| free < needed)) {
+                // For the next start's sake nothing else is evicted.
+                tracing::debug!(
+                    needed,
+                    "no room for what a start could begin with: it will fetch a snapshot"
+                );
+                return Ok(None);
+            }
+            make_room(needed, &cache, free)?;
             let base = view.merge_kept(life, &chain, &cache)?;
             // Makes the base's indexes, which the newest view then finds made.
             view.rebase(base.clone())?;
@@ -81,6 +90,16 @@ impl Merging {
         };
         self.running.spawn_blocking(move || (beginning, merge()));
         true
+    }
+
+    /// The base before the last one is let go of: its files go, where the cache's budget asks for it.
+    pub fn tidy(&self) {
+        let cache = self.cache.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = cache.tidy() {
+                tracing::debug!(%error, "the blob cache cannot be tidied");
+            }
+        }));
     }
 
     /// The next one that is done; `None` while none runs.

@@ -56,6 +56,13 @@ impl Error {
         matches!(self, Error::View { source, .. } if source.is_gone())
     }
 
+    /// Whether a delta does not lead on from the version that is held, and a chain from a snapshot on may: it is gone from the
+    /// store, or no delta leads there. What this release cannot read it cannot read by another way either.
+    pub fn wants_chain(&self) -> bool {
+        let unreadable = matches!(self, Error::View { source: view::Error::UnreadableBlob { .. }, .. });
+        self.is_gap() || (self.is_gone() && !unreadable)
+    }
+
     /// Whether the cache's disk is full.
     pub fn is_full(&self) -> bool {
         matches!(self, Error::View { source, .. } if source.is_full())

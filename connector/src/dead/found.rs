@@ -112,7 +112,7 @@ impl<'a> Found<'a> {
             (Some(at), spring) if spring.is_none_or(|spring| spring < at) => connect_letter(raw, headers, at),
             (_, Some(_)) => spring_letter(raw, headers),
             _ => {
-                let (replays, origin) = replayed(&headers);
+                let (replays, origin) = replayed(&headers, None);
                 let headers = headers.into_iter().filter(|(name, _)| !is_of_replays(name)).collect();
                 Found { replays, origin, headers, ..nobodys(raw) }
             }
@@ -169,7 +169,7 @@ fn connect_letter<'a>(raw: Raw<'a>, mut headers: Headers<'a>, at: usize) -> Foun
         }
     }
     found.source = place(topic, partition, offset);
-    (found.replays, found.origin) = replayed(&headers);
+    (found.replays, found.origin) = replayed(&headers, found.source);
     if ours && CHANGES.contains(&found.stage) {
         // It stands among the headers of the record, of which a change has none.
         let listener = headers.iter().rev().find(|(name, _)| *name == header::LISTENER);
@@ -215,7 +215,7 @@ fn spring_letter<'a>(raw: Raw<'a>, mut headers: Headers<'a>) -> Found<'a> {
     // The listener's exception is Spring's own; the cause is what happened.
     found.class = text(of_key.or(last("exception-cause-fqcn")).or(last("exception-fqcn")));
     found.message = text(last("key-exception-message").or(last("exception-message")));
-    (found.replays, found.origin) = replayed(&headers);
+    (found.replays, found.origin) = replayed(&headers, found.source);
     let put = |name: &str| name.starts_with(SPRING) || name.starts_with(SPRING_RETRY);
     headers.retain(|(name, _)| !put(name) && !is_of_replays(name));
     found.headers = headers;
@@ -244,13 +244,13 @@ pub fn is_of_replays(name: &str) -> bool {
 }
 
 /// How often the record was replayed, and what it was before.
-fn replayed(headers: &Headers<'_>) -> (u32, Option<Origin>) {
+fn replayed(headers: &Headers<'_>, source: Option<Source<'_>>) -> (u32, Option<Origin>) {
     let last = |wanted: &str| {
         let found = headers.iter().rev().find(|(name, _)| *name == wanted);
         found.map_or("", |(_, value)| text(*value))
     };
     let replays = last(header::REPLAYS).parse().unwrap_or(0);
-    let origin = if replays > 0 { Origin::parse(last(header::ORIGIN)) } else { None };
+    let origin = source.filter(|_| replays > 0).and_then(|source| Origin::read(last(header::ORIGIN), source));
     (replays, origin)
 }
 
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_record_that_was_replayed_keeps_its_count_and_not_the_header() {
-        let own = vec![pair("a", "1"), pair(header::ORIGIN, "7@8"), pair(header::REPLAYS, "2")];
+        let own = vec![pair("a", "1"), pair(header::ORIGIN, "orders/3/7@8"), pair(header::REPLAYS, "2")];
         let sent = letter(own).kafka_headers("products", 0, 55, &Elsewhere::Value("x/y.letter".to_owned()));
         let found = read(&sent);
         assert_eq!((found.replays, found.headers.len()), (2, 1));
@@ -325,9 +325,17 @@ mod tests {
 
     #[test]
     fn a_record_that_was_not_replayed_has_no_origin_and_a_change_has_a_listener() {
-        let sent =
-            letter(vec![pair(header::ORIGIN, "7@8")]).kafka_headers("products", 0, 55, &Elsewhere::Nothing);
+        let sent = letter(vec![pair(header::ORIGIN, "orders/3/7@8")]).kafka_headers(
+            "products",
+            0,
+            55,
+            &Elsewhere::Nothing,
+        );
         assert_eq!((read(&sent).replays, read(&sent).origin), (0, None));
+        // What somebody made of a record that was replayed, and put into another topic with its headers.
+        let copied = vec![pair(header::ORIGIN, "payments/3/7@8"), pair(header::REPLAYS, "1")];
+        let sent = letter(copied).kafka_headers("products", 0, 55, &Elsewhere::Nothing);
+        assert_eq!((read(&sent).replays, read(&sent).origin, read(&sent).headers.len()), (1, None, 0));
         let named = || vec![pair(header::LISTENER, "audit")];
         let change = Letter { stage: "webhook".to_owned(), ..letter(named()) };
         let listener = |letter: Letter| {

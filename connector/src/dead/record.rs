@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A record is where it failed first: topic, partition, offset, and its timestamp there, since a topic that was made anew has
-//! the same offsets. A replay tells the record that it sends of both, in `stillwell.origin`, so that the letter of that one, should it fail
+//! the same offsets. A replay tells the record that it sends of all four, in `stillwell.origin`, so that the letter of that one, should it fail
 //! too, is known by them, whatever its own offset is, and its timestamp where the topic writes the time of arrival. The key
 //! must be the same; not so where it is too long for a letter that lies in a blob.
 //!
@@ -23,7 +23,6 @@
 //! it (`listing`, `replay`).
 
 use std::collections::HashMap;
-use std::fmt;
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -40,17 +39,19 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// As a replay writes it into a header; `None` where it is nothing of the kind.
-    pub fn parse(text: &str) -> Option<Origin> {
-        let (offset, timestamp) = text.split_once('@')?;
+    /// As a replay writes it into a header, `TOPIC/PARTITION/OFFSET@TIMESTAMP`, read of a record that was at `source`; `None` where it
+    /// is nothing of the kind, or of another partition. Whoever makes records of records copies headers (Kafka Streams,
+    /// MirrorMaker): what was made is not what it was made of, and of one record there may be several.
+    pub fn read(text: &str, source: Source<'_>) -> Option<Origin> {
+        let (partition, numbers) = text.strip_prefix(source.topic)?.strip_prefix('/')?.split_once('/')?;
+        let (offset, timestamp) = numbers.split_once('@')?;
         let (offset, timestamp) = (offset.parse().ok()?, timestamp.parse().ok()?);
-        (offset >= 0).then_some(Origin { offset, timestamp })
+        (offset >= 0 && partition.parse() == Ok(source.partition)).then_some(Origin { offset, timestamp })
     }
-}
 
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.offset, self.timestamp)
+    /// What [`Origin::read`] reads of a record in this partition.
+    pub fn written(self, topic: &str, partition: i32) -> String {
+        format!("{topic}/{partition}/{}@{}", self.offset, self.timestamp)
     }
 }
 
@@ -163,11 +164,19 @@ mod tests {
 
     #[test]
     fn an_origin_is_written_as_it_is_read() {
+        let at = |topic, partition| Source { topic, partition, offset: 100 };
         for origin in [Origin { offset: 7, timestamp: 1_000 }, Origin { offset: 0, timestamp: -1 }] {
-            assert_eq!(Origin::parse(&origin.to_string()), Some(origin));
+            let written = origin.written("orders", 3);
+            assert_eq!(Origin::read(&written, at("orders", 3)), Some(origin));
+            for made in [at("orders", 4), at("orders", 33), at("order", 3), at("orders.eu", 3)] {
+                assert_eq!(Origin::read(&written, made), None, "{made:?}");
+            }
         }
         for wrong in ["", "7", "@", "7@", "@8", "-7@8", "7@8@9", "x@8", "99999999999999999999@1"] {
-            assert_eq!(Origin::parse(wrong), None, "{wrong}");
+            assert_eq!(Origin::read(&format!("orders/3/{wrong}"), at("orders", 3)), None, "{wrong}");
+        }
+        for wrong in ["7@8", "orders/7@8", "orders//7@8", "/3/7@8", "orders/3/1/7@8"] {
+            assert_eq!(Origin::read(wrong, at("orders", 3)), None, "{wrong}");
         }
     }
 
@@ -197,6 +206,8 @@ mod tests {
         assert_ne!(Record::of(&Found { owner: "orders", ..found() }), first, "another dataset's");
         assert_ne!(Record::of(&Found { writer: Writer::Connect, ..found() }), first);
         assert_ne!(Record::of(&Found { origin: None, ..again(100, 1) }), first, "which one, nobody says");
+        let (one, other) = (Found { origin: None, ..again(500, 1) }, Found { origin: None, ..again(501, 1) });
+        assert_ne!(Record::of(&one), Record::of(&other), "two that were made of one that was replayed");
         assert_ne!(key(found(), Some(b"other")), first);
         assert_ne!(key(found(), None), key(found(), Some(b"")), "no key is not the empty one");
     }

@@ -199,7 +199,6 @@ impl<'a> Replay<'a> {
             return Err(Error::InTheDataset(stage.clone()));
         }
         let admin = Admin::new(&options.kafka).map_err(failed("making a client"))?;
-        let topic = Topic::look(&admin, &options.letters)?;
         // First, so that what a former run has under way is ended before it is asked how far that came.
         let transaction = match asked.dry_run {
             true => None,
@@ -211,6 +210,8 @@ impl<'a> Replay<'a> {
                 Some(transaction)
             }
         };
+        // Behind it: a letter of what that run still committed stands in what is read.
+        let topic = Topic::look(&admin, &options.letters)?;
         let group =
             Group::new(&options.kafka, &asked.selection.group()).map_err(failed("making a client"))?;
         let committed = group
@@ -459,7 +460,7 @@ impl<'a> Replay<'a> {
                 let (Outcome::Replayed(_), Some(source)) = (outcome, &held.source) else { continue };
                 let mut headers = held.headers.clone();
                 let own = Origin { offset: source.offset, timestamp: held.timestamp };
-                let origin = held.origin.unwrap_or(own).to_string();
+                let origin = held.origin.unwrap_or(own).written(&source.topic, source.partition);
                 let count = held.replays.saturating_add(1).to_string();
                 headers.push((header::ORIGIN.to_owned(), Some(Bytes::from(origin))));
                 headers.push((header::REPLAYS.to_owned(), Some(Bytes::from(count))));

@@ -122,7 +122,9 @@ impl Reader {
     /// Kafka's.
     pub fn begin(&mut self, partition: i32, from: i64) -> Result<(), Error> {
         let (low, end) = self.range(partition);
-        let assigned = self.poller.assign(&[(&self.topic.name, partition, from.clamp(low, end))]);
+        // Retention may have gone on since the ends were looked at.
+        let low = self.poller.reach(&self.topic.name, partition).map_or(low, |(now, _)| now.max(low));
+        let assigned = self.poller.assign(&[(&self.topic.name, partition, from.max(low).min(end))]);
         assigned.map_err(|source| Error::Kafka { doing: self.doing(partition), source })
     }
 

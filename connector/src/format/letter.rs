@@ -23,8 +23,8 @@ const MAX_NAME: usize = 256;
 const MAX_COUNT: usize = 20;
 /// Longest key that goes out with a letter whose whole lies in a blob.
 pub const MAX_KEY: usize = 1024;
-/// Longest [`header::ORIGIN`]: two numbers and what is between them.
-const MAX_ORIGIN: usize = 2 * MAX_COUNT + 1;
+/// Longest [`header::ORIGIN`]: a topic's name, three numbers, and what is between them.
+const MAX_ORIGIN: usize = 249 + 3 * MAX_COUNT + 3;
 
 /// Headers of a letter; names and forms from Kafka Connect's `DeadLetterQueueReporter`
 /// (<https://github.com/apache/kafka/blob/trunk/connect/runtime/src/main/java/org/apache/kafka/connect/runtime/errors/DeadLetterQueueReporter.java>).
@@ -49,7 +49,8 @@ pub mod header {
     pub const EXCEPTION_MESSAGE: &str = "__connect.errors.exception.message";
     /// How often the record has been replayed.
     pub const REPLAYS: &str = "stillwell.replays";
-    /// Of a record that was replayed: `OFFSET@TIMESTAMP` of the record that failed first, in the same partition, in decimal.
+    /// Of a record that was replayed: `TOPIC/PARTITION/OFFSET@TIMESTAMP` of the record that failed first, numbers in decimal. It counts
+    /// where topic and partition are the record's own: others copy headers.
     pub const ORIGIN: &str = "stillwell.origin";
     /// When it failed, milliseconds since the Unix epoch, in decimal.
     pub const FAILED_AT: &str = "stillwell.failed-at";
@@ -154,7 +155,7 @@ impl Letter {
         match elsewhere {
             Elsewhere::Nothing => self.size(),
             Elsewhere::Value(_) => self.size() - self.value.as_ref().map_or(0, Bytes::len),
-            Elsewhere::Whole(_) => 4 * MAX_KEY,
+            Elsewhere::Whole(_) => 5 * MAX_KEY,
         }
     }
 

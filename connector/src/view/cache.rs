@@ -194,6 +194,11 @@ impl Cache {
         &self.0.dir
     }
 
+    /// Most bytes that it is to have on disk.
+    pub fn budget(&self) -> u64 {
+        self.0.budget
+    }
+
     /// Bytes on disk, as far as this process knows.
     pub fn used(&self) -> u64 {
         self.state().used
@@ -424,6 +429,15 @@ impl Cache {
         let outcome = removed.into_iter().try_for_each(|removed| removed.map(|bytes| gone += bytes));
         state.used = state.used.saturating_sub(gone);
         outcome.map(|()| gone)
+    }
+
+    /// Looks for room now, if the cache is over its budget: a large file that was in use is so no more.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn tidy(&self) -> Result<(), Error> {
+        self.state().look_at = 0;
+        self.make_room()
     }
 
     fn scan(&self) -> Result<Vec<Found>, Error> {

@@ -55,8 +55,9 @@ pub(super) struct Origin {
 impl Origin {
     /// What `hold` says of each version on the way to that of `chain`, the newest first, if the dataset's schema is this.
     fn all<'a>(chain: &'a Chain, hold: &Hold, schema: &Schema) -> impl Iterator<Item = Origin> + 'a {
-        // What a filter holds is what the release takes it to say: a mistake that is mended must not live on in the cache.
-        let release = env!("CARGO_PKG_VERSION");
+        // What a filter holds is what the release takes it to say: a mistake that is mended must not live on in the cache. The
+        // whole is what the formats of its files say.
+        let release = if hold.is_whole() { "" } else { env!("CARGO_PKG_VERSION") };
         let held =
             format!("release {release}\0hold {:016x}\0schema {:016x}\0", hold.mark(), schema.text_hash());
         let deltas =
@@ -224,11 +225,17 @@ impl View {
     pub fn can_begin(&self, chain: &Chain, cache: &Cache) -> bool {
         let (identity, hold) = (self.identity(), &self.0.hold);
         let Some(snapshot) = &chain.snapshot else { return true };
-        let files = [FileName::snapshot(snapshot), FileName::index(snapshot)];
-        let is_there = |name: &FileName| cache.find(identity, name).is_ok_and(|found| found.is_some());
-        // A part is not made of it without a pass over all.
-        (hold.is_whole() && files.iter().all(is_there))
-            || find(cache, identity, chain, hold, self.whole_schema()).is_some()
+        let file = |name| cache.find(identity, &name).ok().flatten();
+        // One that a later release wrote is there, and is nothing to begin with. A part is not made of it without a pass over all.
+        if hold.is_whole()
+            && let Some(data) = file(FileName::snapshot(snapshot))
+            && let Some(index) = file(FileName::index(snapshot))
+            && Base::open(&BaseFiles { snapshot: data, index }, identity, snapshot, self.whole_schema())
+                .is_ok()
+        {
+            return true;
+        }
+        find(cache, identity, chain, hold, self.whole_schema()).is_some()
     }
 }
 
@@ -246,34 +253,44 @@ impl Fetcher {
         if self.hold().is_whole() && !self.keeps {
             return Ok(None);
         }
-        let (cache, of, hold) = (self.cache().clone(), identity.clone(), self.hold().clone());
-        let (whole, schema) = (chain.clone(), about.schema.clone());
-        let found = blocking(move || Ok(find(&cache, &of, &whole, &hold, &schema))).await?;
-        let Some(kept) = found else { return Ok(None) };
-        match self.on(kept, identity, chain, inline, about).await {
-            Ok(view) => Ok(Some(view.charged_to(self.memory()))),
-            // The whole is made of these blobs, too.
-            Err(
-                error @ (Error::Missing(_) | Error::Store(_) | Error::CorruptBlob { .. } | Error::Closed),
-            ) => Err(error),
-            // Nor is there room for the whole.
-            Err(error) if error.is_full() => Err(error),
-            Err(error) => {
-                let why = causes(&error);
-                tracing::info!(
-                    error = why,
-                    "what the blob cache keeps of the dataset leads to no view; it is made anew of the whole"
-                );
-                // Without Kafka and store a damaged file is all that there is: it stays for who can make it anew.
-                if let Error::Corrupt { path, .. } = error
-                    && !self.local
-                {
-                    let cache = self.cache().clone();
-                    // What cannot be removed is replaced, or passed over again by the next start.
-                    let _ = blocking(move || cache.discard(&path)).await;
-                }
-                Ok(None)
+        let mut fetched = false;
+        loop {
+            let (cache, of, hold) = (self.cache().clone(), identity.clone(), self.hold().clone());
+            let (whole, schema) = (chain.clone(), about.schema.clone());
+            let found = blocking(move || Ok(find(&cache, &of, &whole, &hold, &schema))).await?;
+            let Some(kept) = found else { return Ok(None) };
+            let own = [&kept.files.snapshot, &kept.files.index].map(|held| held.path().to_owned());
+            let error = match self.on(kept, identity, chain, inline.clone(), about).await {
+                Ok(view) => return Ok(Some(view.charged_to(self.memory()))),
+                // The whole is made of these blobs, too.
+                Err(
+                    error @ (Error::Missing(_) | Error::Store(_) | Error::CorruptBlob { .. } | Error::Closed),
+                ) => return Err(error),
+                // Nor is there room for the whole.
+                Err(error) if error.is_full() => return Err(error),
+                Err(error) => error,
+            };
+            // Without Kafka and store a damaged file is all that there is: it stays for who can make it anew.
+            let damaged = match &error {
+                Error::Corrupt { path, .. } if !self.local => Some(path.clone()),
+                _ => None,
+            };
+            // A delta above it is fetched again: what is kept is as good as before.
+            let is_delta = damaged.as_ref().is_some_and(|path| !own.contains(path));
+            if let Some(path) = damaged {
+                let cache = self.cache().clone();
+                // What cannot be removed is replaced, or passed over again by the next start.
+                let _ = blocking(move || cache.discard(&path)).await;
             }
+            if is_delta && !std::mem::replace(&mut fetched, true) {
+                continue;
+            }
+            let error = causes(&error);
+            tracing::info!(
+                error,
+                "what the blob cache keeps of the dataset leads to no view; it is made anew of the whole"
+            );
+            return Ok(None);
         }
     }
 

@@ -164,7 +164,7 @@ impl Snapshot {
     }
 
     /// As a base of this process alone: its files have no names, count against no budget, and are gone with the last
-    /// view on it. The announced chain below stays in the cache for a restart.
+    /// view on it.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -114,7 +114,7 @@ struct Inner {
     overlay: Overlay,
     line: Line,
     /// Files of the cache from which a restart makes this version again. Held, so that they are not evicted: also those
-    /// that a local base or a merged run has made superfluous here.
+    /// that a base without names or a merged run has made superfluous here.
     files: Vec<(Version, Held)>,
     resolvers: Vec<(Arc<Schema>, Reading)>,
     reads: Arc<Reads>,

@@ -77,8 +77,8 @@ impl Cache {
     /// [`Error::Io`], [`Error::Name`].
     pub fn save_spared(&self, dataset: &str, shard: Shard, spared: Option<Spared>) -> Result<(), Error> {
         let dir = self.dataset_dir(dataset)?;
-        let body = spared.map(|Spared { topic, version, epoch }| {
-            [&topic.0[..], &version.0.to_le_bytes(), &epoch.to_le_bytes()].concat()
+        let body = spared.map(|Spared { topic, history, version, epoch }| {
+            [&topic.0[..], &history.0, &version.0.to_le_bytes(), &epoch.to_le_bytes()].concat()
         });
         self.note(&dir, &spared_name(shard), body.as_deref())
     }
@@ -110,8 +110,10 @@ impl Cache {
 /// A pinned version, and the control topic that the pin stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spared {
-    /// The topic's id.
+    /// The control topic's id.
     pub topic: TopicId,
+    /// The id of the announcement topic that the version stands in.
+    pub history: TopicId,
     /// The shard's version.
     pub version: Version,
     /// Epoch of the life that announced it.
@@ -126,10 +128,11 @@ impl Spared {
     pub fn load(dir: &Path, dataset: &str, shard: Shard) -> Result<Option<Spared>, Error> {
         let body = load_note(&dir.join(dataset).join(spared_name(shard)))?;
         Ok(body.and_then(|body| {
-            let (topic, numbers) = body.split_first_chunk::<16>()?;
+            let (topic, rest) = body.split_first_chunk::<16>()?;
+            let (history, numbers) = rest.split_first_chunk::<16>()?;
             let ([version, epoch], []) = numbers.as_chunks::<8>() else { return None };
             let (version, epoch) = (Version(u64::from_le_bytes(*version)), u64::from_le_bytes(*epoch));
-            Some(Spared { topic: TopicId(*topic), version, epoch })
+            Some(Spared { topic: TopicId(*topic), history: TopicId(*history), version, epoch })
         }))
     }
 }

@@ -68,7 +68,7 @@ fn a_letter_that_lies_elsewhere_goes_out_small_whatever_its_parts_are() {
     let mut large = letter();
     large.key = Some(Bytes::from(vec![b'k'; 1 << 20]));
     large.headers.push(("h".repeat(1 << 20), Some(Bytes::from(vec![b'v'; 1 << 20]))));
-    large.headers.push((header::ORIGIN.into(), Some(Bytes::from_static(b"7@1760000000000"))));
+    large.headers.push((header::ORIGIN.into(), Some(Bytes::from_static(b"orders/3/7@1760000000000"))));
     large.headers.push((header::REPLAYS.into(), Some(Bytes::from_static(b"2"))));
     let whole = Elsewhere::Whole("orders/letters/3-41".into());
     let out = large.kafka_headers("orders", 0, 0, &whole);
@@ -77,7 +77,7 @@ fn a_letter_that_lies_elsewhere_goes_out_small_whatever_its_parts_are() {
     assert_eq!(large.kafka_record(&whole), (None, None));
     assert_eq!(text(&out, header::LETTER_BLOB), ["orders/letters/3-41"]);
     assert_eq!(text(&out, header::REPLAYS), ["2"], "a loop guard must not be reset by size");
-    assert_eq!(text(&out, header::ORIGIN), ["7@1760000000000"], "nor must it be another record");
+    assert_eq!(text(&out, header::ORIGIN), ["orders/3/7@1760000000000"], "nor must it be another record");
     let value = Elsewhere::Value("orders/letters/3-41".into());
     assert_eq!(letter().kafka_record(&value), (letter().key.as_deref(), None));
     assert_eq!(letter().kafka_record(&whole), (letter().key.as_deref(), None), "a short key stays");

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::shelf::{Fate, Pin, Shelf};
 use crate::blob::name::{self, Folder, Name};
 use crate::blob::{self, Listed};
+use crate::error::chain;
 use crate::format::announcement::Message;
 use crate::kafka::{self, Admin, Poller, Tuning};
 use crate::producer::circuit::Gate;
@@ -49,8 +50,8 @@ pub enum Error {
     /// The store does not answer, or refuses.
     #[error("cleaning: asking the blob store")]
     Store(#[from] blob::Error),
-    /// What this machine remembers of pins cannot be read or written.
-    #[error("cleaning: noting what is pinned")]
+    /// What this machine remembers of pins cannot be read.
+    #[error("cleaning: reading what was noted as pinned")]
     Note(#[source] view::Error),
     /// What is retained is not known whole: nothing may go.
     #[error("cleaning is not safe: {0}; nothing is deleted")]
@@ -294,17 +295,21 @@ impl Sweep {
         let Some(topic) = self.admin.describe(control).await?.map(|info| info.id) else {
             return Err(Error::Unknown(format!("control topic {control} is not there")));
         };
-        let (dataset, shard) = (self.options.dataset.clone(), self.shard);
+        let (dataset, shard, history) = (self.options.dataset.clone(), self.shard, self.topic_id);
         let noted = tokio::task::spawn_blocking(move || {
-            let noted = Spared::load(&dir, &dataset, shard)?;
+            // What readers of another history were pinned to is nothing to this one.
+            let noted = Spared::load(&dir, &dataset, shard)?.filter(|noted| noted.history == history);
             if let Some(lost) = noted.filter(|noted| noted.topic != topic && !is_said) {
                 return Ok(Some(lost));
             }
-            let now = pin.map(|(version, epoch)| Spared { topic, version, epoch });
-            match cache.filter(|_| now != noted) {
-                Some(cache) => cache.save_spared(&dataset, shard, now).map(|()| None),
-                None => Ok(None),
+            let now = pin.map(|(version, epoch)| Spared { topic, history, version, epoch });
+            if let Some(cache) = cache.filter(|_| now != noted)
+                && let Err(error) = cache.save_spared(&dataset, shard, now)
+            {
+                // A full disk, say, on which cleaning may be what makes room.
+                tracing::warn!(error = chain(&error), dataset, "it cannot be noted what is pinned");
             }
+            Ok(None)
         });
         match noted.await {
             Ok(Ok(None)) => Ok(()),

@@ -168,7 +168,8 @@ async fn a_control_topic_made_anew_that_says_nothing_of_the_pin_lets_nothing_go(
         cleaner
     };
     // As of another topic of that name.
-    let before = Spared { topic: TopicId([7; 16]), version: Version(18), epoch: 1 };
+    let history = TopicId::default();
+    let before = Spared { topic: TopicId([7; 16]), history, version: Version(18), epoch: 1 };
     cache.save_spared("d", Shard(0), Some(before)).unwrap();
     let admin = Admin::new(&ground.options.kafka).unwrap();
     let gc = Sweep::new(ground.options.clone(), admin, TopicId::default(), Shard(0), None);
@@ -179,6 +180,11 @@ async fn a_control_topic_made_anew_that_says_nothing_of_the_pin_lets_nothing_go(
         assert!(matches!(lost.kind(), crate::ErrorKind::Rejected));
     }
     assert_eq!((ground.there().await, noted()), (world.store.clone(), Some(before)), "nothing is deleted");
+
+    // Of another history, which is gone.
+    let elsewhere = Spared { history: TopicId([8; 16]), ..before };
+    cache.save_spared("d", Shard(0), Some(elsewhere)).unwrap();
+    gc.confirm(ground.life, &stop).await.unwrap();
 
     say(&ground, true).await;
     cleaner().turn(&stop).await.unwrap();
