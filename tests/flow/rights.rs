@@ -60,7 +60,7 @@ fn who_guards_or_hears_needs_a_right_more() {
     let control = scene.setting.topic.beside(&format!("{name}.control"));
     let address = refusing();
     let webhook = format!(
-        "url = \"http://{address}/\"\nmax_retry_attempts = 0\nmax_backoff = \"100ms\"\ncircuit_breaker_reset = \"100ms\""
+        "url = \"http://{address}/\"\nmax_retry_attempts = 0\nretry_backoff = \"100ms\"\nmax_backoff = \"100ms\"\ncircuit_breaker_reset = \"100ms\""
     );
     for (who, section, keys) in
         [("guards", "guard", "max_records = 0".to_owned()), ("hears", "webhook", webhook)]
