@@ -37,7 +37,7 @@ fn of(source: i64) -> Letter {
 
 /// Of the record that stood at offset 7 first, as it was replayed.
 fn again(source: i64, replays: u32) -> Letter {
-    Letter { replays, origin: Some("7@1"), ..of(source) }
+    Letter { replays, origin: Some("orders/0/7@1"), ..of(source) }
 }
 
 fn with<T>(offset: usize, letter: &Letter, take: impl FnOnce(&Found<'_>) -> T) -> T {
