@@ -52,9 +52,6 @@ impl Check<'_> {
                 self.wrong(&at, format!("conflicts with {key}: set that instead"));
             } else if let Some((_, why)) = FIXED.iter().find(|(property, _)| *property == canonical) {
                 self.wrong(&at, format!("cannot be changed: {why}"));
-            } else if name == "sasl.oauthbearer.token.endpoint.url" && value.contains('@') {
-                let instead = "sasl.oauthbearer.client.id and sasl.oauthbearer.client.secret";
-                self.wrong(&at, format!("has a user in it, and librdkafka logs it: set {instead} instead"));
             } else if let Some(refused) = properties::refused(name, value) {
                 let ours = TYPED.iter().chain(FIXED).map(|(property, _)| *property).collect::<Vec<_>>();
                 let near = match refused {

@@ -78,7 +78,7 @@ impl Context {
 
     /// A log line of librdkafka's. What it cannot mend itself comes back from the call concerned.
     pub(super) fn line(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        let (role, line) = (self.role, &*bounded(line));
+        let role = self.role;
         if facility == "FAIL" {
             // That a connection ended which had worked is said here alone, and then it may be the last one.
             self.reach.failed(&advised(&plain(without_thread(line))));
@@ -162,7 +162,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.trouble(error.rdkafka_error_code().unwrap_or(Code::Fail), &bounded(reason));
+        self.trouble(error.rdkafka_error_code().unwrap_or(Code::Fail), reason);
     }
 }
 
@@ -184,28 +184,6 @@ fn plain(words: &str) -> Cow<'_, str> {
         )),
         None => Cow::Borrowed(words),
     }
-}
-
-/// Whether librdkafka could not get a token: from OIDC's endpoint, whose answer is in the words.
-pub(super) fn is_tokenless(words: &str) -> bool {
-    words.starts_with("Failed to acquire SASL OAUTHBEARER token")
-}
-
-/// Longest of what librdkafka says that is repeated, in characters.
-const LONGEST: usize = 600;
-
-/// librdkafka's words on one line, and no more of them than anybody reads: an HTTP server's answer may be among them, which
-/// may be a page.
-pub(super) fn bounded(words: &str) -> Cow<'_, str> {
-    if words.len() <= LONGEST && !words.contains(char::is_control) {
-        return Cow::Borrowed(words);
-    }
-    let mut chars = words.chars().map(|char| if char.is_control() { ' ' } else { char });
-    let mut said: String = chars.by_ref().take(LONGEST).collect();
-    if chars.next().is_some() {
-        said.push_str(" …");
-    }
-    Cow::Owned(said)
 }
 
 /// A log line without the name of its thread, as in `[thrd:kafka-1:9092/1]: kafka-1:9092/1: Disconnected`.
@@ -266,17 +244,6 @@ mod tests {
             assert!(why.contains(said) && why.ends_with("look at kafka.bootstrap_servers"), "{why}");
             assert!(!why.contains("receive.message") && !why.contains("0.10"), "{why}");
         }
-    }
-
-    #[test]
-    fn an_answer_of_many_lines_is_repeated_on_one_and_in_part() {
-        let page =
-            format!("Failed to acquire SASL OAUTHBEARER token: <html>\r\n<p>{}</p>\n", "é".repeat(5_000));
-        let said = bounded(&page);
-        assert!(is_tokenless(&said) && said.contains("<html>  <p>éé") && said.ends_with("é …"), "{said}");
-        assert_eq!(said.chars().count(), LONGEST + 2);
-        let short = "sasl_ssl://kafka:9093/1: SASL authentication error: no";
-        assert!(matches!(bounded(short), Cow::Borrowed(words) if words == short) && !is_tokenless(short));
     }
 
     #[test]

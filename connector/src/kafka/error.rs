@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::client::is_tokenless;
 use crate::ErrorKind;
 
 /// Why Kafka failed.
@@ -230,10 +229,6 @@ const TOPIC_NAMES: &str =
 /// somebody has done it, whatever else says only that Kafka is away.
 pub(super) fn advised(words: &str) -> Cow<'_, str> {
     let advice = match () {
-        () if is_tokenless(words) => {
-            "check sasl.oauthbearer.token.endpoint.url, client.id, client.secret and scope in [kafka.properties], and \
-             https.ca.location where the endpoint's authority is your own"
-        }
         () if words.contains("SASL ") => remedy(Code::Authentication),
         () if words.contains("SSL handshake") || words.contains("certificate") => remedy(Code::SSL),
         () => return Cow::Borrowed(words),
@@ -284,8 +279,6 @@ mod tests {
     fn who_is_not_let_in_is_told_what_to_look_at() {
         let why = "sasl_ssl://kafka:9093/1: SASL authentication error: Authentication failed (after 9ms)";
         assert!(advised(why).starts_with(why) && advised(why).contains("sasl.*"), "{}", advised(why));
-        let why = "Failed to acquire SASL OAUTHBEARER token: {\"error\": \"invalid_client\"}";
-        assert!(advised(why).starts_with(why) && advised(why).contains("client.secret"), "{}", advised(why));
         let why = "ssl://kafka:9093/1: SSL handshake failed: certificate verify failed: broker certificate";
         assert!(advised(why).contains("ssl.ca.location"), "{}", advised(why));
         let why = "sasl_ssl://kafka:9093/1: Connect to ipv4#127.0.0.1:9093 failed: Connection refused";

@@ -22,7 +22,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::client::{Context, bounded, is_tokenless};
+use super::client::Context;
 
 /// Records taken out of librdkafka's queue at a time. They no longer count against `queued.max.messages.kbytes`, yet
 /// no more come out than were in: at worst that bound holds twice.
@@ -296,22 +296,11 @@ fn serve(main: &Queue, client: &Client<Context>, news: bool, mut trouble: impl F
                 }
                 rd::RD_KAFKA_EVENT_STATS => context.statistics(text(rd::rd_kafka_event_stats(event))),
                 rd::RD_KAFKA_EVENT_ERROR => {
-                    let code = event_code(event);
-                    let words = bounded(text(rd::rd_kafka_event_error_string(event)));
-                    let tokenless = is_tokenless(&words);
-                    // Once connected, a client has a token still, and asks for another in time.
-                    let connected = tokenless && client.fetch_cluster_id(Duration::ZERO).is_some();
-                    // Without one it tries no broker, and so never says that none is left. It says this once, so that it
-                    // counts whenever that was.
-                    if news || tokenless {
-                        context.trouble(code_of(code), &words);
+                    let (code, words) = (event_code(event), text(rd::rd_kafka_event_error_string(event)));
+                    if news {
+                        context.trouble(code_of(code), words);
                     }
-                    if tokenless && !connected {
-                        context.lost();
-                    }
-                    if !connected {
-                        trouble(code, &words);
-                    }
+                    trouble(code, words);
                 }
                 _ => {}
             }

@@ -70,24 +70,11 @@ fn words(said: &str, value: &str) -> String {
 /// [`Error::Options`] with librdkafka's words, which may quote values.
 pub fn together(options: &Options) -> Result<(), Error> {
     let doing = "making a client with these properties";
-    let options = &asking_nobody(options);
     let producer = [("transactional.id", "check"), ("enable.idempotence", "true"), ("acks", "all")];
     let made: Result<BaseProducer, _> = configuration(options, &[], &producer).create();
     made.map_err(|error| Error::from_kafka(doing, &error))?;
     let made: Result<BaseConsumer, _> = configuration(options, &[], &[("group.id", "check")]).create();
     made.map(|_| ()).map_err(|error| Error::from_kafka(doing, &error))
-}
-
-/// The same with an endpoint for tokens where nobody is: a client of librdkafka's asks for one as soon as it is made, and does
-/// not go before it has an answer.
-fn asking_nobody(options: &Options) -> Options {
-    let mut options = options.clone();
-    if let Some(url) =
-        options.properties.get_mut("sasl.oauthbearer.token.endpoint.url").filter(|url| !url.is_empty())
-    {
-        *url = "http://127.0.0.1:0/".to_owned();
-    }
-    options
 }
 
 /// The names of librdkafka 2.12's properties, as its CONFIGURATION.md lists them, for a did-you-mean: it has no call that
@@ -287,31 +274,6 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("\"linger.mss\"") && text.contains("\"ssl.ca.locaton\""), "{text}");
         assert!(!text.contains("s3cret") && !text.contains("\"linger.ms\" "), "{text}");
-    }
-
-    #[test]
-    #[cfg(feature = "oidc")]
-    fn oidc_is_taken_and_nobody_asked_for_a_token_by_looking() {
-        let endpoint = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        endpoint.set_nonblocking(true).unwrap();
-        let url = format!("http://{}/token", endpoint.local_addr().unwrap());
-        let mut options = Options { bootstrap_servers: "127.0.0.1:1".to_owned(), ..Options::default() };
-        for (name, value) in [
-            ("security.protocol", "SASL_PLAINTEXT"),
-            ("sasl.mechanism", "OAUTHBEARER"),
-            ("sasl.oauthbearer.method", "oidc"),
-            ("sasl.oauthbearer.client.id", "me"),
-            ("sasl.oauthbearer.client.secret", "s3cret"),
-            ("sasl.oauthbearer.token.endpoint.url", &url),
-        ] {
-            options.properties.insert(name.to_owned(), value.to_owned());
-        }
-        options.check().unwrap();
-        together(&options).unwrap();
-        assert_eq!(endpoint.accept().map(|_| ()).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-        options.properties.remove("sasl.oauthbearer.client.secret");
-        let error = together(&options).unwrap_err();
-        assert!(error.to_string().contains("sasl.oauthbearer.client.secret"), "{error}");
     }
 
     #[test]
