@@ -58,6 +58,8 @@ pub mod repeat;
 #[doc(hidden)]
 pub mod words;
 #[doc(hidden)]
+pub mod threads;
+#[doc(hidden)]
 pub mod gauge;
 #[doc(hidden)]
 pub mod failpoint;

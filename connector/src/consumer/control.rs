@@ -35,8 +35,8 @@ use crate::retry::Backoff;
 const READ_TO_END: Duration = Duration::from_secs(30);
 /// Longest that a poll blocks without looking whether it should stop.
 const SLICE: Duration = Duration::from_millis(200);
-/// The fetch by which the end is found: it is told only by a fetch that comes back empty.
-const SHORT_FETCH: Duration = Duration::from_millis(20);
+/// The fetch by which the end is found: it is told only by a fetch that comes back empty, which a start waits for.
+const SHORT_FETCH: Duration = Duration::from_millis(1);
 /// How long the broker may hold a fetch back while nothing arrives.
 const LONG_FETCH: Duration = Duration::from_secs(30);
 /// How soon it is looked again for a topic that there has never been: what is pinned as soon as there is one is obeyed within

@@ -17,6 +17,7 @@ use crate::clock::{Clock, Entropy};
 use crate::disk;
 use crate::format::announcement::Announcement;
 use crate::retry::Backoff;
+use crate::threads;
 use crate::version::Version;
 use crate::view::{Base, Cache, Error, View};
 
@@ -88,7 +89,7 @@ impl Merging {
             view.rebase(base.clone())?;
             Ok(Some(base))
         };
-        self.running.spawn_blocking(move || (beginning, merge()));
+        self.running.spawn_blocking(move || (beginning, threads::apart("merge", merge)));
         true
     }
 

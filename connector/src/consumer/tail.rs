@@ -37,8 +37,9 @@ const BREAKER: u32 = 10;
 const READ_BACK: Duration = Duration::from_secs(30);
 /// Longest that a poll blocks without looking whether it should stop.
 const SLICE: Duration = Duration::from_millis(200);
-/// The fetch by which the end of the topic is found: the end is told only by a fetch that comes back empty.
-const SHORT_FETCH: Duration = Duration::from_millis(20);
+/// The fetch by which the end of the topic is found: the end is told only by a fetch that comes back empty, which a start
+/// waits for.
+const SHORT_FETCH: Duration = Duration::from_millis(1);
 /// Stage under which attempts to reach Kafka are counted as errors. Health shows them as unreachability, and does not hold
 /// their number against the process: restarting it would only take away the version that it still serves.
 pub const UNREACHABLE: &str = "kafka";
@@ -214,6 +215,10 @@ impl Tail {
         let topic = self.options.announcements.clone();
         let kafka = |source| Error::Kafka { topic: topic.clone(), source };
         let partition = self.shard.0 as i32;
+        let group = format!("stillwell.{}", self.options.dataset);
+        // Made before anything is asked, it finds its broker meanwhile.
+        let mut poller =
+            Poller::new(&self.options.kafka, &Tuning::tail(&group, SHORT_FETCH)).map_err(kafka)?;
         let admin = Admin::new(&self.options.kafka).map_err(kafka)?;
         let described = Handle::current().block_on(async {
             tokio::select! {
@@ -233,9 +238,6 @@ impl Tail {
             ends => ends.map_err(kafka)?,
         };
 
-        let group = format!("stillwell.{}", self.options.dataset);
-        let mut poller =
-            Poller::new(&self.options.kafka, &Tuning::tail(&group, SHORT_FETCH)).map_err(kafka)?;
         let enough = |records: &[Kept]| {
             window_is_enough(
                 records

@@ -13,10 +13,14 @@ use super::{Error, Identity};
 use crate::format::container::{Counts, Header, Kind, Reader};
 use crate::format::index;
 use crate::schema::Schema;
+use crate::threads;
 use crate::version::{Checksum, DeltaRef};
 
 /// Smaller deltas are read rather than mapped: a map costs more than such a copy, and a kernel object besides.
 pub(super) const MAP_FROM: u64 = 256 << 10;
+
+/// Bytes of deltas from which on a thread more is worth what it takes to begin one.
+const PARALLEL_FROM: u64 = 1 << 20;
 
 #[derive(Debug)]
 pub(super) enum Data {
@@ -84,25 +88,31 @@ impl DeltaFile {
         delta: &DeltaRef,
         known: &Arc<Schema>,
     ) -> Result<DeltaFile, Error> {
-        let path = held.path();
-        let data = if held.bytes() >= MAP_FROM {
-            Data::Mapped(Map::open(path, delta.blob.plain_bytes)?)
-        } else {
-            Data::Owned(fs::read(path).map_err(|source| Error::io("reading", path, source))?.into())
-        };
-        let file = DeltaFile::parse(data, known).and_then(|file| {
-            let blob = &delta.blob;
-            let counts = Counts { upserts: delta.upserts, deletes: delta.deletes };
-            identity.expect(file.header(), Kind::Delta, delta.version, delta.epoch)?;
-            if file.checksum != blob.plain_checksum {
-                return Err(format!("its checksum is {} instead of {}", file.checksum, blob.plain_checksum));
-            }
-            if file.counts != counts {
-                return Err(format!("it holds {:?} instead of {counts:?}", file.counts));
-            }
-            Ok(DeltaFile { held: Some(held.clone()), ..file })
-        });
-        file.map_err(|detail| Error::corrupt(path, detail))
+        Begun::open(held, delta, known)?.checked(identity)
+    }
+
+    /// Opens deltas of the cache that follow one another, as [`DeltaFile::open`] does, several at a time. From the newest on,
+    /// whose schema may be `known`: neighbours share theirs. One that comes back after another is not shared, or what was
+    /// written before could not be told from what was written since.
+    ///
+    /// # Errors
+    /// As [`DeltaFile::open`], of one of those that fail.
+    pub fn open_all(
+        deltas: &[(&Held, &DeltaRef)],
+        identity: &Identity,
+        known: &Arc<Schema>,
+    ) -> Result<Vec<DeltaFile>, Error> {
+        let mut begun: Vec<Begun<'_>> = Vec::with_capacity(deltas.len());
+        for (held, delta) in deltas.iter().rev() {
+            let known = begun.last().map_or(known, |next| &next.schema);
+            begun.push(Begun::open(held, delta, known)?);
+        }
+        begun.reverse();
+        let bytes: u64 = deltas.iter().map(|(held, _)| held.bytes()).sum();
+        if bytes < PARALLEL_FROM {
+            return begun.into_iter().map(|begun| begun.checked(identity)).collect();
+        }
+        threads::several(begun, |begun| begun.checked(identity)).into_iter().collect()
     }
 
     /// A delta that was just written by this process, or came inline; checked as one from disk is.
@@ -120,9 +130,14 @@ impl DeltaFile {
 
     fn parse(data: Data, known: &Arc<Schema>) -> Result<DeltaFile, String> {
         let reader = Reader::parse(data.bytes()).map_err(|error| error.to_string())?;
-        let header = reader.header();
-        let schema = schema_of(header, known)?;
-        let mut refs = Vec::with_capacity(header.counts.map_or(0, |counts| {
+        let schema = schema_of(reader.header(), known)?;
+        DeltaFile::read(data, schema)
+    }
+
+    /// Reads its entries, whose values are of `schema`.
+    fn read(data: Data, schema: Arc<Schema>) -> Result<DeltaFile, String> {
+        let reader = Reader::parse(data.bytes()).map_err(|error| error.to_string())?;
+        let mut refs = Vec::with_capacity(reader.header().counts.map_or(0, |counts| {
             // A hint from bytes that are not checked yet: an entry takes five bytes at least.
             counts.entries().min(data.bytes().len() as u64 / 5) as usize
         }));
@@ -190,5 +205,47 @@ impl DeltaFile {
     /// Checksum of its bytes.
     pub fn checksum(&self) -> Checksum {
         self.checksum
+    }
+}
+
+/// A delta of the cache of which the header was read.
+struct Begun<'a> {
+    held: &'a Held,
+    delta: &'a DeltaRef,
+    data: Data,
+    schema: Arc<Schema>,
+}
+
+impl<'a> Begun<'a> {
+    fn open(held: &'a Held, delta: &'a DeltaRef, known: &Arc<Schema>) -> Result<Begun<'a>, Error> {
+        let path = held.path();
+        let data = if held.bytes() >= MAP_FROM {
+            Data::Mapped(Map::open(path, delta.blob.plain_bytes)?)
+        } else {
+            Data::Owned(fs::read(path).map_err(|source| Error::io("reading", path, source))?.into())
+        };
+        let reader = Reader::parse(data.bytes()).map_err(|error| error.to_string());
+        let schema = reader
+            .and_then(|reader| schema_of(reader.header(), known))
+            .map_err(|detail| Error::corrupt(path, detail))?;
+        Ok(Begun { held, delta, data, schema })
+    }
+
+    /// It, once all of it is what was announced.
+    fn checked(self, identity: &Identity) -> Result<DeltaFile, Error> {
+        let Begun { held, delta, data, schema } = self;
+        let file = DeltaFile::read(data, schema).and_then(|file| {
+            let blob = &delta.blob;
+            let counts = Counts { upserts: delta.upserts, deletes: delta.deletes };
+            identity.expect(file.header(), Kind::Delta, delta.version, delta.epoch)?;
+            if file.checksum != blob.plain_checksum {
+                return Err(format!("its checksum is {} instead of {}", file.checksum, blob.plain_checksum));
+            }
+            if file.counts != counts {
+                return Err(format!("it holds {:?} instead of {counts:?}", file.counts));
+            }
+            Ok(DeltaFile { held: Some(held.clone()), ..file })
+        });
+        file.map_err(|detail| Error::corrupt(held.path(), detail))
     }
 }

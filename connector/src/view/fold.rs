@@ -35,7 +35,7 @@ const RUN_ENTRIES: usize = 1 << 20;
 
 /// Where one pushed record lies in the buffer.
 struct Slot {
-    /// The key's first eight bytes, big-endian: decides most comparisons without touching the key.
+    /// See [`prefix`]: decides most comparisons without touching the key.
     prefix: u64,
     at: usize,
     key: u32,
@@ -399,7 +399,8 @@ impl<'a> Merge<'a> {
     }
 }
 
-fn prefix(key: &[u8]) -> u64 {
+/// A key's first eight bytes, big-endian, zeros behind a shorter one: of two keys it decides the order unless it is the same.
+pub(super) fn prefix(key: &[u8]) -> u64 {
     let mut first = [0; 8];
     for (to, from) in first.iter_mut().zip(key) {
         *to = *from;

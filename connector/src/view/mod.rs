@@ -33,6 +33,7 @@ mod away;
 pub mod map;
 mod delta;
 mod overlay;
+mod sorted;
 mod base;
 mod line;
 mod merge;
@@ -190,14 +191,8 @@ impl View {
                 "a chain to version {chain} with {deltas} files for version {about}"
             )));
         }
-        // From the newest on: neighbours share their schema. One that comes back after another is not shared, or what was
-        // written before could not be told from what was written since.
-        let mut deltas: Vec<DeltaFile> = Vec::with_capacity(chain.deltas.len());
-        for (held, delta) in files.deltas.iter().zip(&chain.deltas).rev() {
-            let known = deltas.last().map_or(&about.schema, |next| next.schema());
-            deltas.push(DeltaFile::open(held, identity, delta, known)?);
-        }
-        deltas.reverse();
+        let each: Vec<_> = files.deltas.iter().zip(&chain.deltas).collect();
+        let deltas = DeltaFile::open_all(&each, identity, &about.schema)?;
         let known = deltas.first().map_or(&about.schema, |next| next.schema());
         let base = match (&chain.snapshot, &files.base) {
             (Some(snapshot), Some(files)) => Some(Arc::new(Base::open(files, identity, snapshot, known)?)),

@@ -11,17 +11,16 @@
 //! many more often than not. Three of four deltas of one size merge nothing: what a version costs is its delta; an
 //! entry is merged once for each class.
 //!
-//! Owns: deltas in memory, runs. Does not own: the base, the order of versions (`mod`).
+//! Owns: runs, and which of them become one. Does not own: their merging (`sorted`), the base, the order of versions (`mod`).
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::charge::Charge;
-use super::delta::{Content, Data, DeltaFile, Ref};
+use super::delta::DeltaFile;
 use super::map::prefetch;
+use super::sorted::Sorted;
 use super::table::Tables;
 use super::{Error, Found};
-use crate::format::container;
 use crate::format::index;
 use crate::gauge::Budget;
 use crate::schema::Schema;
@@ -32,187 +31,6 @@ const TINY: usize = 1024;
 
 /// Runs of one class that stay apart.
 const APART: usize = 3;
-
-/// Entries ahead of those that are compared whose keys are asked for: a merge would wait for each one.
-const AHEAD: usize = 8;
-
-const OFFSET_BITS: u32 = 40;
-const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
-
-/// Entries of one or more deltas by key, each key once.
-#[derive(Clone, Debug)]
-struct Sorted {
-    files: Vec<Arc<Content>>,
-    refs: Arc<[Ref]>,
-}
-
-impl Sorted {
-    fn of(delta: &DeltaFile) -> Sorted {
-        let (content, refs) = delta.parts();
-        Sorted { refs: refs.clone(), files: vec![content.clone()] }
-    }
-
-    #[inline]
-    fn file(&self, at: Ref) -> Result<(&Arc<Content>, &[u8]), Error> {
-        let file = self
-            .files
-            .get((at.at >> OFFSET_BITS) as usize)
-            .ok_or(Error::Internal("a run refers to no file"))?;
-        let window = file.data.bytes().get((at.at & OFFSET_MASK) as usize..);
-        Ok((file, window.ok_or(Error::Internal("a run refers beyond its file"))?))
-    }
-
-    #[inline]
-    fn key(&self, at: Ref) -> Result<&[u8], Error> {
-        let (file, window) = self.file(at)?;
-        container::entry_key(window).map(|(key, _)| key).map_err(|_| changed(file))
-    }
-
-    #[inline]
-    fn entry(&self, at: Ref) -> Result<Found<'_>, Error> {
-        let (file, window) = self.file(at)?;
-        let (entry, length) = container::entry(window, &file.schema).map_err(|_| changed(file))?;
-        Ok(Found { entry, raw: window.get(..length).unwrap_or_default(), schema: &file.schema })
-    }
-
-    /// All of them as one, newest first; of a key that several have the newest entry counts. Each key is read once.
-    fn merge(all: &[&Sorted]) -> Result<Sorted, Error> {
-        let files: usize = all.iter().map(|sorted| sorted.files.len()).sum();
-        if files > (u32::MAX >> 8) as usize {
-            return Err(Error::Internal(
-                "an overlay of more than 16 million deltas: it was never merged into a base",
-            ));
-        }
-        let mut refs: Vec<Ref> = Vec::with_capacity(all.iter().map(|sorted| sorted.refs.len()).sum());
-        let mut walks = Vec::with_capacity(all.len());
-        let mut before = 0;
-        for sorted in all {
-            walks.extend(Walk::begin(sorted, (before as u64) << OFFSET_BITS)?);
-            before += sorted.files.len();
-        }
-        while walks.len() > 1 {
-            // The first of those with the least key, which is the newest.
-            let mut least = 0;
-            let mut key = walks.first().map(|walk| walk.key).unwrap_or_default();
-            let mut repeated = false;
-            for (number, walk) in walks.iter().enumerate().skip(1) {
-                match walk.key.cmp(key) {
-                    Ordering::Less => (least, key, repeated) = (number, walk.key, false),
-                    Ordering::Equal => repeated = true,
-                    Ordering::Greater => {}
-                }
-            }
-            refs.extend(walks.get(least).map(|walk| walk.at));
-            if repeated {
-                let mut number = least;
-                while let Some(walk) = walks.get_mut(number) {
-                    if walk.key == key && !walk.step()? {
-                        walks.remove(number);
-                    } else {
-                        number += 1;
-                    }
-                }
-            } else if let Some(walk) = walks.get_mut(least)
-                && !walk.step()?
-            {
-                walks.remove(least);
-            }
-        }
-        if let Some(last) = walks.pop() {
-            last.rest(&mut refs);
-        }
-        let files = all.iter().flat_map(|sorted| &sorted.files).cloned().collect();
-        Ok(Sorted { files, refs: refs.into() }.without_idle_files())
-    }
-
-    /// Lets go of files that no entry is left of: where the same keys change again and again that is most of them.
-    fn without_idle_files(mut self) -> Sorted {
-        let mut places: Vec<Option<u64>> = vec![None; self.files.len()];
-        for at in self.refs.iter() {
-            if let Some(place) = places.get_mut((at.at >> OFFSET_BITS) as usize) {
-                *place = Some(0);
-            }
-        }
-        if places.iter().all(Option::is_some) {
-            return self;
-        }
-        for (kept, place) in places.iter_mut().flatten().enumerate() {
-            *place = kept as u64;
-        }
-        let mut used = places.iter();
-        self.files.retain(|_| used.next().is_some_and(Option::is_some));
-        let place = |at: u64| places.get((at >> OFFSET_BITS) as usize).copied().flatten().unwrap_or_default();
-        self.refs = self
-            .refs
-            .iter()
-            .map(|at| Ref { hash: at.hash, at: place(at.at) << OFFSET_BITS | at.at & OFFSET_MASK })
-            .collect();
-        self
-    }
-
-    /// Only what deltas above `version` brought.
-    fn above(&self, version: Version) -> Sorted {
-        let newer = |at: &&Ref| {
-            let file = self.files.get((at.at >> OFFSET_BITS) as usize);
-            file.is_some_and(|file| file.header.version > version)
-        };
-        let refs = self.refs.iter().filter(newer).copied().collect();
-        Sorted { files: self.files.clone(), refs }.without_idle_files()
-    }
-}
-
-/// Walks a run in key order, with what comes next on its way from memory.
-struct Walk<'a> {
-    sorted: &'a Sorted,
-    /// What is added to where its entries lie, in a list of files that has others before its own.
-    moved: u64,
-    /// Number of the entry after the one at hand.
-    next: usize,
-    /// The entry at hand, as it lies in that list.
-    at: Ref,
-    key: &'a [u8],
-}
-
-impl<'a> Walk<'a> {
-    /// `None` for a run without entries.
-    fn begin(sorted: &'a Sorted, moved: u64) -> Result<Option<Walk<'a>>, Error> {
-        let mut walk = Walk { sorted, moved, next: 0, at: Ref { hash: 0, at: 0 }, key: &[] };
-        Ok(walk.step()?.then_some(walk))
-    }
-
-    /// Goes on to the next entry. False: there is none.
-    #[inline]
-    fn step(&mut self) -> Result<bool, Error> {
-        let refs = &self.sorted.refs;
-        if let Some(ahead) = refs.get(self.next + AHEAD)
-            && let Some(byte) = self.sorted.file(*ahead)?.1.first()
-        {
-            prefetch(byte);
-        }
-        let Some(at) = refs.get(self.next) else { return Ok(false) };
-        self.next += 1;
-        self.key = self.sorted.key(*at)?;
-        self.at = Ref { hash: at.hash, at: at.at + self.moved };
-        Ok(true)
-    }
-
-    /// The entry at hand and all that follow.
-    fn rest(self, refs: &mut Vec<Ref>) {
-        refs.push(self.at);
-        let rest = self.sorted.refs.get(self.next..).unwrap_or_default();
-        refs.extend(rest.iter().map(|at| Ref { hash: at.hash, at: at.at + self.moved }));
-    }
-}
-
-/// A delta was whole when it was opened and now is not: its file was changed under the map.
-#[cold]
-fn changed(file: &Content) -> Error {
-    let what = format!("the delta of version {}", file.header.version);
-    match &file.data {
-        Data::Mapped(map) => Error::corrupt(map.path(), format!("{what} has changed since it was opened")),
-        Data::Owned(_) => Error::Internal("a delta in memory has changed"),
-    }
-}
 
 /// A sorted run with its hash table.
 #[derive(Debug)]
@@ -308,20 +126,9 @@ impl Run {
 
     /// Entries from the first at or above `from` on that deltas above `version` brought.
     pub fn cursor(&self, from: &[u8], version: Version) -> Result<RunCursor<'_>, Error> {
-        let refs = &self.sorted.refs;
-        let (mut low, mut high) = (0, refs.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let at = refs.get(middle).ok_or(Error::Internal("a run shorter than itself"))?;
-            if self.sorted.key(*at)? < from {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
         let all_above = self.sorted.files.iter().all(|file| file.header.version > version);
         let above = if all_above { Version(0) } else { version };
-        let mut cursor = RunCursor { run: self, next: low, key: None, above };
+        let mut cursor = RunCursor { run: self, next: self.sorted.first_at(from)?, key: None, above };
         cursor.advance().map(|()| cursor)
     }
 }
@@ -385,13 +192,12 @@ impl Overlay {
     /// Out of deltas in the order of their versions.
     pub fn of(deltas: &[DeltaFile]) -> Result<Overlay, Error> {
         let newest_first = deltas.iter().rev().filter(|delta| !delta.parts().1.is_empty());
-        let mut layer: Vec<Sorted> = newest_first.map(Sorted::of).collect();
-        // A few neighbours at a time, since each entry is compared with all heads; only the last result is hashed.
-        while layer.len() > 1 {
-            let several = layer.chunks(APART + 1).map(|some| Sorted::merge(&some.iter().collect::<Vec<_>>()));
-            layer = several.collect::<Result<_, _>>()?;
-        }
-        Ok(Overlay { runs: layer.into_iter().map(|sorted| Arc::new(Run::new(sorted))).collect() })
+        let all: Vec<Sorted> = newest_first.map(Sorted::of).collect();
+        let runs = match all.as_slice() {
+            [] => Vec::new(),
+            all => vec![Arc::new(Run::new(Sorted::merge(&all.iter().collect::<Vec<_>>())?))],
+        };
+        Ok(Overlay { runs })
     }
 
     /// With one more delta on top. Cost: the delta's entries, and now and then the merging of runs (see above).
