@@ -11,6 +11,7 @@
 //! (`format/letter`), when it goes out (`producer/announce`), how it is asked for and shown (`cli/dlq`).
 
 pub mod letter;
+pub mod table;
 pub mod found;
 pub mod record;
 pub mod select;

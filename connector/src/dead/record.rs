@@ -22,11 +22,10 @@
 //! Owns: what letters of one record have in common, and which are replaced by a later one. Does not own: what follows from
 //! it (`listing`, `replay`).
 
-use std::collections::HashMap;
-
 use xxhash_rust::xxh3::Xxh3;
 
 use super::found::{Found, Source};
+use super::table::Map;
 use crate::format::letter::MAX_KEY;
 
 /// The record that failed first, in the partition that all its replays go to.
@@ -103,7 +102,7 @@ pub struct Last {
 /// The last letters of those records that were replayed and have failed again. Some 50 bytes of memory for each of them.
 #[derive(Debug, Default)]
 pub struct Again {
-    of: HashMap<Record, Last>,
+    of: Map<Record, Last>,
 }
 
 impl Again {

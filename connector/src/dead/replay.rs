@@ -32,7 +32,7 @@
 //! Owns: the order of it all, and what is committed. Does not own: what is selected (`select`), staleness (`stale`),
 //! progress (`progress`), what is in a chunk (`ahead`), what is shown (`cli/dlq`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -62,6 +62,7 @@ use super::record::{Again, Origin};
 use super::rows::{Goal, Rows};
 use super::select::{Selection, Verdict};
 use super::stale::{Keys, Sources};
+use super::table::{Set, room};
 use super::topic::{Reader, Topic};
 use crate::blob::Store;
 use crate::clock::Clock;
@@ -155,7 +156,7 @@ pub struct Replay<'a> {
     rows: Option<Rows>,
     limits: HashMap<String, Limit>,
     /// Source positions of what this run has sent: the same letter may stand in its topic twice.
-    sent: HashSet<(u64, i32, i64)>,
+    sent: Set<(u64, i32, i64)>,
     limiter: Option<DefaultDirectRateLimiter>,
     totals: Totals,
 }
@@ -252,7 +253,7 @@ impl<'a> Replay<'a> {
             fit,
             rows,
             limits: HashMap::new(),
-            sent: HashSet::new(),
+            sent: Set::default(),
             limiter,
             totals: Totals::default(),
         };
@@ -265,6 +266,7 @@ impl<'a> Replay<'a> {
         let mut reader = Reader::new(&self.options.kafka, &group, topic, clock, stop)?;
         self.count(&mut reader)?;
         tell(Told::Selected(self.totals.selected));
+        self.sent.reserve(room(self.totals.selected));
         self.look_at_topics()?;
         if !self.asked.force {
             self.sources.open(&self.options.kafka, &group, &self.admin)?;
@@ -281,6 +283,11 @@ impl<'a> Replay<'a> {
         if !(0..).zip(&self.progress).any(is_new) {
             return Ok(());
         }
+        if !self.asked.force {
+            let new = |(at, progress): (i32, &Progress)| reader.range(at).1.saturating_sub(progress.start());
+            let letters: i64 = (0..).zip(&self.progress).map(new).map(|new| new.max(0)).sum();
+            self.sources.prepare(most.min(letters.unsigned_abs()));
+        }
         for partition in 0..partitions {
             let Some(progress) = self.progress.get(partition as usize) else { continue };
             let (low, end) = reader.range(partition);
@@ -296,8 +303,8 @@ impl<'a> Replay<'a> {
                 let is_open = totals.selected < most && progress.is_open(found.raw.offset);
                 if is_open && meant(asked, &found) == Verdict::Meant {
                     totals.selected += 1;
-                    // The source says nothing of what lost against another partition.
-                    if found.class != CONFLICT {
+                    // The source says nothing of what lost against another partition, and by force it is not asked.
+                    if !asked.force && found.class != CONFLICT {
                         expect(sources, &found, options)?;
                     }
                 }

@@ -29,6 +29,7 @@ use super::Error;
 use super::fit::Schemas;
 use super::found::{Found, Source};
 use super::held::Held;
+use super::table::{Map, room};
 use crate::clock::Clock;
 use crate::codec::{self, Codec, Encoded, Format, KeyRule};
 use crate::format::letter::header;
@@ -171,7 +172,7 @@ pub struct Sources {
     /// Longest wait for a transaction that is open in one.
     wait: Duration,
     slots: Vec<Slot>,
-    latest: HashMap<(u32, u128), Latest>,
+    latest: Map<(u32, u128), Latest>,
     looking: Option<Looking>,
     /// The slot that was asked for last: mostly it is asked for again.
     last: usize,
@@ -190,7 +191,7 @@ struct Looking {
 impl Sources {
     /// None yet. A transaction that is open in one is waited for, once and for `wait` at the longest.
     pub fn new(keys: Keys, clock: Clock, wait: Duration) -> Sources {
-        Sources { keys, clock, wait, slots: Vec::new(), latest: HashMap::new(), looking: None, last: 0 }
+        Sources { keys, clock, wait, slots: Vec::new(), latest: Map::default(), looking: None, last: 0 }
     }
 
     /// Whether the Kafka key is the dataset's.
@@ -205,6 +206,13 @@ impl Sources {
             self.last = self.slots.iter().position(same)?;
         }
         Some(self.last)
+    }
+
+    /// So many letters may come: makes room for their keys.
+    pub fn prepare(&mut self, letters: u64) {
+        if self.keys.codec.is_none() {
+            self.latest.reserve(room(letters));
+        }
     }
 
     /// A letter that will be judged, and its record's Kafka key. Before [`Sources::open`].
@@ -512,7 +520,7 @@ fn take(
     keys: &mut Keys,
     slot: &mut Slot,
     at: u32,
-    latest: &mut HashMap<(u32, u128), Latest>,
+    latest: &mut Map<(u32, u128), Latest>,
     message: &Message<'_>,
 ) -> Result<(), Error> {
     let offset = message.offset();
@@ -534,7 +542,7 @@ fn take(
 /// Where the newest record of a key is noted: of the keys that letters have; of all where that is not known before.
 fn noted<'a>(
     keys: &Keys,
-    latest: &'a mut HashMap<(u32, u128), Latest>,
+    latest: &'a mut Map<(u32, u128), Latest>,
     at: (u32, u128),
 ) -> Option<&'a mut Latest> {
     match keys.codec {
