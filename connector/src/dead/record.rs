@@ -22,7 +22,7 @@
 //! Owns: what letters of one record have in common, and which are replaced by a later one. Does not own: what follows from
 //! it (`listing`, `replay`).
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::found::{Found, Source};
 use super::table::Map;
@@ -64,10 +64,11 @@ impl Record {
         let Source { topic, partition, offset } = found.source?;
         let own = Origin { offset, timestamp: found.timestamp };
         let Origin { offset, timestamp } = found.origin.unwrap_or(own);
-        let mut hash = Xxh3::new();
+        // At once: a hash that is fed piece by piece has half a kilobyte to set up, for each letter.
+        let mut all = Vec::with_capacity(256);
         let mut put = |bytes: &[u8]| {
-            hash.update(&(bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
+            all.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            all.extend_from_slice(bytes);
         };
         put(topic.as_bytes());
         put(&partition.to_le_bytes());
@@ -84,7 +85,7 @@ impl Record {
             put(found.listener.as_bytes());
             put(&[u8::from(found.raw.value.is_some())]);
         }
-        Some(Record(hash.digest128()))
+        Some(Record(xxh3_128(&all)))
     }
 }
 
@@ -106,6 +107,11 @@ pub struct Again {
 }
 
 impl Again {
+    /// Whether none has replaced another.
+    pub fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
     /// Takes a letter, in any order.
     pub fn take(&mut self, found: &Found<'_>) {
         let (partition, offset, replays) = (found.raw.partition, found.raw.offset, found.replays);

@@ -339,6 +339,7 @@ impl<'a> Replay<'a> {
             asked: self.asked,
             clock: &self.options.clock,
             progress: self.progress.clone(),
+            replaced: !self.again.is_empty(),
             most: self.totals.selected,
             most_letters: self.most_letters(),
             chunks,

@@ -97,6 +97,8 @@ pub(super) struct Reading<'a> {
     pub(super) clock: &'a Clock,
     /// By partition, as it was before the first chunk: what is open does not change by what is decided before it.
     pub(super) progress: Vec<Progress>,
+    /// Whether any letter has replaced another: else nobody asks what they have in common.
+    pub(super) replaced: bool,
     /// As counted: what was not seen then is not judged now.
     pub(super) most: u64,
     /// Letters of a chunk, at most [`CHUNK`].
@@ -126,7 +128,7 @@ impl Reading<'_> {
     }
 
     fn partition(&mut self, partition: i32, taken: &mut u64) -> Result<ControlFlow<()>, Error> {
-        let Reading { reader, asked, clock, progress, most, most_letters, chunks } = self;
+        let Reading { reader, asked, clock, progress, replaced, most, most_letters, chunks } = self;
         let Some(progress) = progress.get(partition as usize) else { return Ok(ControlFlow::Continue(())) };
         if !reader.begin_new(partition, progress)? {
             return Ok(ControlFlow::Continue(()));
@@ -150,7 +152,7 @@ impl Reading<'_> {
                     Verdict::Meant if *taken >= *most => return Ok(ControlFlow::Break(Break::Enough)),
                     Verdict::Meant => {
                         *taken += 1;
-                        let held = Held::of(&found);
+                        let held = if *replaced { Held::of(&found) } else { Held::alone(&found) };
                         load.add(&held);
                         entries.push(Entry::Letter(Box::new(held)));
                     }
