@@ -107,7 +107,7 @@ pub struct Again {
 }
 
 impl Again {
-    /// Whether none has replaced another.
+    /// Whether no record was replayed and has failed again.
     pub fn is_empty(&self) -> bool {
         self.of.is_empty()
     }
