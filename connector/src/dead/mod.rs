@@ -15,6 +15,7 @@ pub mod table;
 pub mod found;
 pub mod record;
 pub mod select;
+pub mod idle;
 pub mod topic;
 pub mod listing;
 pub mod held;

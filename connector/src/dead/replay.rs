@@ -297,7 +297,7 @@ impl<'a> Replay<'a> {
                 continue;
             }
             reader.begin(partition, from)?;
-            let Replay { sources, totals, options, asked, again, .. } = self;
+            let Replay { sources, totals, options, asked, stop, again, .. } = self;
             reader.read(partition, |found| {
                 again.take(&found);
                 let is_open = totals.selected < most && progress.is_open(found.raw.offset);
@@ -305,7 +305,7 @@ impl<'a> Replay<'a> {
                     totals.selected += 1;
                     // The source says nothing of what lost against another partition, and by force it is not asked.
                     if !asked.force && found.class != CONFLICT {
-                        expect(sources, &found, options)?;
+                        expect(sources, &found, options, stop)?;
                     }
                 }
                 Ok(ControlFlow::<()>::Continue(()))
@@ -538,13 +538,22 @@ fn meant(asked: &Asked, found: &Found<'_>) -> Verdict {
 }
 
 /// A letter that will be judged, by its key; where even that lies in a blob, it is fetched for it.
-fn expect(sources: &mut Sources, found: &Found<'_>, options: &Options) -> Result<(), Error> {
+fn expect(
+    sources: &mut Sources,
+    found: &Found<'_>,
+    options: &Options,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
     // What is not ours to read is not asked for.
     if !found.source.is_some_and(|source| options.topics.iter().any(|topic| topic == source.topic)) {
         return Ok(());
     }
     if found.raw.key.is_none() && matches!(found.elsewhere, Elsewhere::Whole(_)) {
-        let mut held = Held::of(found);
+        // Before each: many may come before the reader looks whether to stop, and a store may take its time.
+        if stop.is_cancelled() {
+            return Err(Error::Stopped);
+        }
+        let mut held = Held::alone(found);
         if Handle::current().block_on(held.fetch(&options.store))?.is_none() {
             sources.expect(found, held.key.as_deref());
             return Ok(());
