@@ -26,6 +26,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::found::{Found, Source};
 use super::table::Map;
+use crate::codec::append_integer;
 use crate::format::letter::MAX_KEY;
 
 /// The record that failed first, in the partition that all its replays go to.
@@ -48,9 +49,13 @@ impl Origin {
         (offset >= 0 && partition.parse() == Ok(source.partition)).then_some(Origin { offset, timestamp })
     }
 
-    /// What [`Origin::read`] reads of a record in this partition.
-    pub fn written(self, topic: &str, partition: i32) -> String {
-        format!("{topic}/{partition}/{}@{}", self.offset, self.timestamp)
+    /// Appends what [`Origin::read`] reads of a record in this partition.
+    pub fn write(self, topic: &str, partition: i32, out: &mut Vec<u8>) {
+        out.extend_from_slice(topic.as_bytes());
+        for (before, number) in [(b'/', partition.into()), (b'/', self.offset), (b'@', self.timestamp)] {
+            out.push(before);
+            append_integer(number, out);
+        }
     }
 }
 
@@ -171,7 +176,10 @@ mod tests {
     fn an_origin_is_written_as_it_is_read() {
         let at = |topic, partition| Source { topic, partition, offset: 100 };
         for origin in [Origin { offset: 7, timestamp: 1_000 }, Origin { offset: 0, timestamp: -1 }] {
-            let written = origin.written("orders", 3);
+            let mut written = Vec::new();
+            origin.write("orders", 3, &mut written);
+            let written = String::from_utf8(written).expect("it is text");
+            assert_eq!(written, format!("orders/3/{}@{}", origin.offset, origin.timestamp));
             assert_eq!(Origin::read(&written, at("orders", 3)), Some(origin));
             for made in [at("orders", 4), at("orders", 33), at("order", 3), at("orders.eu", 3)] {
                 assert_eq!(Origin::read(&written, made), None, "{made:?}");

@@ -42,7 +42,6 @@ use std::time::Duration;
 mod ahead;
 mod decide;
 
-use bytes::Bytes;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::runtime::Handle;
@@ -66,7 +65,7 @@ use super::table::{Set, room};
 use super::topic::{Reader, Topic};
 use crate::blob::Store;
 use crate::clock::Clock;
-use crate::codec::{Bound, Format, KeyRule};
+use crate::codec::{Bound, Format, KeyRule, append_integer};
 use crate::failpoint;
 use crate::format::letter::{Elsewhere, header};
 use crate::kafka::transaction::BULK_LIMIT;
@@ -464,20 +463,21 @@ impl<'a> Replay<'a> {
         let group = self.group.metadata().map_err(failed("asking for the group"))?;
         let send = |transaction: &mut Transaction| -> Result<(), kafka::Error> {
             transaction.begin()?;
+            let (mut origin, mut count) = (Vec::new(), Vec::new());
             for (held, outcome) in letters.iter().zip(outcomes.iter()) {
                 let (Outcome::Replayed(_), Some(source)) = (outcome, &held.source) else { continue };
-                let mut headers = held.headers.clone();
                 let own = Origin { offset: source.offset, timestamp: held.timestamp };
-                let origin = held.origin.unwrap_or(own).written(&source.topic, source.partition);
-                let count = held.replays.saturating_add(1).to_string();
-                headers.push((header::ORIGIN.to_owned(), Some(Bytes::from(origin))));
-                headers.push((header::REPLAYS.to_owned(), Some(Bytes::from(count))));
+                origin.clear();
+                held.origin.unwrap_or(own).write(&source.topic, source.partition, &mut origin);
+                count.clear();
+                append_integer(held.replays.saturating_add(1).into(), &mut count);
                 let record = Outgoing {
                     topic: &source.topic,
                     partition: Some(source.partition),
                     key: held.key.as_deref(),
                     value: held.value.as_deref(),
-                    headers: &headers,
+                    headers: &held.headers,
+                    behind: &[(header::ORIGIN, origin.as_slice()), (header::REPLAYS, count.as_slice())],
                     timestamp: held.sent_at(),
                 };
                 transaction.send(&record, PATIENCE)?;
