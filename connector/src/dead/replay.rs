@@ -32,7 +32,6 @@
 //! Owns: the order of it all, and what is committed. Does not own: what is selected (`select`), staleness (`stale`),
 //! progress (`progress`), what is in a chunk (`ahead`), what is shown (`cli/dlq`).
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -153,7 +152,7 @@ pub struct Replay<'a> {
     fit: Fit,
     /// Where letters go into the dataset.
     rows: Option<Rows>,
-    limits: HashMap<String, Limit>,
+    limits: Vec<(String, Limit)>,
     /// Source positions of what this run has sent: the same letter may stand in its topic twice.
     sent: Set<(u64, i32, i64)>,
     limiter: Option<DefaultDirectRateLimiter>,
@@ -251,7 +250,7 @@ impl<'a> Replay<'a> {
             again: Again::default(),
             fit,
             rows,
-            limits: HashMap::new(),
+            limits: Vec::new(),
             sent: Set::default(),
             limiter,
             totals: Totals::default(),
@@ -322,7 +321,7 @@ impl<'a> Replay<'a> {
                 let bytes = config.get("max.message.bytes").and_then(|value| value.parse().ok());
                 let bytes = bytes.unwrap_or(1_048_588usize).min(BULK_LIMIT).saturating_sub(AROUND);
                 let timestamps = Timestamps::of(&config);
-                limits.insert(topic.clone(), Limit { partitions: info.partitions, bytes, timestamps });
+                limits.push((topic.clone(), Limit { partitions: info.partitions, bytes, timestamps }));
             }
             Ok(())
         };

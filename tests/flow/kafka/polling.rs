@@ -283,7 +283,7 @@ fn a_record_comes_back_as_it_was_sent() {
         key: Some(b""),
         value: None,
         headers: &headers,
-        behind: &[("c", b"2"), ("a", b"")],
+        behind: &[("c", &b"2"[..]), ("a", &b""[..])],
         timestamp: Some(1_700_000_000_123),
     };
     let delivered = runtime().block_on(sender.send(&record)).expect("delivered");
@@ -298,8 +298,8 @@ fn a_record_comes_back_as_it_was_sent() {
         assert_eq!((message.key(), message.value()), (Some(&b""[..]), None));
         assert_eq!(message.timestamp_ms(), 1_700_000_000_123);
         let headers: Vec<_> = message.headers().collect();
-        let sent =
-            [("a", Some(&b"1"[..])), ("b", None), ("a", Some(b"")), ("c", Some(b"2")), ("a", Some(b""))];
+        let text = |text: &'static str| Some(text.as_bytes());
+        let sent = [("a", text("1")), ("b", None), ("a", text("")), ("c", text("2")), ("a", text(""))];
         assert_eq!(headers, sent);
         return;
     }
