@@ -265,12 +265,7 @@ impl<'a> Replay<'a> {
         self.count(&mut reader)?;
         tell(Told::Selected(self.totals.selected));
         self.sent.reserve(room(self.totals.selected));
-        self.look_at_topics()?;
-        if !self.asked.force {
-            self.sources.open(&self.options.kafka, &group, &self.admin)?;
-            self.sources.catch_up(&self.stop, |looked| tell(Told::Looked(looked)))?;
-        }
-        self.replay(reader, tell)
+        self.replay(reader, &group, tell)
     }
 
     /// The first reading: how many, what of the source has to be looked at for them, and which of all are replaced.
@@ -328,8 +323,8 @@ impl<'a> Replay<'a> {
         Handle::current().block_on(look).map_err(failed("looking at the source topics"))
     }
 
-    /// The second reading, and what follows from it.
-    fn replay(&mut self, reader: Reader, tell: &mut impl FnMut(Told<'_>)) -> Result<(), Error> {
+    /// Looks at the source, while the second reading begins, and does what follows from both.
+    fn replay(&mut self, reader: Reader, group: &str, tell: &mut impl FnMut(Told<'_>)) -> Result<(), Error> {
         let topic = reader.topic().clone();
         let (chunks, coming) = sync_channel(AHEAD);
         let reading = Reading {
@@ -346,6 +341,11 @@ impl<'a> Replay<'a> {
             // Whoever ends here first ends the thread, too, which may wait for letters or for its next chunk to be taken.
             let _ended = self.reading.clone().drop_guard();
             scope.spawn(move || reading.run());
+            self.look_at_topics()?;
+            if !self.asked.force {
+                self.sources.open(&self.options.kafka, group, &self.admin)?;
+                self.sources.catch_up(&self.stop, |looked| tell(Told::Looked(looked)))?;
+            }
             for chunk in coming {
                 let chunk = chunk?;
                 if self.stop.is_cancelled() {
@@ -392,8 +392,8 @@ impl<'a> Replay<'a> {
         topic: &Topic,
         tell: &mut impl FnMut(Told<'_>),
     ) -> Result<bool, Error> {
-        let Chunk { partition, mut entries, through, .. } = chunk;
-        let mut letters: Vec<&mut Held> = Vec::new();
+        let Chunk { partition, mut entries, letters: count, through } = chunk;
+        let mut letters: Vec<&mut Held> = Vec::with_capacity(count);
         for entry in &mut entries {
             if let Entry::Letter(held) = entry {
                 letters.push(held);

@@ -1,4 +1,5 @@
-//! The second reading of the letters, by a thread of its own: while one chunk is decided over and sent, the next is read.
+//! The second reading of the letters, by a thread of its own: while one chunk is decided over and sent, the next is read;
+//! the first ones while the source is looked at.
 //!
 //! Owns: where a chunk ends, and copying letters out of what the client has fetched. Does not own: what becomes of them
 //! (`replay`), how far it came (`progress`).
@@ -25,6 +26,8 @@ const CHUNK_BYTES: usize = 16 << 20;
 const ELSEWHERE_BYTES: usize = CHUNK_BYTES / 16;
 /// A chunk is closed after this long: its transaction ends within the second.
 const CHUNK_TIME: Duration = Duration::from_millis(400);
+/// Letters after which it is asked how long the chunk takes already. Few, so that where they come slowly it is hardly longer.
+const TIME_EVERY: u32 = 16;
 /// Entries of a chunk that are no letters of ours to replay, at which it is closed too.
 const CHUNK_ENTRIES: usize = 200_000;
 
@@ -136,7 +139,9 @@ impl Reading<'_> {
         let (_, end) = reader.range(partition);
         loop {
             let mut entries = Vec::new();
-            let mut load = Load::new((*most_letters).min(CHUNK), clock.now());
+            let mut now = clock.now();
+            let mut load = Load::new((*most_letters).min(CHUNK), now);
+            let mut judged = 0u32;
             let broke = reader.read(partition, |found| {
                 let offset = found.raw.offset;
                 if !progress.is_open(offset) {
@@ -157,7 +162,11 @@ impl Reading<'_> {
                         entries.push(Entry::Letter(Box::new(held)));
                     }
                 }
-                let closed = load.is_full(clock.now()) || entries.len() >= CHUNK_ENTRIES;
+                judged += 1;
+                if judged.is_multiple_of(TIME_EVERY) {
+                    now = clock.now();
+                }
+                let closed = load.is_full(now) || entries.len() >= CHUNK_ENTRIES;
                 Ok(if closed { ControlFlow::Break(Break::Closed) } else { ControlFlow::Continue(()) })
             })?;
             let through = broke.is_none().then_some(end);
