@@ -1,7 +1,7 @@
 //! Tables of what is hashed already, or is a number.
 //!
-//! The standard library hashes such a key once more, in a way that costs more than all else that is done with it. Yet it cannot
-//! be taken as it is: keys of records are hashed without a secret, so that whoever writes records can find any number whose
+//! The standard library hashes such a key once more (SipHash), and a replay does that some times for each letter. Yet a key cannot
+//! be taken as it is: those of records are hashed without a secret, so that whoever writes records can find any number whose
 //! hashes end in the same bits, and a table of those would be a list. So each word is multiplied by a number that every table
 //! draws for itself, and the halves of the product are laid over each other: which keys meet depends on that number then.
 //!
@@ -15,8 +15,7 @@ pub type Map<K, V> = HashMap<K, V, Secret>;
 /// A set of such keys.
 pub type Set<K> = HashSet<K, Secret>;
 
-/// Most entries for which there is made room before they come: some sixty megabytes at the most, and none of it is touched
-/// before it is needed.
+/// Most entries for which room is made before they come: some sixty megabytes of addresses, touched as they are needed.
 const MOST_AHEAD: u64 = 1 << 19;
 
 /// For how many entries to make room where so many may come.
