@@ -202,8 +202,8 @@ pub(super) fn append_bytes(bytes: &[u8], composite: bool, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends an integer as a part of a key.
-pub(super) fn append_integer(value: i64, out: &mut Vec<u8>) {
+/// Appends an integer as a part of a key, or of a header: in decimal.
+pub fn append_integer(value: i64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     out.extend_from_slice(decimal(value, &mut digits));
 }

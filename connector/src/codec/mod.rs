@@ -48,6 +48,7 @@ pub use change::TRUNCATED;
 pub use filter::{Error as FilterError, Filter};
 pub use format::{Envelope, ExtraFields, Format, KeyFormat, Kind, Values, Written};
 pub use frame::{KEY_HEADER, SchemaId, VALUE_HEADER, named, prefix};
+pub use key::append_integer;
 pub use misfit::{Misfit, Stage};
 pub use part::Part;
 pub use typed::Error as Unfit;

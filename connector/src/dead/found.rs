@@ -106,15 +106,23 @@ impl<'a> Found<'a> {
         // A letter has about as many; grown step by step they would be copied three times.
         let mut all = Vec::with_capacity(20);
         all.extend(headers);
-        let headers = all;
-        let last = |wanted: &str| headers.iter().rposition(|(name, _)| *name == wanted);
-        match (last(header::TOPIC), last(SPRING_TOPIC)) {
-            (Some(at), spring) if spring.is_none_or(|spring| spring < at) => connect_letter(raw, headers, at),
-            (_, Some(_)) => spring_letter(raw, headers),
-            _ => {
-                let (replays, origin) = replayed(&headers, None);
-                let headers = headers.into_iter().filter(|(name, _)| !is_of_replays(name)).collect();
-                Found { replays, origin, headers, ..nobodys(raw) }
+        let mut ours = false;
+        let whose = all.iter().enumerate().rev().find_map(|(at, (name, _))| match *name {
+            header::TOPIC => Some(Some(at)),
+            SPRING_TOPIC => Some(None),
+            header::FAILED_AT => {
+                ours = true;
+                None
+            }
+            _ => None,
+        });
+        match whose {
+            Some(Some(at)) => connect_letter(raw, all, (at, ours)),
+            Some(None) => spring_letter(raw, all),
+            None => {
+                let (replays, origin) = replayed(&all, None);
+                all.retain(|(name, _)| !is_of_replays(name));
+                Found { replays, origin, headers: all, ..nobodys(raw) }
             }
         }
     }
@@ -146,46 +154,62 @@ fn nobodys(raw: Raw<'_>) -> Found<'_> {
 
 type Headers<'a> = Vec<(&'a str, Option<&'a [u8]>)>;
 
-fn connect_letter<'a>(raw: Raw<'a>, mut headers: Headers<'a>, at: usize) -> Found<'a> {
-    let ours = headers.iter().skip(at).any(|(name, _)| *name == header::FAILED_AT);
+/// `at`: where the topic stands; `ours`: whether our time of failure stands behind it.
+fn connect_letter<'a>(raw: Raw<'a>, mut headers: Headers<'a>, (at, ours): (usize, bool)) -> Found<'a> {
     let mut found = nobodys(raw);
     found.writer = if ours { Writer::Stillwell } else { Writer::Connect };
     let (mut topic, mut partition, mut offset) = (None, None, None);
-    for (name, value) in headers.iter().skip(at) {
-        let value = text(*value);
-        match *name {
-            header::TOPIC => topic = Some(value),
-            header::PARTITION => partition = value.parse().ok(),
-            header::OFFSET => offset = value.parse().ok(),
-            header::CONNECTOR_NAME => found.owner = value,
-            header::STAGE => found.stage = value,
-            header::EXCEPTION_CLASS_NAME => found.class = value,
-            header::EXCEPTION_MESSAGE => found.message = value,
-            header::FAILED_AT => found.failed_at = value.parse().unwrap_or(raw.timestamp),
-            header::ORIGINAL_TIMESTAMP if ours => found.timestamp = value.parse().unwrap_or(raw.timestamp),
-            header::VALUE_BLOB if ours => found.elsewhere = Elsewhere::Value(value.to_owned()),
-            header::LETTER_BLOB if ours => found.elsewhere = Elsewhere::Whole(value.to_owned()),
-            _ => {}
-        }
-    }
-    found.source = place(topic, partition, offset);
-    (found.replays, found.origin) = replayed(&headers, found.source);
-    if ours && CHANGES.contains(&found.stage) {
-        // It stands among the headers of the record, of which a change has none.
-        let listener = headers.iter().rev().find(|(name, _)| *name == header::LISTENER);
-        found.listener = listener.map_or("", |(_, value)| text(*value));
-    }
+    let (mut replays, mut origin, mut listener) = (None, None, None);
     let mut index = 0;
-    headers.retain(|(name, _)| {
+    // Each is read and let go in one pass: there are a dozen, of every letter, and mostly none stays.
+    headers.retain(|&(name, value)| {
         let behind = index >= at;
         index += 1;
-        let put = behind
-            && match ours {
-                true => header::OF_A_FAILURE.contains(name),
-                false => name.starts_with(CONNECT),
-            };
-        !put && !is_of_replays(name)
+        match name {
+            header::REPLAYS => {
+                replays = value;
+                return false;
+            }
+            header::ORIGIN => {
+                origin = value;
+                return false;
+            }
+            // It stands among the headers of the record, of which a change has none.
+            header::LISTENER => listener = value,
+            _ => {}
+        }
+        if !behind {
+            return true;
+        }
+        match name {
+            header::TOPIC => topic = Some(text(value)),
+            header::PARTITION => partition = text(value).parse().ok(),
+            header::OFFSET => offset = text(value).parse().ok(),
+            header::CONNECTOR_NAME => found.owner = text(value),
+            header::STAGE => found.stage = text(value),
+            header::EXCEPTION_CLASS_NAME => found.class = text(value),
+            header::EXCEPTION_MESSAGE => found.message = text(value),
+            header::FAILED_AT => found.failed_at = text(value).parse().unwrap_or(raw.timestamp),
+            header::ORIGINAL_TIMESTAMP if ours => {
+                found.timestamp = text(value).parse().unwrap_or(raw.timestamp);
+            }
+            header::VALUE_BLOB if ours => found.elsewhere = Elsewhere::Value(text(value).to_owned()),
+            header::LETTER_BLOB if ours => found.elsewhere = Elsewhere::Whole(text(value).to_owned()),
+            _ => {
+                return match ours {
+                    true => !header::OF_A_FAILURE.contains(&name),
+                    false => !name.starts_with(CONNECT),
+                };
+            }
+        }
+        // All of these describe the failure.
+        false
     });
+    found.source = place(topic, partition, offset);
+    (found.replays, found.origin) = counted((replays, origin), found.source);
+    if ours && CHANGES.contains(&found.stage) {
+        found.listener = text(listener);
+    }
     found.headers = headers;
     found
 }
@@ -245,12 +269,17 @@ pub fn is_of_replays(name: &str) -> bool {
 
 /// How often the record was replayed, and what it was before.
 fn replayed(headers: &Headers<'_>, source: Option<Source<'_>>) -> (u32, Option<Origin>) {
-    let last = |wanted: &str| {
-        let found = headers.iter().rev().find(|(name, _)| *name == wanted);
-        found.map_or("", |(_, value)| text(*value))
-    };
-    let replays = last(header::REPLAYS).parse().unwrap_or(0);
-    let origin = source.filter(|_| replays > 0).and_then(|source| Origin::read(last(header::ORIGIN), source));
+    let last = |wanted: &str| headers.iter().rev().find(|(name, _)| *name == wanted)?.1;
+    counted((last(header::REPLAYS), last(header::ORIGIN)), source)
+}
+
+/// The same, of the two headers that say it.
+fn counted(
+    (replays, origin): (Option<&[u8]>, Option<&[u8]>),
+    source: Option<Source<'_>>,
+) -> (u32, Option<Origin>) {
+    let replays = text(replays).parse().unwrap_or(0);
+    let origin = source.filter(|_| replays > 0).and_then(|source| Origin::read(text(origin), source));
     (replays, origin)
 }
 

@@ -79,7 +79,7 @@ pub struct Held {
     pub value: Option<Bytes>,
     /// The record that failed first, of which it is a replay.
     pub origin: Option<Origin>,
-    /// What all letters of that record have in common; `None` where they do not say where it was.
+    /// What all letters of that record have in common; `None` where they do not say where it was, and where nobody asks.
     pub record: Option<Record>,
     /// Its headers, without our count and origin.
     pub headers: Vec<(String, Option<Bytes>)>,
@@ -92,6 +92,11 @@ pub struct Held {
 impl Held {
     /// A copy.
     pub fn of(found: &Found<'_>) -> Held {
+        Held { record: Record::of(found), ..Held::alone(found) }
+    }
+
+    /// A copy, for who does not ask which other letters are of its record.
+    pub fn alone(found: &Found<'_>) -> Held {
         let copy = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
         Held {
             partition: found.raw.partition,
@@ -106,7 +111,7 @@ impl Held {
             key: copy(found.raw.key),
             value: copy(found.raw.value),
             origin: found.origin,
-            record: Record::of(found),
+            record: None,
             headers: found.headers.iter().map(|(name, value)| ((*name).to_owned(), copy(*value))).collect(),
             elsewhere: found.elsewhere.clone(),
             form: Form::Source,

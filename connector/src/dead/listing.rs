@@ -14,7 +14,6 @@
 //! Owns: which letter of a record is the last. Does not own: which are of one record (`record`), reading them (`topic`), what
 //! replays made of them (`fate`), how a line looks (`cli/dlq`).
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::ControlFlow;
 
@@ -23,6 +22,7 @@ use super::fate::{Fate, Replays};
 use super::found::{Found, Writer};
 use super::held::Place;
 use super::record::Record;
+use super::table::Map;
 use super::topic::Reader;
 use crate::format::letter::Elsewhere;
 
@@ -93,7 +93,7 @@ pub struct Listing {
     /// In the order of the topic.
     rows: Vec<Row>,
     /// The last one of each record so far.
-    of: HashMap<Record, u32>,
+    of: Map<Record, u32>,
     most: usize,
     replays: Option<Replays>,
 }
@@ -140,7 +140,7 @@ impl Default for Listing {
 impl Listing {
     /// Of a topic with at most so many letters: each takes memory, some 80 bytes.
     pub fn within(most: usize) -> Listing {
-        Listing { rows: Vec::new(), of: HashMap::new(), most: most.min(u32::MAX as usize), replays: None }
+        Listing { rows: Vec::new(), of: Map::default(), most: most.min(u32::MAX as usize), replays: None }
     }
 
     /// Has the lines say what replays have made of their letters.

@@ -11,9 +11,11 @@
 //! (`format/letter`), when it goes out (`producer/announce`), how it is asked for and shown (`cli/dlq`).
 
 pub mod letter;
+pub mod table;
 pub mod found;
 pub mod record;
 pub mod select;
+pub mod idle;
 pub mod topic;
 pub mod listing;
 pub mod held;

@@ -22,11 +22,11 @@
 //! Owns: what letters of one record have in common, and which are replaced by a later one. Does not own: what follows from
 //! it (`listing`, `replay`).
 
-use std::collections::HashMap;
-
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::found::{Found, Source};
+use super::table::Map;
+use crate::codec::append_integer;
 use crate::format::letter::MAX_KEY;
 
 /// The record that failed first, in the partition that all its replays go to.
@@ -49,9 +49,13 @@ impl Origin {
         (offset >= 0 && partition.parse() == Ok(source.partition)).then_some(Origin { offset, timestamp })
     }
 
-    /// What [`Origin::read`] reads of a record in this partition.
-    pub fn written(self, topic: &str, partition: i32) -> String {
-        format!("{topic}/{partition}/{}@{}", self.offset, self.timestamp)
+    /// Appends what [`Origin::read`] reads of a record in this partition.
+    pub fn write(self, topic: &str, partition: i32, out: &mut Vec<u8>) {
+        out.extend_from_slice(topic.as_bytes());
+        for (before, number) in [(b'/', partition.into()), (b'/', self.offset), (b'@', self.timestamp)] {
+            out.push(before);
+            append_integer(number, out);
+        }
     }
 }
 
@@ -65,10 +69,11 @@ impl Record {
         let Source { topic, partition, offset } = found.source?;
         let own = Origin { offset, timestamp: found.timestamp };
         let Origin { offset, timestamp } = found.origin.unwrap_or(own);
-        let mut hash = Xxh3::new();
+        // At once: a hash that is fed piece by piece has half a kilobyte to set up, for each letter.
+        let mut all = Vec::with_capacity(256);
         let mut put = |bytes: &[u8]| {
-            hash.update(&(bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
+            all.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            all.extend_from_slice(bytes);
         };
         put(topic.as_bytes());
         put(&partition.to_le_bytes());
@@ -85,7 +90,7 @@ impl Record {
             put(found.listener.as_bytes());
             put(&[u8::from(found.raw.value.is_some())]);
         }
-        Some(Record(hash.digest128()))
+        Some(Record(xxh3_128(&all)))
     }
 }
 
@@ -103,10 +108,15 @@ pub struct Last {
 /// The last letters of those records that were replayed and have failed again. Some 50 bytes of memory for each of them.
 #[derive(Debug, Default)]
 pub struct Again {
-    of: HashMap<Record, Last>,
+    of: Map<Record, Last>,
 }
 
 impl Again {
+    /// Whether no record was replayed and has failed again.
+    pub fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
     /// Takes a letter, in any order.
     pub fn take(&mut self, found: &Found<'_>) {
         let (partition, offset, replays) = (found.raw.partition, found.raw.offset, found.replays);
@@ -166,7 +176,10 @@ mod tests {
     fn an_origin_is_written_as_it_is_read() {
         let at = |topic, partition| Source { topic, partition, offset: 100 };
         for origin in [Origin { offset: 7, timestamp: 1_000 }, Origin { offset: 0, timestamp: -1 }] {
-            let written = origin.written("orders", 3);
+            let mut written = Vec::new();
+            origin.write("orders", 3, &mut written);
+            let written = String::from_utf8(written).expect("it is text");
+            assert_eq!(written, format!("orders/3/{}@{}", origin.offset, origin.timestamp));
             assert_eq!(Origin::read(&written, at("orders", 3)), Some(origin));
             for made in [at("orders", 4), at("orders", 33), at("order", 3), at("orders.eu", 3)] {
                 assert_eq!(Origin::read(&written, made), None, "{made:?}");

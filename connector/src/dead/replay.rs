@@ -32,7 +32,6 @@
 //! Owns: the order of it all, and what is committed. Does not own: what is selected (`select`), staleness (`stale`),
 //! progress (`progress`), what is in a chunk (`ahead`), what is shown (`cli/dlq`).
 
-use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -42,7 +41,6 @@ use std::time::Duration;
 mod ahead;
 mod decide;
 
-use bytes::Bytes;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::runtime::Handle;
@@ -62,10 +60,11 @@ use super::record::{Again, Origin};
 use super::rows::{Goal, Rows};
 use super::select::{Selection, Verdict};
 use super::stale::{Keys, Sources};
+use super::table::{Set, room};
 use super::topic::{Reader, Topic};
 use crate::blob::Store;
 use crate::clock::Clock;
-use crate::codec::{Bound, Format, KeyRule};
+use crate::codec::{Bound, Format, KeyRule, append_integer};
 use crate::failpoint;
 use crate::format::letter::{Elsewhere, header};
 use crate::kafka::transaction::BULK_LIMIT;
@@ -153,9 +152,9 @@ pub struct Replay<'a> {
     fit: Fit,
     /// Where letters go into the dataset.
     rows: Option<Rows>,
-    limits: HashMap<String, Limit>,
+    limits: Vec<(String, Limit)>,
     /// Source positions of what this run has sent: the same letter may stand in its topic twice.
-    sent: HashSet<(u64, i32, i64)>,
+    sent: Set<(u64, i32, i64)>,
     limiter: Option<DefaultDirectRateLimiter>,
     totals: Totals,
 }
@@ -251,8 +250,8 @@ impl<'a> Replay<'a> {
             again: Again::default(),
             fit,
             rows,
-            limits: HashMap::new(),
-            sent: HashSet::new(),
+            limits: Vec::new(),
+            sent: Set::default(),
             limiter,
             totals: Totals::default(),
         };
@@ -265,12 +264,8 @@ impl<'a> Replay<'a> {
         let mut reader = Reader::new(&self.options.kafka, &group, topic, clock, stop)?;
         self.count(&mut reader)?;
         tell(Told::Selected(self.totals.selected));
-        self.look_at_topics()?;
-        if !self.asked.force {
-            self.sources.open(&self.options.kafka, &group, &self.admin)?;
-            self.sources.catch_up(&self.stop, |looked| tell(Told::Looked(looked)))?;
-        }
-        self.replay(reader, tell)
+        self.sent.reserve(room(self.totals.selected));
+        self.replay(reader, &group, tell)
     }
 
     /// The first reading: how many, what of the source has to be looked at for them, and which of all are replaced.
@@ -281,6 +276,11 @@ impl<'a> Replay<'a> {
         if !(0..).zip(&self.progress).any(is_new) {
             return Ok(());
         }
+        if !self.asked.force {
+            let new = |(at, progress): (i32, &Progress)| reader.range(at).1.saturating_sub(progress.start());
+            let letters: i64 = (0..).zip(&self.progress).map(new).map(|new| new.max(0)).sum();
+            self.sources.prepare(most.min(letters.unsigned_abs()));
+        }
         for partition in 0..partitions {
             let Some(progress) = self.progress.get(partition as usize) else { continue };
             let (low, end) = reader.range(partition);
@@ -290,15 +290,15 @@ impl<'a> Replay<'a> {
                 continue;
             }
             reader.begin(partition, from)?;
-            let Replay { sources, totals, options, asked, again, .. } = self;
+            let Replay { sources, totals, options, asked, stop, again, .. } = self;
             reader.read(partition, |found| {
                 again.take(&found);
                 let is_open = totals.selected < most && progress.is_open(found.raw.offset);
                 if is_open && meant(asked, &found) == Verdict::Meant {
                     totals.selected += 1;
-                    // The source says nothing of what lost against another partition.
-                    if found.class != CONFLICT {
-                        expect(sources, &found, options)?;
+                    // The source says nothing of what lost against another partition, and by force it is not asked.
+                    if !asked.force && found.class != CONFLICT {
+                        expect(sources, &found, options, stop)?;
                     }
                 }
                 Ok(ControlFlow::<()>::Continue(()))
@@ -316,15 +316,15 @@ impl<'a> Replay<'a> {
                 let bytes = config.get("max.message.bytes").and_then(|value| value.parse().ok());
                 let bytes = bytes.unwrap_or(1_048_588usize).min(BULK_LIMIT).saturating_sub(AROUND);
                 let timestamps = Timestamps::of(&config);
-                limits.insert(topic.clone(), Limit { partitions: info.partitions, bytes, timestamps });
+                limits.push((topic.clone(), Limit { partitions: info.partitions, bytes, timestamps }));
             }
             Ok(())
         };
         Handle::current().block_on(look).map_err(failed("looking at the source topics"))
     }
 
-    /// The second reading, and what follows from it.
-    fn replay(&mut self, reader: Reader, tell: &mut impl FnMut(Told<'_>)) -> Result<(), Error> {
+    /// Looks at the source, while the second reading begins, and does what follows from both.
+    fn replay(&mut self, reader: Reader, group: &str, tell: &mut impl FnMut(Told<'_>)) -> Result<(), Error> {
         let topic = reader.topic().clone();
         let (chunks, coming) = sync_channel(AHEAD);
         let reading = Reading {
@@ -332,6 +332,7 @@ impl<'a> Replay<'a> {
             asked: self.asked,
             clock: &self.options.clock,
             progress: self.progress.clone(),
+            replaced: !self.again.is_empty(),
             most: self.totals.selected,
             most_letters: self.most_letters(),
             chunks,
@@ -340,6 +341,11 @@ impl<'a> Replay<'a> {
             // Whoever ends here first ends the thread, too, which may wait for letters or for its next chunk to be taken.
             let _ended = self.reading.clone().drop_guard();
             scope.spawn(move || reading.run());
+            self.look_at_topics()?;
+            if !self.asked.force {
+                self.sources.open(&self.options.kafka, group, &self.admin)?;
+                self.sources.catch_up(&self.stop, |looked| tell(Told::Looked(looked)))?;
+            }
             for chunk in coming {
                 let chunk = chunk?;
                 if self.stop.is_cancelled() {
@@ -386,8 +392,8 @@ impl<'a> Replay<'a> {
         topic: &Topic,
         tell: &mut impl FnMut(Told<'_>),
     ) -> Result<bool, Error> {
-        let Chunk { partition, mut entries, through, .. } = chunk;
-        let mut letters: Vec<&mut Held> = Vec::new();
+        let Chunk { partition, mut entries, letters: count, through } = chunk;
+        let mut letters: Vec<&mut Held> = Vec::with_capacity(count);
         for entry in &mut entries {
             if let Entry::Letter(held) = entry {
                 letters.push(held);
@@ -456,20 +462,21 @@ impl<'a> Replay<'a> {
         let group = self.group.metadata().map_err(failed("asking for the group"))?;
         let send = |transaction: &mut Transaction| -> Result<(), kafka::Error> {
             transaction.begin()?;
+            let (mut origin, mut count) = (Vec::new(), Vec::new());
             for (held, outcome) in letters.iter().zip(outcomes.iter()) {
                 let (Outcome::Replayed(_), Some(source)) = (outcome, &held.source) else { continue };
-                let mut headers = held.headers.clone();
                 let own = Origin { offset: source.offset, timestamp: held.timestamp };
-                let origin = held.origin.unwrap_or(own).written(&source.topic, source.partition);
-                let count = held.replays.saturating_add(1).to_string();
-                headers.push((header::ORIGIN.to_owned(), Some(Bytes::from(origin))));
-                headers.push((header::REPLAYS.to_owned(), Some(Bytes::from(count))));
+                origin.clear();
+                held.origin.unwrap_or(own).write(&source.topic, source.partition, &mut origin);
+                count.clear();
+                append_integer(held.replays.saturating_add(1).into(), &mut count);
                 let record = Outgoing {
                     topic: &source.topic,
                     partition: Some(source.partition),
                     key: held.key.as_deref(),
                     value: held.value.as_deref(),
-                    headers: &headers,
+                    headers: &held.headers,
+                    behind: &[(header::ORIGIN, origin.as_slice()), (header::REPLAYS, count.as_slice())],
                     timestamp: held.sent_at(),
                 };
                 transaction.send(&record, PATIENCE)?;
@@ -530,13 +537,22 @@ fn meant(asked: &Asked, found: &Found<'_>) -> Verdict {
 }
 
 /// A letter that will be judged, by its key; where even that lies in a blob, it is fetched for it.
-fn expect(sources: &mut Sources, found: &Found<'_>, options: &Options) -> Result<(), Error> {
+fn expect(
+    sources: &mut Sources,
+    found: &Found<'_>,
+    options: &Options,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
     // What is not ours to read is not asked for.
     if !found.source.is_some_and(|source| options.topics.iter().any(|topic| topic == source.topic)) {
         return Ok(());
     }
     if found.raw.key.is_none() && matches!(found.elsewhere, Elsewhere::Whole(_)) {
-        let mut held = Held::of(found);
+        // Before each: many may come before the reader looks whether to stop, and a store may take its time.
+        if stop.is_cancelled() {
+            return Err(Error::Stopped);
+        }
+        let mut held = Held::alone(found);
         if Handle::current().block_on(held.fetch(&options.store))?.is_none() {
             sources.expect(found, held.key.as_deref());
             return Ok(());

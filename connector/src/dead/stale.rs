@@ -20,7 +20,7 @@
 //! Owns: reading the source, and the judgement. Does not own: what follows from it (`replay`).
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ use super::Error;
 use super::fit::Schemas;
 use super::found::{Found, Source};
 use super::held::Held;
+use super::idle::{Idle, PATIENCE};
+use super::table::{Map, room};
 use crate::clock::Clock;
 use crate::codec::{self, Codec, Encoded, Format, KeyRule};
 use crate::format::letter::header;
@@ -37,8 +39,6 @@ use crate::schema::Schema;
 
 /// Bytes that the client fetches ahead.
 const FETCH_AHEAD: u64 = 64 << 20;
-/// Longest time without any progress.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two questions where one was not answered.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Most keys that are kept where all are: some two gigabytes.
@@ -171,7 +171,7 @@ pub struct Sources {
     /// Longest wait for a transaction that is open in one.
     wait: Duration,
     slots: Vec<Slot>,
-    latest: HashMap<(u32, u128), Latest>,
+    latest: Map<(u32, u128), Latest>,
     looking: Option<Looking>,
     /// The slot that was asked for last: mostly it is asked for again.
     last: usize,
@@ -190,7 +190,7 @@ struct Looking {
 impl Sources {
     /// None yet. A transaction that is open in one is waited for, once and for `wait` at the longest.
     pub fn new(keys: Keys, clock: Clock, wait: Duration) -> Sources {
-        Sources { keys, clock, wait, slots: Vec::new(), latest: HashMap::new(), looking: None, last: 0 }
+        Sources { keys, clock, wait, slots: Vec::new(), latest: Map::default(), looking: None, last: 0 }
     }
 
     /// Whether the Kafka key is the dataset's.
@@ -205,6 +205,13 @@ impl Sources {
             self.last = self.slots.iter().position(same)?;
         }
         Some(self.last)
+    }
+
+    /// So many letters may come: makes room for their keys.
+    pub fn prepare(&mut self, letters: u64) {
+        if self.keys.codec.is_none() {
+            self.latest.reserve(room(letters));
+        }
     }
 
     /// A letter that will be judged, and its record's Kafka key. Before [`Sources::open`].
@@ -310,16 +317,16 @@ impl Sources {
         }
         let is_behind =
             |poller: &Poller, at: usize, stable: i64| poller.position(at).is_some_and(|next| next < stable);
-        let mut progress: Instant = clock.now();
+        let mut idle = Idle::default();
         let mut count = 0u64;
         while behind.iter().any(|(at, stable)| is_behind(poller, *at, *stable)) {
-            if stop.is_cancelled() {
+            if idle.is_stopped(stop) {
                 return Err(Error::Stopped);
             }
             match poller.poll(Duration::from_millis(100)) {
                 Some(Polled::Record { slot: at, message }) => {
                     count += 1;
-                    progress = clock.now();
+                    idle.came();
                     if count.is_multiple_of(1 << 14) {
                         read(count);
                     }
@@ -330,8 +337,12 @@ impl Sources {
                     if latest.len() > MOST_KEYS {
                         return Err(Error::TooManyKeys(MOST_KEYS));
                     }
+                    continue;
                 }
-                Some(Polled::End { .. }) => progress = clock.now(),
+                Some(Polled::End { .. }) => {
+                    idle.came();
+                    continue;
+                }
                 Some(Polled::Lost { slot: at, detail }) => {
                     let place = poller.partition(at).map(|(topic, at)| format!("{topic}[{at}]"));
                     let doing = format!("reading {}", place.unwrap_or_default());
@@ -341,7 +352,7 @@ impl Sources {
                 Some(Polled::Error(error)) => tracing::debug!(%error, "reading the source topics"),
                 None => {}
             }
-            if clock.now().saturating_duration_since(progress) > PATIENCE {
+            if idle.is_over(clock) {
                 let doing = "reading the source topics to their ends".to_owned();
                 let detail = format!("nothing came for {PATIENCE:?}");
                 return Err(failed(kafka::Error::Unavailable { doing, detail }));
@@ -512,7 +523,7 @@ fn take(
     keys: &mut Keys,
     slot: &mut Slot,
     at: u32,
-    latest: &mut HashMap<(u32, u128), Latest>,
+    latest: &mut Map<(u32, u128), Latest>,
     message: &Message<'_>,
 ) -> Result<(), Error> {
     let offset = message.offset();
@@ -534,7 +545,7 @@ fn take(
 /// Where the newest record of a key is noted: of the keys that letters have; of all where that is not known before.
 fn noted<'a>(
     keys: &Keys,
-    latest: &'a mut HashMap<(u32, u128), Latest>,
+    latest: &'a mut Map<(u32, u128), Latest>,
     at: (u32, u128),
 ) -> Option<&'a mut Latest> {
     match keys.codec {

@@ -13,14 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::found::{Found, Raw};
+use super::idle::{Idle, PATIENCE};
 use super::progress::Progress;
 use crate::clock::Clock;
 use crate::kafka::{self, Admin, Polled, Poller, Tuning};
 
 /// Bytes that the client fetches ahead.
 const FETCH_AHEAD: u64 = 32 << 20;
-/// Longest time without any progress.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A dead-letter topic, as it was when it was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,14 +153,14 @@ impl Reader {
         let (_, end) = self.range(partition);
         let doing = self.doing(partition);
         let failed = |source| Error::Kafka { doing: doing.clone(), source };
-        let mut progress = self.clock.now();
+        let mut idle = Idle::default();
         while self.poller.position(0).is_some_and(|next| next < end) {
-            if self.stop.is_cancelled() {
+            if idle.is_stopped(&self.stop) {
                 return Err(Error::Stopped);
             }
             match self.poller.poll(Duration::from_millis(100)) {
                 Some(Polled::Record { message, .. }) if message.offset() < end => {
-                    progress = self.clock.now();
+                    idle.came();
                     let raw = Raw {
                         partition,
                         offset: message.offset(),
@@ -172,8 +171,12 @@ impl Reader {
                     if let ControlFlow::Break(value) = each(Found::read(raw, message.headers()))? {
                         return Ok(Some(value));
                     }
+                    continue;
                 }
-                Some(Polled::Record { .. } | Polled::End { .. }) => progress = self.clock.now(),
+                Some(Polled::Record { .. } | Polled::End { .. }) => {
+                    idle.came();
+                    continue;
+                }
                 Some(Polled::Lost { detail, .. }) => {
                     return Err(failed(kafka::Error::Unavailable {
                         doing: "retention was faster".to_owned(),
@@ -184,7 +187,7 @@ impl Reader {
                 Some(Polled::Error(error)) => tracing::debug!(%error, "reading letters"),
                 None => {}
             }
-            if self.clock.now().saturating_duration_since(progress) > PATIENCE {
+            if idle.is_over(&self.clock) {
                 let detail = format!("nothing came for {PATIENCE:?}");
                 return Err(failed(kafka::Error::Unavailable {
                     doing: "waiting for letters".to_owned(),

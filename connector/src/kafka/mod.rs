@@ -130,6 +130,8 @@ pub struct Outgoing<'a> {
     pub value: Option<&'a [u8]>,
     /// Headers, in order.
     pub headers: &'a [(String, Option<Bytes>)],
+    /// Headers behind those: who puts some on records of others need not copy what they have.
+    pub behind: &'a [(&'a str, &'a [u8])],
     /// Milliseconds since the Unix epoch; `None`: now.
     pub timestamp: Option<i64>,
 }

@@ -13,7 +13,7 @@
 //! or what follows from an outcome. Every call blocks; meant for one dedicated thread.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -262,7 +262,7 @@ impl Transaction {
     /// [`Error::Rejected`] where the record alone is too large for the client; then, as after any other error, the
     /// transaction is to be aborted.
     pub fn send(&mut self, record: &Outgoing<'_>, timeout: Duration) -> Result<(), Error> {
-        let deadline = self.clock.now() + timeout;
+        let mut full_since = None;
         let index = self.sent;
         {
             let mut told = self.reports.lock();
@@ -277,7 +277,7 @@ impl Transaction {
                     return Ok(());
                 }
                 Err((KafkaError::MessageProduction(Code::QueueFull), back))
-                    if self.clock.now() < deadline && !self.stop.is_cancelled() =>
+                    if self.is_within(timeout, &mut full_since) && !self.stop.is_cancelled() =>
                 {
                     outgoing = back;
                     let reports = self.reports.lock();
@@ -288,6 +288,12 @@ impl Transaction {
                 }
             }
         }
+    }
+
+    /// Whether it is not for longer than that that the queue is full. Most records find it otherwise, and the time is not asked.
+    fn is_within(&self, timeout: Duration, since: &mut Option<Instant>) -> bool {
+        let now = self.clock.now();
+        now.saturating_duration_since(*since.get_or_insert(now)) < timeout
     }
 
     /// Adds the group's offsets of source partitions.
@@ -487,10 +493,14 @@ pub(super) fn base_record<'a, D: rdkafka::util::IntoOpaque>(
     base.key = record.key;
     base.payload = record.value;
     base.timestamp = record.timestamp;
-    if !record.headers.is_empty() {
-        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+    let count = record.headers.len() + record.behind.len();
+    if count > 0 {
+        let mut headers = OwnedHeaders::new_with_capacity(count);
         for (key, value) in record.headers {
             headers = headers.insert(Header { key, value: value.as_deref() });
+        }
+        for &(key, value) in record.behind {
+            headers = headers.insert(Header { key, value: Some(value) });
         }
         base.headers = Some(headers);
     }

@@ -426,6 +426,7 @@ impl Announcer {
                 value,
                 headers: &headers,
                 timestamp: Some(dated(letter.letter.timestamp, failed_at, takes)),
+                ..Outgoing::default()
             };
             self.transaction.send(&record, PATIENCE)?;
         }

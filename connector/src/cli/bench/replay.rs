@@ -159,6 +159,7 @@ fn copy(topic: &Filled, letters: &str, copies: &str, records: u64, clock: &Clock
                     value: message.value(),
                     headers: &headers,
                     timestamp: Some(message.timestamp_ms()),
+                    ..Outgoing::default()
                 };
                 transaction.send(&record, PATIENCE).map_err(failed)?;
                 (seen, open) = (seen + 1, open + 1);

@@ -71,6 +71,7 @@ impl Letters {
                     headers: &headers,
                     // Kafka 4 takes none of a time to come.
                     timestamp: (dated && letter.timestamp > 0).then_some(letter.timestamp.min(failed_at_ms)),
+                    ..Outgoing::default()
                 };
                 receipts.push(sender.enqueue(&outgoing).await);
             }

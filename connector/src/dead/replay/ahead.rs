@@ -1,4 +1,5 @@
-//! The second reading of the letters, by a thread of its own: while one chunk is decided over and sent, the next is read.
+//! The second reading of the letters, by a thread of its own: while one chunk is decided over and sent, the next is read;
+//! the first ones while the source is looked at.
 //!
 //! Owns: where a chunk ends, and copying letters out of what the client has fetched. Does not own: what becomes of them
 //! (`replay`), how far it came (`progress`).
@@ -25,6 +26,8 @@ const CHUNK_BYTES: usize = 16 << 20;
 const ELSEWHERE_BYTES: usize = CHUNK_BYTES / 16;
 /// A chunk is closed after this long: its transaction ends within the second.
 const CHUNK_TIME: Duration = Duration::from_millis(400);
+/// Letters after which it is asked how long the chunk takes already. Few, so that where they come slowly it is hardly longer.
+const TIME_EVERY: u32 = 16;
 /// Entries of a chunk that are no letters of ours to replay, at which it is closed too.
 const CHUNK_ENTRIES: usize = 200_000;
 
@@ -97,6 +100,8 @@ pub(super) struct Reading<'a> {
     pub(super) clock: &'a Clock,
     /// By partition, as it was before the first chunk: what is open does not change by what is decided before it.
     pub(super) progress: Vec<Progress>,
+    /// Whether any letter has replaced another: else nobody asks what they have in common.
+    pub(super) replaced: bool,
     /// As counted: what was not seen then is not judged now.
     pub(super) most: u64,
     /// Letters of a chunk, at most [`CHUNK`].
@@ -126,7 +131,7 @@ impl Reading<'_> {
     }
 
     fn partition(&mut self, partition: i32, taken: &mut u64) -> Result<ControlFlow<()>, Error> {
-        let Reading { reader, asked, clock, progress, most, most_letters, chunks } = self;
+        let Reading { reader, asked, clock, progress, replaced, most, most_letters, chunks } = self;
         let Some(progress) = progress.get(partition as usize) else { return Ok(ControlFlow::Continue(())) };
         if !reader.begin_new(partition, progress)? {
             return Ok(ControlFlow::Continue(()));
@@ -134,7 +139,9 @@ impl Reading<'_> {
         let (_, end) = reader.range(partition);
         loop {
             let mut entries = Vec::new();
-            let mut load = Load::new((*most_letters).min(CHUNK), clock.now());
+            let mut now = clock.now();
+            let mut load = Load::new((*most_letters).min(CHUNK), now);
+            let mut judged = 0u32;
             let broke = reader.read(partition, |found| {
                 let offset = found.raw.offset;
                 if !progress.is_open(offset) {
@@ -150,12 +157,16 @@ impl Reading<'_> {
                     Verdict::Meant if *taken >= *most => return Ok(ControlFlow::Break(Break::Enough)),
                     Verdict::Meant => {
                         *taken += 1;
-                        let held = Held::of(&found);
+                        let held = if *replaced { Held::of(&found) } else { Held::alone(&found) };
                         load.add(&held);
                         entries.push(Entry::Letter(Box::new(held)));
                     }
                 }
-                let closed = load.is_full(clock.now()) || entries.len() >= CHUNK_ENTRIES;
+                judged += 1;
+                if judged.is_multiple_of(TIME_EVERY) {
+                    now = clock.now();
+                }
+                let closed = load.is_full(now) || entries.len() >= CHUNK_ENTRIES;
                 Ok(if closed { ControlFlow::Break(Break::Closed) } else { ControlFlow::Continue(()) })
             })?;
             let through = broke.is_none().then_some(end);

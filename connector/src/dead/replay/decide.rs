@@ -4,12 +4,18 @@
 
 use tokio::runtime::Handle;
 
-use super::Replay;
+use super::{Limit, Replay};
 use crate::dead::Error;
 use crate::dead::held::Held;
 use crate::dead::outcome::{Outcome, Why};
 use crate::dead::stale::Standing;
+use crate::format::letter::Elsewhere;
 use crate::kafka::Timestamps;
+
+/// What a topic takes. There are few.
+fn limit<'a>(limits: &'a [(String, Limit)], topic: &str) -> Option<&'a Limit> {
+    limits.iter().find(|(name, _)| name == topic).map(|(_, limit)| limit)
+}
 
 fn unfit(misfit: &str) -> Outcome {
     Outcome::Left(Why::Unfit, format!("as it is it does not fit: {misfit}; mend it (--fix)"))
@@ -64,10 +70,11 @@ impl Replay<'_> {
         if !self.asked.force && outcomes.iter().any(Option::is_none) {
             self.sources.catch_up(&self.stop, |_| {})?;
         }
+        let now = self.options.clock.wall_ms();
         let decided =
             letters.iter().zip(outcomes).zip(misfits).map(|((held, outcome), misfit)| match outcome {
                 Some(outcome) => Ok(outcome),
-                None => self.judge(held, misfit),
+                None => self.judge(held, misfit, now),
             });
         decided.collect()
     }
@@ -93,7 +100,7 @@ impl Replay<'_> {
         let Some(source) = &held.source else {
             return left(Why::Misplaced, "it does not say where the record was".to_owned());
         };
-        let Some(limit) = self.limits.get(&source.topic) else {
+        let Some(limit) = limit(&self.limits, &source.topic) else {
             let topics = self.options.topics.join(", ");
             return left(
                 Why::Misplaced,
@@ -112,23 +119,26 @@ impl Replay<'_> {
                 ),
             );
         }
+        // Into the runtime and out again is not for nothing.
+        if held.elsewhere == Elsewhere::Nothing {
+            return Ok(None);
+        }
         let lost = Handle::current().block_on(held.fetch(&self.options.store))?;
         Ok(lost.map(|why| Outcome::Left(Why::BlobLost, why)))
     }
 
     /// The last questions, once its value is what will be sent; or a row of which nothing could be made, and why.
-    fn judge(&mut self, held: &Held, misfit: Option<String>) -> Result<Outcome, Error> {
+    fn judge(&mut self, held: &Held, misfit: Option<String>, now: i64) -> Result<Outcome, Error> {
         let no_row = |why: &String| Outcome::Left(Why::Unfit, format!("{why}; mend it (--fix)"));
         let Some(source) = &held.source else {
             return Ok(Outcome::Left(Why::Misplaced, "it does not say where the record was".to_owned()));
         };
-        let limit = self.limits.get(&source.topic);
+        let limit = limit(&self.limits, &source.topic);
         let most = limit.map_or(0, |limit| limit.bytes);
         if held.size() > most {
             let what = format!("it has {} bytes, and {} takes {most}", held.size(), source.topic);
             return Ok(Outcome::Left(Why::TooLarge, what));
         }
-        let now = self.options.clock.wall_ms();
         let takes = limit.map(|limit| limit.timestamps);
         // What is sent with the time of now is always taken.
         let refuses = |takes: &Timestamps| held.sent_at().is_some_and(|at| !takes.take(at, now));

@@ -202,6 +202,7 @@ impl Writer {
                         value: record.value.as_deref(),
                         headers: &record.headers,
                         timestamp: record.timestamp,
+                        ..Outgoing::default()
                     };
                     line.sender.put_in_line(&outgoing, Some(Box::new(held))).await
                 }
