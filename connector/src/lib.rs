@@ -58,8 +58,6 @@ pub mod repeat;
 #[doc(hidden)]
 pub mod words;
 #[doc(hidden)]
-pub mod threads;
-#[doc(hidden)]
 pub mod gauge;
 #[doc(hidden)]
 pub mod failpoint;
@@ -77,6 +75,8 @@ pub mod tls;
 pub mod kafka;
 #[doc(hidden)]
 pub mod disk;
+#[doc(hidden)]
+pub mod threads;
 #[doc(hidden)]
 pub mod registry;
 #[doc(hidden)]

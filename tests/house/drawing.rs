@@ -29,7 +29,7 @@ pub(crate) const DRAWING: &[Group] = &[
     },
     Group {
         name: "pipes",
-        rooms: &["tls", "kafka", "disk", "registry", "webhook", "telemetry"],
+        rooms: &["tls", "kafka", "disk", "threads", "registry", "webhook", "telemetry"],
         may_touch: &["ground", "telemetry", "tls"],
     },
     Group { name: "stores", rooms: &["blob"], may_touch: &["ground", "telemetry", "tls", "kafka"] },

@@ -30,6 +30,8 @@ use crate::view::{Value, View};
 pub(super) const DEFAULT_LIMIT: u64 = 100;
 /// Most records that a request may ask for in one page.
 pub(super) const MAX_LIMIT: u64 = 10_000;
+/// Records by their keys that are answered without another thread, where they are small.
+const FEW: usize = 16;
 /// Most keys that a request may ask for.
 pub(super) const MAX_KEYS: usize = 1_000;
 /// A page ends before its records are more, whatever the limit: it is made in memory.
@@ -109,6 +111,11 @@ pub(super) async fn several(State(app): State<App>, request: Request) -> Respons
         Ok(Err(not_modified)) => return not_modified,
         Err(problem) => return problem.into_response(),
     };
+    match asked.at_once() {
+        Ok(Some(answer)) => return answer,
+        Ok(None) => {}
+        Err(problem) => return problem.into_response(),
+    }
     let turn = match app.0.turns.take().await {
         Ok(turn) => turn,
         Err(problem) => return problem.into_response(),
@@ -190,31 +197,71 @@ impl Asked {
         Ok(Ok(Asked { view, head, dataset: reader.dataset().to_owned(), which }))
     }
 
+    /// The answer where it is a few records by their keys, and they are small: no more than as many requests for one record
+    /// would take of this thread, and handing it to another costs more than making it.
+    fn at_once(&self) -> Result<Option<Response>, Problem> {
+        let Which::Keys(keys) = &self.which else { return Ok(None) };
+        if keys.len() > FEW {
+            return Ok(None);
+        }
+        let mut body = self.begin();
+        match put_keys(&self.view, keys, turns::LARGE, &mut body) {
+            Ok(()) => Ok(Some(self.head.clone().with(turns::body(body, None)))),
+            Err(Ends::TooLarge(_)) => Ok(None),
+            Err(Ends::Problem(problem)) => Err(problem),
+        }
+    }
+
     fn make(self, turn: Turn) -> Result<Response, Problem> {
-        let mut body = String::new();
-        let dataset = serde_json::Value::from(self.dataset);
-        let version = self.view.version();
-        // Writing to a String cannot fail.
-        let _ = write!(body, "{{\"dataset\":{dataset},\"version\":{version},\"records\":[");
+        let mut body = self.begin();
         match self.which {
-            Which::Keys(keys) => put_keys(&self.view, &keys, &mut body)?,
+            Which::Keys(keys) => put_keys(&self.view, &keys, MAX_PAGE_BYTES, &mut body).map_err(|ends| match ends {
+                Ends::TooLarge(count) => Problem::rejected(format!(
+                    "the first {count} of these records have {MAX_PAGE_BYTES} bytes, the most at a time: ask for fewer"
+                )),
+                Ends::Problem(problem) => problem,
+            })?,
             Which::Page(page) => page.put(&self.view, &mut body)?,
         }
         Ok(self.head.with(turns::body(body, Some(turn))))
     }
+
+    fn begin(&self) -> String {
+        let mut body = String::new();
+        let (dataset, version) = (serde_json::Value::from(&*self.dataset), self.view.version());
+        // Writing to a String cannot fail.
+        let _ = write!(body, "{{\"dataset\":{dataset},\"version\":{version},\"records\":[");
+        body
+    }
 }
 
-fn put_keys(view: &View, keys: &[Vec<u8>], body: &mut String) -> Result<(), Problem> {
+/// Why records are not put into an answer.
+enum Ends {
+    /// So many of them have as many bytes as there may be already.
+    TooLarge(usize),
+    Problem(Problem),
+}
+
+impl From<crate::Error> for Ends {
+    fn from(error: crate::Error) -> Ends {
+        Ends::Problem(error.into())
+    }
+}
+
+fn put_keys(view: &View, keys: &[Vec<u8>], most_bytes: usize, body: &mut String) -> Result<(), Ends> {
     let mut count = 0;
     view.get_each(keys, |key, value| {
-        if body.len() > MAX_PAGE_BYTES {
-            return Err(Problem::rejected(format!(
-                "the first {count} of these records have {MAX_PAGE_BYTES} bytes, the most at a time: ask for fewer"
-            )));
+        if body.len() > most_bytes {
+            return Err(Ends::TooLarge(count));
+        }
+        // What is too large by itself is not written out before it is passed over.
+        if most_bytes < MAX_PAGE_BYTES && value.as_ref().is_some_and(|value| value.bytes().len() > most_bytes)
+        {
+            return Err(Ends::TooLarge(count));
         }
         open_record(key, count == 0, body);
         match value {
-            Some(value) => put_value(&value, body)?,
+            Some(value) => put_value(&value, body).map_err(Ends::Problem)?,
             None => body.push_str("null"),
         }
         body.push('}');
@@ -363,6 +410,7 @@ fn put_value(value: &Value<'_>, out: &mut String) -> Result<(), Problem> {
 }
 
 /// What an answer says about the version that it comes from.
+#[derive(Clone)]
 struct Head {
     etag: String,
     stale: bool,
