@@ -65,3 +65,16 @@ fn a_fingerprint_has_sixteen_digits() {
     let (value, _) = shown(&with("4f1c2a9be0d37785").right(), "datasets.products.schema_replaces");
     assert!(value.contains("4f1c2a9be0d37785"), "{value}");
 }
+
+/// librdkafka logs where it asks for tokens.
+#[test]
+fn an_endpoint_for_tokens_has_no_secret_in_its_url() {
+    let with = |url: &str| {
+        let properties = format!("[kafka.properties]\n\"sasl.oauthbearer.token.endpoint.url\" = \"{url}\"\n");
+        case(&format!("{LEAST}{properties}"))
+    };
+    let wrong = with("https://me:pa55@login.example/token").wrong();
+    assert_eq!(wrong.len(), 1, "{wrong:#?}");
+    assert!(wrong[0].contains("has a user in it") && !wrong[0].contains("pa55"), "{wrong:#?}");
+    with("https://login.example/token").right();
+}
