@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use stillwell::clock::{Clock, Entropy};
 
 use crate::certificates::{Authority, Certificate, openssl};
 
-/// How long each token lasts. librdkafka asks for another when 80% of that are over.
+/// How long each token lasts. Another is asked for when 80% of that are over.
 pub const LIFE: Duration = Duration::from_secs(20);
 
 /// What its tokens say of who has given them, and for whom.
@@ -37,8 +38,58 @@ const PUBLIC: &str = "jwks.json";
 /// The endpoint; its threads end with the tests.
 #[derive(Debug)]
 pub struct Tokens {
-    port: u16,
+    front: Door,
     office: Arc<Office>,
+    config: Arc<ServerConfig>,
+}
+
+/// A way to the endpoint, which can be shut: then whoever comes is sent away without a word.
+#[derive(Debug)]
+pub struct Door {
+    port: u16,
+    latch: Arc<Latch>,
+}
+
+#[derive(Debug, Default)]
+struct Latch {
+    is_shut: AtomicBool,
+    turned_away: AtomicUsize,
+}
+
+impl Door {
+    fn new(office: &Arc<Office>, config: &Arc<ServerConfig>) -> Door {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = socket.local_addr().expect("bound").port();
+        let latch = Arc::new(Latch::default());
+        let (desk, config, seen) = (office.clone(), config.clone(), latch.clone());
+        std::thread::spawn(move || {
+            for stream in socket.incoming().flatten() {
+                if seen.is_shut.load(Ordering::Acquire) {
+                    seen.turned_away.fetch_add(1, Ordering::AcqRel);
+                    continue;
+                }
+                let (config, office) = (config.clone(), desk.clone());
+                // A handshake that fails is the caller's to tell.
+                std::thread::spawn(move || office.serve(stream, config));
+            }
+        });
+        Door { port, latch }
+    }
+
+    /// Where tokens are asked for by this way.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}/oauth2/token", self.port)
+    }
+
+    /// Shuts it, or opens it again.
+    pub fn shut(&self, is_shut: bool) {
+        self.latch.is_shut.store(is_shut, Ordering::Release);
+    }
+
+    /// How many were sent away.
+    pub fn turned_away(&self) -> usize {
+        self.latch.turned_away.load(Ordering::Acquire)
+    }
 }
 
 #[derive(Debug)]
@@ -65,22 +116,17 @@ impl Tokens {
         let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.expect("versions").with_no_client_auth().with_single_cert(vec![certificate], key);
         let config = Arc::new(config.expect("the key is the certificate's"));
-        let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = socket.local_addr().expect("bound").port();
-        let desk = office.clone();
-        std::thread::spawn(move || {
-            for stream in socket.incoming().flatten() {
-                let (config, office) = (config.clone(), desk.clone());
-                // A handshake that fails is the caller's to tell.
-                std::thread::spawn(move || office.serve(stream, config));
-            }
-        });
-        Tokens { port, office }
+        Tokens { front: Door::new(&office, &config), office, config }
     }
 
     /// Where they are asked for.
     pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}/oauth2/token", self.port)
+        self.front.url()
+    }
+
+    /// A way of one's own.
+    pub fn door(&self) -> Door {
+        Door::new(&self.office, &self.config)
     }
 
     /// Its public key, as a JSON Web Key Set.

@@ -221,18 +221,16 @@ impl Keeper {
             }
             Err(why) => {
                 let again = schedule.failed(why.clone(), now, &self.entropy);
-                match schedule.good(now) {
-                    Some(token) => {
-                        let seconds = (token.ends_ms - now) / 1_000;
-                        if let Some(times) = again {
-                            tracing::warn!(
-                                times,
-                                "no new token for Kafka; the last one lasts for {seconds} s: {why}"
-                            );
-                        }
-                    }
-                    // Those say it themselves, by what is known of whether Kafka answers.
-                    None => holders.iter().for_each(|holder| holder.fail(&why)),
+                // Of those that had none yet it is said as of Kafka, which they do not reach.
+                if let (Some(token), Some(times)) = (&schedule.token, again) {
+                    let seconds = (token.ends_ms - now).max(0) / 1_000;
+                    tracing::warn!(
+                        times,
+                        "no new token for Kafka; the last one lasts for {seconds} s: {why}"
+                    );
+                }
+                if schedule.good(now).is_none() {
+                    holders.iter().for_each(|holder| holder.fail(&why));
                 }
             }
         }

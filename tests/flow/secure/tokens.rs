@@ -1,4 +1,4 @@
-//! By tokens of OIDC, which librdkafka fetches by itself: fetched anew before they end, and what is said where there is none.
+//! By tokens of OIDC: fetched anew before they end, and what is said where there is none.
 
 use stillwell::clock::Clock;
 use stillwell_tests::{Running, Secure, User, stillwell, wait_until};
@@ -24,8 +24,13 @@ fn oidc(secure: &Secure, user: &User, secret: &str, endpoint: &str) -> String {
 
 /// An instance of somebody's, whose secret is given in the file or fetched by it.
 fn instance(scene: &Scene, name: &str, user: &User, secret: &str) -> Instance {
+    instance_at(scene, name, user, secret, &scene.secure.tokens().url())
+}
+
+/// The same, which asks there for its tokens.
+fn instance_at(scene: &Scene, name: &str, user: &User, secret: &str, endpoint: &str) -> Instance {
     let instance = Instance::new(&scene.setting, name);
-    instance.append(&oidc(scene.secure, user, secret, &scene.secure.tokens().url()));
+    instance.append(&oidc(scene.secure, user, secret, endpoint));
     instance.append("[kafka]\ncreate_topics = false");
     instance
 }
@@ -135,12 +140,7 @@ fn who_gets_no_token_says_why_and_goes_on_trying() {
     let [trusted, stranger] = [secure.authority(), secure.stranger()].map(|authority| ca(&authority.pem()));
     let cases = [
         ("secret", "not-its-secret", None, "invalid_client"),
-        (
-            "endpoint",
-            known.password.as_str(),
-            Some((secure.tokens().url(), nobody)),
-            "Failed to connect to 127.0.0.1:1 ",
-        ),
+        ("endpoint", known.password.as_str(), Some((secure.tokens().url(), nobody)), "Connection refused"),
         ("authority", known.password.as_str(), Some((trusted, stranger)), "certificate"),
     ];
     let mut waiting = Vec::new();
@@ -161,7 +161,8 @@ fn who_gets_no_token_says_why_and_goes_on_trying() {
     for (what, instance, process, secret, why) in &mut waiting {
         let advice = "client.secret";
         let checked = check(instance, "both").expect_code(69);
-        let told = |said: &str| said.contains(*why) && said.contains(advice) && said.contains("token");
+        let asked = "sasl.oauthbearer.token.endpoint.url";
+        let told = |said: &str| said.contains(*why) && said.contains(advice) && said.contains(asked);
         assert!(told(&checked.stderr), "{what}: {}", checked.stderr);
         wait_until(&format!("{what}: /health says why"), LONG, || match instance.get("/health") {
             Ok((_, body)) if told(&body) => Ok(()),
@@ -187,4 +188,54 @@ fn who_gets_no_token_says_why_and_goes_on_trying() {
     until_read(&later, scene.name(), "good", "1.5");
     let ended = process.stop(LONG).expect_code(0);
     assert!(!ended.stderr.contains(&late.password), "{}", ended.stderr);
+}
+
+/// While the endpoint is away a process goes on, also past the end of its token; once it is back, so is all.
+#[test]
+fn who_has_a_token_outlives_an_endpoint_that_is_away() {
+    let mut scene = scene("outlived");
+    let (secure, name) = (scene.secure, scene.name().to_owned());
+    let user = secure.client();
+    secure.give(&user, &of(&["reader", "writer"], &name));
+    secure.tokens().admit(&user.name, &user.password);
+    let door = secure.tokens().door();
+    // Away at the start as well.
+    door.shut(true);
+    let instance = instance_at(&scene, "outlived", &user, &format!("{:?}", user.password), &door.url());
+    let mut process = instance.start();
+    let says_why = |process: &Running| {
+        wait_until("/health says why", LONG, || match instance.get("/health") {
+            Ok((_, body)) if body.contains("sasl.oauthbearer.token.endpoint.url") => Ok(()),
+            Ok((status, body)) => Err(format!("{status}: {body}\n{}", process.stderr())),
+            Err(error) => Err(error.to_string()),
+        });
+    };
+    says_why(&process);
+    door.shut(false);
+    scene.produce();
+    until_read(&instance, &name, "good", "1.5");
+
+    let before = door.turned_away();
+    door.shut(true);
+    wait_until("it has asked for another token", LONG, || match door.turned_away() {
+        now if now > before => Ok(()),
+        now => Err(format!("{now} were sent away, {before} of them before")),
+    });
+    assert!(process.ended().is_none(), "{}", process.stderr());
+    let last = secure.tokens().given(&user.name).into_iter().max().expect("it has come in by a token");
+    let clock = Clock::system();
+    wait_until("its token has ended", LONG, || match last - clock.wall_ms() {
+        ..0 => Ok(()),
+        left => Err(format!("{left} ms left")),
+    });
+    says_why(&process);
+    assert!(process.ended().is_none(), "{}", process.stderr());
+
+    door.shut(false);
+    let record =
+        scene.setting.upsert("later", serde_json::json!({ "id": "later", "price": 7.25, "stock": null }));
+    scene.setting.topic.produce([record]);
+    until_read(&instance, &name, "later", "7.25");
+    let ended = process.stop(LONG).expect_code(0);
+    assert!(!ended.stderr.contains(&user.password), "{}", ended.stderr);
 }

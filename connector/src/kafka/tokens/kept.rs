@@ -73,7 +73,7 @@ impl<T: Native> Kept<T> {
     pub(in crate::kafka) fn new(client: T, keeper: Option<Arc<Keeper>>, options: &Options) -> Kept<T> {
         let handle = NonNull::new(client.handle());
         let holding = keeper.zip(handle).map(|(keeper, handle)| {
-            let holds = Holds { client: Some(Handle(handle)), said: None };
+            let holds = Holds { client: Some(Handle(handle)), had: false, said: None };
             let (reach, servers) = (options.reach.clone(), options.bootstrap_servers.clone());
             let lease = Arc::new(Lease { holds: Mutex::new(holds), reach, servers });
             keeper.admit(Arc::clone(&lease) as Arc<dyn Holder>);
@@ -115,7 +115,9 @@ struct Lease {
 struct Holds {
     /// `None`: the client is going, or gone.
     client: Option<Handle>,
-    /// Why it has no token, as it was told last.
+    /// Whether it was ever given a token: then it may be connected, which it stays as long as the broker has it.
+    had: bool,
+    /// Why it was given none yet, as it was told last.
     said: Option<String>,
 }
 
@@ -157,7 +159,8 @@ impl Holder for Lease {
         };
         match why {
             None => {
-                holds.said = None;
+                holds.had = true;
+                self.reach.tokenless(None);
                 Ok(())
             }
             Some(why) => Err(why),
@@ -167,7 +170,12 @@ impl Holder for Lease {
     fn fail(&self, why: &str) {
         let mut holds = self.holds();
         let Some(Handle(client)) = &holds.client else { return };
-        self.reach.failed(&advised(&format!("{TOKENLESS}{why}")));
+        self.reach.tokenless(Some(advised(&format!("{TOKENLESS}{why}")).into_owned()));
+        if holds.had {
+            // That it has no broker left, once that is so, librdkafka says by itself.
+            return;
+        }
+        // It tries no broker, and so does not say it.
         self.reach.lost(&self.servers);
         // librdkafka is told what is new only: it makes an event of it for who polls, and after each time wants another token, by
         // an event that lies in the queue of who does not.

@@ -197,6 +197,7 @@ fn the_thread_ends_with_who_needs_it_and_the_token_stays() {
     let silent = Endpoint::start((stub::SILENCE, String::new()));
     let keeper = Arc::new(Keeper::new(silent.given(&[]), Clock::manual(NOW)));
     let (listener, heard) = listen(&keeper);
+    assert!(silent.next(LONG).is_some());
     *listener.gone.lock().unwrap() = true;
     keeper.left();
     let deadline = deadline();
