@@ -162,6 +162,16 @@ impl Context {
         }
     }
 
+    /// Something that concerns the client as a whole, as an error. That Kafka does not take a token that has ended is no
+    /// refusal: who could give another does not.
+    pub(super) fn sorted(&self, code: Code, words: &str) -> Error {
+        let doing = "reaching Kafka".to_owned();
+        match self.reach.no_token() {
+            Some(detail) if code == Code::Authentication => Error::Unavailable { doing, detail },
+            _ => Error::from_code(doing, code, words),
+        }
+    }
+
     /// librdkafka's statistics, as JSON.
     pub(super) fn statistics(&self, json: &str) {
         if let Some(gauges) = &self.gauges {
@@ -265,6 +275,18 @@ mod tests {
             assert!(why.contains(said) && why.ends_with("look at kafka.bootstrap_servers"), "{why}");
             assert!(!why.contains("receive.message") && !why.contains("0.10"), "{why}");
         }
+    }
+
+    #[test]
+    fn a_token_that_has_ended_is_no_refusal_while_there_is_no_other() {
+        let options = Options::default();
+        let context = Context::new("tail", &options);
+        let refused = || context.sorted(Code::Authentication, "SASL OAUTHBEARER authentication failed");
+        assert!(!refused().is_transient(), "{}", refused());
+        options.reach.tokenless(Some("the endpoint is away".to_owned()));
+        assert!(refused().is_transient() && refused().to_string().contains("the endpoint"), "{}", refused());
+        let other = context.sorted(Code::SSL, "no certificate");
+        assert!(!other.is_transient(), "{other}");
     }
 
     #[test]

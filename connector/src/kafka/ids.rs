@@ -4,7 +4,7 @@
 //!   librdkafka knows; with several source topics that is not enough to know where one stands.
 //! - rdkafka takes one record per call with an allocation each; librdkafka hands out batches.
 //!
-//! Owns: with `describe` all `unsafe` of this room. Everything that leaves this file is safe, borrowed from its owner, and bounded.
+//! Owns: with `describe` and `tokens/kept` all `unsafe` of this room. Everything that leaves this file is safe, borrowed from its owner, and bounded.
 
 #![expect(unsafe_code, reason = "the calls of librdkafka that rdkafka lacks; each has its SAFETY")]
 

@@ -242,7 +242,8 @@ impl Poller {
     /// lines and statistics.
     pub fn poll(&mut self, timeout: Duration) -> Option<Polled<'_>> {
         if let Some((code, words)) = self.inlet.trouble() {
-            return Some(Polled::Error(Error::from_code("reaching Kafka", code_of(code), &words)));
+            let context = self.inlet.consumer().client().context();
+            return Some(Polled::Error(context.sorted(code_of(code), &words)));
         }
         let message = self.inlet.next(timeout)?;
         told(&mut self.slots, &mut self.last, message)

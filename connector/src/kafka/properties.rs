@@ -66,14 +66,22 @@ fn words(said: &str, value: &str) -> String {
     }
 }
 
+/// Whether tokens can be had by the properties together, where they are wanted. Asks nobody for one.
+///
+/// # Errors
+/// [`Error::Options`], without values of properties but for names of files.
+pub fn tokens(options: &Options) -> Result<(), Error> {
+    let doing = || "reading how to get tokens".to_owned();
+    tokens::check(options).map_err(|detail| Error::Options { doing: doing(), detail })
+}
+
 /// Whether a producer and a consumer can be made with all properties together: what contradicts, files that are not
-/// there, mechanisms that this build does not have. Waits for no connection, and asks nobody for a token.
+/// there, mechanisms that this build does not have. Waits for no connection, and needs no token.
 ///
 /// # Errors
 /// [`Error::Options`] with librdkafka's words, which may quote values.
 pub fn together(options: &Options) -> Result<(), Error> {
     let doing = "making a client with these properties";
-    tokens::check(options).map_err(|detail| Error::Options { doing: doing.to_owned(), detail })?;
     let producer = [("transactional.id", "check"), ("enable.idempotence", "true"), ("acks", "all")];
     let made: Result<BaseProducer, _> = configuration(options, &[], &producer).create();
     made.map_err(|error| Error::from_kafka(doing, &error))?;
@@ -301,10 +309,11 @@ mod tests {
             options.properties.insert(name.to_owned(), value.to_owned());
         }
         options.check().unwrap();
+        tokens(&options).unwrap();
         together(&options).unwrap();
         assert_eq!(endpoint.accept().map(|_| ()).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
         options.properties.remove("sasl.oauthbearer.client.secret");
-        let error = together(&options).unwrap_err();
+        let error = super::tokens(&options).unwrap_err();
         assert!(error.to_string().contains("sasl.oauthbearer.client.secret"), "{error}");
         let grant = "urn:ietf:params:oauth:grant-type:jwt-bearer";
         options.properties.insert("sasl.oauthbearer.grant.type".to_owned(), grant.to_owned());

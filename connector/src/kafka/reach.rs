@@ -101,6 +101,11 @@ impl Reach {
         self.seen().tokenless = why;
     }
 
+    /// Why there is no token that is good; `None`: there is one, or none is needed.
+    pub(super) fn no_token(&self) -> Option<String> {
+        self.seen().tokenless.clone()
+    }
+
     /// A client has no broker left.
     pub(super) fn lost(&self, servers: &str) {
         let now = self.0.clock.now();
@@ -271,6 +276,7 @@ mod tests {
     fn that_there_is_no_token_is_the_reason_for_all_that_follows_from_it() {
         let reach = Reach::new(Clock::manual(0));
         reach.tokenless(Some("the endpoint is away".to_owned()));
+        assert_eq!(reach.no_token().as_deref(), Some("the endpoint is away"));
         assert_eq!(reach.why(), None, "there may be connections still");
         reach.lost("kafka:9092");
         reach.failed("SASL authentication error");
