@@ -167,7 +167,9 @@ impl Context {
     pub(super) fn sorted(&self, code: Code, words: &str) -> Error {
         let doing = "reaching Kafka".to_owned();
         match self.reach.no_token() {
-            Some(detail) if code == Code::Authentication => Error::Unavailable { doing, detail },
+            Some(detail) if matches!(code, Code::Authentication | Code::AllBrokersDown) => {
+                Error::Unavailable { doing, detail }
+            }
             _ => Error::from_code(doing, code, words),
         }
     }
@@ -285,6 +287,8 @@ mod tests {
         assert!(!refused().is_transient(), "{}", refused());
         options.reach.tokenless(Some("the endpoint is away".to_owned()));
         assert!(refused().is_transient() && refused().to_string().contains("the endpoint"), "{}", refused());
+        let down = context.sorted(Code::AllBrokersDown, "1/1 brokers are down").to_string();
+        assert!(down.contains("the endpoint is away"), "{down}");
         let other = context.sorted(Code::SSL, "no certificate");
         assert!(!other.is_transient(), "{other}");
     }
