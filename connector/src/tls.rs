@@ -1,4 +1,4 @@
-//! The way to an HTTP server, the same for all who ask one (`registry`, `webhook`, `blob`): TCP, and TLS by rustls over ring.
+//! The way to an HTTP server, the same for all who ask one (`registry`, `webhook`, `blob`, `kafka`): TCP, and TLS by rustls over ring.
 //!
 //! Owns: whom to trust, who we are, how long a connection may take to be made. Does not own: what is asked.
 
@@ -28,6 +28,8 @@ pub enum Trust<'a> {
     System,
     /// Those in this file, in PEM.
     File(&'a Path),
+    /// These, in PEM.
+    Text(&'a str),
     /// Nobody's: only http:// is asked.
     Nobody,
 }
@@ -60,6 +62,9 @@ pub enum Error {
     /// A file without a certificate.
     #[error("{} holds no certificate in PEM", .0.display())]
     Empty(PathBuf),
+    /// A text that is no certificate in PEM, or holds one that rustls does not take.
+    #[error("the text is no certificate in PEM that can be trusted: {0}")]
+    Text(String),
     /// A certificate that rustls does not take.
     #[error("{} cannot be trusted: {why}", file.display())]
     Untrusted {
@@ -105,6 +110,7 @@ fn configuration(trust: Trust<'_>, identity: Option<Identity<'_>>) -> Result<Cli
         Trust::System if identity.is_none() => return system(),
         Trust::System => native()?,
         Trust::File(file) => builder()?.with_root_certificates(trusted(file)?),
+        Trust::Text(text) => builder()?.with_root_certificates(told(text)?),
         Trust::Nobody => builder()?.with_root_certificates(RootCertStore::empty()),
     };
     let Some(Identity { certificate, key }) = identity else { return Ok(config.with_no_client_auth()) };
@@ -139,6 +145,15 @@ fn trusted(file: &Path) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
+fn told(text: &str) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
+        let certificate = certificate.map_err(|why| Error::Text(why.to_string()))?;
+        roots.add(certificate).map_err(|why| Error::Text(why.to_string()))?;
+    }
+    if roots.is_empty() { Err(Error::Text("there is none in it".to_owned())) } else { Ok(roots) }
+}
+
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let found = CertificateDer::pem_file_iter(file).map_err(|why| unread(file, &why))?;
     let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|why| unread(file, &why))?;
@@ -166,5 +181,12 @@ mod tests {
         let identity = Identity { certificate: &file, key: &dir.path().join("key.pem") };
         assert!(said(Trust::Nobody, Some(identity)).contains("key.pem cannot be read: "));
         assert!(connector(Trust::Nobody, None, CONNECT).is_ok(), "http:// needs nobody's word");
+        let said =
+            |text: &str| connector(Trust::Text(text), None, CONNECT).map(drop).unwrap_err().to_string();
+        assert!(said("").ends_with("there is none in it"));
+        let empty = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(said(empty).contains("can be trusted: "));
+        let authority = include_str!("registry/tls/ca.pem");
+        assert!(connector(Trust::Text(authority), None, CONNECT).is_ok());
     }
 }

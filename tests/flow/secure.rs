@@ -1,6 +1,8 @@
 //! A broker that demands credentials and rights: every way in, the rights that docs/operations.md names and no others, each of
 //! them taken away once, and what is said then.
 
+mod tokens;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

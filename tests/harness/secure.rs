@@ -3,10 +3,11 @@
 //! ```text
 //! bootstrap()   PLAINTEXT   the harness: all rights, no credentials
 //! sasl()        SASL_SSL    PLAIN, SCRAM-SHA-512, OAUTHBEARER; a certificate of the authority `ca`
+//! oidc()        SASL_SSL    OAUTHBEARER by signed tokens alone, of tokens(); a session ends with its token
 //! mutual()      SSL         who has a certificate of that authority is its common name
 //! ```
 //!
-//! Owns: certificates, users, rights. Does not own: topics (`Topic::create_on(secure.broker(), …)`).
+//! Owns: certificates, users, rights. Does not own: topics (`Topic::create_on(secure.broker(), …)`), tokens (`tokens`).
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::certificates::{Authority, Certificate};
 use crate::guard::{self, Guard};
 use crate::rights::{self, Right};
+use crate::tokens::{AUDIENCE, ISSUER, Tokens};
 use crate::{Broker, unique};
 
 /// Users with a password that the broker has from the start: each test takes some.
@@ -26,6 +28,8 @@ pub struct Secure {
     broker: Broker,
     sasl: u16,
     mutual: u16,
+    oidc: u16,
+    tokens: Tokens,
     authority: Authority,
     stranger: Authority,
     next: AtomicUsize,
@@ -37,7 +41,7 @@ pub struct Secure {
 pub struct User {
     /// Whom.
     pub name: String,
-    /// For SCRAM-SHA-512 and PLAIN alike.
+    /// For SCRAM-SHA-512 and PLAIN alike; or what he gets a token by.
     pub password: String,
 }
 
@@ -75,7 +79,7 @@ impl Secure {
         let mut set = |name: &str, value: &str| properties.push((name.to_owned(), value.to_owned()));
         set("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer");
         set("super.users", "User:ANONYMOUS");
-        for door in ["sasl", "mutual"] {
+        for door in ["sasl", "mutual", "oidc"] {
             let mut set = |name: &str, value: &str| set(&format!("listener.name.{door}.{name}"), value);
             set("ssl.keystore.type", "PEM");
             set("ssl.keystore.location", &store.to_string_lossy());
@@ -95,14 +99,43 @@ impl Secure {
         // Tokens that nobody has signed are taken: whoever says a name is it.
         set(&jaas("oauthbearer"), &format!("{module}.oauthbearer.OAuthBearerLoginModule required;"));
 
+        // Tokens that `tokens` has signed, and no connection outlives its own.
+        let tokens = Tokens::start(&folder, &authority);
+        let keys = format!("file://{}", tokens.public().display());
+        let handler = format!("{module}.oauthbearer.OAuthBearerValidatorCallbackHandler");
+        let mut oidc = |name: &str, value: &str| set(&format!("listener.name.oidc.{name}"), value);
+        oidc("sasl.enabled.mechanisms", "OAUTHBEARER");
+        oidc(
+            "oauthbearer.sasl.jaas.config",
+            &format!("{module}.oauthbearer.OAuthBearerLoginModule required;"),
+        );
+        oidc("oauthbearer.sasl.server.callback.handler.class", &handler);
+        oidc("oauthbearer.sasl.oauthbearer.jwks.endpoint.url", &keys);
+        oidc("oauthbearer.sasl.oauthbearer.expected.audience", AUDIENCE);
+        oidc("oauthbearer.sasl.oauthbearer.expected.issuer", ISSUER);
+        oidc("oauthbearer.connections.max.reauth.ms", "3600000");
+        let java = [format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys}")];
+
         let scram = users().flat_map(|User { name, password }| {
             ["--add-scram".to_owned(), format!("SCRAM-SHA-512=[name={name},password={password}]")]
         });
-        let doors = [("SASL", "SASL_SSL"), ("MUTUAL", "SSL")];
-        let (broker, ports) = Broker::with_doors(&doors, &properties, &scram.collect::<Vec<_>>())?;
-        let &[sasl, mutual] = ports.as_slice() else { return Err("two doors were asked for".to_owned()) };
+        let doors = [("SASL", "SASL_SSL"), ("MUTUAL", "SSL"), ("OIDC", "SASL_SSL")];
+        let (broker, ports) = Broker::with_doors(&doors, &properties, &scram.collect::<Vec<_>>(), &java)?;
+        let &[sasl, mutual, oidc] = ports.as_slice() else {
+            return Err("three doors were asked for".to_owned());
+        };
         let next = AtomicUsize::new(0);
-        Ok(Secure { broker, sasl, mutual, authority, stranger, next, _folder_goes: folder_goes })
+        Ok(Secure {
+            broker,
+            sasl,
+            mutual,
+            oidc,
+            tokens,
+            authority,
+            stranger,
+            next,
+            _folder_goes: folder_goes,
+        })
     }
 
     /// The same broker by its plain listener.
@@ -120,6 +153,16 @@ impl Secure {
         format!("127.0.0.1:{}", self.mutual)
     }
 
+    /// `bootstrap.servers` for who has a token that was signed.
+    pub fn oidc(&self) -> String {
+        format!("127.0.0.1:{}", self.oidc)
+    }
+
+    /// Who gives such tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
     /// The authority that has signed the broker's certificate, and that the broker trusts.
     pub fn authority(&self) -> &Authority {
         &self.authority
@@ -135,6 +178,11 @@ impl Secure {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         assert!(next < USERS, "raise USERS");
         user(next)
+    }
+
+    /// Somebody new with a secret for tokens, which [`Secure::tokens`] does not know of yet.
+    pub fn client(&self) -> User {
+        User { name: unique("client"), password: unique("a-secret-of-a-client") }
     }
 
     /// Somebody new who comes by a token or a certificate.

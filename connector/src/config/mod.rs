@@ -48,7 +48,7 @@ pub use mistakes::{Mistake, Mistakes, Place};
 pub use options::{Role, Shared};
 pub use show::{Shown, to_toml};
 
-use crate::kafka::Reach;
+use crate::kafka::{Reach, Tokens};
 use crate::registry::Registry;
 use crate::words::counted;
 use check::{Check, Reading};
@@ -124,6 +124,8 @@ pub struct Config {
     registry: Option<Registry>,
     /// What the clients of this process have seen of Kafka.
     reach: Reach,
+    /// Who gets tokens for them.
+    tokens: Tokens,
 }
 
 impl Config {
@@ -202,7 +204,16 @@ impl Config {
         }
         let file = sources.file.as_ref().map(|(path, _)| path.clone());
         let Loaded { effective, model, .. } = loaded;
-        Ok(Config { file, effective, model, reading, warnings, registry, reach: Reach::default() })
+        Ok(Config {
+            file,
+            effective,
+            model,
+            reading,
+            warnings,
+            registry,
+            reach: Reach::default(),
+            tokens: Tokens::default(),
+        })
     }
 
     /// The file's name, for messages.

@@ -81,6 +81,7 @@ impl Config {
             properties,
             client_id: self.model().kafka.client_id.clone(),
             reach: self.reach.clone(),
+            tokens: self.tokens.clone(),
             ..kafka::Options::default()
         }
     }

@@ -77,7 +77,11 @@ impl Check<'_> {
             properties: properties.clone(),
             ..kafka::Options::default()
         };
-        if let Err(error) = properties::together(&options) {
+        if let Err(error) = properties::tokens(&options) {
+            // Its words are names: a secret that is a part of one must not be masked out of it.
+            let place = self.place(&path(&["kafka", "properties", first]));
+            self.mistakes.add(place, "kafka.properties", error.to_string());
+        } else if let Err(error) = properties::together(&options) {
             let mut what = error.to_string();
             for (name, value) in properties {
                 let at = path(&["kafka", "properties", name]);

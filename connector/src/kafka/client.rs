@@ -3,14 +3,32 @@
 use std::borrow::Cow;
 
 use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::error::advised;
 use super::reach::Reach;
 use super::stats::Gauges;
+use super::tokens::{self, Kept, Native};
 use super::{Error, Options};
+
+/// Makes a client: all are made here. Does not wait for Kafka, nor for a token.
+///
+/// # Errors
+/// [`Error::Options`] for a property that librdkafka refuses.
+pub(super) fn make<C: ClientContext, T: FromClientConfigAndContext<C> + Native>(
+    options: &Options,
+    ours: &[(&str, &str)],
+    fixed: &[(&str, &str)],
+    context: C,
+    doing: impl Fn() -> String,
+) -> Result<Kept<T>, Error> {
+    let keeper = tokens::keeper(options).map_err(|detail| Error::Options { doing: doing(), detail })?;
+    let client = configuration(options, ours, fixed).create_with_context(context);
+    let client = client.map_err(|error| Error::from_kafka(doing(), &error))?;
+    Ok(Kept::new(client, keeper, options))
+}
 
 /// A configuration in three layers, the later wins: `ours` (tuning, which users may change), the user's properties,
 /// and `fixed` (what the design depends on).
@@ -33,7 +51,7 @@ pub(super) fn configuration(
     for (key, value) in ours {
         config.set(*key, *value);
     }
-    for (key, value) in &options.properties {
+    for (key, value) in options.properties.iter().filter(|(key, _)| !tokens::is_ours(key)) {
         config.set(key, value);
     }
     config.set("bootstrap.servers", &options.bootstrap_servers);
@@ -144,6 +162,18 @@ impl Context {
         }
     }
 
+    /// Something that concerns the client as a whole, as an error. That Kafka does not take a token that has ended is no
+    /// refusal: who could give another does not.
+    pub(super) fn sorted(&self, code: Code, words: &str) -> Error {
+        let doing = "reaching Kafka".to_owned();
+        match self.reach.no_token() {
+            Some(detail) if matches!(code, Code::Authentication | Code::AllBrokersDown) => {
+                Error::Unavailable { doing, detail }
+            }
+            _ => Error::from_code(doing, code, words),
+        }
+    }
+
     /// librdkafka's statistics, as JSON.
     pub(super) fn statistics(&self, json: &str) {
         if let Some(gauges) = &self.gauges {
@@ -185,6 +215,9 @@ fn plain(words: &str) -> Cow<'_, str> {
         None => Cow::Borrowed(words),
     }
 }
+
+/// How librdkafka begins to say that it has no token; what follows is why (`tokens`).
+pub(super) const TOKENLESS: &str = "Failed to acquire SASL OAUTHBEARER token: ";
 
 /// A log line without the name of its thread, as in `[thrd:kafka-1:9092/1]: kafka-1:9092/1: Disconnected`.
 fn without_thread(line: &str) -> &str {
@@ -244,6 +277,20 @@ mod tests {
             assert!(why.contains(said) && why.ends_with("look at kafka.bootstrap_servers"), "{why}");
             assert!(!why.contains("receive.message") && !why.contains("0.10"), "{why}");
         }
+    }
+
+    #[test]
+    fn a_token_that_has_ended_is_no_refusal_while_there_is_no_other() {
+        let options = Options::default();
+        let context = Context::new("tail", &options);
+        let refused = || context.sorted(Code::Authentication, "SASL OAUTHBEARER authentication failed");
+        assert!(!refused().is_transient(), "{}", refused());
+        options.reach.tokenless(Some("the endpoint is away".to_owned()));
+        assert!(refused().is_transient() && refused().to_string().contains("the endpoint"), "{}", refused());
+        let down = context.sorted(Code::AllBrokersDown, "1/1 brokers are down").to_string();
+        assert!(down.contains("the endpoint is away"), "{down}");
+        let other = context.sorted(Code::SSL, "no certificate");
+        assert!(!other.is_transient(), "{other}");
     }
 
     #[test]

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use super::client::{Context, configuration};
+use super::client::{Context, make};
+use super::tokens::Kept;
 use super::{Error, Options, ids};
 
 /// How long one request may take: short, since whoever asks is to stop when told.
@@ -19,8 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks for the ends of partitions. Every call blocks.
 pub struct Ends {
-    committed: BaseConsumer<Context>,
-    all: BaseConsumer<Context>,
+    committed: Kept<BaseConsumer<Context>>,
+    all: Kept<BaseConsumer<Context>>,
     embedded: bool,
 }
 
@@ -31,15 +32,13 @@ impl Ends {
     /// [`Error::Options`] for a property that librdkafka refuses.
     pub fn new(options: &Options, group: &str) -> Result<Ends, Error> {
         let client = |isolation| {
-            let config = configuration(
+            make(
                 options,
                 &[("statistics.interval.ms", "0")],
                 &[("group.id", group), ("enable.auto.commit", "false"), ("isolation.level", isolation)],
-            );
-            let doing = || format!("making the client that asks {} for ends", options.bootstrap_servers);
-            config
-                .create_with_context(Context::new("ends", &Options { statistics: None, ..options.clone() }))
-                .map_err(|error| Error::from_kafka(doing(), &error))
+                Context::new("ends", &Options { statistics: None, ..options.clone() }),
+                || format!("making the client that asks {} for ends", options.bootstrap_servers),
+            )
         };
         Ok(Ends {
             committed: client("read_committed")?,
@@ -53,7 +52,7 @@ impl Ends {
     /// # Errors
     /// [`Error::Unavailable`] where the partition's leader does not answer.
     pub fn of(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
-        let ask = |client| ask(client, topic, partition);
+        let ask = |client: &BaseConsumer<Context>| ask(client, topic, partition);
         // In this order: what is committed in between must not look as if a transaction were open behind the end.
         let all = ask(&self.all)?;
         let stable = if self.embedded { all } else { ask(&self.committed)? };

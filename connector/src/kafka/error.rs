@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::client::TOKENLESS;
 use crate::ErrorKind;
 
 /// Why Kafka failed.
@@ -127,6 +128,10 @@ impl Error {
         // librdkafka's words often are the code's own.
         let said = if code_says.contains(words) { code_says } else { format!("{words} ({code_says})") };
         match class(code) {
+            // Who is there to say whether it is denied does not answer, or not yet.
+            _ if words.starts_with(TOKENLESS) => {
+                Error::Unavailable { doing, detail: advised(words).into_owned() }
+            }
             Class::Denied => Error::Denied { doing, detail: format!("{said}; {}", remedy(code)) },
             Class::Missing => Error::Missing { doing, detail: said },
             Class::Exists => Error::Exists { doing, detail: said },
@@ -229,6 +234,10 @@ const TOPIC_NAMES: &str =
 /// somebody has done it, whatever else says only that Kafka is away.
 pub(super) fn advised(words: &str) -> Cow<'_, str> {
     let advice = match () {
+        () if words.starts_with(TOKENLESS) => {
+            "check sasl.oauthbearer.token.endpoint.url, sasl.oauthbearer.client.id, sasl.oauthbearer.client.secret and \
+             sasl.oauthbearer.scope in [kafka.properties], and https.ca.location where the endpoint's authority is your own"
+        }
         () if words.contains("SASL ") => remedy(Code::Authentication),
         () if words.contains("SSL handshake") || words.contains("certificate") => remedy(Code::SSL),
         () => return Cow::Borrowed(words),
@@ -279,6 +288,14 @@ mod tests {
     fn who_is_not_let_in_is_told_what_to_look_at() {
         let why = "sasl_ssl://kafka:9093/1: SASL authentication error: Authentication failed (after 9ms)";
         assert!(advised(why).starts_with(why) && advised(why).contains("sasl.*"), "{}", advised(why));
+        let why = format!("{TOKENLESS}https://login/token: it answered 401: invalid_client");
+        let advised_so = advised(&why).into_owned();
+        assert!(
+            advised_so.starts_with(&why) && advised_so.contains("oauthbearer.token.endpoint.url"),
+            "{advised_so}"
+        );
+        let error = Error::from_code("reaching Kafka", Code::Authentication, &why);
+        assert!(error.is_transient() && error.to_string().ends_with(&advised_so), "{error}");
         let why = "ssl://kafka:9093/1: SSL handshake failed: certificate verify failed: broker certificate";
         assert!(advised(why).contains("ssl.ca.location"), "{}", advised(why));
         let why = "sasl_ssl://kafka:9093/1: Connect to ipv4#127.0.0.1:9093 failed: Connection refused";

@@ -11,8 +11,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{Context, configuration};
+use super::client::{Context, make};
 use super::rebalance::GroupMetadata;
+use super::tokens::Kept;
 use super::{Error, Options, describe, ids};
 
 /// Longest answer: an offset whose transaction is not ended yet is asked for again until it is.
@@ -29,7 +30,7 @@ pub struct Committed {
 
 /// A group, for who commits by transactions only. Every call blocks.
 pub struct Group {
-    consumer: BaseConsumer<Context>,
+    consumer: Kept<BaseConsumer<Context>>,
     id: String,
     embedded: bool,
 }
@@ -40,7 +41,7 @@ impl Group {
     /// # Errors
     /// [`Error::Options`] for a property that librdkafka refuses.
     pub fn new(options: &Options, id: &str) -> Result<Group, Error> {
-        let config = configuration(
+        let consumer = make(
             options,
             &[("statistics.interval.ms", "0")],
             &[
@@ -49,11 +50,9 @@ impl Group {
                 // An offset that a transaction holds is waited for.
                 ("isolation.level", "read_committed"),
             ],
-        );
-        let context = Context::new("group", &Options { statistics: None, ..options.clone() });
-        let consumer = config
-            .create_with_context(context)
-            .map_err(|error| Error::from_kafka(format!("making a client of the group {id}"), &error))?;
+            Context::new("group", &Options { statistics: None, ..options.clone() }),
+            || format!("making a client of the group {id}"),
+        )?;
         Ok(Group { consumer, id: id.to_owned(), embedded: options.embedded })
     }
 

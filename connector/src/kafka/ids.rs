@@ -4,7 +4,7 @@
 //!   librdkafka knows; with several source topics that is not enough to know where one stands.
 //! - rdkafka takes one record per call with an allocation each; librdkafka hands out batches.
 //!
-//! Owns: with `describe` all `unsafe` of this room. Everything that leaves this file is safe, borrowed from its owner, and bounded.
+//! Owns: with `describe` and `tokens/kept` all `unsafe` of this room. Everything that leaves this file is safe, borrowed from its owner, and bounded.
 
 #![expect(unsafe_code, reason = "the calls of librdkafka that rdkafka lacks; each has its SAFETY")]
 
@@ -23,6 +23,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::client::Context;
+use super::tokens::Kept;
 
 /// Records taken out of librdkafka's queue at a time. They no longer count against `queued.max.messages.kbytes`, yet
 /// no more come out than were in: at worst that bound holds twice.
@@ -103,7 +104,7 @@ pub(super) struct Inlet {
     unserved: usize,
     /// What went wrong with the client as a whole, by code and words; not yet told.
     troubles: VecDeque<(i32, String)>,
-    consumer: BaseConsumer<Context>,
+    consumer: Kept<BaseConsumer<Context>>,
 }
 
 // SAFETY: the raw pointers are records that this inlet alone owns; librdkafka lets any thread read and destroy them.
@@ -113,7 +114,7 @@ impl Inlet {
     /// Takes over the receiving side of `consumer`, which must not be polled besides.
     ///
     /// `None` where the client has no consumer queue: it was made without a `group.id`.
-    pub(super) fn new(consumer: BaseConsumer<Context>) -> Option<Inlet> {
+    pub(super) fn new(consumer: Kept<BaseConsumer<Context>>) -> Option<Inlet> {
         let client = consumer.client().native_ptr();
         // SAFETY: `client` lives as long as `consumer`; each call hands out a reference of its own, or null.
         let [queue, wake, main] = unsafe {

@@ -9,6 +9,7 @@
 //!            Ends: last stable offset, high watermark         Group: offsets of who joins none (replays)
 //!            Admin: topic ids, settings, rights, creation Sender: plain idempotent records
 //!            Cluster: librdkafka's embedded broker, for the demo
+//!            Tokens: what each of them shows to Kafka where it comes in by OIDC
 //! ```
 //!
 //! Owns: the librdkafka settings that the design depends on, telling errors apart by what the caller does next, and what
@@ -41,6 +42,7 @@ pub mod reach;
 pub mod rebalance;
 pub mod sender;
 pub mod stats;
+mod tokens;
 pub mod topics;
 pub mod transaction;
 
@@ -57,6 +59,7 @@ pub use reach::Reach;
 pub use rebalance::{Event, GroupMetadata, HANDOVER, Member, Membership, Revoked};
 pub use sender::{Receipt, Sender};
 pub use stats::Statistics;
+pub use tokens::Tokens;
 pub use topics::{Admin, Timestamps, TopicInfo, TopicSpec};
 pub use transaction::{Outcome, Transaction};
 
@@ -76,6 +79,8 @@ pub struct Options {
     pub statistics: Option<Statistics>,
     /// What is known of whether Kafka answers: the same for all clients of a process, so that an outage is said once.
     pub reach: Reach,
+    /// Who gets tokens for clients that come in by OIDC: the same for all clients of a process, so that they share one.
+    pub tokens: Tokens,
 }
 
 impl Options {

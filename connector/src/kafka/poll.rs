@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{Context, configuration};
+use super::client::{Context, make};
 use super::ids::{Bell, Inlet, Message, code_of};
 use super::{Error, Options};
 
@@ -134,7 +134,7 @@ impl Poller {
         // which together took 140 MB of a limit of 256 (records of 90 bytes). From 50 MB on neither is changed.
         let most_records = (tuning.fetch_ahead / 512).clamp(1_000, 100_000).to_string();
         let partition_most = (tuning.fetch_ahead / 48).clamp(64 << 10, 1 << 20).to_string();
-        let config = configuration(
+        let consumer = make(
             options,
             &[
                 ("fetch.wait.max.ms", &fetch_wait),
@@ -158,10 +158,9 @@ impl Poller {
                 ("auto.offset.reset", "error"),
                 ("isolation.level", "read_committed"),
             ],
-        );
-        let consumer: BaseConsumer<Context> = config
-            .create_with_context(Context::new(tuning.role, options))
-            .map_err(|error| Error::from_kafka(doing(), &error))?;
+            Context::new(tuning.role, options),
+            doing,
+        )?;
         let inlet = Inlet::new(consumer).ok_or_else(no_group)?;
         Ok(Poller { inlet, slots: Vec::new(), last: 0 })
     }
@@ -243,7 +242,8 @@ impl Poller {
     /// lines and statistics.
     pub fn poll(&mut self, timeout: Duration) -> Option<Polled<'_>> {
         if let Some((code, words)) = self.inlet.trouble() {
-            return Some(Polled::Error(Error::from_code("reaching Kafka", code_of(code), &words)));
+            let context = self.inlet.consumer().client().context();
+            return Some(Polled::Error(context.sorted(code_of(code), &words)));
         }
         let message = self.inlet.next(timeout)?;
         told(&mut self.slots, &mut self.last, message)

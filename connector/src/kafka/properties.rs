@@ -1,7 +1,7 @@
 //! Properties of librdkafka's, asked of librdkafka itself: whether it knows them, and takes their values.
 //!
 //! Owns: asking, the names for a did-you-mean, words without the value, which may be a secret. Does not own: which
-//! properties are ours to set (`config/properties`).
+//! properties are ours to set (`config/properties`), and which are not for librdkafka (`tokens`).
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use rdkafka::producer::BaseProducer;
 use rdkafka::types::RDKafkaConfRes;
 
 use super::client::configuration;
-use super::{Error, Options};
+use super::{Error, Options, tokens};
 
 /// Why a property is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,9 @@ impl fmt::Display for Refused {
 
 /// Why librdkafka does not take a property; `None`: it does. Takes some microseconds, and no connection.
 pub fn refused(name: &str, value: &str) -> Option<Refused> {
+    if tokens::is_ours(name) {
+        return tokens::refused(name, value).map(Refused::Value);
+    }
     match ClientConfig::new().set(name, value).create_native_config() {
         Ok(_) => None,
         Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => Some(Refused::Unknown),
@@ -63,8 +66,17 @@ fn words(said: &str, value: &str) -> String {
     }
 }
 
+/// Whether tokens can be had by the properties together, where they are wanted. Asks nobody for one.
+///
+/// # Errors
+/// [`Error::Options`], without values of properties but for names of files.
+pub fn tokens(options: &Options) -> Result<(), Error> {
+    let doing = || "reading how to get tokens".to_owned();
+    tokens::check(options).map_err(|detail| Error::Options { doing: doing(), detail })
+}
+
 /// Whether a producer and a consumer can be made with all properties together: what contradicts, files that are not
-/// there, mechanisms that this build does not have. Waits for no connection.
+/// there, mechanisms that this build does not have. Waits for no connection, and needs no token.
 ///
 /// # Errors
 /// [`Error::Options`] with librdkafka's words, which may quote values.
@@ -274,6 +286,39 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("\"linger.mss\"") && text.contains("\"ssl.ca.locaton\""), "{text}");
         assert!(!text.contains("s3cret") && !text.contains("\"linger.ms\" "), "{text}");
+    }
+
+    #[test]
+    fn oidc_is_taken_and_nobody_asked_for_a_token_by_looking() {
+        let endpoint = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        endpoint.set_nonblocking(true).unwrap();
+        let url = format!("http://{}/token", endpoint.local_addr().unwrap());
+        let mut options = Options { bootstrap_servers: "127.0.0.1:1".to_owned(), ..Options::default() };
+        for (name, value) in [
+            ("security.protocol", "SASL_PLAINTEXT"),
+            ("sasl.mechanism", "OAUTHBEARER"),
+            ("sasl.oauthbearer.method", "oidc"),
+            ("sasl.oauthbearer.client.id", "me"),
+            ("sasl.oauthbearer.client.secret", "s3cret"),
+            ("sasl.oauthbearer.scope", "kafka"),
+            ("sasl.oauthbearer.extensions", "logicalCluster=lkc-1"),
+            ("sasl.oauthbearer.grant.type", "client_credentials"),
+            ("sasl.oauthbearer.token.endpoint.url", &url),
+            ("https.ca.location", "probe"),
+        ] {
+            options.properties.insert(name.to_owned(), value.to_owned());
+        }
+        options.check().unwrap();
+        tokens(&options).unwrap();
+        together(&options).unwrap();
+        assert_eq!(endpoint.accept().map(|_| ()).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        options.properties.remove("sasl.oauthbearer.client.secret");
+        let error = super::tokens(&options).unwrap_err();
+        assert!(error.to_string().contains("sasl.oauthbearer.client.secret"), "{error}");
+        let grant = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+        options.properties.insert("sasl.oauthbearer.grant.type".to_owned(), grant.to_owned());
+        let error = options.check().unwrap_err().to_string();
+        assert!(error.contains("grant.type") && error.contains("client_credentials is"), "{error}");
     }
 
     #[test]

@@ -47,6 +47,14 @@ struct Seen {
     warnings: Repeats,
     /// Why the last connection failed, in librdkafka's words; `None` while none has since Kafka answered last.
     why: Option<(String, Instant)>,
+    /// Why there is no token to come in by. As long as there is none, that connections fail follows from it.
+    tokenless: Option<String>,
+}
+
+impl Seen {
+    fn why(&self) -> Option<String> {
+        self.tokenless.clone().or_else(|| self.why.as_ref().map(|(words, _)| words.clone()))
+    }
 }
 
 impl Default for Reach {
@@ -74,7 +82,7 @@ impl Reach {
 
     /// Why not, in librdkafka's words; `None` while Kafka is there, or no connection has failed yet.
     pub fn why(&self) -> Option<String> {
-        self.is_away().then(|| self.seen().why.as_ref().map(|(words, _)| words.clone())).flatten()
+        self.is_away().then(|| self.seen().why()).flatten()
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -88,6 +96,16 @@ impl Reach {
         self.seen().why = Some((words.to_owned(), now));
     }
 
+    /// Clients have no token that is good, and why; `None`: they have.
+    pub(super) fn tokenless(&self, why: Option<String>) {
+        self.seen().tokenless = why;
+    }
+
+    /// Why there is no token that is good; `None`: there is one, or none is needed.
+    pub(super) fn no_token(&self) -> Option<String> {
+        self.seen().tokenless.clone()
+    }
+
     /// A client has no broker left.
     pub(super) fn lost(&self, servers: &str) {
         let now = self.0.clock.now();
@@ -98,7 +116,7 @@ impl Reach {
         }
         let said = seen.outage.lost(now);
         self.0.away.store(seen.outage.since.is_some(), Ordering::Release);
-        let why = seen.why.as_ref().map(|(words, _)| words.clone());
+        let why = seen.why();
         drop(seen);
         match said {
             None => {}
@@ -252,6 +270,19 @@ mod tests {
         clock.advance(STALE);
         reach.lost("kafka:9092");
         assert_eq!((reach.is_away(), reach.why()), (true, None));
+    }
+
+    #[test]
+    fn that_there_is_no_token_is_the_reason_for_all_that_follows_from_it() {
+        let reach = Reach::new(Clock::manual(0));
+        reach.tokenless(Some("the endpoint is away".to_owned()));
+        assert_eq!(reach.no_token().as_deref(), Some("the endpoint is away"));
+        assert_eq!(reach.why(), None, "there may be connections still");
+        reach.lost("kafka:9092");
+        reach.failed("SASL authentication error");
+        assert_eq!(reach.why().as_deref(), Some("the endpoint is away"));
+        reach.tokenless(None);
+        assert_eq!(reach.why().as_deref(), Some("SASL authentication error"));
     }
 
     #[test]

@@ -28,7 +28,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGr
 use rdkafka::error::KafkaError;
 use tokio::sync::mpsc;
 
-use super::client::{Context, configuration};
+use super::client::{Context, make};
+use super::tokens::Kept;
 use super::{Error, Options};
 
 /// Longest wait for the answer to a revocation. Heartbeats go on meanwhile, by librdkafka's own thread; the bound is
@@ -91,7 +92,7 @@ pub struct Membership(Arc<Shared>);
 
 struct Shared {
     owned: Mutex<BTreeSet<i32>>,
-    consumer: Mutex<Weak<BaseConsumer<Role>>>,
+    consumer: Mutex<Weak<Kept<BaseConsumer<Role>>>>,
     closing: AtomicBool,
 }
 
@@ -148,7 +149,6 @@ impl Member {
             ("max.poll.interval.ms", "300000"),
             ("queued.max.messages.kbytes", "1024"),
         ];
-        let config = configuration(options, &tuning, &fixed);
         let (sender, events) = mpsc::channel(EVENTS);
         let shared = Arc::new(Shared {
             owned: Mutex::default(),
@@ -161,8 +161,7 @@ impl Member {
             shared: Arc::clone(&shared),
             events: sender.clone(),
         };
-        let consumer: BaseConsumer<Role> =
-            config.create_with_context(role).map_err(|error| Error::from_kafka(doing(), &error))?;
+        let consumer: Kept<BaseConsumer<Role>> = make(options, &tuning, &fixed, role, doing)?;
         consumer.subscribe(&[topic]).map_err(|error| Error::from_kafka(doing(), &error))?;
         let consumer = Arc::new(consumer);
         *shared.consumer.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&consumer);
@@ -210,7 +209,7 @@ impl Drop for Member {
 }
 
 /// The member's thread.
-fn stay(consumer: Arc<BaseConsumer<Role>>, shared: &Shared, events: &mpsc::Sender<Event>, doing: &str) {
+fn stay(consumer: Arc<Kept<BaseConsumer<Role>>>, shared: &Shared, events: &mpsc::Sender<Event>, doing: &str) {
     while !shared.closing.load(Ordering::Acquire) {
         match consumer.poll(Duration::from_millis(100)) {
             // Paused before anything could be fetched, or fetched in the instant before: not ours to read.
@@ -338,8 +337,8 @@ mod tests {
         let shared = Arc::new(Shared { owned, consumer, closing });
         let context = Context::new("member", &options);
         let role = Role { context, shared: Arc::clone(&shared), events: sender };
-        let config = configuration(&options, &[], &[("group.id", "g")]);
-        let consumer: BaseConsumer<Role> = config.create_with_context(role).expect("a consumer");
+        let made = make(&options, &[], &[("group.id", "g")], role, String::new);
+        let consumer: Kept<BaseConsumer<Role>> = made.expect("a consumer");
         let thread = std::thread::spawn(move || {
             let mut list = TopicPartitionList::new();
             list.add_partition("t", 0);

@@ -13,13 +13,14 @@ use rdkafka::message::Message as _;
 use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use tokio::sync::oneshot;
 
-use super::client::{Context, configuration};
+use super::client::{Context, make};
+use super::tokens::Kept;
 use super::transaction::base_record;
 use super::{Delivered, Error, Options, Outgoing};
 
 /// A producer that places keys as Java's does and sends each record once. Cheap to clone.
 #[derive(Clone)]
-pub struct Sender(Arc<ThreadedProducer<Reports>>);
+pub struct Sender(Arc<Kept<ThreadedProducer<Reports>>>);
 
 type Report = Result<Delivered, Code>;
 
@@ -66,7 +67,7 @@ impl Sender {
     /// # Errors
     /// [`Error::Options`] for a property that librdkafka refuses.
     pub fn new(options: &Options) -> Result<Sender, Error> {
-        let config = configuration(
+        let producer = make(
             options,
             &[
                 ("linger.ms", "5"),
@@ -75,11 +76,9 @@ impl Sender {
                 ("queue.buffering.max.kbytes", "65536"),
             ],
             &[("enable.idempotence", "true"), ("acks", "all"), ("partitioner", "murmur2_random")],
-        );
-        let doing = || format!("making the sender for {}", options.bootstrap_servers);
-        let producer = config
-            .create_with_context(Reports(Context::new("sender", options)))
-            .map_err(|error| Error::from_kafka(doing(), &error))?;
+            Reports(Context::new("sender", options)),
+            || format!("making the sender for {}", options.bootstrap_servers),
+        )?;
         Ok(Sender(Arc::new(producer)))
     }
 

@@ -12,7 +12,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::record::TopicId;
 
-use super::client::{Context, configuration};
+use super::client::{Context, make};
+use super::tokens::Kept;
 use super::{Error, Options, describe, ids, reach};
 
 /// How long one request may take. Longer than any healthy broker needs, short enough that a start which waits for
@@ -87,7 +88,7 @@ impl Timestamps {
 pub struct Admin(Arc<Inner>);
 
 struct Inner {
-    client: AdminClient<Context>,
+    client: Kept<AdminClient<Context>>,
     servers: String,
     embedded: bool,
 }
@@ -101,11 +102,8 @@ impl Admin {
         let doing = || format!("making the administrative client for {}", options.bootstrap_servers);
         // Nothing serves this client between calls, so its statistics would only pile up.
         // rdkafka asks for errors as events for its other clients only; without, they are log lines (8: errors, 4: lines).
-        let config =
-            configuration(options, &[], &[("statistics.interval.ms", "0"), ("enabled_events", "12")]);
-        let client = config
-            .create_with_context(Context::new("admin", options))
-            .map_err(|error| Error::from_kafka(doing(), &error))?;
+        let fixed = [("statistics.interval.ms", "0"), ("enabled_events", "12")];
+        let client = make(options, &[], &fixed, Context::new("admin", options), doing)?;
         let (servers, embedded) = (options.bootstrap_servers.clone(), options.embedded);
         Ok(Admin(Arc::new(Inner { client, servers, embedded })))
     }

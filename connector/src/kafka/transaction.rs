@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 
-use super::client::{Context, configuration};
+use super::client::{Context, make};
 use super::rebalance::GroupMetadata;
+use super::tokens::Kept;
 use super::{Delivered, Error, Options, Outgoing};
 
 /// Longest that a call goes on without looking whether it should stop. librdkafka resumes where it was when it is
@@ -55,7 +56,7 @@ pub enum Outcome {
 pub struct Transaction {
     /// Its own thread takes delivery reports, log lines and statistics: an abort waits for the reports of all that was
     /// under way, and somebody has to take them meanwhile.
-    producer: ThreadedProducer<Reports>,
+    producer: Kept<ThreadedProducer<Reports>>,
     reports: Arc<Tally>,
     sent: usize,
     id: String,
@@ -184,7 +185,9 @@ impl Transaction {
         // first request meets the marker of the one before and waits for a whole backoff.
         let backoff =
             [("retry.backoff.ms", "1"), ("retry.backoff.max.ms", "1"), ("transaction.timeout.ms", "15000")];
-        let config = configuration(
+        let reports = Arc::new(Tally::default());
+        let context = Reports { context: Context::new(role, options), tally: Arc::clone(&reports) };
+        let producer = make(
             options,
             &[tuning, &backoff].concat(),
             &[
@@ -193,12 +196,9 @@ impl Transaction {
                 ("acks", "all"),
                 ("partitioner", "murmur2_random"),
             ],
-        );
-        let reports = Arc::new(Tally::default());
-        let context = Reports { context: Context::new(role, options), tally: Arc::clone(&reports) };
-        let producer = config.create_with_context(context).map_err(|error| {
-            Error::from_kafka(format!("making the transactional client {transactional_id}"), &error)
-        })?;
+            context,
+            || format!("making the transactional client {transactional_id}"),
+        )?;
         let embedded = options.embedded;
         let stop = CancellationToken::new();
         Ok(Transaction { producer, reports, sent: 0, id: transactional_id.to_owned(), clock, embedded, stop })

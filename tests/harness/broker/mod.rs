@@ -88,14 +88,17 @@ impl Broker {
     }
 
     /// A broker with a listener of each of these names and protocols besides the plain one, whose clients have all
-    /// rights; gives their ports. `format` are arguments for formatting its storage. Always native, too.
+    /// rights; gives their ports. `format` are arguments for formatting its storage, `java` for its virtual machine.
+    /// Always native, too.
     pub(crate) fn with_doors(
         doors: &[(&'static str, &'static str)],
         properties: &[(String, String)],
         format: &[String],
+        java: &[String],
     ) -> Result<(Broker, Vec<u16>), String> {
         let mut settings = Settings::load();
         settings.properties.extend_from_slice(properties);
+        settings.java_options.extend_from_slice(java);
         let doors: Vec<_> =
             doors.iter().map(|&(name, protocol)| native::Door { name, protocol, advertised: None }).collect();
         let native = native::Native::start(&settings, &doors, format)?;

@@ -65,3 +65,44 @@ fn a_fingerprint_has_sixteen_digits() {
     let (value, _) = shown(&with("4f1c2a9be0d37785").right(), "datasets.products.schema_replaces");
     assert!(value.contains("4f1c2a9be0d37785"), "{value}");
 }
+
+/// Where tokens are asked for stands in errors.
+#[test]
+fn an_endpoint_for_tokens_has_no_secret_in_its_url() {
+    let with = |url: &str| {
+        let properties = format!("[kafka.properties]\n\"sasl.oauthbearer.token.endpoint.url\" = \"{url}\"\n");
+        case(&format!("{LEAST}{properties}"))
+    };
+    let wrong = with("https://me:pa55@login.example/token").wrong();
+    assert_eq!(wrong.len(), 1, "{wrong:#?}");
+    assert!(wrong[0].contains("has a user in it") && !wrong[0].contains("pa55"), "{wrong:#?}");
+    with("https://login.example/token").right();
+}
+
+/// What is missing is named, also where a secret is a part of the name.
+#[test]
+fn tokens_of_an_endpoint_need_all_that_it_is_asked_by() {
+    let with = |more: &str| {
+        let properties = [
+            "[kafka.properties]",
+            "\"security.protocol\" = \"SASL_SSL\"",
+            "\"sasl.mechanism\" = \"OAUTHBEARER\"",
+            "\"sasl.oauthbearer.method\" = \"oidc\"",
+            "\"sasl.oauthbearer.client.id\" = \"client\"",
+            more,
+        ];
+        case(&format!("{LEAST}{}\n", properties.join("\n")))
+    };
+    let wrong = with("").wrong();
+    assert_eq!(wrong.len(), 1, "{wrong:#?}");
+    for name in ["sasl.oauthbearer.token.endpoint.url", "sasl.oauthbearer.client.secret"] {
+        assert!(wrong[0].contains(name), "{name}: {wrong:#?}");
+    }
+    let grant = "\"sasl.oauthbearer.grant.type\" = \"urn:ietf:params:oauth:grant-type:jwt-bearer\"";
+    let wrong = with(grant).wrong();
+    assert_eq!(wrong.len(), 1, "{wrong:#?}");
+    assert!(wrong[0].contains("client_credentials is"), "{wrong:#?}");
+    // Nobody listens on port 1, nor is anybody asked.
+    with("\"sasl.oauthbearer.client.secret\" = \"s\"\n\"sasl.oauthbearer.token.endpoint.url\" = \"http://127.0.0.1:1/token\"")
+        .right();
+}
