@@ -93,16 +93,21 @@ fn tokens_of_an_endpoint_need_all_that_it_is_asked_by() {
         ];
         case(&format!("{LEAST}{}\n", properties.join("\n")))
     };
-    let wrong = with("").wrong();
-    assert_eq!(wrong.len(), 1, "{wrong:#?}");
+    // What is missing is said to who is about to run by it, as of all that properties say together.
+    let Err(Error::Mistakes { mistakes, .. }) = Config::read_to_run(&with("").sources) else {
+        panic!("no mistake found")
+    };
+    assert_eq!(mistakes.list().len(), 1, "{mistakes}");
     for name in ["sasl.oauthbearer.token.endpoint.url", "sasl.oauthbearer.client.secret"] {
-        assert!(wrong[0].contains(name), "{name}: {wrong:#?}");
+        assert!(mistakes.to_string().contains(name), "{name}: {mistakes}");
     }
     let grant = "\"sasl.oauthbearer.grant.type\" = \"urn:ietf:params:oauth:grant-type:jwt-bearer\"";
     let wrong = with(grant).wrong();
     assert_eq!(wrong.len(), 1, "{wrong:#?}");
     assert!(wrong[0].contains("client_credentials is"), "{wrong:#?}");
     // Nobody listens on port 1, nor is anybody asked.
-    with("\"sasl.oauthbearer.client.secret\" = \"s\"\n\"sasl.oauthbearer.token.endpoint.url\" = \"http://127.0.0.1:1/token\"")
-        .right();
+    let right = with(
+        "\"sasl.oauthbearer.client.secret\" = \"s\"\n\"sasl.oauthbearer.token.endpoint.url\" = \"http://127.0.0.1:1/token\"",
+    );
+    Config::read_to_run(&right.sources).unwrap();
 }
