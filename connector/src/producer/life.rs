@@ -346,6 +346,7 @@ fn spawn(
 
     // beside the flow
     let (asked, at, stop) = (options.clone(), *shard, keeper_stop.clone());
+    let asks = admin.clone();
     let (wanted, snapshot_wanted) = watch::channel(snapshot_asked);
     let history = *topic_id;
     stages.spawn_blocking(move || {
@@ -355,10 +356,11 @@ fn spawn(
                 wanted.send_replace(Some(request.version));
             }
         };
-        let request = control::wait_beside(&asked, at, control_from, &stop, snapshot, |control| match control {
+        let rebuild = |control| match control {
             Some(Control::Rebuild(request)) => Some(request),
             _ => None,
-        })?;
+        };
+        let request = control::wait_beside(&asks, &asked, at, control_from, &stop, snapshot, rebuild)?;
         let Some(request) = request else { return Ok(Done::Other) };
         tracing::warn!(dataset = asked.dataset, request = %request.id, "a rebuild is asked for; this life ends for it");
         Ok(Done::Asked)

@@ -146,7 +146,7 @@ pub struct Recovered {
     /// every reader has to do the same.
     pub mended: bool,
     /// Where the control topic goes on: a request behind it ends the life.
-    pub control_from: i64,
+    pub control_from: control::Place,
     /// The version of which a snapshot was asked for last, made by now or not.
     pub snapshot_asked: Option<Version>,
     /// A rebuild that was asked for: all that this life does. Then `carried` has the positions that it ends at, and
@@ -212,7 +212,7 @@ impl Recovery {
             schema::announced(last, &self.options)?;
         }
         let newest = control::newest(&self.admin, &self.options, self.shard).await;
-        let mut newest =
+        let (mut newest, control_from) =
             newest.map_err(|source| Error::Kafka { doing: "reading the control topic", source })?;
         let version = last.map_or(Version(0), |last| last.version);
         let snapshot_asked = newest.standing.snapshots.remove(&self.shard);
@@ -277,7 +277,6 @@ impl Recovery {
             }
             remembers = self.unread(last, &fetch_from).await?;
         }
-        let control_from = newest.next;
         let letter_limit = topics::letter_limit(&self.admin, &self.options).await;
         let letter_limit = letter_limit
             .map_err(|source| Error::Kafka { doing: "asking what the dead-letter topic takes", source })?;
