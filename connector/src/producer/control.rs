@@ -6,8 +6,9 @@
 //!                                      <--Rebuilt-- announce, in the transaction of its version
 //! ```
 //!
-//! Requests for a snapshot end no life: they are handed to `snapshot`. Pins are the cleaner's to spare ([`pinned`]). Nor does
-//! it end one that the topic is deleted: nothing is asked until it is made anew, and then what stands there.
+//! Requests for a snapshot end no life: they are handed to `snapshot`. Pins are the cleaner's to spare ([`pinned`]), and noted
+//! when they are heard (`clean/spared`). Nor does it end one that the topic is deleted: nothing is asked until it is made anew,
+//! and then what stands there.
 //!
 //! Owns: reading the topic to its end, and waiting behind it. Does not own: what a record means (`format/control`), the
 //! rebuild (`rebuild`).
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use crate::format::announcement::Error;
-use crate::format::control::{Control, Pin, Snapshot, Standing, pin_key, rebuild_key, snapshot_key};
+use crate::format::control::{Control, Pin, Rebuild, Snapshot, Standing, pin_key, rebuild_key, snapshot_key};
 use crate::kafka::{self, Admin, Polled, Poller, Tuning};
 use crate::record::TopicId;
 use crate::version::Shard;
@@ -185,13 +186,31 @@ pub fn wait_for<T>(
 ) -> Result<Option<T>, kafka::Error> {
     let key = rebuild_key(&options.dataset, shard);
     let mut topic = Topic { options, admin: None, poller: None };
-    read_on(&mut topic, Place { topic: None, next }, stop, |offset, of, value| match of == key.as_bytes() {
-        true => found(offset, read(&options.control, offset, value)),
-        false => None,
+    read_on(&mut topic, Place { topic: None, next }, stop, |_, offset, of, value| {
+        match of == key.as_bytes() {
+            true => found(offset, read(&options.control, offset, value)),
+            false => None,
+        }
     })
 }
 
-/// As [`wait_for`]; requests for snapshots of the shard are handed to `snapshot` meanwhile. A topic that is gone is waited
+/// What [`wait_beside`] hears.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    /// A rebuild of the shard is asked for.
+    Rebuild(Rebuild),
+    /// A snapshot of it.
+    Snapshot(Snapshot),
+    /// Readers are pinned, or (`None`) not any more.
+    Pin {
+        /// The control topic that says so.
+        topic: TopicId,
+        /// To what.
+        pin: Option<Pin>,
+    },
+}
+
+/// As [`wait_for`], of all that an owner is told. A topic that is gone is waited
 /// for, and one made anew is read from its beginning: of a topic that exists no longer librdkafka says so only once it has
 /// known it for `topic.metadata.propagation.max.ms`, and an owner that has nothing to do with it is not to end by that.
 /// One that was only said to be gone is read on: what it asked for before `from` was carried out, or refused.
@@ -204,22 +223,33 @@ pub fn wait_beside<T>(
     shard: Shard,
     from: Place,
     stop: &CancellationToken,
-    mut snapshot: impl FnMut(Snapshot),
-    mut found: impl FnMut(Option<Control>) -> Option<T>,
+    mut found: impl FnMut(Heard) -> Option<T>,
 ) -> Result<Option<T>, kafka::Error> {
     let rebuilds = rebuild_key(&options.dataset, shard);
     let snapshots = snapshot_key(&options.dataset, shard);
+    let pins = pin_key(&options.dataset);
     let mut topic = Topic { options, admin: Some(admin), poller: None };
-    read_on(&mut topic, from, stop, |offset, of, value| {
-        if of == rebuilds.as_bytes() {
-            return found(read(&options.control, offset, value));
-        }
-        if of == snapshots.as_bytes()
-            && let Some(Control::Snapshot(request)) = read(&options.control, offset, value)
-        {
-            snapshot(request);
-        }
-        None
+    read_on(&mut topic, from, stop, |id, offset, of, value| {
+        let withdrawn = value.is_none();
+        let said = || read(&options.control, offset, value);
+        let heard = if of == rebuilds.as_bytes() {
+            let Some(Control::Rebuild(request)) = said() else { return None };
+            Heard::Rebuild(request)
+        } else if of == snapshots.as_bytes() {
+            let Some(Control::Snapshot(request)) = said() else { return None };
+            Heard::Snapshot(request)
+        } else if of == pins.as_bytes() {
+            // One that cannot be read may pin anything: what was noted stands, and the cleaner lets nothing go.
+            let pin = match said() {
+                Some(Control::Pin(pin)) if pin.dataset == options.dataset => Some(pin),
+                None if withdrawn => None,
+                _ => return None,
+            };
+            Heard::Pin { topic: id?, pin }
+        } else {
+            return None;
+        };
+        found(heard)
     })
 }
 
@@ -291,7 +321,7 @@ fn read_on<T>(
     reading: &mut impl Reading,
     from: Place,
     stop: &CancellationToken,
-    mut each: impl FnMut(i64, &[u8], Option<Vec<u8>>) -> Option<T>,
+    mut each: impl FnMut(Option<TopicId>, i64, &[u8], Option<Vec<u8>>) -> Option<T>,
 ) -> Result<Option<T>, kafka::Error> {
     let Place { topic: mut id, mut next } = from;
     reading.begin(next)?;
@@ -299,12 +329,12 @@ fn read_on<T>(
         match reading.step() {
             Ok(Some(Step::Record { offset, key: of, value })) => {
                 next = offset + 1;
-                if let Some(found) = each(offset, &of.unwrap_or_default(), value) {
-                    return Ok(Some(found));
-                }
                 if id.is_none() && reading.stays() {
                     // It was made since, and nothing said before that it was missing.
                     id = reading.topic().ok().flatten();
+                }
+                if let Some(found) = each(id, offset, &of.unwrap_or_default(), value) {
+                    return Ok(Some(found));
                 }
                 continue;
             }
@@ -484,7 +514,7 @@ mod tests {
         let mut played = Played { stays, steps: steps.into(), topics, begun, rests, stop: stop.clone() };
         let mut seen = Vec::new();
         let from = Place { topic, next: 7 };
-        let read = read_on(&mut played, from, &stop, |offset, _, _| {
+        let read = read_on(&mut played, from, &stop, |_, offset, _, _| {
             seen.push(offset);
             None::<()>
         });
