@@ -132,7 +132,7 @@ pub struct Plan {
     pub doomed: Vec<Doomed>,
     /// What something retained names: deltas, snapshots, indexes.
     pub kept: [Heap; 3],
-    /// What the present life may be about to announce.
+    /// What the present life may be about to announce: stored by itself, or what it goes on from.
     pub fresh: Heap,
     /// Values of dead letters. The letters' topic names them, which is nobody's to read here: they stay.
     pub letters: Heap,
@@ -367,6 +367,21 @@ impl Sweep {
                     plan.doomed.push(Doomed { name: parsed, bytes, fate })
                 }
             }
+        }
+        Ok(plan)
+    }
+
+    /// As [`Sweep::plan`], for who does not know from what the present `life` goes on: one that was restored from an older
+    /// snapshot needs blobs that have passed by the announcements before its own. Until it has announced something, whatever was
+    /// ever announced may be what it names next.
+    ///
+    /// # Errors
+    /// As [`Sweep::plan`].
+    pub async fn plan_beside(&self, life: Life, below: Version, pin: Pin) -> Result<Plan, Error> {
+        let mut plan = self.plan(below, pin).await?;
+        if self.shelf.newest_epoch() != Some(life.epoch) {
+            let passed = plan.doomed.extract_if(.., |doomed| doomed.fate == Fate::Passed);
+            passed.for_each(|doomed| plan.fresh.add(doomed.bytes));
         }
         Ok(plan)
     }

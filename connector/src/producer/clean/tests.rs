@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::shelf::{Fate, Pin, Shelf};
-use super::sweep::{Error, Refused, Sweep, take_on};
+use super::sweep::{Error, Plan, Refused, Sweep, take_on};
 use super::{AGAIN, Cleaner, Cleaning, Grace};
 use crate::blob::name::{Folder, Kind, Name};
 use crate::blob::{self, BlobStore, Body, Content, Listed, Store};

@@ -203,6 +203,41 @@ async fn a_control_topic_made_anew_that_says_nothing_of_the_pin_lets_nothing_go(
     assert!(!ground.there().await.contains(&pinned), "unpinned it goes");
 }
 
+/// As above; `blob gc` does not know what the life goes on from, nor whether it was restored.
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_a_life_that_has_said_nothing_yet_only_what_was_never_announced_goes() {
+    let mut world = thirty();
+    world.keep(1);
+    world.announce();
+    world.restore();
+    let stands_on = name(Version(18), 1, Kind::Snapshot);
+    let ground = Ground::of(&world, |inner| inner).await;
+    let stop = CancellationToken::new();
+    let admin = Admin::new(&ground.options.kafka).unwrap();
+    let mut gc = Sweep::new(ground.options.clone(), admin, TopicId::default(), Shard(0), None);
+    gc.read(&stop).await.unwrap();
+    let (below, life) = (Version(29), ground.life);
+    let names = |plan: &Plan| plan.doomed.iter().map(|doomed| doomed.name.clone()).collect::<Vec<_>>();
+    let knowing = gc.plan(below, None).await.unwrap();
+    assert!(names(&knowing).contains(&stands_on), "by the announcements alone it would go");
+    let plan = gc.plan_beside(life, below, None).await.unwrap();
+    assert!(
+        names(&plan).contains(&name(Version(32), 1, Kind::Delta)),
+        "of the life before, and never announced"
+    );
+    assert!(plan.doomed.iter().all(|doomed| doomed.fate == Fate::Orphan), "{:?}", plan.doomed);
+    let stay = (knowing.doomed.len() - plan.doomed.len()) as u64;
+    assert_eq!(plan.fresh.blobs, knowing.fresh.blobs + stay, "all others are said to stay");
+
+    world.announce();
+    ground.send(&world.topic.last().expect("it was announced").1).await;
+    gc.read(&stop).await.unwrap();
+    let plan = gc.plan_beside(life, below, None).await.unwrap();
+    let goes = names(&plan);
+    assert!(!goes.contains(&stands_on), "it is named now");
+    assert!(goes.contains(&name(Version(8), 1, Kind::Snapshot)), "all else goes as ever: {goes:?}");
+}
+
 /// The snapshot of 28 is lost; a life goes on from that of 18, which by the announcements before its own has passed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_restored_life_goes_on_from_stays_until_it_has_said_so_itself() {
