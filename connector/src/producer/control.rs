@@ -86,6 +86,10 @@ async fn find(admin: &Admin, options: &Options) -> Result<Option<(TopicId, (i64,
             (None, Err(kafka::Error::Missing { .. })) => return Ok(None),
             (None, Ok(_)) | (Some(_), Err(kafka::Error::Missing { .. })) if options.clock.now() < until => {}
             (None, Ok(_)) => return Ok(None),
+            // Nothing is known by that, and it passes.
+            (_, Err(kafka::Error::Missing { doing, detail })) => {
+                return Err(kafka::Error::Unavailable { doing, detail });
+            }
             (_, Err(error)) => return Err(error),
         }
         tokio::time::sleep(ABSENT).await;
@@ -210,10 +214,10 @@ pub enum Heard {
     },
 }
 
-/// As [`wait_for`], of all that an owner is told. A topic that is gone is waited
-/// for, and one made anew is read from its beginning: of a topic that exists no longer librdkafka says so only once it has
-/// known it for `topic.metadata.propagation.max.ms`, and an owner that has nothing to do with it is not to end by that.
-/// One that was only said to be gone is read on: what it asked for before `from` was carried out, or refused.
+/// As [`wait_for`], of all that an owner is told. A topic that is gone is waited for, and one made anew is read from its
+/// beginning: of a topic that exists no longer librdkafka says so only once it has known it for
+/// `topic.metadata.propagation.max.ms`, and an owner that has nothing to do with it is not to end by that. One that was only
+/// said to be gone is read on: what it asked for before `from` was carried out, or refused.
 ///
 /// # Errors
 /// As [`wait_for`]. Called on a thread of a runtime.
@@ -269,8 +273,8 @@ trait Reading {
     /// Its first offset, where that is answered.
     fn low(&self) -> Option<i64>;
 
-    /// Which topic there is; `None`: there is none. Asked anew.
-    fn topic(&self) -> Result<Option<TopicId>, kafka::Error>;
+    /// Which topic there is, asked anew; `None`: there is none, or it was told to `stop`.
+    fn topic(&self, stop: &CancellationToken) -> Result<Option<TopicId>, kafka::Error>;
 
     /// Waits a moment, or until `stop`.
     fn rest(&self, stop: &CancellationToken);
@@ -306,10 +310,11 @@ impl Reading for Topic<'_> {
         self.poller.as_ref()?.reach(&self.options.control, 0).ok().map(|(low, _)| low)
     }
 
-    fn topic(&self) -> Result<Option<TopicId>, kafka::Error> {
+    fn topic(&self, stop: &CancellationToken) -> Result<Option<TopicId>, kafka::Error> {
         let Some(admin) = self.admin else { return Ok(None) };
-        let described = Handle::current().block_on(admin.describe(&self.options.control))?;
-        Ok(described.map(|info| info.id))
+        let described = stop.run_until_cancelled(admin.describe(&self.options.control));
+        let described = Handle::current().block_on(described).transpose()?;
+        Ok(described.flatten().map(|info| info.id))
     }
 
     fn rest(&self, stop: &CancellationToken) {
@@ -331,7 +336,7 @@ fn read_on<T>(
                 next = offset + 1;
                 if id.is_none() && reading.stays() {
                     // It was made since, and nothing said before that it was missing.
-                    id = reading.topic().ok().flatten();
+                    id = reading.topic(stop).ok().flatten();
                 }
                 if let Some(found) = each(id, offset, &of.unwrap_or_default(), value) {
                     return Ok(Some(found));
@@ -345,7 +350,7 @@ fn read_on<T>(
                 tracing::warn!(topic, next, detail, "the topic was made anew; it is read from its beginning");
                 // Where that is not answered it is lost, and asked, again.
                 next = reading.low().unwrap_or(next);
-                id = reading.topic().ok().flatten().or(id);
+                id = reading.topic(stop).ok().flatten().or(id);
                 reading.rest(stop);
             }
             Err(error @ kafka::Error::Missing { .. }) if reading.stays() => {
@@ -372,7 +377,7 @@ fn until_there(reading: &impl Reading, stop: &CancellationToken) -> Result<Optio
         if stop.is_cancelled() {
             return Ok(None);
         }
-        match reading.topic() {
+        match reading.topic(stop) {
             Ok(None) => {}
             Err(error) if error.is_transient() => {
                 tracing::debug!(%error, topic = reading.name(), "asking for the topic; trying again");
@@ -483,7 +488,7 @@ mod tests {
             Some(3)
         }
 
-        fn topic(&self) -> Result<Option<TopicId>, kafka::Error> {
+        fn topic(&self, _: &CancellationToken) -> Result<Option<TopicId>, kafka::Error> {
             self.topics.borrow_mut().pop_front().expect("nothing more is asked than was played")
         }
 
