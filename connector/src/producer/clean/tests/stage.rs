@@ -187,7 +187,7 @@ async fn a_control_topic_made_anew_that_says_nothing_of_the_pin_lets_nothing_go(
     assert!(!ground.there().await.contains(&pinned), "unpinned it goes");
 }
 
-/// As above; `blob gc` does not know what the life goes on from, nor whether it was restored.
+/// The snapshot of 28 is lost, and a life goes on from that of 18, as below: `blob gc` does not know whether it was restored.
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_a_life_that_has_said_nothing_yet_only_what_was_never_announced_goes() {
     let mut world = thirty();
