@@ -99,15 +99,15 @@ pub struct Faulty {
 impl Faulty {
     /// Wraps `store`; the same seed and the same order of calls give the same faults.
     pub fn wrap(store: Store, faults: Faults, entropy: Entropy) -> (Store, Control) {
-        Faulty::new(store, faults, entropy, None)
+        Faulty::around(store, faults, entropy, None)
     }
 
     /// Wraps `store` with no faults of chance, but what `beside` says.
     pub fn beside(store: Store, beside: Arc<dyn Beside>) -> Store {
-        Faulty::new(store, Faults::default(), Entropy::seeded(0), Some(beside)).0
+        Faulty::around(store, Faults::default(), Entropy::seeded(0), Some(beside)).0
     }
 
-    fn new(
+    fn around(
         store: Store,
         faults: Faults,
         entropy: Entropy,
