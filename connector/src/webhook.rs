@@ -252,9 +252,13 @@ fn remedy(status: StatusCode) -> Option<&'static str> {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             Some("correct the webhook's headers, secret, or the user and password in its url")
         }
-        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE => {
-            Some("correct the webhook's url, or the receiver")
-        }
+        // 421: this server does not speak for the URL's host. 426: not by this protocol, whatever is asked (RFC 9110, 15.5.20
+        // and 15.5.22). Neither has looked at the body.
+        StatusCode::NOT_FOUND
+        | StatusCode::METHOD_NOT_ALLOWED
+        | StatusCode::GONE
+        | StatusCode::MISDIRECTED_REQUEST
+        | StatusCode::UPGRADE_REQUIRED => Some("correct the webhook's url, or the receiver"),
         status if status.is_redirection() => Some("redirects are not followed: correct the webhook's url"),
         _ => None,
     }
@@ -442,9 +446,16 @@ mod tests {
     #[test]
     fn what_an_answer_says_of_the_receiver_it_does_not_say_of_what_was_sent() {
         let barred = |status: u16| remedy(StatusCode::from_u16(status).unwrap());
-        for (status, said) in
-            [(301, "redirects"), (401, "headers"), (403, "secret"), (404, "url"), (405, "url"), (410, "url")]
-        {
+        for (status, said) in [
+            (301, "redirects"),
+            (401, "headers"),
+            (403, "secret"),
+            (404, "url"),
+            (405, "url"),
+            (410, "url"),
+            (421, "url"),
+            (426, "url"),
+        ] {
             assert!(barred(status).is_some_and(|remedy| remedy.contains(said)), "{status}");
         }
         assert!(barred(407).is_some());

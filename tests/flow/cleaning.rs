@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stillwell::producer::{Batching, Cleaning, Performance, Reliability};
 use stillwell::telemetry::ProducerMetrics;
-use stillwell::{ErrorKind, Producer, ProducerBuilder, Version};
+use stillwell::view::Spared;
+use stillwell::{ErrorKind, Producer, ProducerBuilder, Shard, Version};
 use stillwell_tests::campaign::announced::{Announcement, Told};
 use stillwell_tests::{Broker, Record, Running, Topic, scratch, wait_until, wait_until_async};
 
@@ -253,6 +254,43 @@ async fn a_pin_holds_its_chain_and_unpinned_it_goes() {
     assert_eq!(again.kind(), ErrorKind::Rejected);
     consumer.shutdown().await.expect("it stops");
     producer.shutdown().await.expect("it stops");
+}
+
+/// Waits until the owner has noted that this version of the shard is pinned.
+async fn until_noted(setting: &Setting, pinned: Option<Version>) {
+    let dir = setting.data_dir().join("cache");
+    wait_until_async("what is pinned is noted", LONG, || {
+        let noted = Spared::load(&dir, setting.dataset(), Shard(0)).expect("it can be read");
+        std::future::ready(match noted.map(|noted| noted.version) == pinned {
+            true => Ok(()),
+            false => Err(format!("{noted:?}, not {pinned:?}")),
+        })
+    })
+    .await;
+}
+
+/// The control topic may be made anew long before something is to be cleaned: then the note alone knows the pin.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pinned_is_noted_when_it_is_heard_and_at_a_start() {
+    let mut setting = Setting::new("noted-pin", 1, SCHEMA);
+    produce(&mut setting, 0);
+    // Nothing is ever to be cleaned.
+    let first = producer(&setting, 3, NEVER).await;
+    let cache = scratch();
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+    let (steering, version) = (steering(&setting), consumer.view().version());
+    consumer.shutdown().await.expect("it stops");
+    steering.pin(&one(version), "the test", "").await.expect("it is kept");
+    until_noted(&setting, Some(version)).await;
+    steering.unpin().await.expect("it can be");
+    until_noted(&setting, None).await;
+    first.shutdown().await.expect("it stops");
+
+    steering.pin(&one(version), "the test", "").await.expect("it is kept");
+    let second = producer(&setting, 3, NEVER).await;
+    until_noted(&setting, Some(version)).await;
+    second.shutdown().await.expect("it stops");
 }
 
 #[tokio::test(flavor = "multi_thread")]

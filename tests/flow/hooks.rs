@@ -1,7 +1,7 @@
 //! A webhook over TLS, to a receiver with a certificate of a CA of its own: refused where that CA is not trusted, taken where
 //! `SSL_CERT_FILE` names it, signed as OpenSSL counts it, and a letter after the last try.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -11,11 +11,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use stillwell_tests::certificates::{Authority, openssl};
-use stillwell_tests::{Running, scratch, wait_until};
+use stillwell_tests::request::header;
+use stillwell_tests::{Request, Running, scratch, wait_until};
 
 use crate::instance::{Instance, LONG};
 use crate::line::SCHEMA;
-use crate::listening::{header, row, some};
+use crate::listening::{row, some};
 use crate::setting::Setting;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -57,21 +58,13 @@ fn serve(
     stream.set_read_timeout(Some(LONG))?;
     let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
     let mut reader = BufReader::new(StreamOwned::new(connection, stream));
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if reader.read_line(&mut head)? == 0 {
-                return Ok(());
-            }
-        }
-        let length = header(&head, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body)?;
+    while let Some(Request { head, body }) = Request::read(&mut reader)? {
         let status = *status.lock().expect("no panic");
         seen.lock().expect("no panic").push((head, body));
         write!(reader.get_mut(), "HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n")?;
         reader.get_mut().flush()?;
     }
+    Ok(())
 }
 
 /// The signature of a request, as OpenSSL counts it.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stillwell::{ChangeSet, Consumer, Failed, Listener, Listening, Tries};
-use stillwell_tests::{Broker, Message, Record, Topic, wait_until, wait_until_async};
+use stillwell_tests::request::header;
+use stillwell_tests::{Broker, Message, Record, Request, Topic, wait_until, wait_until_async};
 
 use crate::instance::{Instance, LONG};
 use crate::line::SCHEMA;
@@ -268,16 +269,7 @@ impl Receiver {
 fn serve(mut stream: TcpStream, state: &Mutex<Taken>) {
     stream.set_read_timeout(Some(LONG)).expect("a time limit");
     let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if reader.read_line(&mut head).unwrap_or(0) == 0 {
-                return;
-            }
-        }
-        let length = header(&head, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).expect("a whole body");
+    while let Ok(Some(Request { head, body })) = Request::read(&mut reader) {
         let body: Value = serde_json::from_slice(&body).expect("JSON");
         let status = {
             let mut state = state.lock().expect("no panic");
@@ -297,11 +289,6 @@ fn serve(mut stream: TcpStream, state: &Mutex<Taken>) {
             return;
         }
     }
-}
-
-pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")))?;
-    line.split_once(':').map(|(_, value)| value.trim())
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Avro with a schema registry, a real one: schemas that evolve, ids that nobody knows, a registry that is away.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufReader, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use stillwell::telemetry::ProducerMetrics;
 use stillwell::{Producer, ProducerBuilder};
 use stillwell_tests::campaign::Chance;
 use stillwell_tests::{
-    Message, Proxy, Record, Registry, Running, Toxic, run, scratch, stillwell, wait_until, wait_until_async,
+    Message, Proxy, Record, Registry, Request, Running, Toxic, run, scratch, stillwell, wait_until,
+    wait_until_async,
 };
 
 use crate::instance::{Instance, LONG};
@@ -85,10 +86,7 @@ fn ignorant() -> String {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let mut stream = BufReader::new(stream);
-            let mut line = String::new();
-            while stream.read_line(&mut line).is_ok_and(|read| read > 2) {
-                line.clear();
-            }
+            let _ = Request::read(&mut stream);
             let body = r#"{"error_code":40403,"message":"Schema not found"}"#;
             let length = body.len();
             // A client that is gone asks again by another connection.

@@ -269,3 +269,22 @@ fn the_later_letter_may_stand_in_another_partition_and_be_handled() {
     assert_eq!(told(&scene, &["list", "--output", "json", "--topic", letters.name()]).len(), 1);
     assert_eq!(counts(&scene.totals(&topic, 0)).0, 0, "it is handled");
 }
+
+/// What a program has garbled would only come back as the letter that replaces this one, whose value no replay takes up then:
+/// it is left, also by force. What the program leaves as it is goes by force as ever.
+#[test]
+fn what_a_program_has_garbled_does_not_go_back_by_force() {
+    let scene = Scene::new("garbled", 1);
+    let unfit = Record { value: Some(b"{".to_vec()), ..poison("unfit", 5) };
+    scene.fail(&[poison("good", 5), unfit]);
+    let garbled = scene.totals(&["--force", "--fix", "tr '{' '['"], 1);
+    assert_eq!(
+        (counts(&garbled), &garbled["left_by"]["does not fit"]),
+        ((2, 0, 0, 0, 2), &json!(2)),
+        "{garbled}"
+    );
+    assert!(scene.replayed().is_empty());
+    let forced = scene.totals(&["--force", "--fix", "cat"], 0);
+    assert_eq!(counts(&forced), (2, 2, 0, 0, 0), "{forced}");
+    assert_eq!(scene.replayed_keys(), ["good", "unfit"]);
+}

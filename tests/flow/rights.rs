@@ -1,13 +1,12 @@
 //! Rights in Kafka that only some need (`secure` has the others): who refuses versions, who hears of changes, who makes topics.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use serde_json::json;
-use stillwell_tests::{Message, Record, Right, Running, wait_until};
+use stillwell_tests::{Message, Record, Request, Right, Running, wait_until};
 
 use crate::instance::Instance;
-use crate::listening::header;
 use crate::secure::{LONG, Scene, blobs, check, documented, expected, of, until_read};
 
 /// Takes webhooks, and no change that they bring.
@@ -24,17 +23,10 @@ fn refusing() -> SocketAddr {
 
 fn refuse(stream: TcpStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if reader.read_line(&mut head)? == 0 {
-                return Ok(());
-            }
-        }
-        let length = header(&head, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-        reader.read_exact(&mut vec![0; length])?;
+    while Request::read(&mut reader)?.is_some() {
         reader.get_mut().write_all(b"HTTP/1.1 422 X\r\ncontent-length: 0\r\n\r\n")?;
     }
+    Ok(())
 }
 
 /// Waits until a process says what Kafka does not allow it; it goes on.

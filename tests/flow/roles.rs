@@ -1,7 +1,7 @@
 //! Credentials that a machine or a container is given by its host, against the real S3 server: who is asked, by the protocols of
 //! EC2 (IMDSv2) and of containers, what is renewed, and what is said when nobody answers.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,7 +9,8 @@ use bytes::Bytes;
 use serde_json::Value;
 use stillwell::blob::{Error, Options, Store};
 use stillwell::clock::{Clock, rfc3339};
-use stillwell_tests::{Cloud, free_port, run, scratch, wait_until_async};
+use stillwell_tests::request::header;
+use stillwell_tests::{Cloud, Request, free_port, run, scratch, wait_until_async};
 
 use crate::instance::{Instance, LONG};
 use crate::setting::Setting;
@@ -74,21 +75,9 @@ impl Host {
 
     fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
         let mut stream = BufReader::new(stream);
-        let mut request = String::new();
-        stream.read_line(&mut request)?;
-        let mut headers = Vec::new();
-        loop {
-            let mut line = String::new();
-            if stream.read_line(&mut line)? <= 2 {
-                break;
-            }
-            let (name, value) = line.split_once(':').unwrap_or((&line, ""));
-            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-        }
-        let header = |wanted: &str| {
-            headers.iter().find(|(name, _)| name == wanted).map_or("", |(_, value)| value.as_str())
-        };
-        let (status, body) = self.answer(request.trim_end(), header);
+        let Some(request) = Request::read(&mut stream)? else { return Ok(()) };
+        let header = |wanted: &str| header(&request.head, wanted).unwrap_or_default();
+        let (status, body) = self.answer(request.line(), header);
         let length = body.len();
         write!(
             stream.get_mut(),

@@ -23,6 +23,7 @@ pub mod protocol;
 pub mod proxy;
 pub mod reference;
 pub mod registry;
+pub mod request;
 pub mod rights;
 pub mod secure;
 pub mod setting;
@@ -40,6 +41,7 @@ pub use process::{Finished, Running, example, python, run, stillwell, unprivileg
 pub use proxy::{Proxy, TOXICS, Toxic};
 pub use reference::{avro_tools, read_by_avro_tools};
 pub use registry::Registry;
+pub use request::Request;
 pub use rights::{Resource, Right};
 pub use secure::{Secure, User};
 pub use setting::Setting;

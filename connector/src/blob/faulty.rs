@@ -1,5 +1,6 @@
-//! A store that fails on purpose, for tests: a wrapper around any other, driven by a seed.
+//! A store that fails on purpose, for tests: a wrapper around any other, driven by a seed, or by what stands beside it.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,6 +37,33 @@ pub struct Faults {
     pub far: bool,
 }
 
+/// What a store is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// To store a blob.
+    Put,
+    /// To read one, or a part of it.
+    Get,
+    /// How long one is.
+    Head,
+    /// Which there are.
+    List,
+    /// To delete one.
+    Delete,
+}
+
+/// Stands beside a store, and says of each call what is to happen: where chance is not enough, since a test has to know which
+/// call fails, or waits for which.
+pub trait Beside: fmt::Debug + Send + Sync {
+    /// Before the store is asked, for as long as that has to wait. An error is the answer then.
+    fn before<'a>(&'a self, call: Call, name: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// The store has stored a blob.
+    fn stored(&self, name: &str) {
+        let _ = name;
+    }
+}
+
 /// Switches a [`Faulty`] store's faults while it is in use, and counts them. Clones share.
 #[derive(Clone, Debug)]
 pub struct Control(Arc<Shared>);
@@ -65,15 +93,30 @@ pub struct Faulty {
     faults: Faults,
     entropy: Entropy,
     control: Control,
+    beside: Option<Arc<dyn Beside>>,
 }
 
 impl Faulty {
     /// Wraps `store`; the same seed and the same order of calls give the same faults.
     pub fn wrap(store: Store, faults: Faults, entropy: Entropy) -> (Store, Control) {
+        Faulty::around(store, faults, entropy, None)
+    }
+
+    /// Wraps `store` with no faults of chance, but what `beside` says.
+    pub fn beside(store: Store, beside: Arc<dyn Beside>) -> Store {
+        Faulty::around(store, Faults::default(), Entropy::seeded(0), Some(beside)).0
+    }
+
+    fn around(
+        store: Store,
+        faults: Faults,
+        entropy: Entropy,
+        beside: Option<Arc<dyn Beside>>,
+    ) -> (Store, Control) {
         let shared = Shared { on: AtomicBool::new(true), injected: AtomicU64::new(0) };
         let control = Control(Arc::new(shared));
         let base = store.url().to_owned();
-        let faulty = Faulty { inner: store, faults, entropy, control: control.clone() };
+        let faulty = Faulty { inner: store, faults, entropy, control: control.clone(), beside };
         (Store::new(&base, Arc::new(faulty)), control)
     }
 
@@ -100,9 +143,19 @@ impl Faulty {
         }
     }
 
-    async fn slow(&self) {
+    async fn begin(&self, call: Call, name: &str) -> Result<(), Error> {
         if !self.faults.delay.is_zero() && self.control.0.on.load(Ordering::Acquire) {
             tokio::time::sleep(self.faults.delay).await;
+        }
+        match &self.beside {
+            Some(beside) => beside.before(call, name).await,
+            None => Ok(()),
+        }
+    }
+
+    fn stored(&self, name: &str) {
+        if let Some(beside) = &self.beside {
+            beside.stored(name);
         }
     }
 
@@ -164,24 +217,26 @@ enum Fault {
 impl BlobStore for Faulty {
     fn put<'a>(&'a self, name: &'a str, body: Body) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            self.slow().await;
+            self.begin(Call::Put, name).await?;
             if self.happens(self.faults.put_fails) {
                 return Err(self.fails("storing", name));
             }
             let unknown = self.happens(self.faults.put_unknown);
             self.inner.put(name, body).await?;
+            self.stored(name);
             if unknown { Err(self.fails("storing", name)) } else { Ok(()) }
         })
     }
 
     fn put_new<'a>(&'a self, name: &'a str, body: Body) -> BoxFuture<'a, Result<Put, Error>> {
         Box::pin(async move {
-            self.slow().await;
+            self.begin(Call::Put, name).await?;
             if self.happens(self.faults.put_fails) {
                 return Err(self.fails("storing", name));
             }
             let unknown = self.happens(self.faults.put_unknown);
             let put = self.inner.put_new(name, body).await?;
+            self.stored(name);
             if unknown { Err(self.fails("storing", name)) } else { Ok(put) }
         })
     }
@@ -193,7 +248,7 @@ impl BlobStore for Faulty {
         same: Option<&'a Tag>,
     ) -> BoxFuture<'a, Result<Part, Error>> {
         Box::pin(async move {
-            self.slow().await;
+            self.begin(Call::Get, name).await?;
             if self.happens(self.faults.get_fails) {
                 return Err(self.fails("reading", name));
             }
@@ -214,7 +269,7 @@ impl BlobStore for Faulty {
 
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Content, Error>> {
         Box::pin(async move {
-            self.slow().await;
+            self.begin(Call::Get, name).await?;
             if self.happens(self.faults.get_fails) {
                 return Err(self.fails("reading", name));
             }
@@ -229,7 +284,7 @@ impl BlobStore for Faulty {
 
     fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<u64>, Error>> {
         Box::pin(async move {
-            self.slow().await;
+            self.begin(Call::Head, name).await?;
             if self.happens(self.faults.other_fails) {
                 return Err(self.fails("reading", name));
             }
@@ -239,7 +294,7 @@ impl BlobStore for Faulty {
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, Error>> {
         Box::pin(async move {
-            self.slow().await;
+            self.begin(Call::List, prefix).await?;
             if self.happens(self.faults.other_fails) {
                 return Err(self.fails("listing", prefix));
             }
@@ -249,7 +304,7 @@ impl BlobStore for Faulty {
 
     fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            self.slow().await;
+            self.begin(Call::Delete, name).await?;
             if self.happens(self.faults.other_fails) {
                 return Err(self.fails("deleting", name));
             }

@@ -162,7 +162,7 @@ impl Rebuild {
 
     async fn take_back(&self, asked: &Asked, admin: &Admin) -> Result<Answer> {
         let newest = topic::newest(admin, &asked.producer, Shard(0)).await;
-        let newest = newest.map_err(|error| asked.failed(error))?;
+        let (newest, _) = newest.map_err(|error| asked.failed(error))?;
         let Some(Control::Rebuild(request)) = newest.control else {
             return Err(Error::new(ErrorKind::Rejected, format!("no rebuild of {} waits", self.dataset)));
         };
@@ -234,7 +234,7 @@ impl Asked {
     /// Puts the request. The offset of the control topic from which on it is answered.
     async fn ask(&self, admin: &Admin, request: control::Rebuild) -> Result<i64> {
         let newest = topic::newest(admin, &self.producer, Shard(0)).await;
-        let next = newest.map_err(|error| self.failed(error))?.next;
+        let (_, topic::Place { next, .. }) = newest.map_err(|error| self.failed(error))?;
         let id = request.id;
         self.put(Some(request)).await?;
         tracing::info!(dataset = self.producer.dataset, request = %id, "asked; waiting for the owner");

@@ -136,7 +136,7 @@ impl Consumer {
             Recent::new(slot.clone(), Some(fetcher.clone()), !options.guards.is_empty(), stop.clone());
         let (mut reports, mut runners) = (Vec::new(), Vec::new());
         for listening in &options.listeners {
-            let report = Report::new(&listening.name);
+            let report = Report::new(&listening.name, &options.metrics);
             reports.push(report.clone());
             let runner = Runner::new(listening.clone(), &options, recent.clone(), report, stop.clone());
             let runner = runner.map_err(|error| {

@@ -76,6 +76,12 @@ pub enum Error {
          of them are remembered: select fewer letters (--since), or do without the check (--force)"
     )]
     TooManyKeys(usize),
+    /// Too much would have to be remembered of what replays came to.
+    #[error(
+        "the topic has letters of more than {0} records that were replayed and have failed again, and all of them are \
+         remembered: let it keep less (its retention.ms), so that letters which are done with go"
+    )]
+    TooManyAgain(usize),
     /// Too much would have to be remembered beside other work.
     #[error(
         "the topic has more than {0} letters, and a list of it takes memory for each: list them with `stillwell dlq list`, \
@@ -105,6 +111,7 @@ impl Error {
             | Error::Fix(_)
             | Error::NoProgram(_)
             | Error::TooManyKeys(_)
+            | Error::TooManyAgain(_)
             | Error::TooManyLetters(_)
             | Error::InTheDataset(_)
             | Error::Stopped => false,
@@ -121,6 +128,7 @@ impl Error {
             Error::NoTopic(_)
             | Error::NoProgram(_)
             | Error::TooManyKeys(_)
+            | Error::TooManyAgain(_)
             | Error::TooManyLetters(_)
             | Error::InTheDataset(_) => ErrorKind::Rejected,
             Error::Fix(_) => ErrorKind::Unavailable,

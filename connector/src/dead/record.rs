@@ -22,8 +22,11 @@
 //! Owns: what letters of one record have in common, and which are replaced by a later one. Does not own: what follows from
 //! it (`listing`, `replay`).
 
+use std::collections::hash_map::Entry;
+
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::Error;
 use super::found::{Found, Source};
 use super::table::Map;
 use crate::codec::append_integer;
@@ -94,6 +97,9 @@ impl Record {
     }
 }
 
+/// Most records of a topic that were replayed and have failed again: a gigabyte of memory for them.
+const MOST_AGAIN: usize = 20_000_000;
+
 /// A letter by which others are replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Last {
@@ -106,29 +112,52 @@ pub struct Last {
 }
 
 /// The last letters of those records that were replayed and have failed again. Some 50 bytes of memory for each of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Again {
     of: Map<Record, Last>,
+    most: usize,
+}
+
+impl Default for Again {
+    fn default() -> Again {
+        Again::within(MOST_AGAIN)
+    }
 }
 
 impl Again {
+    /// Of at most so many records.
+    pub fn within(most: usize) -> Again {
+        Again { of: Map::default(), most }
+    }
+
     /// Whether no record was replayed and has failed again.
     pub fn is_empty(&self) -> bool {
         self.of.is_empty()
     }
 
     /// Takes a letter, in any order.
-    pub fn take(&mut self, found: &Found<'_>) {
+    ///
+    /// # Errors
+    /// [`Error::TooManyAgain`]: which letters are replaced cannot be known, and an older value could land behind a newer one.
+    pub fn take(&mut self, found: &Found<'_>) -> Result<(), Error> {
         let (partition, offset, replays) = (found.raw.partition, found.raw.offset, found.replays);
         if replays == 0 {
-            return;
+            return Ok(());
         }
-        let Some(record) = Record::of(found) else { return };
+        let Some(record) = Record::of(found) else { return Ok(()) };
         let last = Last { offset, partition, replays };
-        let known = self.of.entry(record).or_insert(last);
-        if replays >= known.replays {
-            *known = last;
+        let is_full = self.of.len() >= self.most;
+        match self.of.entry(record) {
+            Entry::Occupied(mut known) if replays >= known.get().replays => {
+                known.insert(last);
+            }
+            Entry::Occupied(_) => {}
+            Entry::Vacant(_) if is_full => return Err(Error::TooManyAgain(self.most)),
+            Entry::Vacant(none) => {
+                none.insert(last);
+            }
         }
+        Ok(())
     }
 
     /// The letter of the same record that has replaced one whose record was replayed so often.
@@ -246,7 +275,7 @@ mod tests {
         let letters = [at(found(), 1, 5), at(again(180, 2), 0, 30), at(again(100, 1), 1, 20)];
         for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
             let mut later = Again::default();
-            order.iter().for_each(|at| later.take(&letters[*at]));
+            order.iter().for_each(|at| later.take(&letters[*at]).unwrap());
             let replaced = |found: &Found<'_>| later.replaced(Record::of(found), found.replays);
             let last = Some(Last { offset: 30, partition: 0, replays: 2 });
             assert_eq!(letters.each_ref().map(replaced), [last, None, last]);
@@ -255,5 +284,22 @@ mod tests {
             assert_eq!(replaced(&Found { source, ..found() }), None);
             assert_eq!(later.replaced(None, 0), None);
         }
+    }
+
+    #[test]
+    fn no_more_records_are_remembered_than_there_is_room_for() {
+        let mut later = Again::within(2);
+        let of = |offset, replays| Found {
+            origin: Some(Origin { offset, timestamp: 1_000 }),
+            ..again(100 + offset, replays)
+        };
+        later.take(&of(7, 1)).unwrap();
+        later.take(&of(8, 1)).unwrap();
+        later.take(&of(7, 2)).unwrap();
+        later.take(&Found { replays: 0, ..of(9, 0) }).unwrap();
+        let error = later.take(&of(9, 1)).unwrap_err();
+        assert!(matches!(error, Error::TooManyAgain(2)), "{error}");
+        let replaced = |found: &Found<'_>| later.replaced(Record::of(found), found.replays);
+        assert!(replaced(&of(7, 1)).is_some() && replaced(&of(8, 0)).is_some());
     }
 }

@@ -292,7 +292,7 @@ impl<'a> Replay<'a> {
             reader.begin(partition, from)?;
             let Replay { sources, totals, options, asked, stop, again, .. } = self;
             reader.read(partition, |found| {
-                again.take(&found);
+                again.take(&found)?;
                 let is_open = totals.selected < most && progress.is_open(found.raw.offset);
                 if is_open && meant(asked, &found) == Verdict::Meant {
                     totals.selected += 1;

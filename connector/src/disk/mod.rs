@@ -40,7 +40,7 @@ pub use self::look::{Checked, Damage, Look, check};
 pub use self::pages::Pages;
 pub use self::raw::{Broken, FileKind};
 pub use self::repair::{Outcome, Repaired, repair};
-pub use self::rocksdb::{Database, Opened, Options, Survey, bytes_in};
+pub use self::rocksdb::{Database, Opened, Options, Survey, bytes_in, chunk_bytes_in};
 pub use self::thread::{Keeper, Pace, Persist, PushError, Waiting, Writer};
 
 /// What is wrong with the disk.

@@ -443,6 +443,12 @@ pub fn bytes_in(dir: &Path) -> u64 {
     files.flatten().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
+/// Bytes of the files in `dir` that hold chunks: of those that are forgotten too, until [`Database::reclaim`].
+pub fn chunk_bytes_in(dir: &Path) -> u64 {
+    let files = raw::files(dir).unwrap_or_default();
+    files.iter().filter(|(_, kind, _)| *kind == raw::FileKind::Blob).map(|(_, _, bytes)| bytes).sum()
+}
+
 /// Whether the system only lacks the means at the moment. All else that goes wrong with a read goes wrong again: a log
 /// that tried once more would try for ever.
 pub(super) fn passes(error: &::rocksdb::Error) -> bool {

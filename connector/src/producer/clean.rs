@@ -32,6 +32,7 @@ use shelf::Fate;
 use sweep::{AT_A_TIME, Confirmed, Error, Plan, Refused, Sweep};
 
 pub mod shelf;
+pub mod spared;
 pub mod sweep;
 
 #[cfg(test)]

@@ -28,8 +28,9 @@ use super::batch::Batcher;
 use super::build::{self, Builder, Built};
 use super::circuit::Circuits;
 use super::clean::Cleaner;
+use super::clean::spared::Noting;
 use super::clean::sweep::Sweep;
-use super::control;
+use super::control::{self, Heard};
 use super::intake::Intake;
 use super::keep::{Keeper, LONGEST_CHAIN};
 use super::look::Look;
@@ -48,7 +49,7 @@ use super::validate::Validator;
 use super::write::watch::Watchers;
 use crate::blob::name::Folder;
 use crate::error::chain;
-use crate::format::control::{Control, Rebuild, Snapshot};
+use crate::format::control::Rebuild;
 use crate::gauge::{Budget, Pressure, Strain};
 use crate::kafka::{Membership, Poller, Transaction, Tuning};
 use crate::schema::Schema;
@@ -346,19 +347,26 @@ fn spawn(
 
     // beside the flow
     let (asked, at, stop) = (options.clone(), *shard, keeper_stop.clone());
+    let asks = admin.clone();
     let (wanted, snapshot_wanted) = watch::channel(snapshot_asked);
     let history = *topic_id;
+    let noting = Noting::new(cache.clone(), &options.dataset, at, history);
     stages.spawn_blocking(move || {
-        let snapshot = |request: Snapshot| {
-            if request.history == history {
-                tracing::info!(dataset = asked.dataset, request = %request.id, "a snapshot is asked for");
-                wanted.send_replace(Some(request.version));
+        let heard = |heard| match heard {
+            Heard::Rebuild(request) => Some(request),
+            Heard::Snapshot(request) => {
+                if request.history == history {
+                    tracing::info!(dataset = asked.dataset, request = %request.id, "a snapshot is asked for");
+                    wanted.send_replace(Some(request.version));
+                }
+                None
+            }
+            Heard::Pin { topic, pin } => {
+                noting.said(topic, pin.as_ref());
+                None
             }
         };
-        let request = control::wait_beside(&asked, at, control_from, &stop, snapshot, |control| match control {
-            Some(Control::Rebuild(request)) => Some(request),
-            _ => None,
-        })?;
+        let request = control::wait_beside(&asks, &asked, at, control_from, &stop, heard)?;
         let Some(request) = request else { return Ok(Done::Other) };
         tracing::warn!(dataset = asked.dataset, request = %request.id, "a rebuild is asked for; this life ends for it");
         Ok(Done::Asked)

@@ -424,6 +424,10 @@ impl Log {
                 received_at: now,
             })
             .collect();
+        // What lives before this one have trimmed, in other processes too, and whose room is not given back. No less than this:
+        // chunks take no more on disk than they have bytes, and those that are in the write-ahead log only take nothing here.
+        let held: u64 = kept.iter().map(|chunk| u64::from(chunk.bytes)).sum();
+        let unreclaimed = disk::chunk_bytes_in(&inner.dir).saturating_sub(held);
         *lock(&inner.retained) = ranges(&survey);
         let mut appending = lock(&inner.appending);
         let mut queue = inner.shared.queue();
@@ -431,6 +435,7 @@ impl Log {
             return Err(Error::Closed);
         }
         *queue = queue.next_life(Cursor::at(positions), writer.next(), kept);
+        queue.unreclaimed_bytes = queue.unreclaimed_bytes.max(unreclaimed);
         appending.begin_life(life, &judged.next);
         Ok(judged.next)
     }

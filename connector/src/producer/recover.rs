@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::announce::Carried;
+use super::clean::spared::Noting;
 use super::control;
 use super::log::{self, Log};
 use super::read_back::{self, ReadBack, Truth};
@@ -146,7 +147,7 @@ pub struct Recovered {
     /// every reader has to do the same.
     pub mended: bool,
     /// Where the control topic goes on: a request behind it ends the life.
-    pub control_from: i64,
+    pub control_from: control::Place,
     /// The version of which a snapshot was asked for last, made by now or not.
     pub snapshot_asked: Option<Version>,
     /// A rebuild that was asked for: all that this life does. Then `carried` has the positions that it ends at, and
@@ -212,8 +213,9 @@ impl Recovery {
             schema::announced(last, &self.options)?;
         }
         let newest = control::newest(&self.admin, &self.options, self.shard).await;
-        let mut newest =
+        let (mut newest, control_from) =
             newest.map_err(|source| Error::Kafka { doing: "reading the control topic", source })?;
+        self.note_pin(&newest, control_from.topic).await;
         let version = last.map_or(Version(0), |last| last.version);
         let snapshot_asked = newest.standing.snapshots.remove(&self.shard);
         let snapshot_asked = snapshot_asked.filter(|request| request.history == self.topic_id);
@@ -277,7 +279,6 @@ impl Recovery {
             }
             remembers = self.unread(last, &fetch_from).await?;
         }
-        let control_from = newest.next;
         let letter_limit = topics::letter_limit(&self.admin, &self.options).await;
         let letter_limit = letter_limit
             .map_err(|source| Error::Kafka { doing: "asking what the dead-letter topic takes", source })?;
@@ -298,6 +299,16 @@ impl Recovery {
             lost,
             letter_limit,
         })
+    }
+
+    /// Notes what the control topic says of a pin, if anything.
+    async fn note_pin(&self, newest: &control::Newest, topic: Option<TopicId>) {
+        let is_said = newest.about_pin && newest.unread_pin.is_none();
+        let Some(topic) = topic.filter(|_| is_said) else { return };
+        let noting = Noting::new(self.cache.clone(), &self.options.dataset, self.shard, self.topic_id);
+        let pin = newest.standing.pin.clone();
+        // What may not be deleted is asked for again before anything is: this one may fail.
+        let _ = tokio::task::spawn_blocking(move || noting.said(topic, pin.as_ref())).await;
     }
 
     async fn ends(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {

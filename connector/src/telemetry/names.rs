@@ -138,6 +138,8 @@ families! {
         listener_failures_total: By<IntCounter>["listener"],
         /// One attempt that went well.
         listener_seconds: By<Histogram>["listener"],
+        /// Whether a listener or webhook is held: 1 while too many sets were given up, and no more becomes a letter.
+        listener_held: By<IntGauge>["listener"],
         /// Clients that follow the changes as server-sent events.
         change_streams: IntGauge,
         /// Event streams that this process ended, by why: slow, shutdown, unreadable or closed.

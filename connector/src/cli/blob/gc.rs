@@ -2,7 +2,8 @@
 //!
 //! Works beside a running producer, which it does not ask: what may go by those rules is named by nothing that anybody
 //! can come to announce any more, so that it does not matter who deletes it. It leaves the announcement topic to the
-//! producer, which owns it.
+//! producer, which owns it. Of one thing it knows less than the owner: what a life goes on from that has announced nothing
+//! yet. What was announced before stays until then.
 
 use std::io::{self, Write};
 
@@ -60,7 +61,7 @@ struct Report {
     /// Their bytes.
     bytes: u64,
     kept: Sum,
-    /// Of the present life, and not announced yet.
+    /// What the present life may be about to announce.
     in_the_making: Sum,
     /// Values of dead letters, which stay.
     letters: Sum,
@@ -203,7 +204,7 @@ impl Gc {
         // Within the first grace of all nothing is over; what no announcement names may go all the same.
         let below = sweep.shelf().oldest_kept_by(over).unwrap_or(Version(0)).max(sweep.shelf().oldest());
         let mut confirmed = sweep.confirm(life, stop).await?;
-        let plan = sweep.plan(below, confirmed.pin).await?;
+        let plan = sweep.plan_beside(life, below, confirmed.pin).await?;
         plan.kept.iter().for_each(|heap| report.kept.add(*heap));
         report.in_the_making.add(plan.fresh);
         report.letters.add(plan.letters);
@@ -246,7 +247,7 @@ impl Report {
             kept.bytes
         )?;
         for (sum, what) in [
-            (in_the_making, "stay: the present writer's, not announced yet"),
+            (in_the_making, "stay: the present writer may be about to announce them"),
             (letters, "stay: values of dead letters"),
             (unknown, "stay: not of this release"),
         ] {

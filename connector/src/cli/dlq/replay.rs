@@ -50,7 +50,8 @@ pub(super) struct Replay {
     #[arg(long, value_name = "TIME", default_value = "90s", value_parser = humantime::parse_duration)]
     wait: Duration,
     /// Replay also what is stale, what the source cannot tell of any more, and what does not fit as it is; what lost a conflict
-    /// is sent with the time of now, so that it wins. Not what a later letter of the same record has replaced
+    /// is sent with the time of now, so that it wins. Not what a later letter of the same record has replaced, nor what the
+    /// program of --fix has changed and does not fit
     #[arg(long)]
     force: bool,
     /// Where letters go: to the source as they are there, or into the dataset as its rows: a value is JSON then, as in `import`,

@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use prometheus::IntGauge;
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::retry::Circuit;
+use crate::telemetry::ConsumerMetrics;
 use crate::version::Version;
 
 /// Written by the runner, read by health. Cheap to clone.
@@ -17,6 +19,8 @@ struct Inner {
     name: String,
     /// Held to read or write it.
     told: Mutex<Told>,
+    /// Shows [`Told::held`]. Set with `told` locked.
+    held: IntGauge,
     /// Whether sets may be given up, however many were. Set with `told` locked.
     through: watch::Sender<bool>,
 }
@@ -40,7 +44,7 @@ pub struct Told {
 
 impl Report {
     /// Of a listener that has done nothing yet.
-    pub fn new(name: &str) -> Report {
+    pub fn new(name: &str, metrics: &ConsumerMetrics) -> Report {
         let told = Told {
             name: name.to_owned(),
             version: Version(0),
@@ -50,7 +54,9 @@ impl Report {
             letters: 0,
         };
         let (told, through) = (Mutex::new(told), watch::Sender::new(false));
-        Report(Arc::new(Inner { name: name.to_owned(), told, through }))
+        // Shown as soon as there is the listener: a series that begins with the hold is one that no alert waits for.
+        let held = metrics.listener_held.with(&[name]);
+        Report(Arc::new(Inner { name: name.to_owned(), told, held, through }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
@@ -67,8 +73,11 @@ impl Report {
         self.lock().clone()
     }
 
-    pub(super) fn tell(&self, change: impl FnOnce(&mut Told)) {
-        change(&mut self.lock());
+    pub(super) fn tell<T>(&self, change: impl FnOnce(&mut Told) -> T) -> T {
+        let mut told = self.lock();
+        let made = change(&mut told);
+        self.0.held.set(told.held.into());
+        made
     }
 
     /// What it is held for; `None`: it is not.
@@ -80,26 +89,28 @@ impl Report {
     /// Ends a hold: sets may be given up, and become letters, until the listener has handled as many again, or the process
     /// ends. What it was held for; `None`: it was not.
     pub fn let_through(&self) -> Option<String> {
-        let mut told = self.lock();
-        if !std::mem::take(&mut told.held) {
-            return None;
-        }
-        self.0.through.send_replace(true);
-        tracing::warn!(
-            listener = self.0.name,
-            "an operator lets changes become letters that it does not handle"
-        );
-        Some(told.error.clone().unwrap_or_default())
+        self.tell(|told| {
+            if !std::mem::take(&mut told.held) {
+                return None;
+            }
+            self.0.through.send_replace(true);
+            tracing::warn!(
+                listener = self.0.name,
+                "an operator lets changes become letters that it does not handle"
+            );
+            Some(told.error.clone().unwrap_or_default())
+        })
     }
 
     /// Holds it, and says why. False: an operator lets sets through.
     pub(super) fn hold(&self, said: String) -> bool {
-        let mut told = self.lock();
-        told.held = !*self.0.through.borrow();
-        if told.held {
-            told.error = Some(said);
-        }
-        told.held
+        self.tell(|told| {
+            told.held = !*self.0.through.borrow();
+            if told.held {
+                told.error = Some(said);
+            }
+            told.held
+        })
     }
 
     /// Waits until an operator lets sets through.

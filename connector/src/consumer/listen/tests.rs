@@ -204,7 +204,7 @@ impl World {
 
     /// Starts the listener.
     fn listen(&self, listening: Listening) -> (Report, tokio::task::JoinHandle<()>) {
-        let report = Report::new(&listening.name);
+        let report = Report::new(&listening.name, &self.metrics);
         let options = self.options();
         let runner =
             Runner::new(listening, &options, self.recent.clone(), report.clone(), self.stop.clone()).unwrap();

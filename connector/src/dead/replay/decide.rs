@@ -41,6 +41,8 @@ impl Replay<'_> {
                 }
             }
         }
+        // What the program made something else of than it was.
+        let mut changed = vec![false; letters.len()];
         if let Some(fix) = &self.asked.fix {
             let open: Vec<usize> =
                 outcomes.iter().enumerate().filter(|(_, one)| one.is_none()).map(|(at, _)| at).collect();
@@ -51,9 +53,12 @@ impl Replay<'_> {
                 _ => Error::Fix(error),
             })?;
             for (at, mended) in open.into_iter().zip(mended) {
-                match (mended, letters.get_mut(at), outcomes.get_mut(at)) {
-                    (Ok(value), Some(held), _) => held.value = value,
-                    (Err(why), _, Some(outcome)) => *outcome = Some(Outcome::Left(Why::Unmended, why)),
+                match (mended, letters.get_mut(at), outcomes.get_mut(at), changed.get_mut(at)) {
+                    (Ok(value), Some(held), _, Some(changed)) => {
+                        *changed = held.value != value;
+                        held.value = value;
+                    }
+                    (Err(why), _, Some(outcome), _) => *outcome = Some(Outcome::Left(Why::Unmended, why)),
                     _ => {}
                 }
             }
@@ -71,11 +76,11 @@ impl Replay<'_> {
             self.sources.catch_up(&self.stop, |_| {})?;
         }
         let now = self.options.clock.wall_ms();
-        let decided =
-            letters.iter().zip(outcomes).zip(misfits).map(|((held, outcome), misfit)| match outcome {
-                Some(outcome) => Ok(outcome),
-                None => self.judge(held, misfit, now),
-            });
+        let open = letters.iter().zip(outcomes).zip(misfits).zip(changed);
+        let decided = open.map(|(((held, outcome), misfit), is_changed)| match outcome {
+            Some(outcome) => Ok(outcome),
+            None => self.judge(held, misfit, is_changed, now),
+        });
         decided.collect()
     }
 
@@ -127,8 +132,15 @@ impl Replay<'_> {
         Ok(lost.map(|why| Outcome::Left(Why::BlobLost, why)))
     }
 
-    /// The last questions, once its value is what will be sent; or a row of which nothing could be made, and why.
-    fn judge(&mut self, held: &Held, misfit: Option<String>, now: i64) -> Result<Outcome, Error> {
+    /// The last questions, once its value is what will be sent, which is another than it was (`is_changed`); or a row of which
+    /// nothing could be made, and why. `now`: milliseconds since the Unix epoch.
+    fn judge(
+        &mut self,
+        held: &Held,
+        misfit: Option<String>,
+        is_changed: bool,
+        now: i64,
+    ) -> Result<Outcome, Error> {
         let no_row = |why: &String| Outcome::Left(Why::Unfit, format!("{why}; mend it (--fix)"));
         let Some(source) = &held.source else {
             return Ok(Outcome::Left(Why::Misplaced, "it does not say where the record was".to_owned()));
@@ -165,13 +177,15 @@ impl Replay<'_> {
                 }
                 Standing::Unknown(why) => return Ok(Outcome::Left(Why::Unjudged, why)),
             }
-            // The writer has the last word; but what would only come back as the next letter of its record stays. A row was
-            // read as the writer will.
-            if self.rows.is_none()
-                && let Some(misfit) = self.fit.misfit(held.encoded())?
-            {
-                return Ok(unfit(&misfit));
-            }
+        }
+        // The writer has the last word; but what would only come back as the next letter of its record stays. So does, by force
+        // too, what the program has garbled: that next letter would replace this one, whose value no replay takes up then. A row
+        // was read as the writer will.
+        if (!self.asked.force || is_changed)
+            && self.rows.is_none()
+            && let Some(misfit) = self.fit.misfit(held.encoded())?
+        {
+            return Ok(unfit(&misfit));
         }
         if let Some(why) = &misfit {
             return Ok(no_row(why));

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::shelf::{Fate, Pin, Shelf};
+use super::spared;
 use crate::blob::name::{self, Folder, Name};
 use crate::blob::{self, Listed};
-use crate::error::chain;
 use crate::format::announcement::Message;
 use crate::kafka::{self, Admin, Poller, Tuning};
 use crate::producer::circuit::Gate;
@@ -132,7 +132,7 @@ pub struct Plan {
     pub doomed: Vec<Doomed>,
     /// What something retained names: deltas, snapshots, indexes.
     pub kept: [Heap; 3],
-    /// What the present life may be about to announce.
+    /// What the present life may be about to announce: stored by itself, or what it goes on from.
     pub fresh: Heap,
     /// Values of dead letters. The letters' topic names them, which is nobody's to read here: they stay.
     pub letters: Heap,
@@ -275,15 +275,14 @@ impl Sweep {
         topics::keeps_pins(&self.admin, &self.options).await?;
         let control::Pinned { pin, is_said } =
             control::pinned(&self.admin, &self.options, self.shard).await?;
-        let pin = pin.filter(|pin| pin.history == self.topic_id);
-        let pin = pin.and_then(|pin| pin.versions.get(self.shard.0 as usize).copied());
-        self.note(pin.map(|pin| (pin.version, pin.epoch)), is_said).await?;
+        let pin = spared::of_shard(pin.as_ref(), self.topic_id, self.shard);
+        self.note(pin, is_said).await?;
         self.read(stop).await?;
         // Behind the reading, so that what was read is known to be of it.
         self.is_same().await?;
         match self.shelf.life() {
             Some(highest) if highest != life => Err(Error::Superseded(highest)),
-            _ => Ok(Confirmed { pin: pin.map(|pin| (pin.version, pin.epoch)), at }),
+            _ => Ok(Confirmed { pin, at }),
         }
     }
 
@@ -303,11 +302,8 @@ impl Sweep {
                 return Ok(Some(lost));
             }
             let now = pin.map(|(version, epoch)| Spared { topic, history, version, epoch });
-            if let Some(cache) = cache.filter(|_| now != noted)
-                && let Err(error) = cache.save_spared(&dataset, shard, now)
-            {
-                // A full disk, say, on which cleaning may be what makes room.
-                tracing::warn!(error = chain(&error), dataset, "it cannot be noted what is pinned");
+            if let Some(cache) = cache.filter(|_| now != noted) {
+                spared::save(&cache, &dataset, shard, now);
             }
             Ok(None)
         });
@@ -371,6 +367,21 @@ impl Sweep {
                     plan.doomed.push(Doomed { name: parsed, bytes, fate })
                 }
             }
+        }
+        Ok(plan)
+    }
+
+    /// As [`Sweep::plan`], for who does not know from what the present `life` goes on: one that was restored from an older
+    /// snapshot needs blobs that have passed by the announcements before its own. Until it has announced something, whatever was
+    /// ever announced may be what it names next.
+    ///
+    /// # Errors
+    /// As [`Sweep::plan`].
+    pub async fn plan_beside(&self, life: Life, below: Version, pin: Pin) -> Result<Plan, Error> {
+        let mut plan = self.plan(below, pin).await?;
+        if self.shelf.newest_epoch() != Some(life.epoch) {
+            let passed = plan.doomed.extract_if(.., |doomed| doomed.fate == Fate::Passed);
+            passed.for_each(|doomed| plan.fresh.add(doomed.bytes));
         }
         Ok(plan)
     }

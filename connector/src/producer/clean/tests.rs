@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::shelf::{Fate, Pin, Shelf};
-use super::sweep::{Error, Refused, Sweep, take_on};
+use super::sweep::{Error, Plan, Refused, Sweep, take_on};
 use super::{AGAIN, Cleaner, Cleaning, Grace};
 use crate::blob::name::{Folder, Kind, Name};
-use crate::blob::{self, BlobStore, Body, Content, Listed, Store};
+use crate::blob::{self, Store};
 use crate::clock::{Clock, Entropy};
 use crate::format::announcement::{Announcement, EpochRecord, Message};
 use crate::kafka::{self, Admin, Cluster, Outgoing, Sender};

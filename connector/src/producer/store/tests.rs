@@ -5,8 +5,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::*;
-use crate::blob::faulty::{Control, Faults, Faulty};
-use crate::blob::{BlobStore, Content, Listed};
+use crate::blob::faulty::{Beside, Call, Control, Faults, Faulty};
 use crate::gauge::Strain;
 use crate::producer::build::tests::versions;
 use crate::producer::circuit::Circuits;
@@ -163,11 +162,10 @@ async fn what_will_never_be_stored_is_an_error_at_once() {
     assert_eq!(uploader.gate.report().error, None);
 }
 
-/// A store that is as slow as the test needs: no blob is stored before so many are on their way, and the first one not before
+/// Makes a store as slow as the test needs: no blob is stored before so many are on their way, and the first one not before
 /// all others of these are.
 #[derive(Debug)]
 struct Slow {
-    inner: Store,
     first: String,
     at_a_time: usize,
     begun: watch::Sender<usize>,
@@ -176,9 +174,12 @@ struct Slow {
     begun_by_then: watch::Sender<usize>,
 }
 
-impl BlobStore for Slow {
-    fn put<'a>(&'a self, name: &'a str, body: Body) -> BoxFuture<'a, Result<(), blob::Error>> {
+impl Beside for Slow {
+    fn before<'a>(&'a self, call: Call, name: &'a str) -> BoxFuture<'a, Result<(), blob::Error>> {
         Box::pin(async move {
+            if call != Call::Put {
+                return Ok(());
+            }
             self.begun.send_modify(|begun| *begun += 1);
             let all = |count: &usize| *count >= self.at_a_time;
             let _ = self.begun.subscribe().wait_for(all).await;
@@ -186,26 +187,12 @@ impl BlobStore for Slow {
                 let _ = self.done.subscribe().wait_for(|done| *done >= self.at_a_time - 1).await;
                 self.begun_by_then.send_replace(*self.begun.borrow());
             }
-            self.inner.put(name, body).await?;
-            self.done.send_modify(|done| *done += 1);
             Ok(())
         })
     }
 
-    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Content, blob::Error>> {
-        Box::pin(self.inner.get(name))
-    }
-
-    fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<u64>, blob::Error>> {
-        Box::pin(self.inner.head(name))
-    }
-
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, blob::Error>> {
-        Box::pin(self.inner.list(prefix))
-    }
-
-    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), blob::Error>> {
-        Box::pin(self.inner.delete(name))
+    fn stored(&self, _: &str) {
+        self.done.send_modify(|done| *done += 1);
     }
 }
 
@@ -217,14 +204,13 @@ async fn uploads_overlap_up_to_the_pools_size_and_come_out_in_order() {
     let inner = Store::open("memory://").unwrap();
     let counter = || watch::channel(0).0;
     let slow = Arc::new(Slow {
-        inner: inner.clone(),
         first: names.first().expect("eight").clone(),
         at_a_time: AT_A_TIME,
         begun: counter(),
         done: counter(),
         begun_by_then: counter(),
     });
-    let stored = out_of(Store::new("slow://", slow.clone()), AT_A_TIME, built).await;
+    let stored = out_of(Faulty::beside(inner.clone(), slow.clone()), AT_A_TIME, built).await;
     let versions: Vec<u64> = stored.iter().map(|stored| stored.delta.version.0).collect();
     assert_eq!(versions, (1..=8).collect::<Vec<_>>());
     assert_eq!(*slow.begun_by_then.borrow(), AT_A_TIME, "no more than so many at a time");

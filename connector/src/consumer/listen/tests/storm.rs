@@ -209,6 +209,11 @@ impl Scene {
         until(&self.report, |_| failures.get() >= enough).await;
     }
 
+    /// What is shown of it, which must be what is told.
+    fn shows_held(&self) -> bool {
+        self.world.metrics.listener_held.with(&["audit"]).get() == 1
+    }
+
     fn letters(&self) -> u64 {
         let letters = self.report.told().letters;
         assert_eq!(self.world.metrics.dead_letters_total.with(&["listener"]).get(), letters);
@@ -223,6 +228,7 @@ async fn who_refuses_all_is_held_after_a_few_until_it_takes_the_next() {
     scene.changes(&["a", "b", "c", "d", "e", "f", "g"]).await;
     until(&scene.report, |told| told.held).await;
     scene.goes_on_failing(20).await;
+    assert!(scene.shows_held());
     let told = scene.report.told();
     assert_eq!((told.version, told.circuit), (Version(1), Circuit::Closed), "{told:?}");
     assert_eq!(scene.letters(), MOST);
@@ -236,6 +242,7 @@ async fn who_refuses_all_is_held_after_a_few_until_it_takes_the_next() {
     scene.has_handled(2).await;
     assert_eq!(scene.picky.taken(), ["d", "e", "f", "g"], "each once, and in order");
     assert_eq!((scene.letters(), scene.report.held_for()), (MOST, None));
+    assert!(!scene.shows_held(), "by itself");
     ends(&scene.world, scene.task).await;
 }
 
@@ -248,8 +255,9 @@ async fn an_operator_lets_through_what_is_held_until_it_handles_sets_again() {
     until(&scene.report, |told| told.held).await;
     assert_eq!(scene.letters(), MOST);
     let words = scene.report.held_for();
-    assert!(words.is_some());
+    assert!(words.is_some() && scene.shows_held());
     assert_eq!((scene.report.let_through(), scene.report.let_through()), (words, None));
+    assert!(!scene.shows_held(), "it is let through");
     scene.has_handled(2).await;
     assert_eq!((scene.letters(), scene.report.held_for()), (6, None));
     // They go on so, until as many were handled as may be given up.

@@ -1,43 +1,27 @@
 //! The stage, over topics of the embedded broker.
 
 use super::*;
+use crate::blob::faulty::{Beside, Call, Faulty};
 use crate::format::control;
 use crate::producer::Options;
 use crate::view::{Cache, Spared};
 
-/// A store that does not delete one of its blobs, while it is locked.
+/// Keeps one blob from being deleted, while it is locked.
 #[derive(Debug)]
 struct Locked {
-    inner: Store,
     blob: String,
     locked: Arc<AtomicBool>,
 }
 
-impl BlobStore for Locked {
-    fn put<'a>(&'a self, name: &'a str, body: Body) -> BoxFuture<'a, Result<(), blob::Error>> {
-        Box::pin(self.inner.put(name, body))
-    }
-
-    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Content, blob::Error>> {
-        Box::pin(self.inner.get(name))
-    }
-
-    fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<u64>, blob::Error>> {
-        Box::pin(self.inner.head(name))
-    }
-
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, blob::Error>> {
-        Box::pin(self.inner.list(prefix))
-    }
-
-    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), blob::Error>> {
-        Box::pin(async move {
-            if name == self.blob && self.locked.load(Ordering::Acquire) {
-                let (url, problem) = (self.inner.absolute_url(name), "it is locked".to_owned());
-                return Err(blob::Error::Refused { doing: "deleting", url, problem });
-            }
-            self.inner.delete(name).await
-        })
+impl Beside for Locked {
+    fn before<'a>(&'a self, call: Call, name: &'a str) -> BoxFuture<'a, Result<(), blob::Error>> {
+        let is_locked = call == Call::Delete && name == self.blob && self.locked.load(Ordering::Acquire);
+        let refused = || blob::Error::Refused {
+            doing: "deleting",
+            url: name.to_owned(),
+            problem: "it is locked".to_owned(),
+        };
+        Box::pin(std::future::ready(if is_locked { Err(refused()) } else { Ok(()) }))
     }
 }
 
@@ -108,8 +92,8 @@ async fn one_blob_that_is_refused_keeps_no_other_and_a_topic_made_anew_keeps_all
     // The first in the order in which they go.
     let blob = world.store.difference(&kept).next().expect("something goes").clone();
     let locked = Arc::new(AtomicBool::new(true));
-    let lock = |inner| Locked { inner, blob: blob.clone(), locked: Arc::clone(&locked) };
-    let ground = Ground::of(&world, |inner| Store::new("locked://", Arc::new(lock(inner)))).await;
+    let lock = Arc::new(Locked { blob: blob.clone(), locked: Arc::clone(&locked) });
+    let ground = Ground::of(&world, |inner| Faulty::beside(inner, lock)).await;
     let stop = CancellationToken::new();
 
     let anew = ground.cleaner(TopicId([7; 16])).turn(&stop).await.unwrap_err();
@@ -201,6 +185,41 @@ async fn a_control_topic_made_anew_that_says_nothing_of_the_pin_lets_nothing_go(
     cleaner().turn(&stop).await.unwrap();
     assert_eq!(noted(), None);
     assert!(!ground.there().await.contains(&pinned), "unpinned it goes");
+}
+
+/// The snapshot of 28 is lost, and a life goes on from that of 18, as below: `blob gc` does not know whether it was restored.
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_a_life_that_has_said_nothing_yet_only_what_was_never_announced_goes() {
+    let mut world = thirty();
+    world.keep(1);
+    world.announce();
+    world.restore();
+    let stands_on = name(Version(18), 1, Kind::Snapshot);
+    let ground = Ground::of(&world, |inner| inner).await;
+    let stop = CancellationToken::new();
+    let admin = Admin::new(&ground.options.kafka).unwrap();
+    let mut gc = Sweep::new(ground.options.clone(), admin, TopicId::default(), Shard(0), None);
+    gc.read(&stop).await.unwrap();
+    let (below, life) = (Version(29), ground.life);
+    let names = |plan: &Plan| plan.doomed.iter().map(|doomed| doomed.name.clone()).collect::<Vec<_>>();
+    let knowing = gc.plan(below, None).await.unwrap();
+    assert!(names(&knowing).contains(&stands_on), "by the announcements alone it would go");
+    let plan = gc.plan_beside(life, below, None).await.unwrap();
+    assert!(
+        names(&plan).contains(&name(Version(32), 1, Kind::Delta)),
+        "of the life before, and never announced"
+    );
+    assert!(plan.doomed.iter().all(|doomed| doomed.fate == Fate::Orphan), "{:?}", plan.doomed);
+    let stay = (knowing.doomed.len() - plan.doomed.len()) as u64;
+    assert_eq!(plan.fresh.blobs, knowing.fresh.blobs + stay, "all others are said to stay");
+
+    world.announce();
+    ground.send(&world.topic.last().expect("it was announced").1).await;
+    gc.read(&stop).await.unwrap();
+    let plan = gc.plan_beside(life, below, None).await.unwrap();
+    let goes = names(&plan);
+    assert!(!goes.contains(&stands_on), "it is named now");
+    assert!(goes.contains(&name(Version(8), 1, Kind::Snapshot)), "all else goes as ever: {goes:?}");
 }
 
 /// The snapshot of 28 is lost; a life goes on from that of 18, which by the announcements before its own has passed.

@@ -103,3 +103,30 @@ async fn a_log_that_is_closed_without_a_life_says_nothing_wrong_of_it() {
     twice().await;
     assert_eq!(missing(), (0, vec![]));
 }
+
+#[tokio::test]
+async fn what_other_processes_have_trimmed_is_given_back_too() {
+    const CHUNKS: i64 = 18;
+    let dir = tempfile::tempdir().unwrap();
+    let mut most = 0;
+    // None of them trims so much that it would look for room by that alone: 1.8 of 2 MB, the half of it written out before.
+    for round in 0..12 {
+        let options = Options { write_buffer_bytes: 1 << 20, ..options() };
+        let log = Log::open(dir.path(), options).await.unwrap();
+        most = most.max(disk::chunk_bytes_in(dir.path()));
+        let (from, to) = (round * CHUNKS, (round + 1) * CHUNKS);
+        assert_eq!(log.resume(&origin(1), &[at(0, from)]).await.unwrap(), [at(0, from)]);
+        let (appender, mut reader) = (log.appender(), roomy(&log));
+        let durable = *appender.persisted().borrow();
+        for n in from..to {
+            let chunk = chunk_of(&[(0, n, n + 1)], 100_000);
+            appender.append_within(chunk, Duration::from_secs(60)).unwrap();
+        }
+        persisted(&appender, durable + CHUNKS as u64).await;
+        assert_eq!(take(&mut reader, CHUNKS as usize).await, offsets(0, from, to));
+        log.trim(&[at(0, to)]).await.unwrap();
+        log.close().await.unwrap();
+    }
+    assert!(most > 500_000, "{most} bytes: nothing was left to be given back");
+    assert!(most < 6 << 20, "{most} bytes of chunks that are all trimmed");
+}
