@@ -53,7 +53,7 @@ bench: ## ours against the bare minimum of the same work; BENCH="read open codec
 	@for program in $(filter $(programs),$(BENCH)); do \
 		$(cargo) bench --locked --workspace --bench "$$program" -- "$(RECORDS)"; done
 
-faults: ## the campaign of faults: FAULTS_FOR=30m (5m); STILLWELL_SEED=… FAULTS_SCENE=… to repeat
+faults: ## the campaign of faults: FAULTS_FOR=30m or all (5m); STILLWELL_SEED=… FAULTS_SCENE=… to repeat
 	@bash .ci/setup test
 	@$(cargo) build --release --locked --workspace --bins
 	@[ -n "$${FAULTS_SCENE:-}" ] || STILLWELL_TORTURE=$${STILLWELL_TORTURE:-2m} $(cargo) test --release --locked --workspace --lib log::tests::torture

@@ -1,4 +1,5 @@
-//! The campaign of `make faults`: scenes one after the other, several at a time, for as long as `FAULTS_FOR` says.
+//! The campaign of `make faults`: scenes one after the other, several at a time, for as long as `FAULTS_FOR` says, or until all of them
+//! were played (`FAULTS_FOR=all`, some two hours and a half).
 //!
 //! First every failpoint alone, every zombie and every fault of the world; then every pair of failpoints, and kills at
 //! any moment between them; all of it in the order that the seed gives. `FAULTS_SCENE=name:seed` repeats one scene.
@@ -177,14 +178,22 @@ impl Totals {
 struct Deck {
     chance: Chance,
     scenes: VecDeque<Scene>,
+    /// Pairs were dealt.
+    dealt: bool,
+    /// When it is over; `None`: once all were played.
+    end: Option<Instant>,
 }
 
 impl Deck {
-    fn draw(&mut self) -> (Scene, u64) {
-        if self.scenes.is_empty() {
-            self.scenes = pairs(&self.chance).into();
+    fn draw(&mut self, now: Instant) -> Option<(Scene, u64)> {
+        if self.end.is_some_and(|end| now >= end) {
+            return None;
         }
-        (self.scenes.pop_front().expect("just filled"), self.chance.next_seed())
+        if self.scenes.is_empty() && (self.end.is_some() || !self.dealt) {
+            self.scenes = pairs(&self.chance).into();
+            self.dealt = true;
+        }
+        Some((self.scenes.pop_front()?, self.chance.next_seed()))
     }
 }
 
@@ -203,7 +212,8 @@ fn campaign() {
     let clock = Clock::system();
     let seed = seed();
     let (length, began) = (length(), clock.now());
-    println!("STILLWELL_SEED={seed}, for {length:?}");
+    let words = length.map_or("until all were played".to_owned(), |length| format!("for {length:?}"));
+    println!("STILLWELL_SEED={seed}, {words}");
     let chance = Chance::seeded(seed);
     let mut first = once();
     shuffle(&mut first, &chance);
@@ -211,14 +221,15 @@ fn campaign() {
     for scene in first.iter().map(|scene| scene.name.as_str()).chain(["pairs"]) {
         totals.family(scene);
     }
-    let deck = Mutex::new(Deck { chance, scenes: first.into() });
+    let end = length.map(|length| began + length);
+    let deck = Mutex::new(Deck { chance, scenes: first.into(), dealt: false, end });
     let totals = Mutex::new(totals);
     // A scene waits for most of its time: for batches, groups, and grace.
     let at_a_time =
         std::thread::available_parallelism().map_or(2, |processors| processors.get() * 3 / 2).max(2);
     std::thread::scope(|scope| {
         for _ in 0..at_a_time {
-            scope.spawn(|| play(&deck, &totals, &clock, began + length));
+            scope.spawn(|| play(&deck, &totals, &clock));
         }
     });
     let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -252,11 +263,13 @@ fn campaign() {
     }
 }
 
-/// Plays scenes until the time is over.
-fn play(deck: &Mutex<Deck>, totals: &Mutex<Totals>, clock: &Clock, end: Instant) {
-    while clock.now() < end {
-        let (scene, seed) = deck.lock().unwrap_or_else(PoisonError::into_inner).draw();
+/// Plays scenes until there are no more.
+fn play(deck: &Mutex<Deck>, totals: &Mutex<Totals>, clock: &Clock) {
+    loop {
         let began = clock.now();
+        // Not held while it is played.
+        let drawn = deck.lock().unwrap_or_else(PoisonError::into_inner).draw(began);
+        let Some((scene, seed)) = drawn else { return };
         let outcome = catch_unwind(AssertUnwindSafe(|| (scene.act)(seed)));
         let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
         let about = format!("{}:{seed}", scene.name);
@@ -288,12 +301,15 @@ fn play(deck: &Mutex<Deck>, totals: &Mutex<Totals>, clock: &Clock, end: Instant)
     }
 }
 
-/// `FAULTS_FOR`: a number with `s`, `m` or `h` behind it; five minutes.
-fn length() -> Duration {
-    let Ok(text) = std::env::var("FAULTS_FOR") else { return Duration::from_secs(5 * 60) };
+/// `FAULTS_FOR`: a number with `s`, `m` or `h` behind it, or `all`, for which there is `None`; five minutes.
+fn length() -> Option<Duration> {
+    let Ok(text) = std::env::var("FAULTS_FOR") else { return Some(Duration::from_secs(5 * 60)) };
+    if text == "all" {
+        return None;
+    }
     let units = [('s', 1), ('m', 60), ('h', 3600)];
     let parsed = units.iter().find_map(|(unit, seconds)| {
         Some(Duration::from_secs(text.strip_suffix(*unit)?.parse::<u64>().ok()? * seconds))
     });
-    parsed.unwrap_or_else(|| panic!("FAULTS_FOR is like 30s, 30m or 2h, not {text:?}"))
+    Some(parsed.unwrap_or_else(|| panic!("FAULTS_FOR is like 30s, 30m, 2h or all, not {text:?}")))
 }
