@@ -216,9 +216,9 @@ impl Tail {
         let kafka = |source| Error::Kafka { topic: topic.clone(), source };
         let partition = self.shard.0 as i32;
         let group = format!("stillwell.{}", self.options.dataset);
-        // Made before anything is asked, it finds its broker meanwhile.
-        let mut poller =
-            Poller::new(&self.options.kafka, &Tuning::tail(&group, SHORT_FETCH)).map_err(kafka)?;
+        let poller = || Poller::new(&self.options.kafka, &Tuning::tail(&group, SHORT_FETCH)).map_err(kafka);
+        // Made before anything is asked, it finds its broker meanwhile. Not for a topic that is not there yet, again and again.
+        let early = if backoff.failures() == 0 { Some(poller()?) } else { None };
         let admin = Admin::new(&self.options.kafka).map_err(kafka)?;
         let described = Handle::current().block_on(async {
             tokio::select! {
@@ -238,6 +238,10 @@ impl Tail {
             ends => ends.map_err(kafka)?,
         };
 
+        let mut poller = match early {
+            Some(poller) => poller,
+            None => poller()?,
+        };
         let enough = |records: &[Kept]| {
             window_is_enough(
                 records

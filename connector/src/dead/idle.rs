@@ -12,8 +12,9 @@ use crate::clock::Clock;
 
 /// Longest time without any progress.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Records after which it is asked whether to stop.
-const RECORDS: u32 = 64;
+/// Records after which it is asked whether to stop. Of 1 MB each over a thin line, a tenth of a second apart, so many take less
+/// than a second.
+const RECORDS: u32 = 8;
 
 /// What is known of a reading.
 #[derive(Debug, Default)]

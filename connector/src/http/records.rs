@@ -99,6 +99,9 @@ fn answer(
     }
     let mut body = String::with_capacity(2 * value.bytes().len() + 32);
     put_value(&value, &mut body)?;
+    if body.len() > turns::LARGE && turn.is_none() {
+        return Ok(None);
+    }
     Ok(Some(head.with(turns::body(body, turn))))
 }
 
@@ -206,8 +209,8 @@ impl Asked {
         }
         let mut body = self.begin();
         match put_keys(&self.view, keys, turns::LARGE, &mut body) {
-            Ok(()) => Ok(Some(self.head.clone().with(turns::body(body, None)))),
-            Err(Ends::TooLarge(_)) => Ok(None),
+            Ok(()) if body.len() <= turns::LARGE => Ok(Some(self.head.clone().with(turns::body(body, None)))),
+            Ok(()) | Err(Ends::TooLarge(_)) => Ok(None),
             Err(Ends::Problem(problem)) => Err(problem),
         }
     }

@@ -18,17 +18,28 @@ use std::thread;
 /// What may wait: beyond it whoever lets go does it, and so is held back who makes more than can be let go of.
 const WAITING: usize = 64;
 
-/// Drops `what` on the thread for it; here, where that is not to be had or has too much to do.
-pub(super) fn drop_elsewhere(what: Box<dyn Send>) {
-    static THREAD: OnceLock<Option<SyncSender<Box<dyn Send>>>> = OnceLock::new();
-    let start = || {
+type Thread = Option<SyncSender<Box<dyn Send>>>;
+
+/// The thread, begun by who asks first.
+fn thread() -> &'static Thread {
+    static THREAD: OnceLock<Thread> = OnceLock::new();
+    THREAD.get_or_init(|| {
         let (give, take) = sync_channel::<Box<dyn Send>>(WAITING);
         // Ends with the process, which gives back whatever still waits.
         let thread =
             thread::Builder::new().name("unmap".into()).spawn(move || take.into_iter().for_each(drop));
         thread.is_ok().then_some(give)
-    };
-    if let Some(thread) = THREAD.get_or_init(start)
+    })
+}
+
+/// Begins the thread. Whoever begins it gives it its own priority, and merges, which let go of maps too, have a low one.
+pub(super) fn begin() {
+    thread();
+}
+
+/// Drops `what` on the thread for it; here, where that is not to be had or has too much to do.
+pub(super) fn drop_elsewhere(what: Box<dyn Send>) {
+    if let Some(thread) = thread()
         && let Err(TrySendError::Full(what) | TrySendError::Disconnected(what)) = thread.try_send(what)
     {
         drop(what);

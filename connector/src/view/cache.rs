@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use super::parts::Room;
-use super::{Error, Identity};
+use super::{Error, Identity, away};
 use crate::blob::name::{Kind, Name};
 use crate::format::lookup;
 use crate::version::{BlobRef, Checksum, DeltaRef, SnapshotRef, Version};
@@ -160,6 +160,7 @@ impl Cache {
     /// [`Error::Io`] if the directory cannot be made or written.
     pub fn open(dir: impl Into<PathBuf>, budget: u64) -> Result<Cache, Error> {
         let dir = dir.into();
+        away::begin();
         fs::create_dir_all(&dir).map_err(|source| Error::io("making", &dir, source))?;
         let cache = Cache(Arc::new(Shared {
             dir,

@@ -88,7 +88,23 @@ impl DeltaFile {
         delta: &DeltaRef,
         known: &Arc<Schema>,
     ) -> Result<DeltaFile, Error> {
-        Begun::open(held, delta, known)?.checked(identity)
+        let file = DeltaFile::read(bytes_of(held, delta)?, |header| schema_of(header, known));
+        file.and_then(|file| file.checked(held, identity, delta))
+            .map_err(|detail| Error::corrupt(held.path(), detail))
+    }
+
+    /// Once it is what was announced.
+    fn checked(self, held: &Held, identity: &Identity, delta: &DeltaRef) -> Result<DeltaFile, String> {
+        let blob = &delta.blob;
+        let counts = Counts { upserts: delta.upserts, deletes: delta.deletes };
+        identity.expect(self.header(), Kind::Delta, delta.version, delta.epoch)?;
+        if self.checksum != blob.plain_checksum {
+            return Err(format!("its checksum is {} instead of {}", self.checksum, blob.plain_checksum));
+        }
+        if self.counts != counts {
+            return Err(format!("it holds {:?} instead of {counts:?}", self.counts));
+        }
+        Ok(DeltaFile { held: Some(held.clone()), ..self })
     }
 
     /// Opens deltas of the cache that follow one another, as [`DeltaFile::open`] does, several at a time. From the newest on,
@@ -121,22 +137,21 @@ impl DeltaFile {
     /// [`Error::Foreign`] if it is not a delta of this shard.
     pub fn from_plain(bytes: Vec<u8>, identity: &Identity, known: &Arc<Schema>) -> Result<DeltaFile, Error> {
         let foreign = |detail| Error::Foreign { what: "a delta in memory".into(), detail };
-        let file = DeltaFile::parse(Data::Owned(bytes.into()), known).map_err(foreign)?;
+        let file = DeltaFile::read(Data::Owned(bytes.into()), |header| schema_of(header, known));
+        let file = file.map_err(foreign)?;
         identity
             .expect(file.header(), Kind::Delta, file.header().version, file.header().life.epoch)
             .map_err(foreign)?;
         Ok(file)
     }
 
-    fn parse(data: Data, known: &Arc<Schema>) -> Result<DeltaFile, String> {
+    /// Reads its entries, whose values are of the schema that `schema` makes of the header.
+    fn read(
+        data: Data,
+        schema: impl FnOnce(&Header) -> Result<Arc<Schema>, String>,
+    ) -> Result<DeltaFile, String> {
         let reader = Reader::parse(data.bytes()).map_err(|error| error.to_string())?;
-        let schema = schema_of(reader.header(), known)?;
-        DeltaFile::read(data, schema)
-    }
-
-    /// Reads its entries, whose values are of `schema`.
-    fn read(data: Data, schema: Arc<Schema>) -> Result<DeltaFile, String> {
-        let reader = Reader::parse(data.bytes()).map_err(|error| error.to_string())?;
+        let schema = schema(reader.header())?;
         let mut refs = Vec::with_capacity(reader.header().counts.map_or(0, |counts| {
             // A hint from bytes that are not checked yet: an entry takes five bytes at least.
             counts.entries().min(data.bytes().len() as u64 / 5) as usize
@@ -208,6 +223,14 @@ impl DeltaFile {
     }
 }
 
+fn bytes_of(held: &Held, delta: &DeltaRef) -> Result<Data, Error> {
+    let path = held.path();
+    if held.bytes() >= MAP_FROM {
+        return Ok(Data::Mapped(Map::open(path, delta.blob.plain_bytes)?));
+    }
+    Ok(Data::Owned(fs::read(path).map_err(|source| Error::io("reading", path, source))?.into()))
+}
+
 /// A delta of the cache of which the header was read.
 struct Begun<'a> {
     held: &'a Held,
@@ -218,34 +241,19 @@ struct Begun<'a> {
 
 impl<'a> Begun<'a> {
     fn open(held: &'a Held, delta: &'a DeltaRef, known: &Arc<Schema>) -> Result<Begun<'a>, Error> {
-        let path = held.path();
-        let data = if held.bytes() >= MAP_FROM {
-            Data::Mapped(Map::open(path, delta.blob.plain_bytes)?)
-        } else {
-            Data::Owned(fs::read(path).map_err(|source| Error::io("reading", path, source))?.into())
-        };
+        let data = bytes_of(held, delta)?;
         let reader = Reader::parse(data.bytes()).map_err(|error| error.to_string());
         let schema = reader
             .and_then(|reader| schema_of(reader.header(), known))
-            .map_err(|detail| Error::corrupt(path, detail))?;
+            .map_err(|detail| Error::corrupt(held.path(), detail))?;
         Ok(Begun { held, delta, data, schema })
     }
 
     /// It, once all of it is what was announced.
     fn checked(self, identity: &Identity) -> Result<DeltaFile, Error> {
         let Begun { held, delta, data, schema } = self;
-        let file = DeltaFile::read(data, schema).and_then(|file| {
-            let blob = &delta.blob;
-            let counts = Counts { upserts: delta.upserts, deletes: delta.deletes };
-            identity.expect(file.header(), Kind::Delta, delta.version, delta.epoch)?;
-            if file.checksum != blob.plain_checksum {
-                return Err(format!("its checksum is {} instead of {}", file.checksum, blob.plain_checksum));
-            }
-            if file.counts != counts {
-                return Err(format!("it holds {:?} instead of {counts:?}", file.counts));
-            }
-            Ok(DeltaFile { held: Some(held.clone()), ..file })
-        });
-        file.map_err(|detail| Error::corrupt(held.path(), detail))
+        DeltaFile::read(data, |_| Ok(schema))
+            .and_then(|file| file.checked(held, identity, delta))
+            .map_err(|detail| Error::corrupt(held.path(), detail))
     }
 }

@@ -146,7 +146,8 @@ struct Part<'a> {
     moved: u64,
 }
 
-/// As many parts of alike size as `many`, each with a range of the keys of all runs: one behind the other they are all.
+/// So many parts, each with a range of the keys of all runs; one behind the other they are all. As alike in size as the largest
+/// run's keys make them.
 fn parts<'a>(all: &[&'a Sorted], many: usize) -> Result<Vec<Vec<Part<'a>>>, Error> {
     let mut parts: Vec<Vec<Part<'a>>> = (0..many).map(|_| Vec::with_capacity(all.len())).collect();
     let largest = all.iter().max_by_key(|sorted| sorted.refs.len());
@@ -354,3 +355,6 @@ fn changed(file: &Content) -> Error {
         Data::Owned(_) => Error::Internal("a delta in memory has changed"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,8 +26,11 @@ const CHUNK_BYTES: usize = 16 << 20;
 const ELSEWHERE_BYTES: usize = CHUNK_BYTES / 16;
 /// A chunk is closed after this long: its transaction ends within the second.
 const CHUNK_TIME: Duration = Duration::from_millis(400);
-/// Letters after which it is asked how long the chunk takes already. Few, so that where they come slowly it is hardly longer.
-const TIME_EVERY: u32 = 16;
+/// Records after which it is asked how long the chunk takes already, ours to replay or not. Few, so that where they come slowly
+/// it is hardly longer,
+const TIME_EVERY: u32 = 4;
+/// and a value of so many bytes, which may take as long as all of those, is asked after by itself.
+const LARGE: usize = 64 << 10;
 /// Entries of a chunk that are no letters of ours to replay, at which it is closed too.
 const CHUNK_ENTRIES: usize = 200_000;
 
@@ -141,9 +144,14 @@ impl Reading<'_> {
             let mut entries = Vec::new();
             let mut now = clock.now();
             let mut load = Load::new((*most_letters).min(CHUNK), now);
-            let mut judged = 0u32;
+            let mut seen = 0u32;
             let broke = reader.read(partition, |found| {
                 let offset = found.raw.offset;
+                seen += 1;
+                let is_large = found.raw.value.is_some_and(|value| value.len() > LARGE);
+                if is_large || seen.is_multiple_of(TIME_EVERY) {
+                    now = clock.now();
+                }
                 if !progress.is_open(offset) {
                     // One of them in a row says as much as all.
                     if !matches!(entries.last(), Some(Entry::Handled(_))) {
@@ -161,10 +169,6 @@ impl Reading<'_> {
                         load.add(&held);
                         entries.push(Entry::Letter(Box::new(held)));
                     }
-                }
-                judged += 1;
-                if judged.is_multiple_of(TIME_EVERY) {
-                    now = clock.now();
                 }
                 let closed = load.is_full(now) || entries.len() >= CHUNK_ENTRIES;
                 Ok(if closed { ControlFlow::Break(Break::Closed) } else { ControlFlow::Continue(()) })

@@ -161,3 +161,31 @@ fn a_writer_checks_all_of_it_when_it_opens() {
         assert_eq!(fs::read(&path).unwrap(), bytes);
     }
 }
+
+/// Deltas that several threads open: of two that are damaged one is named, and both are fetched again.
+#[test]
+fn damaged_deltas_that_are_opened_together_are_named_and_fetched_again() {
+    let mut world = World::new();
+    for version in 0..4u32 {
+        world.advance(&numbered(version * 5_000..version * 5_000 + 10_000, &"v".repeat(40)));
+    }
+    world.view = View::empty(world.identity.clone(), world.schema.clone());
+    let files = files(&world);
+    let bytes: u64 = files.deltas.iter().map(Held::bytes).sum();
+    assert!(bytes > 1 << 20, "{bytes} bytes are opened by one thread");
+    let damage = |at: usize| {
+        let path = files.deltas[at].path();
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x10;
+        fs::remove_file(path).unwrap();
+        fs::write(path, bytes).unwrap();
+        path.to_owned()
+    };
+    let damaged = [damage(1), damage(3)];
+    match View::open(&world.identity, &files, &world.chain, about(&world)) {
+        Err(Error::Corrupt { path, .. }) => assert!(damaged.contains(&path), "{}", path.display()),
+        opened => panic!("{opened:?}"),
+    }
+    assert_eq!(contents(&world.open().unwrap()).unwrap(), world.model);
+}
