@@ -140,6 +140,11 @@ pub trait BlobStore: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Where a blob is a file of this machine's, or of one whose folder is mounted here, whether there is one or not.
+    fn file(&self, _name: &str) -> Option<PathBuf> {
+        None
+    }
+
     /// A blob's length, or `None` if there is none.
     fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<u64>, Error>>;
 
@@ -316,6 +321,12 @@ impl Store {
     /// See [`BlobStore::is_far`].
     pub fn is_far(&self) -> bool {
         self.inner.is_far()
+    }
+
+    /// See [`BlobStore::file`]; `None` also for what is no name of a blob.
+    pub fn file(&self, name: &str) -> Option<PathBuf> {
+        name::check(name).ok()?;
+        self.inner.file(name)
     }
 
     /// See [`BlobStore::get`].

@@ -405,6 +405,13 @@ impl BlobStore for Object {
         matches!(self.place, Place::Far(_))
     }
 
+    fn file(&self, name: &str) -> Option<PathBuf> {
+        match &self.place {
+            Place::Folder(root, _) => Some(root.join(name)),
+            Place::Memory | Place::Far(_) => None,
+        }
+    }
+
     fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<u64>, Error>> {
         Box::pin(async move {
             match self.store.head(&self.location(name)?).await {

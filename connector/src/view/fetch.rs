@@ -34,6 +34,7 @@ use crate::gauge::Budget;
 use crate::version::{BlobRef, Chain, Checksum, DeltaRef, SnapshotRef, Version};
 
 mod again;
+mod near;
 
 use again::Again;
 
@@ -259,15 +260,17 @@ impl Fetcher {
         loop {
             let (fetcher, over, of, facts) = (self.clone(), view.clone(), delta.clone(), about.clone());
             let carried = inline.clone();
-            // Most deltas are in the cache or come with their announcement: one trip to a blocking thread, as each costs
+            // Most deltas are in the cache, in a folder, or come with their announcement: one trip to a blocking thread, as each costs
             // what it takes to wake one.
             let at_hand = blocking(move || {
                 let held = fetcher.at_hand(over.identity(), &of, carried)?;
                 held.map(|held| apply(&over, &held, &of, facts)).transpose()
             });
-            let applied = match at_hand.await {
+            // A folder that does not answer is asked again by the way that says so.
+            let at_hand = tokio::time::timeout(SILENCE, at_hand).await.unwrap_or(Ok(None));
+            let applied = match at_hand {
                 Ok(None) => {
-                    // What came with its announcement has been tried.
+                    // What came with its announcement, or lies in a folder, has been tried.
                     let held = self.delta(view.identity(), delta, None).await?;
                     let (view, delta, about) = (view.clone(), delta.clone(), about.clone());
                     blocking(move || apply(&view, &held, &delta, about)).await
@@ -278,31 +281,6 @@ impl Fetcher {
             if let Some(done) = again.after(applied).await? {
                 return Ok(done);
             }
-        }
-    }
-
-    /// A delta that is in the cache, or is there now since it came with its announcement. `None`: it is to be fetched.
-    /// Blocks.
-    fn at_hand(
-        &self,
-        identity: &Identity,
-        delta: &DeltaRef,
-        inline: Option<Bytes>,
-    ) -> Result<Option<Held>, Error> {
-        let name = FileName::delta(delta);
-        if let Some(held) = self.cache.find(identity, &name)? {
-            return Ok(Some(held));
-        }
-        let Some(inline) = inline else { return Ok(None) };
-        let url = self.store.absolute_url(&delta.blob.name);
-        let out = self.cache.temporary(identity)?;
-        match write(out, name.kind, &delta.blob, &url, std::iter::once(inline)) {
-            Ok(temporary) => self.cache.keep(identity, &name, temporary).map(Some),
-            Err(Error::CorruptBlob { detail, .. }) => {
-                inline_is_damaged(&delta.blob, &detail);
-                Ok(None)
-            }
-            Err(error) => Err(error),
         }
     }
 

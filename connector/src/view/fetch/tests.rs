@@ -1,6 +1,11 @@
+use std::fs;
+
+use tempfile::TempDir;
+
 use super::*;
 use crate::record::TopicId;
 use crate::version::Shard;
+use crate::view::tests::{World, contents, numbered};
 
 #[test]
 fn what_is_long_in_coming_is_told_now_and_then() {
@@ -21,4 +26,39 @@ fn what_is_long_in_coming_is_told_now_and_then() {
     clock.advance(Duration::from_secs(3));
     progress.came(100_000);
     assert_eq!(progress.told, start + TELL_EVERY);
+}
+
+#[test]
+fn a_delta_in_a_folder_is_at_hand_unless_it_is_not_what_was_announced() {
+    let (dir, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let cache = Cache::open(dir.path(), u64::MAX).unwrap();
+    let store = Store::open(&format!("file://{}", folder.path().display())).unwrap();
+    let mut world = World::around(dir, cache, store);
+    let (delta, about) = world.write(&numbered(0..50, "a"));
+    let path = world.store.file(&delta.blob.name).unwrap();
+    let right = fs::read(&path).unwrap();
+    let at_hand = |world: &World| world.fetcher().at_hand(&world.identity, &delta, None).unwrap();
+
+    let mut damaged = right.clone();
+    damaged[right.len() / 2] ^= 1;
+    let longer = [&*right, b"x"].concat();
+    for wrong in [&*damaged, &longer, &right[..right.len() - 1]] {
+        fs::write(&path, wrong).unwrap();
+        assert!(at_hand(&world).is_none());
+        let applied = world.fetcher().apply(&world.view, &delta, None, about.clone());
+        let error = world.runtime.block_on(applied).unwrap_err();
+        assert!(matches!(error, Error::CorruptBlob { .. }), "{error}");
+        assert!(world.files(".delta.avro").is_empty(), "what is wrong is not kept");
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(at_hand(&world).is_none());
+    fs::write(&path, &right).unwrap();
+    let local = world.fetcher().from_cache_only();
+    assert!(local.at_hand(&world.identity, &delta, None).unwrap().is_none(), "the store is not to be asked");
+    let held = at_hand(&world).unwrap();
+    assert_eq!(world.files(".delta.avro"), [held.path()]);
+    let applied = world.runtime.block_on(world.fetcher().apply(&world.view, &delta, None, about.clone()));
+    assert_eq!(contents(&applied.unwrap()).unwrap(), world.model);
+    world.store = Store::open("memory://").unwrap();
+    assert!(world.store.file(&delta.blob.name).is_none());
 }
