@@ -16,7 +16,7 @@
 //! (`fetch`), librdkafka's calls (`kept`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -42,8 +42,8 @@ const RENEWED_AT: i64 = 80;
 const SOONEST: Duration = Duration::from_secs(1);
 /// How long after a failure the endpoint is asked again: at first, and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// Longest wait in one go: the wall clock may be set meanwhile.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Longest wait in one go: the wall clock may be set meanwhile, or the machine have slept.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The keepers of tokens of one process's clients. Cheap to clone; clones share them.
 #[derive(Clone, Default)]
@@ -131,7 +131,7 @@ impl Keeper {
 
     /// Gives `holder` the token that is there, and each one that follows.
     fn admit(self: &Arc<Keeper>, holder: Arc<dyn Holder>) {
-        let now = self.clock.wall_ms();
+        let now = Moment::of(&self.clock);
         let mut state = self.state();
         if let Some(token) = state.schedule.good(now) {
             hand(&*holder, token);
@@ -169,7 +169,7 @@ impl Keeper {
     /// The thread.
     async fn keep(&self) {
         loop {
-            let now = self.clock.wall_ms();
+            let now = Moment::of(&self.clock);
             let wait = {
                 let mut state = self.state();
                 if !state.is_needed() {
@@ -199,13 +199,13 @@ impl Keeper {
 
     /// The endpoint has given a token, or none; and whether that was the last time for now.
     fn told(&self, fetched: Result<Token, String>, is_last: bool) {
-        let now = self.clock.wall_ms();
+        let now = Moment::of(&self.clock);
         let mut state = self.state();
         let State { holders, schedule, runs } = &mut *state;
         *runs = !is_last;
         match fetched {
             Ok(token) => {
-                let seconds = (token.ends_ms - now) / 1_000;
+                let seconds = (token.ends_ms - now.wall_ms) / 1_000;
                 let times = schedule.failures();
                 match times {
                     0 => tracing::debug!("a token for Kafka, for {seconds} s"),
@@ -223,7 +223,7 @@ impl Keeper {
                 let again = schedule.failed(why.clone(), now, &self.entropy);
                 // Of those that had none yet it is said as of Kafka, which they do not reach.
                 if let (Some(token), Some(times)) = (&schedule.token, again) {
-                    let seconds = (token.ends_ms - now).max(0) / 1_000;
+                    let seconds = (token.ends_ms - now.wall_ms).max(0) / 1_000;
                     tracing::warn!(
                         times,
                         "no new token for Kafka; the last one lasts for {seconds} s: {why}"
@@ -251,10 +251,28 @@ impl State {
     }
 }
 
-/// The token that is there, and when to ask for the next one. Pure: the caller brings the time, in milliseconds since the
-/// Unix epoch, since that is what tokens end by.
+/// A moment by both clocks. Waits are measured by the one that only goes on: the wall clock may be set, which must not put off a
+/// request, nor bring on many. Tokens end by the wall clock.
+#[derive(Clone, Copy)]
+struct Moment {
+    at: Instant,
+    /// Milliseconds since the Unix epoch.
+    wall_ms: i64,
+}
+
+impl Moment {
+    fn of(clock: &Clock) -> Moment {
+        Moment { at: clock.now(), wall_ms: clock.wall_ms() }
+    }
+}
+
+/// The token that is there, and when to ask for the next one. Pure: the caller brings the time.
 struct Schedule {
     token: Option<Token>,
+    /// When to ask, by the clock that only goes on; `None`: it does not say.
+    due: Option<Instant>,
+    /// The same by the wall clock, in milliseconds since the Unix epoch: a machine that slept, or whose clock was set on, has a token
+    /// that is older than it seems. The sooner of the two counts.
     due_ms: i64,
     /// Why there was none at the last time.
     why: Option<String>,
@@ -265,17 +283,17 @@ struct Schedule {
 impl Schedule {
     fn new() -> Schedule {
         let backoff = Backoff::new(AGAIN.0, AGAIN.1);
-        Schedule { token: None, due_ms: i64::MIN, why: None, backoff, said: Tally::default() }
+        Schedule { token: None, due: None, due_ms: i64::MIN, why: None, backoff, said: Tally::default() }
     }
 
     /// The token that is there, unless it has ended.
-    fn good(&self, now: i64) -> Option<&Token> {
-        self.token.as_ref().filter(|token| token.ends_ms > now)
+    fn good(&self, now: Moment) -> Option<&Token> {
+        self.token.as_ref().filter(|token| token.ends_ms > now.wall_ms)
     }
 
     /// Why there is none, as long as that is the last word.
-    fn why(&self, now: i64) -> Option<&str> {
-        self.why.as_deref().filter(|_| now < self.due_ms)
+    fn why(&self, now: Moment) -> Option<&str> {
+        self.why.as_deref().filter(|_| !self.due_in(now).is_zero())
     }
 
     fn failures(&self) -> u32 {
@@ -283,14 +301,17 @@ impl Schedule {
     }
 
     /// How long until the endpoint is to be asked.
-    fn due_in(&self, now: i64) -> Duration {
-        Duration::from_millis(u64::try_from(self.due_ms.saturating_sub(now)).unwrap_or(0))
+    fn due_in(&self, now: Moment) -> Duration {
+        let left_ms = self.due_ms.saturating_sub(now.wall_ms);
+        let by_wall = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
+        self.due.map_or(by_wall, |due| by_wall.min(due.saturating_duration_since(now.at)))
     }
 
-    fn got(&mut self, token: Token, now: i64) {
-        let life = token.ends_ms.saturating_sub(now);
-        let soonest = SOONEST.as_millis() as i64;
-        self.due_ms = now.saturating_add((life / 100 * RENEWED_AT).max(soonest));
+    fn got(&mut self, token: Token, now: Moment) {
+        let life = token.ends_ms.saturating_sub(now.wall_ms);
+        let wait = (life / 100 * RENEWED_AT).max(SOONEST.as_millis() as i64);
+        self.due = now.at.checked_add(Duration::from_millis(wait.unsigned_abs()));
+        self.due_ms = now.wall_ms.saturating_add(wait);
         self.token = Some(token);
         self.why = None;
         self.backoff.reset();
@@ -298,9 +319,10 @@ impl Schedule {
     }
 
     /// How often it has failed by now, where that is to be said.
-    fn failed(&mut self, why: String, now: i64, entropy: &Entropy) -> Option<u64> {
-        let wait = self.backoff.next(entropy);
-        self.due_ms = now.saturating_add(wait.as_millis() as i64);
+    fn failed(&mut self, why: String, now: Moment, entropy: &Entropy) -> Option<u64> {
+        // At most some seconds: no clock ends there.
+        self.due = now.at.checked_add(self.backoff.next(entropy));
+        self.due_ms = i64::MAX;
         self.why = Some(why);
         self.said.again()
     }

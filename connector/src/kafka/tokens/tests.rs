@@ -1,5 +1,4 @@
 use std::sync::mpsc;
-use std::time::Instant;
 
 use super::stub::{Endpoint, LONG, token};
 use super::*;
@@ -76,40 +75,73 @@ fn until_asked(endpoint: &Endpoint, keeper: &Keeper) {
     }
 }
 
+fn ending(ends_ms: i64) -> Token {
+    Token { value: String::new(), principal: String::new(), ends_ms, extensions: Vec::new() }
+}
+
+/// So long after [`NOW`], by a clock that nobody sets.
+fn later(start: Moment, passed: Duration) -> Moment {
+    Moment { at: start.at + passed, wall_ms: start.wall_ms + passed.as_millis() as i64 }
+}
+
 #[test]
 fn a_token_is_renewed_at_four_fifths_of_its_life_and_a_failure_is_tried_again_ever_more_rarely() {
     let entropy = Entropy::seeded(7);
-    let token =
-        |ends_ms| Token { value: String::new(), principal: String::new(), ends_ms, extensions: Vec::new() };
+    let start = Moment::of(&Clock::manual(NOW));
+    let after = |ms| later(start, Duration::from_millis(ms));
     let mut schedule = Schedule::new();
     assert_eq!(
-        (schedule.due_in(NOW), schedule.good(NOW).is_some()),
+        (schedule.due_in(start), schedule.good(start).is_some()),
         (Duration::ZERO, false),
         "the first is due at once"
     );
-    schedule.got(token(NOW + 20_000), NOW);
-    assert_eq!(schedule.due_in(NOW), Duration::from_secs(16));
-    assert_eq!(schedule.due_in(NOW + 16_000), Duration::ZERO);
-    assert!(schedule.good(NOW + 19_999).is_some() && schedule.good(NOW + 20_000).is_none());
+    schedule.got(ending(NOW + 20_000), start);
+    assert_eq!(schedule.due_in(start), Duration::from_secs(16));
+    assert_eq!(schedule.due_in(after(16_000)), Duration::ZERO);
+    assert!(schedule.good(after(19_999)).is_some() && schedule.good(after(20_000)).is_none());
     // While it fails the one that is there stays, and the waits double, each by chance in its upper half.
-    let mut now = NOW + 16_000;
+    let mut now = after(16_000);
     for longest in [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000] {
         schedule.failed("no".to_owned(), now, &entropy);
-        let wait = schedule.due_in(now).as_millis() as i64;
-        assert!((longest / 2..=longest).contains(&wait), "{wait} of {longest}");
+        let wait = schedule.due_in(now);
+        let ms = wait.as_millis() as i64;
+        assert!((longest / 2..=longest).contains(&ms), "{ms} of {longest}");
         assert_eq!(schedule.why(now), Some("no"));
-        assert_eq!(schedule.good(now).is_some(), now < NOW + 20_000);
-        now += wait;
+        assert_eq!(schedule.good(now).is_some(), now.wall_ms < NOW + 20_000);
+        now = later(now, wait);
         assert_eq!(schedule.why(now), None, "it is asked again before somebody is told");
     }
-    schedule.got(token(now + 100), now);
+    schedule.got(ending(now.wall_ms + 100), now);
     assert_eq!(
         (schedule.due_in(now), schedule.failures()),
         (SOONEST, 0),
         "not more often than once a second"
     );
-    schedule.got(token(i64::MAX), now);
+    schedule.got(ending(i64::MAX), now);
     assert!(schedule.due_in(now) > Duration::from_secs(1 << 40), "and no end is too far");
+}
+
+#[test]
+fn a_wall_clock_that_is_set_puts_off_no_request() {
+    let entropy = Entropy::seeded(7);
+    let start = Moment::of(&Clock::manual(NOW));
+    let set = |now: Moment, by_ms: i64| Moment { wall_ms: now.wall_ms + by_ms, ..now };
+    let day = 86_400_000;
+    let mut schedule = Schedule::new();
+    schedule.failed("no".to_owned(), start, &entropy);
+    assert!(schedule.due_in(start) > Duration::ZERO);
+    // Set back, and on: it waits as long as it would have.
+    for by in [-day, day] {
+        assert_eq!(schedule.due_in(set(start, by)), schedule.due_in(start), "{by}");
+        let then = set(later(start, AGAIN.0), by);
+        assert_eq!((schedule.due_in(then), schedule.why(then)), (Duration::ZERO, None), "{by}");
+    }
+    // Nor does it put off that a token is renewed; one that has ended since the clock was set on is renewed at once.
+    schedule.got(ending(NOW + 20_000), start);
+    let four_fifths = later(start, Duration::from_secs(16));
+    assert_eq!(schedule.due_in(set(four_fifths, -day)), Duration::ZERO);
+    assert_eq!(schedule.due_in(set(start, day)), Duration::ZERO);
+    assert_eq!(schedule.due_in(set(start, 1_000)), Duration::from_secs(15));
 }
 
 #[test]
