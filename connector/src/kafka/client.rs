@@ -166,11 +166,14 @@ impl Context {
     /// refusal: who could give another does not.
     pub(super) fn sorted(&self, code: Code, words: &str) -> Error {
         let doing = "reaching Kafka".to_owned();
-        match self.reach.no_token() {
-            Some(detail) if matches!(code, Code::Authentication | Code::AllBrokersDown) => {
-                Error::Unavailable { doing, detail }
-            }
-            _ => Error::from_code(doing, code, words),
+        let tokenless = match code {
+            Code::Authentication => self.reach.no_token_lately(),
+            Code::AllBrokersDown => self.reach.no_token(),
+            _ => None,
+        };
+        match tokenless {
+            Some(detail) => Error::Unavailable { doing, detail },
+            None => Error::from_code(doing, code, words),
         }
     }
 
@@ -291,6 +294,11 @@ mod tests {
         assert!(down.contains("the endpoint is away"), "{down}");
         let other = context.sorted(Code::SSL, "no certificate");
         assert!(!other.is_transient(), "{other}");
+        // There is another, but what was begun by the one before may be refused still.
+        options.reach.tokenless(None);
+        assert!(refused().is_transient(), "{}", refused());
+        let down = context.sorted(Code::AllBrokersDown, "1/1 brokers are down").to_string();
+        assert!(!down.contains("the endpoint"), "{down}");
     }
 
     #[test]

@@ -42,6 +42,8 @@ const RENEWED_AT: i64 = 80;
 const SOONEST: Duration = Duration::from_secs(1);
 /// How long after a failure the endpoint is asked again: at first, and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// So long before its end a token counts as ended: brokers go by clocks of their own, which may be ahead of this one.
+const AHEAD: Duration = Duration::from_secs(1);
 /// Longest wait in one go: the wall clock may be set meanwhile, or the machine have slept.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -170,17 +172,17 @@ impl Keeper {
     async fn keep(&self) {
         loop {
             let now = Moment::of(&self.clock);
-            let wait = {
+            let (due, look) = {
                 let mut state = self.state();
-                if !state.is_needed() {
+                let Some(look) = self.look(&mut state, now) else {
                     state.runs = false;
                     return;
-                }
-                state.schedule.due_in(now)
+                };
+                (state.schedule.due_in(now), look)
             };
-            if !wait.is_zero() {
+            if !due.is_zero() {
                 // Whether woken or not, all is looked at anew.
-                let _ = tokio::time::timeout(wait.min(LONGEST_WAIT), self.woken.notified()).await;
+                let _ = tokio::time::timeout(due.min(look), self.woken.notified()).await;
                 continue;
             }
             tokio::select! {
@@ -190,11 +192,29 @@ impl Keeper {
         }
     }
 
-    /// Waits until nobody needs a token any more.
+    /// Waits until nobody needs a token any more; also says when the one that is there ends, as it may in the middle of a request.
     async fn deserted(&self) {
-        while self.state().is_needed() {
-            self.woken.notified().await;
+        loop {
+            let look = self.look(&mut self.state(), Moment::of(&self.clock));
+            let Some(look) = look else { return };
+            let _ = tokio::time::timeout(look, self.woken.notified()).await;
         }
+    }
+
+    /// Says, once, that the token that was there has ended: from then on brokers refuse it, and whoever hears of that must know
+    /// why already. How long until this is to be looked at again; `None`: nobody needs a token.
+    fn look(&self, state: &mut State, now: Moment) -> Option<Duration> {
+        if !state.is_needed() {
+            return None;
+        }
+        let State { holders, schedule, .. } = state;
+        if schedule.ends_in(now).is_zero() {
+            schedule.end_told = true;
+            let unknown = || format!("{}: no answer yet", self.given.shown());
+            let why = schedule.why.clone().unwrap_or_else(unknown);
+            holders.iter().for_each(|holder| holder.fail(&why));
+        }
+        Some(schedule.ends_in(now).min(LONGEST_WAIT))
     }
 
     /// The endpoint has given a token, or none; and whether that was the last time for now.
@@ -230,6 +250,7 @@ impl Keeper {
                     );
                 }
                 if schedule.good(now).is_none() {
+                    schedule.end_told = true;
                     holders.iter().for_each(|holder| holder.fail(&why));
                 }
             }
@@ -274,6 +295,8 @@ struct Schedule {
     /// The same by the wall clock, in milliseconds since the Unix epoch: a machine that slept, or whose clock was set on, has a token
     /// that is older than it seems. The sooner of the two counts.
     due_ms: i64,
+    /// Whether it was said that the token has ended.
+    end_told: bool,
     /// Why there was none at the last time.
     why: Option<String>,
     backoff: Backoff,
@@ -283,12 +306,21 @@ struct Schedule {
 impl Schedule {
     fn new() -> Schedule {
         let backoff = Backoff::new(AGAIN.0, AGAIN.1);
-        Schedule { token: None, due: None, due_ms: i64::MIN, why: None, backoff, said: Tally::default() }
+        let (due_ms, said) = (i64::MIN, Tally::default());
+        Schedule { token: None, due: None, due_ms, end_told: false, why: None, backoff, said }
     }
 
     /// The token that is there, unless it has ended.
     fn good(&self, now: Moment) -> Option<&Token> {
-        self.token.as_ref().filter(|token| token.ends_ms > now.wall_ms)
+        self.token.as_ref().filter(|token| !lasts(token, now).is_zero())
+    }
+
+    /// How long until it is to be said that the token that is there has ended.
+    fn ends_in(&self, now: Moment) -> Duration {
+        match &self.token {
+            Some(token) if !self.end_told => lasts(token, now),
+            _ => Duration::MAX,
+        }
     }
 
     /// Why there is none, as long as that is the last word.
@@ -313,6 +345,7 @@ impl Schedule {
         self.due = now.at.checked_add(Duration::from_millis(wait.unsigned_abs()));
         self.due_ms = now.wall_ms.saturating_add(wait);
         self.token = Some(token);
+        self.end_told = false;
         self.why = None;
         self.backoff.reset();
         self.said = Tally::default();
@@ -326,6 +359,12 @@ impl Schedule {
         self.why = Some(why);
         self.said.again()
     }
+}
+
+/// How long a token lasts.
+fn lasts(token: &Token, now: Moment) -> Duration {
+    let left_ms = token.ends_ms.saturating_sub(now.wall_ms);
+    Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)).saturating_sub(AHEAD)
 }
 
 #[cfg(test)]
