@@ -29,6 +29,7 @@ mod fetch;
 mod given;
 mod kept;
 
+pub use given::NAMED_FILE;
 pub(super) use given::{is_ours, refused};
 pub(super) use kept::{Kept, Native};
 

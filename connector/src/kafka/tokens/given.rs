@@ -28,6 +28,8 @@ const GRANT: &str = "sasl.oauthbearer.grant.type";
 const METADATA: &str = "sasl.oauthbearer.metadata.authentication.type";
 const ASSERTION: &str = "sasl.oauthbearer.assertion.";
 const CA_FILE: &str = "https.ca.location";
+/// The property whose value stands in errors.
+pub const NAMED_FILE: &str = CA_FILE;
 const CA_TEXT: &str = "https.ca.pem";
 const UNSECURE: &str = "enable.sasl.oauthbearer.unsecure.jwt";
 
