@@ -195,13 +195,21 @@ impl Given {
 
 /// The URL of an endpoint; or why it is none.
 fn endpoint(text: &str) -> Result<Uri, String> {
-    // Before anything else, since a password with a slash in it makes no URL.
-    if text.contains('@') {
+    // Before anything else, since a password with a slash in it makes no URL. A query may hold any.
+    let before_query = text.split(['?', '#']).next().unwrap_or_default();
+    if before_query.contains('@') {
         return Err(format!("has a user in it: set {} and {} instead", ID[0], SECRET[0]));
     }
     let url: Uri = text.parse().map_err(|_| "cannot be read as a URL".to_owned())?;
-    match (url.scheme_str(), url.host()) {
-        (Some("https" | "http"), Some(host)) if !host.is_empty() => Ok(url),
+    let authority = url.authority().map(|authority| authority.as_str());
+    match (url.scheme_str(), url.host(), authority) {
+        // A port that is none would be passed over, and that of the scheme be asked.
+        (Some("https" | "http"), Some(host), Some(authority))
+            if host != authority && url.port().is_none() =>
+        {
+            Err("has a port that is none".to_owned())
+        }
+        (Some("https" | "http"), Some(host), _) if !host.is_empty() => Ok(url),
         _ => Err("is no URL of https:// (or of http://)".to_owned()),
     }
 }
@@ -351,6 +359,10 @@ mod tests {
             ("sasl.oauthbearer.assertion.file", "s3cret", "is not supported"),
             (URL, "https://me:s3cret@login.example/token", "has a user in it"),
             (URL, "https://me:s3/cret@login.example/token", "has a user in it"),
+            (URL, "https://login.example:99999/s3cret", "a port that is none"),
+            (URL, "https://login.example:/s3cret", "a port that is none"),
+            (URL, "https://[::1]:s3cret/", "none"),
+            (URL, "https://me:s3?cret@login.example/token", "a port that is none"),
             (URL, "login.example/s3cret", "cannot be read as a URL"),
             (URL, "ftp://login.example/s3cret", "is no URL of https://"),
             (URL, "https:// s3cret", "cannot be read as a URL"),
@@ -367,6 +379,9 @@ mod tests {
             (METHOD, "OIDC"),
             (GRANT, "client_credentials"),
             (URL, "http://127.0.0.1:8080/token"),
+            (URL, "http://[::1]/token"),
+            (URL, "http://[::1]:8080/token"),
+            (URL, "https://login.example/token?for=me@example.com"),
             (URL, ""),
             (SECRET[0], "anything"),
             (EXTENSIONS, ""),
