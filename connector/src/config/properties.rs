@@ -77,16 +77,24 @@ impl Check<'_> {
             properties: properties.clone(),
             ..kafka::Options::default()
         };
+        let fetched =
+            |at: &[String]| self.effective.0.get(at).is_some_and(|(_, origin)| origin.via.is_some());
         if let Err(error) = properties::tokens(&options) {
-            // Its words are names: a secret that is a part of one must not be masked out of it.
+            let mut what = error.to_string();
+            // Its words are names, but for that of a file: a secret that is a part of one must not be masked out of it.
+            let file = properties.get(properties::NAMED_FILE).map(|file| file.trim_start());
+            if let Some(file) = file.filter(|file| !file.is_empty())
+                && fetched(&path(&["kafka", "properties", properties::NAMED_FILE]))
+            {
+                what = what.replace(file, secret::MASK);
+            }
             let place = self.place(&path(&["kafka", "properties", first]));
-            self.mistakes.add(place, "kafka.properties", error.to_string());
+            self.mistakes.add(place, "kafka.properties", what);
         } else if let Err(error) = properties::together(&options) {
             let mut what = error.to_string();
             for (name, value) in properties {
                 let at = path(&["kafka", "properties", name]);
-                let fetched = self.effective.0.get(&at).is_some_and(|(_, origin)| origin.via.is_some());
-                if (fetched || secret::is_secret(&at)) && !value.is_empty() {
+                if (fetched(&at) || secret::is_secret(&at)) && !value.is_empty() {
                     what = what.replace(value.as_str(), secret::MASK);
                 }
             }

@@ -162,15 +162,17 @@ impl Context {
         }
     }
 
-    /// Something that concerns the client as a whole, as an error. That Kafka does not take a token that has ended is no
+    /// Something that concerns the client as a whole, as an error of what it was `doing`. That Kafka does not take a token that has ended is no
     /// refusal: who could give another does not.
-    pub(super) fn sorted(&self, code: Code, words: &str) -> Error {
-        let doing = "reaching Kafka".to_owned();
-        match self.reach.no_token() {
-            Some(detail) if matches!(code, Code::Authentication | Code::AllBrokersDown) => {
-                Error::Unavailable { doing, detail }
-            }
-            _ => Error::from_code(doing, code, words),
+    pub(super) fn sorted(&self, doing: &str, code: Code, words: &str) -> Error {
+        let tokenless = match code {
+            Code::Authentication => self.reach.no_token_lately(),
+            Code::AllBrokersDown => self.reach.no_token(),
+            _ => None,
+        };
+        match tokenless {
+            Some(detail) => Error::Unavailable { doing: doing.to_owned(), detail },
+            None => Error::from_code(doing, code, words),
         }
     }
 
@@ -283,14 +285,21 @@ mod tests {
     fn a_token_that_has_ended_is_no_refusal_while_there_is_no_other() {
         let options = Options::default();
         let context = Context::new("tail", &options);
-        let refused = || context.sorted(Code::Authentication, "SASL OAUTHBEARER authentication failed");
+        let refused = || {
+            context.sorted("reaching Kafka", Code::Authentication, "SASL OAUTHBEARER authentication failed")
+        };
         assert!(!refused().is_transient(), "{}", refused());
         options.reach.tokenless(Some("the endpoint is away".to_owned()));
         assert!(refused().is_transient() && refused().to_string().contains("the endpoint"), "{}", refused());
-        let down = context.sorted(Code::AllBrokersDown, "1/1 brokers are down").to_string();
+        let down = context.sorted("reaching Kafka", Code::AllBrokersDown, "1/1 brokers are down").to_string();
         assert!(down.contains("the endpoint is away"), "{down}");
-        let other = context.sorted(Code::SSL, "no certificate");
+        let other = context.sorted("reaching Kafka", Code::SSL, "no certificate");
         assert!(!other.is_transient(), "{other}");
+        // There is another, but what was begun by the one before may be refused still.
+        options.reach.tokenless(None);
+        assert!(refused().is_transient(), "{}", refused());
+        let down = context.sorted("reaching Kafka", Code::AllBrokersDown, "1/1 brokers are down").to_string();
+        assert!(!down.contains("the endpoint"), "{down}");
     }
 
     #[test]

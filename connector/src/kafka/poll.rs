@@ -243,7 +243,7 @@ impl Poller {
     pub fn poll(&mut self, timeout: Duration) -> Option<Polled<'_>> {
         if let Some((code, words)) = self.inlet.trouble() {
             let context = self.inlet.consumer().client().context();
-            return Some(Polled::Error(context.sorted(code_of(code), &words)));
+            return Some(Polled::Error(context.sorted("reaching Kafka", code_of(code), &words)));
         }
         let message = self.inlet.next(timeout)?;
         told(&mut self.slots, &mut self.last, message)

@@ -14,6 +14,8 @@ use rdkafka::types::RDKafkaConfRes;
 use super::client::configuration;
 use super::{Error, Options, tokens};
 
+pub use super::tokens::NAMED_FILE;
+
 /// Why a property is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -69,7 +71,7 @@ fn words(said: &str, value: &str) -> String {
 /// Whether tokens can be had by the properties together, where they are wanted. Asks nobody for one.
 ///
 /// # Errors
-/// [`Error::Options`], without values of properties but for names of files.
+/// [`Error::Options`], without values of properties but for that of [`NAMED_FILE`].
 pub fn tokens(options: &Options) -> Result<(), Error> {
     let doing = || "reading how to get tokens".to_owned();
     tokens::check(options).map_err(|detail| Error::Options { doing: doing(), detail })

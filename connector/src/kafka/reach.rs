@@ -31,6 +31,10 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// After an answer, what clients had still in their queues of before is no new outage.
 const STALE: Duration = Duration::from_secs(2);
 
+/// So long after there is a token again, that Kafka refuses one may be of the one before: as long as librdkafka lets an attempt to
+/// connect take (`socket.connection.setup.timeout.ms`).
+const REFUSED_LATE: Duration = Duration::from_secs(30);
+
 /// What the clients of one process have seen of Kafka. Cheap to clone; clones share it.
 #[derive(Clone)]
 pub struct Reach(Arc<Shared>);
@@ -49,6 +53,8 @@ struct Seen {
     why: Option<(String, Instant)>,
     /// Why there is no token to come in by. As long as there is none, that connections fail follows from it.
     tokenless: Option<String>,
+    /// The same of the last time, and when that was over.
+    was_tokenless: Option<(String, Instant)>,
 }
 
 impl Seen {
@@ -98,12 +104,27 @@ impl Reach {
 
     /// Clients have no token that is good, and why; `None`: they have.
     pub(super) fn tokenless(&self, why: Option<String>) {
-        self.seen().tokenless = why;
+        let now = self.0.clock.now();
+        let mut seen = self.seen();
+        if let (None, Some(was)) = (&why, seen.tokenless.take()) {
+            seen.was_tokenless = Some((was, now));
+        }
+        seen.tokenless = why;
     }
 
     /// Why there is no token that is good; `None`: there is one, or none is needed.
     pub(super) fn no_token(&self) -> Option<String> {
         self.seen().tokenless.clone()
+    }
+
+    /// The same, also for some time after there is one again: what clients had still begun by the one that has ended, or had in
+    /// their queues, is no news of the other.
+    pub(super) fn no_token_lately(&self) -> Option<String> {
+        let now = self.0.clock.now();
+        let seen = self.seen();
+        let lately = |(_, over): &&(String, Instant)| now.saturating_duration_since(*over) < REFUSED_LATE;
+        let was = || seen.was_tokenless.as_ref().filter(lately).map(|(why, _)| why.clone());
+        seen.tokenless.clone().or_else(was)
     }
 
     /// A client has no broker left.
@@ -283,6 +304,25 @@ mod tests {
         assert_eq!(reach.why().as_deref(), Some("the endpoint is away"));
         reach.tokenless(None);
         assert_eq!(reach.why().as_deref(), Some("SASL authentication error"));
+    }
+
+    #[test]
+    fn that_there_was_no_token_is_known_for_a_while() {
+        let clock = Clock::manual(0);
+        let reach = Reach::new(clock.clone());
+        // Each client says that it has one, each time that it gets one.
+        reach.tokenless(None);
+        assert_eq!(reach.no_token_lately(), None);
+        reach.tokenless(Some("the endpoint is away".to_owned()));
+        assert_eq!(reach.no_token_lately().as_deref(), Some("the endpoint is away"));
+        clock.advance(REFUSED_LATE * 2);
+        reach.tokenless(None);
+        clock.advance(REFUSED_LATE - Duration::from_secs(1));
+        reach.tokenless(None);
+        assert_eq!(reach.no_token(), None);
+        assert_eq!(reach.no_token_lately().as_deref(), Some("the endpoint is away"));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(reach.no_token_lately(), None);
     }
 
     #[test]

@@ -219,7 +219,7 @@ fn stay(consumer: Arc<Kept<BaseConsumer<Role>>>, shared: &Shared, events: &mpsc:
                 let fatal = consumer.client().fatal_error();
                 let error = match &fatal {
                     Some((code, words)) => Error::from_code(doing, *code, words),
-                    None => Error::from_kafka(doing, &error),
+                    None => sorted(&consumer.context().context, doing, &error),
                 };
                 let fenced = matches!(error, Error::Fenced { .. });
                 let ends = fenced || fatal.is_some();
@@ -243,6 +243,14 @@ fn stay(consumer: Arc<Kept<BaseConsumer<Role>>>, shared: &Shared, events: &mpsc:
         while consumer.poll(Duration::ZERO).is_some() {}
     }
     drop(consumer);
+}
+
+/// An error that the member may go on after: that it has no token is no refusal.
+fn sorted(context: &Context, doing: &str, error: &KafkaError) -> Error {
+    match error.rdkafka_error_code() {
+        Some(code) => context.sorted(doing, code, ""),
+        None => Error::from_kafka(doing, error),
+    }
 }
 
 /// The member's side of rebalances. Callbacks run on the thread that polls.
@@ -300,7 +308,7 @@ impl ConsumerContext for Role {
                 self.shared.owned().retain(|partition| !partitions.contains(partition));
             }
             Rebalance::Error(error) => {
-                let error = Error::from_kafka("rebalancing", error);
+                let error = sorted(&self.context, "rebalancing", error);
                 let _ = self.events.blocking_send(Event::Failed(error));
             }
         }
@@ -327,7 +335,22 @@ fn partitions(list: &TopicPartitionList) -> Vec<i32> {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::error::RDKafkaErrorCode as Code;
+
     use super::*;
+
+    #[test]
+    fn a_member_whose_token_has_ended_is_not_refused() {
+        let options = Options::default();
+        let context = Context::new("member", &options);
+        let told = |code| sorted(&context, "joining", &KafkaError::MessageConsumption(code));
+        assert!(!told(Code::Authentication).is_transient(), "{}", told(Code::Authentication));
+        options.reach.tokenless(Some("the endpoint is away".to_owned()));
+        let error = told(Code::Authentication);
+        assert!(error.is_transient() && error.to_string() == "joining: the endpoint is away", "{error}");
+        let error = told(Code::GroupAuthorizationFailed);
+        assert!(!error.is_transient() && error.to_string().starts_with("joining: "), "{error}");
+    }
 
     #[tokio::test]
     async fn a_revocation_that_nobody_has_taken_does_not_hold_up_the_end() {

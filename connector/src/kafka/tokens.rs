@@ -16,7 +16,7 @@
 //! (`fetch`), librdkafka's calls (`kept`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -29,6 +29,7 @@ mod fetch;
 mod given;
 mod kept;
 
+pub use given::NAMED_FILE;
 pub(super) use given::{is_ours, refused};
 pub(super) use kept::{Kept, Native};
 
@@ -42,8 +43,10 @@ const RENEWED_AT: i64 = 80;
 const SOONEST: Duration = Duration::from_secs(1);
 /// How long after a failure the endpoint is asked again: at first, and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// Longest wait in one go: the wall clock may be set meanwhile.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// So long before its end a token counts as ended: brokers go by clocks of their own, which may be ahead of this one.
+const AHEAD: Duration = Duration::from_secs(1);
+/// Longest wait in one go: the wall clock may be set meanwhile, or the machine have slept.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The keepers of tokens of one process's clients. Cheap to clone; clones share them.
 #[derive(Clone, Default)]
@@ -131,7 +134,7 @@ impl Keeper {
 
     /// Gives `holder` the token that is there, and each one that follows.
     fn admit(self: &Arc<Keeper>, holder: Arc<dyn Holder>) {
-        let now = self.clock.wall_ms();
+        let now = Moment::of(&self.clock);
         let mut state = self.state();
         if let Some(token) = state.schedule.good(now) {
             hand(&*holder, token);
@@ -169,18 +172,18 @@ impl Keeper {
     /// The thread.
     async fn keep(&self) {
         loop {
-            let now = self.clock.wall_ms();
-            let wait = {
+            let now = Moment::of(&self.clock);
+            let (due, look) = {
                 let mut state = self.state();
-                if !state.is_needed() {
+                let Some(look) = self.look(&mut state, now) else {
                     state.runs = false;
                     return;
-                }
-                state.schedule.due_in(now)
+                };
+                (state.schedule.due_in(now), look)
             };
-            if !wait.is_zero() {
+            if !due.is_zero() {
                 // Whether woken or not, all is looked at anew.
-                let _ = tokio::time::timeout(wait.min(LONGEST_WAIT), self.woken.notified()).await;
+                let _ = tokio::time::timeout(due.min(look), self.woken.notified()).await;
                 continue;
             }
             tokio::select! {
@@ -190,22 +193,40 @@ impl Keeper {
         }
     }
 
-    /// Waits until nobody needs a token any more.
+    /// Waits until nobody needs a token any more; also says when the one that is there ends, as it may in the middle of a request.
     async fn deserted(&self) {
-        while self.state().is_needed() {
-            self.woken.notified().await;
+        loop {
+            let look = self.look(&mut self.state(), Moment::of(&self.clock));
+            let Some(look) = look else { return };
+            let _ = tokio::time::timeout(look, self.woken.notified()).await;
         }
+    }
+
+    /// Says, once, that the token that was there has ended: from then on brokers refuse it, and whoever hears of that must know
+    /// why already. How long until this is to be looked at again; `None`: nobody needs a token.
+    fn look(&self, state: &mut State, now: Moment) -> Option<Duration> {
+        if !state.is_needed() {
+            return None;
+        }
+        let State { holders, schedule, .. } = state;
+        if schedule.ends_in(now).is_zero() {
+            schedule.end_told = true;
+            let unknown = || format!("{}: no answer yet", self.given.shown());
+            let why = schedule.why.clone().unwrap_or_else(unknown);
+            holders.iter().for_each(|holder| holder.fail(&why));
+        }
+        Some(schedule.ends_in(now).min(LONGEST_WAIT))
     }
 
     /// The endpoint has given a token, or none; and whether that was the last time for now.
     fn told(&self, fetched: Result<Token, String>, is_last: bool) {
-        let now = self.clock.wall_ms();
+        let now = Moment::of(&self.clock);
         let mut state = self.state();
         let State { holders, schedule, runs } = &mut *state;
         *runs = !is_last;
         match fetched {
             Ok(token) => {
-                let seconds = (token.ends_ms - now) / 1_000;
+                let seconds = (token.ends_ms - now.wall_ms) / 1_000;
                 let times = schedule.failures();
                 match times {
                     0 => tracing::debug!("a token for Kafka, for {seconds} s"),
@@ -223,13 +244,14 @@ impl Keeper {
                 let again = schedule.failed(why.clone(), now, &self.entropy);
                 // Of those that had none yet it is said as of Kafka, which they do not reach.
                 if let (Some(token), Some(times)) = (&schedule.token, again) {
-                    let seconds = (token.ends_ms - now).max(0) / 1_000;
+                    let seconds = (token.ends_ms - now.wall_ms).max(0) / 1_000;
                     tracing::warn!(
                         times,
                         "no new token for Kafka; the last one lasts for {seconds} s: {why}"
                     );
                 }
                 if schedule.good(now).is_none() {
+                    schedule.end_told = true;
                     holders.iter().for_each(|holder| holder.fail(&why));
                 }
             }
@@ -251,11 +273,31 @@ impl State {
     }
 }
 
-/// The token that is there, and when to ask for the next one. Pure: the caller brings the time, in milliseconds since the
-/// Unix epoch, since that is what tokens end by.
+/// A moment by both clocks. Waits are measured by the one that only goes on: the wall clock may be set, which must not put off a
+/// request, nor bring on many. Tokens end by the wall clock.
+#[derive(Clone, Copy)]
+struct Moment {
+    at: Instant,
+    /// Milliseconds since the Unix epoch.
+    wall_ms: i64,
+}
+
+impl Moment {
+    fn of(clock: &Clock) -> Moment {
+        Moment { at: clock.now(), wall_ms: clock.wall_ms() }
+    }
+}
+
+/// The token that is there, and when to ask for the next one. Pure: the caller brings the time.
 struct Schedule {
     token: Option<Token>,
+    /// When to ask, by the clock that only goes on; `None`: it does not say.
+    due: Option<Instant>,
+    /// The same by the wall clock, in milliseconds since the Unix epoch: a machine that slept, or whose clock was set on, has a token
+    /// that is older than it seems. The sooner of the two counts.
     due_ms: i64,
+    /// Whether it was said that the token has ended.
+    end_told: bool,
     /// Why there was none at the last time.
     why: Option<String>,
     backoff: Backoff,
@@ -265,17 +307,26 @@ struct Schedule {
 impl Schedule {
     fn new() -> Schedule {
         let backoff = Backoff::new(AGAIN.0, AGAIN.1);
-        Schedule { token: None, due_ms: i64::MIN, why: None, backoff, said: Tally::default() }
+        let (due_ms, said) = (i64::MIN, Tally::default());
+        Schedule { token: None, due: None, due_ms, end_told: false, why: None, backoff, said }
     }
 
     /// The token that is there, unless it has ended.
-    fn good(&self, now: i64) -> Option<&Token> {
-        self.token.as_ref().filter(|token| token.ends_ms > now)
+    fn good(&self, now: Moment) -> Option<&Token> {
+        self.token.as_ref().filter(|token| !lasts(token, now).is_zero())
+    }
+
+    /// How long until it is to be said that the token that is there has ended.
+    fn ends_in(&self, now: Moment) -> Duration {
+        match &self.token {
+            Some(token) if !self.end_told => lasts(token, now),
+            _ => Duration::MAX,
+        }
     }
 
     /// Why there is none, as long as that is the last word.
-    fn why(&self, now: i64) -> Option<&str> {
-        self.why.as_deref().filter(|_| now < self.due_ms)
+    fn why(&self, now: Moment) -> Option<&str> {
+        self.why.as_deref().filter(|_| !self.due_in(now).is_zero())
     }
 
     fn failures(&self) -> u32 {
@@ -283,27 +334,38 @@ impl Schedule {
     }
 
     /// How long until the endpoint is to be asked.
-    fn due_in(&self, now: i64) -> Duration {
-        Duration::from_millis(u64::try_from(self.due_ms.saturating_sub(now)).unwrap_or(0))
+    fn due_in(&self, now: Moment) -> Duration {
+        let left_ms = self.due_ms.saturating_sub(now.wall_ms);
+        let by_wall = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
+        self.due.map_or(by_wall, |due| by_wall.min(due.saturating_duration_since(now.at)))
     }
 
-    fn got(&mut self, token: Token, now: i64) {
-        let life = token.ends_ms.saturating_sub(now);
-        let soonest = SOONEST.as_millis() as i64;
-        self.due_ms = now.saturating_add((life / 100 * RENEWED_AT).max(soonest));
+    fn got(&mut self, token: Token, now: Moment) {
+        let life = token.ends_ms.saturating_sub(now.wall_ms);
+        let wait = (life / 100 * RENEWED_AT).max(SOONEST.as_millis() as i64);
+        self.due = now.at.checked_add(Duration::from_millis(wait.unsigned_abs()));
+        self.due_ms = now.wall_ms.saturating_add(wait);
         self.token = Some(token);
+        self.end_told = false;
         self.why = None;
         self.backoff.reset();
         self.said = Tally::default();
     }
 
     /// How often it has failed by now, where that is to be said.
-    fn failed(&mut self, why: String, now: i64, entropy: &Entropy) -> Option<u64> {
-        let wait = self.backoff.next(entropy);
-        self.due_ms = now.saturating_add(wait.as_millis() as i64);
+    fn failed(&mut self, why: String, now: Moment, entropy: &Entropy) -> Option<u64> {
+        // At most some seconds: no clock ends there.
+        self.due = now.at.checked_add(self.backoff.next(entropy));
+        self.due_ms = i64::MAX;
         self.why = Some(why);
         self.said.again()
     }
+}
+
+/// How long a token lasts.
+fn lasts(token: &Token, now: Moment) -> Duration {
+    let left_ms = token.ends_ms.saturating_sub(now.wall_ms);
+    Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)).saturating_sub(AHEAD)
 }
 
 #[cfg(test)]

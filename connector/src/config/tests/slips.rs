@@ -111,3 +111,29 @@ fn tokens_of_an_endpoint_need_all_that_it_is_asked_by() {
     );
     Config::read_to_run(&right.sources).unwrap();
 }
+
+/// A file that does not exist is named, unless its name was fetched.
+#[test]
+fn an_authority_for_tokens_is_named_where_its_name_stands_in_the_file() {
+    let said = |authority: &str| {
+        let properties = [
+            "[kafka.properties]",
+            "\"security.protocol\" = \"SASL_SSL\"",
+            "\"sasl.mechanism\" = \"OAUTHBEARER\"",
+            "\"sasl.oauthbearer.method\" = \"oidc\"",
+            "\"sasl.oauthbearer.client.id\" = \"client\"",
+            "\"sasl.oauthbearer.client.secret\" = \"s\"",
+            "\"sasl.oauthbearer.token.endpoint.url\" = \"https://127.0.0.1:1/token\"",
+            &format!("\"https.ca.location\" = {authority}"),
+        ];
+        let case = case(&format!("{LEAST}{}\n", properties.join("\n"))).env("AUTHORITY", " /nowhere/own.pem");
+        let Err(Error::Mistakes { mistakes, .. }) = Config::read_to_run(&case.sources) else {
+            panic!("no mistake found")
+        };
+        mistakes.to_string()
+    };
+    let shown = said("\"/nowhere/own.pem\"");
+    assert!(shown.contains("https.ca.location: /nowhere/own.pem cannot be read"), "{shown}");
+    let masked = said("{ env = \"AUTHORITY\" }");
+    assert!(masked.contains("https.ca.location: *** cannot be read"), "{masked}");
+}

@@ -31,6 +31,10 @@ const ANSWER: usize = 1 << 20;
 const REFUSAL: usize = 64 << 10;
 /// What is repeated of it, in characters.
 const REPEATED: usize = 200;
+/// The shortest value of a URL's query that may be a secret.
+const SHORTEST: usize = 4;
+/// What is said in place of a secret.
+const MASK: &str = "***";
 /// Ends that are later than this count as this, in milliseconds since the Unix epoch: the year 9999.
 const LATEST_MS: i64 = 253_402_300_799_000;
 
@@ -136,15 +140,71 @@ fn refusal(status: StatusCode, body: &[u8], given: &Given) -> String {
     if said.is_empty() { format!("it answered {status}") } else { format!("it answered {status}: {said}") }
 }
 
-/// An endpoint may repeat what it was sent.
+/// An endpoint may repeat what it was sent, of its URL's query as well, in which a key may stand.
 fn without_secrets(said: &str, given: &Given) -> String {
-    let escaped = given.secret.bytes().map(|byte| match byte {
-        b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
-    });
-    let secrets = [basic(given), given.secret.clone(), escaped.collect()];
-    secrets.iter().fold(said.to_owned(), |said, secret| said.replace(secret, "***"))
+    let (basic, query) = (basic(given), given.url.query().unwrap_or_default());
+    let values = query.split('&').filter_map(|pair| Some(pair.split_once('=')?.1));
+    let secrets =
+        [basic.as_str(), given.secret.as_str(), query].into_iter().filter(|secret| !secret.is_empty());
+    let secrets = secrets.chain(values.filter(|value| value.len() >= SHORTEST));
+    secrets.fold(said.to_owned(), |said, secret| masked(&said, secret))
+}
+
+fn masked(said: &str, secret: &str) -> String {
+    let secret: Vec<(char, Vec<String>)> = secret.chars().map(|char| (char, escaped(char))).collect();
+    let (mut out, mut rest) = (String::with_capacity(said.len()), said);
+    while let Some(char) = rest.chars().next() {
+        let behind = match end(rest, &secret) {
+            Some(end) => {
+                out.push_str(MASK);
+                end
+            }
+            None => {
+                out.push(char);
+                char.len_utf8()
+            }
+        };
+        rest = rest.get(behind..).unwrap_or_default();
+    }
+    out
+}
+
+/// Where a secret ends that `said` begins with, each of its characters as it is or in any of its forms: who escapes may leave some
+/// as they are.
+fn end(said: &str, secret: &[(char, Vec<String>)]) -> Option<usize> {
+    let mut ends = vec![0];
+    for (char, escaped) in secret {
+        let mut next = Vec::new();
+        for at in ends {
+            let rest = said.get(at..).unwrap_or_default();
+            if rest.starts_with(*char) {
+                next.push(at + char.len_utf8());
+            }
+            // Hexadecimal digits are of either case.
+            let begins = |form: &&String| {
+                rest.get(..form.len()).is_some_and(|begins| begins.eq_ignore_ascii_case(form))
+            };
+            next.extend(escaped.iter().filter(begins).map(|form| at + form.len()));
+        }
+        next.sort_unstable();
+        next.dedup();
+        ends = next;
+    }
+    ends.pop()
+}
+
+/// A character as JSON, URLs, forms and HTML may have it.
+fn escaped(char: char) -> Vec<String> {
+    let number = u32::from(char);
+    let percent: String = char.to_string().bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let units: String = char.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect();
+    let mut forms = vec![percent, units, format!("&#{number};"), format!("&#x{number:x};")];
+    if !char.is_alphanumeric() {
+        forms.push(format!("\\{char}"));
+    }
+    let named = [(' ', "+"), ('&', "&amp;"), ('<', "&lt;"), ('>', "&gt;"), ('"', "&quot;")];
+    forms.extend(named.iter().filter(|(of, _)| *of == char).map(|(_, name)| (*name).to_owned()));
+    forms
 }
 
 fn one_line(said: &str) -> String {
@@ -170,8 +230,8 @@ fn read(answer: &[u8], given: &Given, now_ms: i64) -> Result<Token, String> {
     let principal = principal.ok_or("its token does not say for whom it is (\"sub\")")?;
     let ends_ms = (seconds as i64).saturating_mul(1_000).min(LATEST_MS);
     if ends_ms <= now_ms {
-        let ago = Duration::from_millis(now_ms.abs_diff(ends_ms));
-        return Err(format!("its token has ended {ago:?} ago: compare its clock with this machine's"));
+        // Not how long ago: the same trouble has the same words, and is said once.
+        return Err("its token has ended already: compare its clock with this machine's".to_owned());
     }
     Ok(Token {
         value: value.to_owned(),

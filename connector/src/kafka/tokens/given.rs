@@ -12,6 +12,10 @@ use hyper::Uri;
 
 use crate::tls::{self, Connector, Trust};
 
+const PROTOCOL: &str = "security.protocol";
+/// With its other name.
+const MECHANISM: [&str; 2] = ["sasl.mechanism", "sasl.mechanisms"];
+const BY_TOKEN: &str = "OAUTHBEARER";
 const METHOD: &str = "sasl.oauthbearer.method";
 const URL: &str = "sasl.oauthbearer.token.endpoint.url";
 /// With the name that it has besides, as in librdkafka.
@@ -24,6 +28,8 @@ const GRANT: &str = "sasl.oauthbearer.grant.type";
 const METADATA: &str = "sasl.oauthbearer.metadata.authentication.type";
 const ASSERTION: &str = "sasl.oauthbearer.assertion.";
 const CA_FILE: &str = "https.ca.location";
+/// The property whose value stands in errors.
+pub const NAMED_FILE: &str = CA_FILE;
 const CA_TEXT: &str = "https.ca.pem";
 const UNSECURE: &str = "enable.sasl.oauthbearer.unsecure.jwt";
 
@@ -90,14 +96,34 @@ impl Given {
         let value = |name: &str| {
             properties.get(name).map(|value| value.trim_start()).filter(|value| !value.is_empty())
         };
-        let is =
-            |name: &str, wanted: &str| value(name).is_some_and(|value| value.eq_ignore_ascii_case(wanted));
-        let by_token = is("sasl.mechanism", "OAUTHBEARER") || is("sasl.mechanisms", "OAUTHBEARER");
-        let with_sasl = is("security.protocol", "SASL_SSL") || is("security.protocol", "SASL_PLAINTEXT");
-        if !(is(METHOD, "oidc") && by_token && with_sasl) {
-            return Ok(None);
+        let is = |name: &str, wanted: &str| {
+            value(name).is_some_and(|value| value.trim_end().eq_ignore_ascii_case(wanted))
+        };
+        let by_token = MECHANISM.iter().any(|name| is(name, BY_TOKEN));
+        let other_way = !by_token && MECHANISM.iter().any(|name| value(name).is_some());
+        let with_sasl = is(PROTOCOL, "SASL_SSL") || is(PROTOCOL, "SASL_PLAINTEXT");
+        let unsecure = ["true", "t", "1"].iter().any(|yes| is(UNSECURE, yes));
+        match is(METHOD, "oidc") {
+            true if other_way => return Ok(None),
+            true if !(by_token && with_sasl) => {
+                let lacks = [
+                    (!with_sasl).then(|| format!("{PROTOCOL} = \"SASL_SSL\" (or \"SASL_PLAINTEXT\")")),
+                    (!by_token).then(|| format!("{} = {BY_TOKEN:?}", MECHANISM[0])),
+                ];
+                let lacks: Vec<String> = lacks.into_iter().flatten().collect();
+                return Err(format!("{METHOD} = \"oidc\" needs {}", lacks.join(" and ")));
+            }
+            true => {}
+            // librdkafka would wait for a token that nobody gets, and try no broker.
+            false if by_token && with_sasl && !unsecure => {
+                return Err(format!(
+                    "{} = {BY_TOKEN:?} needs {METHOD} = \"oidc\", and what that needs; or {UNSECURE} = \"true\", to try things",
+                    MECHANISM[0]
+                ));
+            }
+            false => return Ok(None),
         }
-        if ["true", "t", "1"].iter().any(|yes| is(UNSECURE, yes)) {
+        if unsecure {
             return Err(format!("{UNSECURE} and {METHOD} = \"oidc\" exclude each other: remove one"));
         }
         for name in properties.keys().filter(|name| is_ours(name)) {
@@ -169,13 +195,21 @@ impl Given {
 
 /// The URL of an endpoint; or why it is none.
 fn endpoint(text: &str) -> Result<Uri, String> {
-    // Before anything else, since a password with a slash in it makes no URL.
-    if text.contains('@') {
+    // Before anything else, since a password with a slash in it makes no URL. A query may hold any.
+    let before_query = text.split(['?', '#']).next().unwrap_or_default();
+    if before_query.contains('@') {
         return Err(format!("has a user in it: set {} and {} instead", ID[0], SECRET[0]));
     }
     let url: Uri = text.parse().map_err(|_| "cannot be read as a URL".to_owned())?;
-    match (url.scheme_str(), url.host()) {
-        (Some("https" | "http"), Some(host)) if !host.is_empty() => Ok(url),
+    let authority = url.authority().map(|authority| authority.as_str());
+    match (url.scheme_str(), url.host(), authority) {
+        // A port that is none would be passed over, and that of the scheme be asked.
+        (Some("https" | "http"), Some(host), Some(authority))
+            if host != authority && url.port().is_none() =>
+        {
+            Err("has a port that is none".to_owned())
+        }
+        (Some("https" | "http"), Some(host), _) if !host.is_empty() => Ok(url),
         _ => Err("is no URL of https:// (or of http://)".to_owned()),
     }
 }
@@ -251,13 +285,46 @@ mod tests {
 
     #[test]
     fn who_comes_in_another_way_needs_no_endpoint() {
-        for (name, value) in
-            [(METHOD, "default"), ("sasl.mechanism", "PLAIN"), ("security.protocol", "SSL"), (METHOD, "")]
-        {
-            let mut properties = properties(&[(name, value)]);
+        for pairs in [
+            vec![(MECHANISM[0], "PLAIN")],
+            vec![(MECHANISM[0], "plain"), (PROTOCOL, "SSL")],
+            vec![(MECHANISM[0], ""), (MECHANISM[1], "SCRAM-SHA-512")],
+            vec![(METHOD, "default"), (PROTOCOL, "SSL")],
+            vec![(METHOD, ""), (MECHANISM[0], "")],
+            vec![(METHOD, "default"), (UNSECURE, "True")],
+        ] {
+            let mut properties = properties(&pairs);
             properties.remove(URL);
-            assert!(matches!(Given::of(&properties), Ok(None)), "{name} = {value}");
+            assert!(matches!(Given::of(&properties), Ok(None)), "{pairs:?}");
         }
+        assert!(matches!(Given::of(&BTreeMap::new()), Ok(None)));
+    }
+
+    /// librdkafka would say nothing, try no broker, and wait.
+    #[test]
+    fn who_would_wait_for_a_token_for_ever_is_told_what_is_missing() {
+        for pairs in [
+            vec![(METHOD, "")],
+            vec![(METHOD, "default"), (PROTOCOL, "SASL_PLAINTEXT")],
+            vec![(METHOD, "Default"), (MECHANISM[0], "oauthbearer"), (UNSECURE, "false")],
+            vec![(METHOD, ""), (MECHANISM[0], ""), (MECHANISM[1], "OAuthBearer")],
+        ] {
+            let words = wrong(&pairs);
+            assert!(words.contains("OAUTHBEARER") && words.contains(METHOD), "{pairs:?}: {words}");
+        }
+        for (pairs, protocol, mechanism) in [
+            (vec![(PROTOCOL, "ssl")], true, false),
+            (vec![(PROTOCOL, "")], true, false),
+            (vec![(MECHANISM[0], "")], false, true),
+            (vec![(MECHANISM[0], ""), (PROTOCOL, "PLAINTEXT")], true, true),
+        ] {
+            let words = wrong(&pairs);
+            assert!(words.contains(METHOD), "{pairs:?}: {words}");
+            let named = (words.contains(PROTOCOL), words.contains(MECHANISM[0]));
+            assert_eq!(named, (protocol, mechanism), "{pairs:?}: {words}");
+        }
+        let spaced = properties(&[(PROTOCOL, " SASL_SSL ")]);
+        assert!(matches!(Given::of(&spaced), Ok(Some(_))), "librdkafka takes it without the space, too");
     }
 
     #[test]
@@ -292,6 +359,10 @@ mod tests {
             ("sasl.oauthbearer.assertion.file", "s3cret", "is not supported"),
             (URL, "https://me:s3cret@login.example/token", "has a user in it"),
             (URL, "https://me:s3/cret@login.example/token", "has a user in it"),
+            (URL, "https://login.example:99999/s3cret", "a port that is none"),
+            (URL, "https://login.example:/s3cret", "a port that is none"),
+            (URL, "https://[::1]:s3cret/", "none"),
+            (URL, "https://me:s3?cret@login.example/token", "a port that is none"),
             (URL, "login.example/s3cret", "cannot be read as a URL"),
             (URL, "ftp://login.example/s3cret", "is no URL of https://"),
             (URL, "https:// s3cret", "cannot be read as a URL"),
@@ -308,6 +379,9 @@ mod tests {
             (METHOD, "OIDC"),
             (GRANT, "client_credentials"),
             (URL, "http://127.0.0.1:8080/token"),
+            (URL, "http://[::1]/token"),
+            (URL, "http://[::1]:8080/token"),
+            (URL, "https://login.example/token?for=me@example.com"),
             (URL, ""),
             (SECRET[0], "anything"),
             (EXTENSIONS, ""),

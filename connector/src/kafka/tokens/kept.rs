@@ -27,6 +27,7 @@ use crate::kafka::Options;
 use crate::kafka::client::TOKENLESS;
 use crate::kafka::error::advised;
 use crate::kafka::reach::Reach;
+use crate::repeat::Tally;
 
 /// Longest that librdkafka says of a token that it does not take.
 const WORDS: usize = 512;
@@ -73,7 +74,7 @@ impl<T: Native> Kept<T> {
     pub(in crate::kafka) fn new(client: T, keeper: Option<Arc<Keeper>>, options: &Options) -> Kept<T> {
         let handle = NonNull::new(client.handle());
         let holding = keeper.zip(handle).map(|(keeper, handle)| {
-            let holds = Holds { client: Some(Handle(handle)), had: false, said: None };
+            let holds = Holds { client: Some(Handle(handle)), had: false, said: Said::default() };
             let (reach, servers) = (options.reach.clone(), options.bootstrap_servers.clone());
             let lease = Arc::new(Lease { holds: Mutex::new(holds), reach, servers });
             keeper.admit(Arc::clone(&lease) as Arc<dyn Holder>);
@@ -117,8 +118,28 @@ struct Holds {
     client: Option<Handle>,
     /// Whether it was ever given a token: then it may be connected, which it stays as long as the broker has it.
     had: bool,
-    /// Why it was given none yet, as it was told last.
-    said: Option<String>,
+    /// Why it was given none yet.
+    said: Said,
+}
+
+/// What a client was told of why there is no token. Each time makes an event, and later a wish for another token, which lie in the
+/// queue of a client that nobody polls.
+#[derive(Default)]
+struct Said {
+    words: Option<String>,
+    changes: Tally,
+}
+
+impl Said {
+    /// Whether it is to be told this: what is new only, and that ever more rarely, since some endpoints put a time or a number into
+    /// each of their answers.
+    fn is_news(&mut self, why: &str) -> bool {
+        if self.words.as_deref() == Some(why) {
+            return false;
+        }
+        self.words = Some(why.to_owned());
+        self.changes.again().is_some()
+    }
 }
 
 struct Handle(NonNull<rd::rd_kafka_t>);
@@ -169,24 +190,18 @@ impl Holder for Lease {
 
     fn fail(&self, why: &str) {
         let mut holds = self.holds();
-        let Some(Handle(client)) = &holds.client else { return };
+        let Holds { client: Some(Handle(client)), had, said } = &mut *holds else { return };
         self.reach.tokenless(Some(advised(&format!("{TOKENLESS}{why}")).into_owned()));
-        if holds.had {
+        if *had {
             // That it has no broker left, once that is so, librdkafka says by itself.
             return;
         }
         // It tries no broker, and so does not say it.
         self.reach.lost(&self.servers);
-        // librdkafka is told what is new only: it makes an event of it for who polls, and after each time wants another token, by
-        // an event that lies in the queue of who does not.
-        if holds.said.as_deref() == Some(why) {
-            return;
-        }
-        if let Ok(words) = CString::new(why) {
+        if let (true, Ok(words)) = (said.is_news(why), CString::new(why)) {
             // SAFETY: the client lives, as in `give`; the words are copied.
             unsafe { set_token_failure(client.as_ptr(), words.as_ptr()) };
         }
-        holds.said = Some(why.to_owned());
     }
 
     fn is_gone(&self) -> bool {
@@ -210,4 +225,22 @@ unsafe extern "C" {
     ) -> c_int;
     #[link_name = "rd_kafka_oauthbearer_set_token_failure"]
     fn set_token_failure(client: *mut rd::rd_kafka_t, words: *const c_char) -> c_int;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_that_differs_each_time_is_told_ever_more_rarely() {
+        let told = |words: &dyn Fn(u32) -> String| {
+            let mut said = Said::default();
+            (0..1_000).filter(|time| said.is_news(&words(*time))).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&|_| "it answered 401".to_owned()), [0]);
+        assert_eq!(
+            told(&|time| format!("it answered 401: at {time}")),
+            [0, 1, 3, 7, 15, 31, 63, 127, 255, 511]
+        );
+    }
 }

@@ -1,5 +1,4 @@
 use std::sync::mpsc;
-use std::time::Instant;
 
 use super::stub::{Endpoint, LONG, token};
 use super::*;
@@ -76,40 +75,73 @@ fn until_asked(endpoint: &Endpoint, keeper: &Keeper) {
     }
 }
 
+fn ending(ends_ms: i64) -> Token {
+    Token { value: String::new(), principal: String::new(), ends_ms, extensions: Vec::new() }
+}
+
+/// So long after [`NOW`], by a clock that nobody sets.
+fn later(start: Moment, passed: Duration) -> Moment {
+    Moment { at: start.at + passed, wall_ms: start.wall_ms + passed.as_millis() as i64 }
+}
+
 #[test]
 fn a_token_is_renewed_at_four_fifths_of_its_life_and_a_failure_is_tried_again_ever_more_rarely() {
     let entropy = Entropy::seeded(7);
-    let token =
-        |ends_ms| Token { value: String::new(), principal: String::new(), ends_ms, extensions: Vec::new() };
+    let start = Moment::of(&Clock::manual(NOW));
+    let after = |ms| later(start, Duration::from_millis(ms));
     let mut schedule = Schedule::new();
     assert_eq!(
-        (schedule.due_in(NOW), schedule.good(NOW).is_some()),
+        (schedule.due_in(start), schedule.good(start).is_some()),
         (Duration::ZERO, false),
         "the first is due at once"
     );
-    schedule.got(token(NOW + 20_000), NOW);
-    assert_eq!(schedule.due_in(NOW), Duration::from_secs(16));
-    assert_eq!(schedule.due_in(NOW + 16_000), Duration::ZERO);
-    assert!(schedule.good(NOW + 19_999).is_some() && schedule.good(NOW + 20_000).is_none());
+    schedule.got(ending(NOW + 20_000), start);
+    assert_eq!(schedule.due_in(start), Duration::from_secs(16));
+    assert_eq!(schedule.due_in(after(16_000)), Duration::ZERO);
+    assert!(schedule.good(after(18_999)).is_some() && schedule.good(after(19_000)).is_none());
     // While it fails the one that is there stays, and the waits double, each by chance in its upper half.
-    let mut now = NOW + 16_000;
+    let mut now = after(16_000);
     for longest in [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000] {
         schedule.failed("no".to_owned(), now, &entropy);
-        let wait = schedule.due_in(now).as_millis() as i64;
-        assert!((longest / 2..=longest).contains(&wait), "{wait} of {longest}");
+        let wait = schedule.due_in(now);
+        let ms = wait.as_millis() as i64;
+        assert!((longest / 2..=longest).contains(&ms), "{ms} of {longest}");
         assert_eq!(schedule.why(now), Some("no"));
-        assert_eq!(schedule.good(now).is_some(), now < NOW + 20_000);
-        now += wait;
+        assert_eq!(schedule.good(now).is_some(), now.wall_ms < NOW + 19_000);
+        now = later(now, wait);
         assert_eq!(schedule.why(now), None, "it is asked again before somebody is told");
     }
-    schedule.got(token(now + 100), now);
+    schedule.got(ending(now.wall_ms + 100), now);
     assert_eq!(
         (schedule.due_in(now), schedule.failures()),
         (SOONEST, 0),
         "not more often than once a second"
     );
-    schedule.got(token(i64::MAX), now);
+    schedule.got(ending(i64::MAX), now);
     assert!(schedule.due_in(now) > Duration::from_secs(1 << 40), "and no end is too far");
+}
+
+#[test]
+fn a_wall_clock_that_is_set_puts_off_no_request() {
+    let entropy = Entropy::seeded(7);
+    let start = Moment::of(&Clock::manual(NOW));
+    let set = |now: Moment, by_ms: i64| Moment { wall_ms: now.wall_ms + by_ms, ..now };
+    let day = 86_400_000;
+    let mut schedule = Schedule::new();
+    schedule.failed("no".to_owned(), start, &entropy);
+    assert!(schedule.due_in(start) > Duration::ZERO);
+    // Set back, and on: it waits as long as it would have.
+    for by in [-day, day] {
+        assert_eq!(schedule.due_in(set(start, by)), schedule.due_in(start), "{by}");
+        let then = set(later(start, AGAIN.0), by);
+        assert_eq!((schedule.due_in(then), schedule.why(then)), (Duration::ZERO, None), "{by}");
+    }
+    // Nor does it put off that a token is renewed; one that has ended since the clock was set on is renewed at once.
+    schedule.got(ending(NOW + 20_000), start);
+    let four_fifths = later(start, Duration::from_secs(16));
+    assert_eq!(schedule.due_in(set(four_fifths, -day)), Duration::ZERO);
+    assert_eq!(schedule.due_in(set(start, day)), Duration::ZERO);
+    assert_eq!(schedule.due_in(set(start, 1_000)), Duration::from_secs(15));
 }
 
 #[test]
@@ -154,7 +186,14 @@ fn an_endpoint_that_fails_takes_no_token_away_before_its_end() {
     endpoint.answers((503, "busy".to_owned()));
     keeper.clock.advance(Duration::from_secs(2 * LIFE as u64));
     keeper.woken.notify_one();
-    let Told::Failed(why) = next(&heard) else { panic!("there is no token") };
+    let why = loop {
+        match next(&heard) {
+            // At its end nobody had been asked yet.
+            Told::Failed(why) if why.ends_with("/oauth2/token: no answer yet") => {}
+            Told::Failed(why) => break why,
+            Told::Given(name) => panic!("there is no token, but {name}"),
+        }
+    };
     assert!(why.ends_with("/oauth2/token: it answered 503: busy"), "{why}");
     let (_late, told_late) = listen(&keeper);
     endpoint.answers(lasting("third", 4 * LIFE));
@@ -170,6 +209,58 @@ fn an_endpoint_that_fails_takes_no_token_away_before_its_end() {
         }
     };
     assert_eq!([last(&heard), last(&told_late)], ["third", "third"]);
+}
+
+/// Brokers refuse it from then on, while the endpoint may be asked much later, and let that wait.
+#[test]
+fn that_a_token_has_ended_is_said_at_its_end() {
+    let endpoint = Endpoint::start(lasting("first", 0));
+    let keeper = Arc::new(Keeper::new(endpoint.given(&[]), Clock::manual(NOW)));
+    let (_listener, heard) = listen(&keeper);
+    assert_eq!(next(&heard), Told::Given("first".to_owned()));
+    assert!(endpoint.next(LONG).is_some());
+    endpoint.answers((503, "busy".to_owned()));
+    keeper.clock.advance(Duration::from_secs((LIFE * RENEWED_AT / 100) as u64));
+    keeper.woken.notify_one();
+    let deadline = deadline();
+    while keeper.state().schedule.why.is_none() {
+        assert!(Clock::system().now() < deadline, "it has not failed yet");
+        std::thread::park_timeout(SOON);
+    }
+    assert!(heard.try_recv().is_err(), "the token lasts");
+    // From now on each request takes seconds, and would be told in words of its own.
+    endpoint.answers((stub::SILENCE, String::new()));
+    keeper.clock.advance(Duration::from_secs((LIFE - LIFE * RENEWED_AT / 100) as u64) - AHEAD);
+    keeper.woken.notify_one();
+    let Told::Failed(why) = next(&heard) else { panic!("there is no token") };
+    assert!(why.ends_with("it answered 503: busy"), "{why}");
+}
+
+#[test]
+fn the_end_of_a_token_is_said_once_whether_or_not_it_is_known_why_there_is_no_other() {
+    let endpoint = Endpoint::start(lasting("first", 0));
+    let keeper = Keeper::new(endpoint.given(&[]), Clock::manual(NOW));
+    let start = Moment::of(&keeper.clock);
+    let after = |ms| later(start, Duration::from_millis(ms));
+    let (told, heard) = mpsc::channel();
+    let mut state = keeper.state();
+    assert_eq!(keeper.look(&mut state, start), None, "nobody is there");
+    state.holders.push(Arc::new(Listener { told, gone: Mutex::new(false) }));
+    assert_eq!(keeper.look(&mut state, start), Some(LONGEST_WAIT));
+    for why in ["no answer yet", "it answered 503"] {
+        state.schedule.got(ending(NOW + 20_000), start);
+        if why != "no answer yet" {
+            state.schedule.failed(why.to_owned(), start, &keeper.entropy);
+        }
+        assert_eq!(keeper.look(&mut state, after(18_000)), Some(Duration::from_secs(1)));
+        assert!(heard.try_recv().is_err(), "it lasts");
+        for _ in 0..2 {
+            assert_eq!(keeper.look(&mut state, after(19_000)), Some(LONGEST_WAIT));
+        }
+        let said = heard.try_recv();
+        assert!(matches!(&said, Ok(Told::Failed(said)) if said.ends_with(why)), "{said:?}");
+        assert!(heard.try_recv().is_err(), "it is said once");
+    }
 }
 
 #[test]

@@ -43,12 +43,16 @@ async fn a_token_is_asked_for_as_librdkafka_asks() {
 async fn an_answer_without_a_token_says_what_is_wrong_and_no_secret() {
     let with = |claims: &str| (200, format!(r#"{{"access_token": "{}"}}"#, jwt(claims)));
     let long = format!("<html>\r\n<p>{}</p>\r\n", "é".repeat(5_000));
-    let echo = format!("no {SECRET}, no s3cret%2F%26, no {}", STANDARD.encode(format!("me:{SECRET}")));
+    let basic = STANDARD.encode(format!("me:{SECRET}"));
+    let echo = format!("no {SECRET}, no s3cret%2F%26, no {basic}");
+    // As JSON, JSON in HTML, a form and HTML have it.
+    let escaped = r"no s3cret\/&, no s3cret\/\u0026, no s3cret%2f%26, no s3cret/&amp;".to_owned();
     let invalid = r#"{"error": "invalid_client", "error_description": "who is\nthat?"}"#;
     for ((status, answer), said) in [
         ((401, invalid.to_owned()), "it answered 401: invalid_client: who is that?"),
         ((400, r#"{"error": "invalid_scope"}"#.to_owned()), "it answered 400: invalid_scope"),
         ((403, echo), "it answered 403: no ***, no ***, no ***"),
+        ((403, escaped), "it answered 403: no ***, no ***, no ***, no ***"),
         ((503, String::new()), "it answered 503"),
         ((502, long), "it answered 502: <html> <p>éé"),
         ((302, "go".to_owned()), "it answered 302, and redirects are not followed"),
@@ -67,7 +71,7 @@ async fn an_answer_without_a_token_says_what_is_wrong_and_no_secret() {
         (with(r#"{"sub": "me", "exp": -1}"#), "does not say when it ends"),
         (with(r#"{"exp": 1800000060}"#), "does not say for whom it is"),
         (with(r#"{"exp": 1800000060, "sub": 7}"#), "does not say for whom it is"),
-        (with(r#"{"exp": 1799999990, "sub": "me"}"#), "has ended 10s ago"),
+        (with(r#"{"exp": 1799999990, "sub": "me"}"#), "its token has ended already: compare"),
     ] {
         let endpoint = Endpoint::start((status, answer));
         let why = ask_of(&endpoint, &[]).await.err().unwrap_or_else(|| panic!("a token instead of {said:?}"));
@@ -76,6 +80,30 @@ async fn an_answer_without_a_token_says_what_is_wrong_and_no_secret() {
         assert!(!why.contains("s3cret") && !why.contains("eyJ") && !why.contains(char::is_control), "{why}");
         assert!(why.chars().count() < begins.len() + REPEATED + 60, "{why}");
     }
+}
+
+#[test]
+fn a_secret_is_masked_in_each_of_its_forms_and_nothing_else_is() {
+    for (secret, said, masked_so) in [
+        ("a b+c", "a b+c a+b%2Bc A B+C", "*** *** A B+C"),
+        (r"\\\", r"\\\\\\", "***"),
+        ("é\u{1f512}", r"é\u{1f512} %C3%A9\uD83D\udd12 é", "*** *** é"),
+        ("aab", "aaab aa", "a*** aa"),
+        ("<x>", "&lt;x&gt; &#60;x&#x3E; <x", "*** *** <x"),
+    ] {
+        let said = said.replace(r"\u{1f512}", "\u{1f512}");
+        assert_eq!(masked(&said, secret), masked_so, "{secret}");
+    }
+}
+
+#[tokio::test]
+async fn the_key_in_a_url_is_not_repeated() {
+    let echo = "POST /oauth2/token?v=1&key=k3y-of-it: v is 1, there is no k3y-of-it".to_owned();
+    let endpoint = Endpoint::start((400, echo));
+    let name = "sasl.oauthbearer.token.endpoint.url";
+    let url = format!("{}?v=1&key=k3y-of-it", endpoint.properties()[name]);
+    let why = ask_of(&endpoint, &[(name, &url)]).await.err().expect("it is refused");
+    assert!(why.ends_with("it answered 400: POST /oauth2/token?***: v is 1, there is no ***"), "{why}");
 }
 
 #[tokio::test]
