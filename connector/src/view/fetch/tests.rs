@@ -45,7 +45,8 @@ fn a_delta_in_a_folder_is_at_hand_unless_it_is_not_what_was_announced() {
     for wrong in [&*damaged, &longer, &right[..right.len() - 1]] {
         fs::write(&path, wrong).unwrap();
         assert!(at_hand(&world).is_none());
-        let applied = world.fetcher().apply(&world.view, &delta, None, about.clone());
+        let fetcher = world.fetcher();
+        let applied = fetcher.apply(&world.view, &delta, None, about.clone());
         let error = world.runtime.block_on(applied).unwrap_err();
         assert!(matches!(error, Error::CorruptBlob { .. }), "{error}");
         assert!(world.files(".delta.avro").is_empty(), "what is wrong is not kept");
