@@ -568,13 +568,10 @@ impl Follower {
         self.readable.send_modify(|readable| readable.stale = true);
     }
 
-    /// A merge is done: the same version, and those since, on a newer base.
+    /// A merge is done: the same version, and those since, on a newer base, or in fewer runs.
     fn merged(&mut self, merged: Merged) {
         let rebased = match merged {
-            Ok(Ok(base)) => match self.slot.load_full() {
-                Some(held) => held.rebase(base),
-                None => return,
-            },
+            Ok(Ok(done)) => self.slot.load_full().map_or(Ok(None), |held| done.below(&held)),
             Ok(Err(error)) => Err(error),
             Err(panic) => {
                 tracing::error!(dataset = self.options.dataset, %panic, "merging panicked; the overlay stays");
@@ -582,7 +579,8 @@ impl Follower {
             }
         };
         match rebased {
-            Ok(view) => {
+            Ok(None) => {}
+            Ok(Some(view)) => {
                 show_memory(&view, &self.options.metrics);
                 self.slot.store(Some(Arc::new(view)));
                 self.merging.tidy();

@@ -1,11 +1,13 @@
-//! Merges of base and overlay, beside the flow: one at a time, where there is room for it, and less and less often while
-//! they fail. Where the overlay has become large; and where the newest version's chain begins with a snapshot that the cache
+//! Merges of base and overlay, and of runs within the overlay, beside the flow: one of each at a time, of bases where there is room
+//! for it, and less and less often while they fail. Where the overlay has become large; and where the newest version's chain begins with a snapshot that the cache
 //! does not have, and a start could begin with nothing of this machine's.
 //!
 //! A merge writes a whole base. Where it cannot be finished, trying again at each version would fill the disk as often, which
 //! the writer's log may lie on too.
 //!
-//! Owns: whether and when a merge runs. Does not own: what it does (`view/merge`), what becomes of its base (`follow`).
+//! Runs that a version did not wait for are merged as soon as it is readable: lookups ask each run.
+//!
+//! Owns: whether and when a merge runs. Does not own: what it does (`view/merge`), what becomes of it (`follow`).
 
 use std::io;
 use std::sync::Arc;
@@ -19,13 +21,35 @@ use crate::format::announcement::Announcement;
 use crate::retry::Backoff;
 use crate::threads;
 use crate::version::Version;
-use crate::view::{Base, Cache, Error, View};
+use crate::view::{Base, Cache, Compaction, Error, View};
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 
+/// What was merged.
+#[derive(Debug)]
+pub enum Done {
+    /// All, into a base.
+    Base(Arc<Base>),
+    /// Runs of the overlay.
+    Runs(Compaction),
+}
+
+impl Done {
+    /// The version that is held by now, on what was merged; `None`: it has other runs.
+    ///
+    /// # Errors
+    /// As [`View::rebase`] and [`View::compacted`].
+    pub fn below(&self, held: &View) -> Result<Option<View>, Error> {
+        match self {
+            Done::Base(base) => held.rebase(base.clone()).map(Some),
+            Done::Runs(runs) => held.compacted(runs),
+        }
+    }
+}
+
 /// What came of a merge.
-pub type Merged = Result<Result<Arc<Base>, Error>, JoinError>;
+pub type Merged = Result<Result<Done, Error>, JoinError>;
 
 /// What a start begins with is another one where this is: the version and epoch of the snapshot that the chain begins with,
 /// and the schema's hash.
@@ -40,6 +64,8 @@ pub struct Merging {
     clock: Clock,
     entropy: Entropy,
     running: JoinSet<(Beginning, Outcome)>,
+    /// Merges of runs.
+    compacting: JoinSet<Result<Option<Compaction>, Error>>,
     /// For which the cache has what it takes.
     begins: Option<Beginning>,
     backoff: Backoff,
@@ -51,13 +77,18 @@ impl Merging {
     /// Into `cache`.
     pub fn new(cache: Cache, clock: Clock, entropy: Entropy) -> Merging {
         let backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
-        Merging { cache, clock, entropy, running: JoinSet::new(), begins: None, backoff, again_at: None }
+        let (running, compacting) = (JoinSet::new(), JoinSet::new());
+        Merging { cache, clock, entropy, running, compacting, begins: None, backoff, again_at: None }
     }
 
     /// Begins to merge `view`, which is of this announcement, if its overlay is large enough, or if the cache may lack what
     /// a start begins with, and nothing speaks against it now. Whether it did.
     pub fn begin(&mut self, view: &View, announcement: &Announcement, memory_limit: u64) -> bool {
         let waits = self.again_at.is_some_and(|at| self.clock.now() < at);
+        if !waits && self.compacting.is_empty() && view.wants_compaction() {
+            let view = view.clone();
+            self.compacting.spawn_blocking(move || threads::apart("compact", || view.compact()));
+        }
         if waits || !self.running.is_empty() || view.version() != announcement.version {
             return false;
         }
@@ -106,22 +137,32 @@ impl Merging {
     /// The next one that is done; `None` while none runs.
     pub async fn next(&mut self) -> Option<Merged> {
         loop {
-            let merged = match self.running.join_next().await? {
-                Ok((beginning, Ok(merged))) => {
-                    self.begins = Some(beginning);
-                    match merged {
-                        Some(base) => Ok(Ok(base)),
-                        None => continue,
+            let (merged, is_base) = tokio::select! {
+                Some(compacted) = self.compacting.join_next() => match compacted {
+                    Ok(Ok(None)) => continue,
+                    Ok(Ok(Some(runs))) => (Ok(Ok(Done::Runs(runs))), false),
+                    Ok(Err(error)) => (Ok(Err(error)), false),
+                    Err(panic) => (Err(panic), false),
+                },
+                Some(merged) = self.running.join_next() => match merged {
+                    Ok((beginning, Ok(merged))) => {
+                        self.begins = Some(beginning);
+                        match merged {
+                            Some(base) => (Ok(Ok(Done::Base(base))), true),
+                            None => continue,
+                        }
                     }
-                }
-                Ok((_, Err(error))) => Ok(Err(error)),
-                Err(panic) => Err(panic),
+                    Ok((_, Err(error))) => (Ok(Err(error)), true),
+                    Err(panic) => (Err(panic), true),
+                },
+                else => return None,
             };
-            if let Ok(Ok(_)) = &merged {
+            if !matches!(merged, Ok(Ok(_))) {
+                self.again_at = Some(self.clock.now() + self.backoff.next(&self.entropy));
+            } else if is_base {
+                // That runs can be merged says nothing of the disk.
                 self.backoff.reset();
                 self.again_at = None;
-            } else {
-                self.again_at = Some(self.clock.now() + self.backoff.next(&self.entropy));
             }
             return Some(merged);
         }
@@ -180,7 +221,7 @@ mod tests {
         std::fs::remove_file(&blocked).unwrap();
         assert!(begin(&mut merging));
         let merged = merging.next().await.unwrap().unwrap().unwrap();
-        assert_eq!(merged.records(), 3_000);
+        assert!(matches!(merged, Done::Base(base) if base.records() == 3_000));
         assert!(begin(&mut merging), "at once, now that it works");
         assert!(merging.next().await.is_some() && merging.next().await.is_none());
     }

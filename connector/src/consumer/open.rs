@@ -107,6 +107,7 @@ impl Opener {
             fetcher: Fetcher::new(options.store.clone(), cache)
                 .holding(options.hold.clone())
                 .keeping()
+                .leaving_merges()
                 .charging(recent.memory())
                 .telling(options.clock.clone()),
             reads: Arc::new(reads),

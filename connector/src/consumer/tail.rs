@@ -264,14 +264,14 @@ impl Tail {
         breaker.succeeded();
         self.show(Circuit::Closed);
         self.status.send_modify(|status| *status = TailStatus { newer: status.newer.take(), ..good() });
+        // It would go on fetching as often as it may, for as long as who follows has no room. From here on one long fetch after
+        // another, by a client made for it.
+        drop(poller);
         for seen in last.into_iter().chain([Seen::UpToDate]) {
             if self.out.blocking_send(seen).is_err() {
                 return Ok(Stopped);
             }
         }
-        // From here on one long fetch after another, by a client made for it. The other one goes first: it would go on
-        // fetching as often as it may, whoever asks it.
-        drop(poller);
         let mut poller = Poller::new(&self.options.kafka, &Tuning::tail(&group, self.options.max_backoff))
             .map_err(kafka)?;
         poller.assign(&[(&topic, partition, window.next)]).map_err(kafka)?;

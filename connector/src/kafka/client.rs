@@ -176,6 +176,15 @@ impl Context {
         }
     }
 
+    /// The same of an error that was told from others already: while there is no token, and shortly after, nobody who asks for something
+    /// learns whether he may.
+    pub(super) fn excused(&self, error: Error) -> Error {
+        match (error, self.reach.no_token_lately()) {
+            (Error::Denied { doing, .. }, Some(detail)) => Error::Unavailable { doing, detail },
+            (error, _) => error,
+        }
+    }
+
     /// librdkafka's statistics, as JSON.
     pub(super) fn statistics(&self, json: &str) {
         if let Some(gauges) = &self.gauges {

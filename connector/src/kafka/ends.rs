@@ -64,5 +64,6 @@ fn ask(client: &BaseConsumer<Context>, topic: &str, partition: i32) -> Result<i6
     let ends = client.fetch_watermarks(topic, partition, TIMEOUT);
     ids::serve_unread(client.client(), false);
     let doing = || format!("asking where {topic}[{partition}] ends");
-    ends.map(|(_, end)| end).map_err(|error| Error::from_kafka(doing(), &error))
+    ends.map(|(_, end)| end)
+        .map_err(|error| client.client().context().excused(Error::from_kafka(doing(), &error)))
 }

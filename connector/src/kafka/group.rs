@@ -78,7 +78,8 @@ impl Group {
         let found = self.consumer.committed_offsets(asked, TIMEOUT);
         ids::serve_unread(self.consumer.client(), false);
         let doing = || self.doing(topic);
-        let found = found.map_err(|error| Error::from_kafka(doing(), &error))?;
+        let excused = |error| self.consumer.client().context().excused(Error::from_kafka(doing(), &error));
+        let found = found.map_err(excused)?;
         (0..partitions)
             .map(|partition| {
                 let Some(element) = found.find_partition(topic, partition) else {

@@ -279,7 +279,10 @@ impl Poller {
     /// [`Error::Unavailable`] where the partition's leader does not answer.
     pub fn reach(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
         let ends = self.inlet.consumer().fetch_watermarks(topic, partition, ASK);
-        ends.map_err(|error| Error::from_kafka(format!("asking where {topic}[{partition}] begins"), &error))
+        ends.map_err(|error| {
+            let asked = Error::from_kafka(format!("asking where {topic}[{partition}] begins"), &error);
+            self.inlet.consumer().client().context().excused(asked)
+        })
     }
 
     /// What ends a wait early.

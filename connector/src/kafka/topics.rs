@@ -343,7 +343,7 @@ impl Admin {
             }
         };
         ids::serve_unread(client, answer.is_err());
-        match answer {
+        match answer.map_err(|error| client.context().excused(error)) {
             Err(error) if error.is_transient() => Err(client.context().explain(error)),
             Err(error @ (Error::Options { .. } | Error::Fatal { .. } | Error::Closed { .. })) => Err(error),
             // A refusal is an answer.

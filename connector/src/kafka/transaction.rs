@@ -432,7 +432,11 @@ impl Transaction {
         // In a failed transaction all that was queued is purged: the cause is what the client says, if it does.
         let said = self.producer.client().fatal_error().or_else(|| self.why_it_failed());
         let (code, words) = said.unwrap_or((code, String::new()));
-        Some(Error::from_code(doing, code, &words))
+        Some(self.excused(Error::from_code(doing, code, &words)))
+    }
+
+    fn excused(&self, error: Error) -> Error {
+        self.producer.client().context().context.excused(error)
     }
 
     /// Why the transaction under way has failed; `None`: it has not. librdkafka keeps that, and says it to whoever asks for
@@ -478,7 +482,7 @@ impl Transaction {
                 known @ (Error::Fenced { .. } | Error::Denied { .. } | Error::Fatal { .. }) => known,
                 _ => Error::Fatal { doing: self.doing(what), detail: format!("{words} ({code})") },
             },
-            None => sorted,
+            None => self.excused(sorted),
         }
     }
 }

@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::cache::Temporary;
 use super::kept::Origin;
+use super::overlay::AT_ONCE;
 use super::parts::{self, Room, SILENCE};
 use super::{About, Base, BaseFiles, Cache, DeltaFile, Error, FileName, Files, Held, Hold, Identity, View};
 use crate::blob::name::Kind;
@@ -60,6 +61,8 @@ pub struct Fetcher {
     hold: Arc<Hold>,
     /// What is held is kept for the next start.
     pub(super) keeps: bool,
+    /// Entries that are merged at once where a delta is applied.
+    most: usize,
     /// What the views' memory is charged to.
     memory: Option<Budget>,
     /// `None`: nothing is told of what is long in coming.
@@ -80,6 +83,7 @@ impl Fetcher {
             anew,
             hold,
             keeps: false,
+            most: usize::MAX,
             memory: None,
             tells: None,
             room,
@@ -100,6 +104,12 @@ impl Fetcher {
     /// for who opens the newest version. What others open would take the place of blobs.
     pub fn keeping(self) -> Fetcher {
         Fetcher { keeps: true, ..self }
+    }
+
+    /// Larger merges of an overlay's runs than take a moment are left by who applies deltas: for who has them made beside
+    /// ([`View::compact`]).
+    pub fn leaving_merges(self) -> Fetcher {
+        Fetcher { most: AT_ONCE, ..self }
     }
 
     /// The memory that views take which it opens, and those that are made of them, is charged to `memory`.
@@ -264,7 +274,7 @@ impl Fetcher {
             // what it takes to wake one.
             let at_hand = blocking(move || {
                 let held = fetcher.at_hand(over.identity(), &of, carried)?;
-                held.map(|held| apply(&over, &held, &of, facts)).transpose()
+                held.map(|held| apply(&over, &held, &of, facts, fetcher.most)).transpose()
             });
             // A folder that does not answer is asked again by the way that says so.
             let at_hand = tokio::time::timeout(SILENCE, at_hand).await.unwrap_or(Ok(None));
@@ -272,8 +282,8 @@ impl Fetcher {
                 Ok(None) => {
                     // What came with its announcement, or lies in a folder, has been tried.
                     let held = self.delta(view.identity(), delta, None).await?;
-                    let (view, delta, about) = (view.clone(), delta.clone(), about.clone());
-                    blocking(move || apply(&view, &held, &delta, about)).await
+                    let (view, delta, about, most) = (view.clone(), delta.clone(), about.clone(), self.most);
+                    blocking(move || apply(&view, &held, &delta, about, most)).await
                 }
                 Ok(Some(applied)) => Ok(applied),
                 Err(error) => Err(error),
@@ -344,8 +354,13 @@ impl Fetcher {
         if self.store.is_far() {
             return self.unpack(identity, name, blob, parts::read(&self.store, blob, &self.room)).await;
         }
-        let content = self.store.get(&blob.name).await.map_err(store)?;
         let url = self.store.absolute_url(&blob.name);
+        // A folder that hangs does so before its first byte.
+        let content = tokio::time::timeout(SILENCE, self.store.get(&blob.name)).await.unwrap_or_else(|_| {
+            let problem = format!("no answer for {SILENCE:?}");
+            Err(blob::Error::Unavailable { doing: "reading", url: url.clone(), problem })
+        });
+        let content = content.map_err(store)?;
         let pieces = stream::unfold(content, move |mut content| {
             let url = url.clone();
             async move {
@@ -447,10 +462,16 @@ impl<'a> Progress<'a> {
 }
 
 /// `view` with a delta that is in the cache. Blocks.
-pub(super) fn apply(view: &View, held: &Held, delta: &DeltaRef, about: About) -> Result<View, Error> {
+pub(super) fn apply(
+    view: &View,
+    held: &Held,
+    delta: &DeltaRef,
+    about: About,
+    most: usize,
+) -> Result<View, Error> {
     let known = view.whole_schema();
     let file = DeltaFile::open(held, view.identity(), delta, known)?.announced_as(known, &about.schema);
-    view.apply(Arc::new(file), about)
+    view.apply_by(Arc::new(file), about, most)
 }
 
 fn store(error: blob::Error) -> Error {

@@ -311,7 +311,13 @@ impl Fetcher {
             let mut view = kept.open(&identity, &hold, &cache, &about)?;
             for (held, delta) in deltas.iter().zip(&above) {
                 let life = Life { epoch: delta.epoch, ..about.life };
-                view = apply(&view, held, delta, About { version: delta.version, life, ..about.clone() })?;
+                view = apply(
+                    &view,
+                    held,
+                    delta,
+                    About { version: delta.version, life, ..about.clone() },
+                    usize::MAX,
+                )?;
             }
             view.restate(about)
         })

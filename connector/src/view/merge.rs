@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::base::{Base, BaseCursor, BaseFiles};
 use super::cache::{Cache, FileName, Temporary};
 use super::map::Map;
-use super::overlay::{Overlay, RunCursor};
-use super::{Error, Found, Identity, View};
+use super::overlay::{Compaction, Overlay, RunCursor};
+use super::{Error, Found, Identity, Layers, View};
 use crate::blob;
 use crate::format::container::{Header, Kind, Stored, Summary, Writer, compress};
 use crate::format::index;
@@ -187,6 +187,32 @@ impl View {
         let large = overlay.entries >= MERGE_FROM && overlay.plain_bytes.saturating_mul(4) >= base;
         let tables: u64 = self.0.lookups.iter().map(|lookup| lookup.run_bytes()).sum();
         large || (overlay.memory_bytes + tables).saturating_mul(4) >= memory_limit
+    }
+
+    /// Whether runs of its overlay are to be merged that were not when they came.
+    pub fn wants_compaction(&self) -> bool {
+        self.0.overlay.wants_compaction()
+    }
+
+    /// Merges runs of its overlay that were left, where there are any, with their tables of indexes. Blocking; cost: their entries.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if a delta has changed since it was opened.
+    pub fn compact(&self) -> Result<Option<Compaction>, Error> {
+        let Some(compaction) = self.0.overlay.compact()? else { return Ok(None) };
+        // What looks things up by fields is made here, and found made by the newest view.
+        self.compacted(&compaction)?;
+        Ok(Some(compaction))
+    }
+
+    /// The same version with what was merged; `None`: it has other runs by now.
+    ///
+    /// # Errors
+    /// As [`View::compact`].
+    pub fn compacted(&self, compaction: &Compaction) -> Result<Option<View>, Error> {
+        let inner = &*self.0;
+        let Some(overlay) = inner.overlay.compacted(compaction) else { return Ok(None) };
+        inner.remade(inner.about.clone(), Layers { overlay, ..inner.layers() }).map(Some)
     }
 
     /// The header of a snapshot of this version, written by `life`.

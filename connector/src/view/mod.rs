@@ -62,6 +62,7 @@ pub use hold::Hold;
 pub use lookup::{Matches, Term};
 pub use merge::Snapshot;
 pub use notes::Spared;
+pub use overlay::Compaction;
 pub use past::{Past, Restored};
 pub use read::{Origin, Reads, Scan, Value};
 
@@ -223,6 +224,11 @@ impl View {
     /// [`Error::Gap`] if the delta does not follow this version, or is of another schema where only a part is held;
     /// [`Error::Foreign`]; [`Error::Schema`].
     pub fn apply(&self, delta: Arc<DeltaFile>, about: About) -> Result<View, Error> {
+        self.apply_by(delta, about, usize::MAX)
+    }
+
+    /// The same; runs of more entries than `most` together are not merged now ([`View::compact`]).
+    pub(super) fn apply_by(&self, delta: Arc<DeltaFile>, about: About, most: usize) -> Result<View, Error> {
         let inner = &*self.0;
         let header = delta.header();
         let follows = header.version == self.version().next() && header.previous == self.version();
@@ -242,11 +248,11 @@ impl View {
             files.extend_from_slice(&inner.files);
             files.extend(delta.held().map(|held| (header.version, held.clone())));
             let layers =
-                Layers { base: inner.base.clone(), overlay: inner.overlay.with(&delta)?, line, files };
+                Layers { base: inner.base.clone(), overlay: inner.overlay.with(&delta, most)?, line, files };
             return inner.remade(about, layers);
         }
         let (narrowed, about) = inner.narrowed(&delta, &about)?;
-        let mut layers = Layers { overlay: inner.overlay.with(&narrowed)?, ..inner.layers() };
+        let mut layers = Layers { overlay: inner.overlay.with(&narrowed, most)?, ..inner.layers() };
         // A restart applies the whole one to what the cache keeps of a version below.
         layers.files.extend(delta.held().map(|held| (about.version, held.clone())));
         inner.remade(about, layers)

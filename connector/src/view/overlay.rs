@@ -11,6 +11,9 @@
 //! many more often than not. Three of four deltas of one size merge nothing: what a version costs is its delta; an
 //! entry is merged once for each class.
 //!
+//! Who reads as versions come does not wait for the larger ones of these: they are left, and made beside (a compaction), as long
+//! as there are no more than two dozen runs.
+//!
 //! Owns: runs, and which of them become one. Does not own: their merging (`sorted`), the base, the order of versions (`mod`).
 
 use std::sync::Arc;
@@ -31,6 +34,12 @@ const TINY: usize = 1024;
 
 /// Runs of one class that stay apart.
 const APART: usize = 3;
+
+/// Entries that are merged at once where larger merges are left to a compaction: less than a millisecond's work.
+pub(super) const AT_ONCE: usize = 8 << 10;
+
+/// Runs from which on nothing is left any more: a lookup may have to ask each of them.
+const MOST: usize = 24;
 
 /// A sorted run with its hash table.
 #[derive(Debug)]
@@ -182,6 +191,14 @@ fn class(entries: usize) -> u32 {
     entries.div_ceil(TINY).next_power_of_two().ilog2().div_ceil(2)
 }
 
+/// Runs that were made one beside the flow.
+#[derive(Debug)]
+pub struct Compaction {
+    /// What they were, newest first.
+    replaced: Vec<Arc<Run>>,
+    by: Arc<Run>,
+}
+
 /// All runs of a view, newest first. Immutable; what is added makes another.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overlay {
@@ -200,8 +217,10 @@ impl Overlay {
         Ok(Overlay { runs })
     }
 
-    /// With one more delta on top. Cost: the delta's entries, and now and then the merging of runs (see above).
-    pub fn with(&self, delta: &DeltaFile) -> Result<Overlay, Error> {
+    /// With one more delta on top. Cost: the delta's entries, and now and then the merging of runs (see above), of up to `most`
+    /// entries: larger ones are left.
+    pub fn with(&self, delta: &DeltaFile, most: usize) -> Result<Overlay, Error> {
+        let most_entries = if self.runs.len() < MOST { most } else { usize::MAX };
         let mut newest = Sorted::of(delta);
         if newest.refs.is_empty() {
             return Ok(self.clone());
@@ -217,6 +236,9 @@ impl Overlay {
                 _ => break,
             };
             let (merged, older) = rest.split_at(taken);
+            if newest.refs.len() + merged.iter().map(|run| run.len()).sum::<usize>() > most_entries {
+                break;
+            }
             let all = std::iter::once(&newest).chain(merged.iter().map(|run| &run.sorted));
             newest = Sorted::merge(&all.collect::<Vec<_>>())?;
             rest = older;
@@ -225,6 +247,37 @@ impl Overlay {
         runs.push(Arc::new(Run::new(newest)));
         runs.extend(rest.iter().cloned());
         Ok(Overlay { runs })
+    }
+
+    /// The runs that are to become one and were left: the newest first of which enough of its class or below lie behind it.
+    fn due(&self) -> Option<&[Arc<Run>]> {
+        self.runs.iter().enumerate().find_map(|(at, newest)| {
+            let behind = self.runs.get(at + 1..)?;
+            let alike = behind.iter().take_while(|run| class(run.len()) <= class(newest.len())).count();
+            (alike >= APART).then(|| self.runs.get(at..=at + alike)).flatten()
+        })
+    }
+
+    /// Whether a merge was left.
+    pub fn wants_compaction(&self) -> bool {
+        self.due().is_some()
+    }
+
+    /// Makes the merge that was left. Blocking; cost: its entries.
+    pub fn compact(&self) -> Result<Option<Compaction>, Error> {
+        let Some(replaced) = self.due() else { return Ok(None) };
+        let all: Vec<&Sorted> = replaced.iter().map(|run| &run.sorted).collect();
+        let by = Arc::new(Run::new(Sorted::merge(&all)?));
+        Ok(Some(Compaction { replaced: replaced.to_vec(), by }))
+    }
+
+    /// With what was merged in the place of what it was made of; `None`: that is not here any more.
+    pub fn compacted(&self, Compaction { replaced, by }: &Compaction) -> Option<Overlay> {
+        let same = |some: &[Arc<Run>]| some.iter().zip(replaced).all(|(a, b)| Arc::ptr_eq(a, b));
+        let at = self.runs.windows(replaced.len()).position(same)?;
+        let mut runs = self.runs.clone();
+        runs.splice(at..at + replaced.len(), [by.clone()]);
+        Some(Overlay { runs })
     }
 
     /// Without what deltas up to `version` brought.

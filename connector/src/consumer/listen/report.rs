@@ -56,6 +56,8 @@ impl Report {
         let (told, through) = (Mutex::new(told), watch::Sender::new(false));
         // Shown as soon as there is the listener: a series that begins with the hold is one that no alert waits for.
         let held = metrics.listener_held.with(&[name]);
+        // Of one that was held in this process before nothing stands.
+        held.set(0);
         Report(Arc::new(Inner { name: name.to_owned(), told, held, through }))
     }
 

@@ -273,10 +273,11 @@ impl Sweep {
     pub async fn confirm(&mut self, life: Life, stop: &CancellationToken) -> Result<Confirmed, Error> {
         let at = self.options.clock.now();
         topics::keeps_pins(&self.admin, &self.options).await?;
+        let control = self.control().await?;
         let control::Pinned { pin, is_said } =
             control::pinned(&self.admin, &self.options, self.shard).await?;
         let pin = spared::of_shard(pin.as_ref(), self.topic_id, self.shard);
-        self.note(pin, is_said).await?;
+        self.note(control, pin, is_said).await?;
         self.read(stop).await?;
         // Behind the reading, so that what was read is known to be of it.
         self.is_same().await?;
@@ -286,14 +287,24 @@ impl Sweep {
         }
     }
 
+    /// The control topic's id.
+    async fn control(&self) -> Result<TopicId, Error> {
+        let control = &self.options.control;
+        let found = self.admin.describe(control).await?;
+        found
+            .map(|info| info.id)
+            .ok_or_else(|| Error::Unknown(format!("control topic {control} is not there")))
+    }
+
     /// Notes what is pinned. A control topic that was made anew and has no record about a pin leaves standing the one that stood
     /// in the topic before, as it does for readers (`consumer/control`), which may hold that version for as long as they live.
-    async fn note(&self, pin: Pin, is_said: bool) -> Result<(), Error> {
+    /// The topic was `before` when it was begun to be read: one that was made anew meanwhile is known by neither id.
+    async fn note(&self, before: TopicId, pin: Pin, is_said: bool) -> Result<(), Error> {
         let Some((dir, cache)) = self.notes.clone() else { return Ok(()) };
-        let control = &self.options.control;
-        let Some(topic) = self.admin.describe(control).await?.map(|info| info.id) else {
-            return Err(Error::Unknown(format!("control topic {control} is not there")));
-        };
+        let (topic, control) = (self.control().await?, &self.options.control);
+        if topic != before {
+            return Err(Error::Unknown(format!("control topic {control} was made anew while it was read")));
+        }
         let (dataset, shard, history) = (self.options.dataset.clone(), self.shard, self.topic_id);
         let noted = tokio::task::spawn_blocking(move || {
             // What readers of another history were pinned to is nothing to this one.

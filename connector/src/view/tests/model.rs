@@ -183,6 +183,58 @@ fn deltas_of_one_size_stay_apart_until_there_are_four_and_so_do_their_runs() {
     assert_eq!(contents(&world.view).unwrap(), world.model);
 }
 
+/// What who applies deltas leaves is merged beside, and put below whatever version is held by then.
+#[test]
+fn merges_that_are_left_are_made_beside_and_bound_the_runs_all_the_same() {
+    let mut world = World::new();
+    let mut version = 0u32;
+    let mut next = |world: &mut World| {
+        let changes = numbered(version * 1_500..version * 1_500 + 3_000, &format!("v{version}"));
+        version += 1;
+        let (delta, about) = world.write(&changes);
+        let fetcher = world.fetcher().leaving_merges();
+        world.view = world.runtime.block_on(fetcher.apply(&world.view, &delta, None, about)).unwrap();
+        world.view.overlay().runs
+    };
+    assert_eq!(
+        [(); 4].map(|()| next(&mut world)),
+        [1, 2, 3, 4],
+        "the fourth is not merged with those before"
+    );
+    assert!(world.view.wants_compaction());
+    let before = world.view.clone();
+    let compaction = before.compact().unwrap().unwrap();
+    assert_eq!(next(&mut world), 5);
+    let compacted = world.view.compacted(&compaction).unwrap().unwrap();
+    assert_eq!((compacted.version(), compacted.overlay().runs), (world.view.version(), 2));
+    assert_eq!(contents(&compacted).unwrap(), world.model);
+    assert_eq!(contents(&world.view).unwrap(), world.model, "who holds it still is not touched");
+    assert!(compacted.compacted(&compaction).unwrap().is_none(), "once");
+    assert!(!compacted.wants_compaction() && compacted.compact().unwrap().is_none());
+    world.view = compacted;
+
+    // On another base the runs are others.
+    assert_eq!([next(&mut world), next(&mut world)], [3, 4]);
+    assert!(!world.view.wants_compaction());
+    next(&mut world);
+    let compaction = world.view.compact().unwrap().unwrap();
+    let base = before.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap();
+    let rebased = world.view.rebase(base).unwrap();
+    assert_eq!(contents(&rebased).unwrap(), world.model);
+    let on_it = rebased.compacted(&compaction).unwrap();
+    assert!(on_it.is_none_or(|view| contents(&view).unwrap() == world.model));
+
+    // Where nobody makes what is left there is a bound, and then all at once.
+    let runs: Vec<usize> = (0..60).map(|_| next(&mut world)).collect();
+    assert!(runs.iter().all(|runs| *runs <= 25) && runs.contains(&24), "{runs:?}");
+    assert_eq!(contents(&world.view).unwrap(), world.model);
+    while let Some(compaction) = world.view.compact().unwrap() {
+        world.view = world.view.compacted(&compaction).unwrap().unwrap();
+    }
+    assert!(world.view.overlay().runs <= 9, "{}", world.view.overlay().runs);
+    assert_eq!(contents(&world.view).unwrap(), world.model);
+}
+
 #[test]
 fn deltas_of_which_nothing_is_left_are_let_go_of() {
     let mut world = World::new();
