@@ -570,26 +570,26 @@ impl Follower {
 
     /// A merge is done: the same version, and those since, on a newer base, or in fewer runs.
     fn merged(&mut self, merged: Merged) {
-        let rebased = match merged {
+        let rebased = match &merged {
             Ok(Ok(done)) => self.slot.load_full().map_or(Ok(None), |held| done.below(&held)),
-            Ok(Err(error)) => Err(error),
+            Ok(Err(_)) => Ok(None),
             Err(panic) => {
                 tracing::error!(dataset = self.options.dataset, %panic, "merging panicked; the overlay stays");
                 return;
             }
         };
-        match rebased {
-            Ok(None) => {}
-            Ok(Some(view)) => {
+        match (rebased, merged) {
+            (Ok(Some(view)), Ok(Ok(done))) => {
                 show_memory(&view, &self.options.metrics);
                 self.slot.store(Some(Arc::new(view)));
-                self.merging.tidy();
+                self.merging.tidy(&done);
                 self.recent.rebased();
             }
-            Err(error) => {
+            (Err(error), _) | (_, Ok(Err(error))) => {
                 let error = chain(&error);
                 tracing::warn!(dataset = self.options.dataset, error, "merging failed; the overlay stays");
             }
+            _ => {}
         }
     }
 }

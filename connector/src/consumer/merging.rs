@@ -66,6 +66,8 @@ pub struct Merging {
     running: JoinSet<(Beginning, Outcome)>,
     /// Merges of runs.
     compacting: JoinSet<Result<Option<Compaction>, Error>>,
+    /// How often they have failed in a row, and when they are tried again: a disk that is full is nothing to them.
+    compaction: (Backoff, Option<Instant>),
     /// For which the cache has what it takes.
     begins: Option<Beginning>,
     backoff: Backoff,
@@ -77,19 +79,30 @@ impl Merging {
     /// Into `cache`.
     pub fn new(cache: Cache, clock: Clock, entropy: Entropy) -> Merging {
         let backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
-        let (running, compacting) = (JoinSet::new(), JoinSet::new());
-        Merging { cache, clock, entropy, running, compacting, begins: None, backoff, again_at: None }
+        Merging {
+            cache,
+            clock,
+            entropy,
+            running: JoinSet::new(),
+            compacting: JoinSet::new(),
+            compaction: (Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF), None),
+            begins: None,
+            backoff,
+            again_at: None,
+        }
     }
 
     /// Begins to merge `view`, which is of this announcement, if its overlay is large enough, or if the cache may lack what
     /// a start begins with, and nothing speaks against it now. Whether it did.
     pub fn begin(&mut self, view: &View, announcement: &Announcement, memory_limit: u64) -> bool {
-        let waits = self.again_at.is_some_and(|at| self.clock.now() < at);
-        if !waits && self.compacting.is_empty() && view.wants_compaction() {
+        let now = self.clock.now();
+        let is_over = |at: Option<Instant>| at.is_none_or(|at| now >= at);
+        let compacts = self.compacting.is_empty() && is_over(self.compaction.1);
+        if compacts && view.wants_compaction() {
             let view = view.clone();
             self.compacting.spawn_blocking(move || threads::apart("compact", || view.compact()));
         }
-        if waits || !self.running.is_empty() || view.version() != announcement.version {
+        if !is_over(self.again_at) || !self.running.is_empty() || view.version() != announcement.version {
             return false;
         }
         let snapshot = announcement.snapshot.as_ref().map(|snapshot| (snapshot.version, snapshot.epoch));
@@ -124,8 +137,9 @@ impl Merging {
         true
     }
 
-    /// The base before the last one is let go of: its files go, where the cache's budget asks for it.
-    pub fn tidy(&self) {
+    /// After `done`: the base before it is let go of, and its files go, where the cache's budget asks for it. Of runs no file goes.
+    pub fn tidy(&self, done: &Done) {
+        let Done::Base(_) = done else { return };
         let cache = self.cache.clone();
         drop(tokio::task::spawn_blocking(move || {
             if let Err(error) = cache.tidy() {
@@ -157,12 +171,15 @@ impl Merging {
                 },
                 else => return None,
             };
-            if !matches!(merged, Ok(Ok(_))) {
-                self.again_at = Some(self.clock.now() + self.backoff.next(&self.entropy));
-            } else if is_base {
-                // That runs can be merged says nothing of the disk.
-                self.backoff.reset();
-                self.again_at = None;
+            let (backoff, again_at) = match is_base {
+                true => (&mut self.backoff, &mut self.again_at),
+                false => (&mut self.compaction.0, &mut self.compaction.1),
+            };
+            if let Ok(Ok(_)) = &merged {
+                backoff.reset();
+                *again_at = None;
+            } else {
+                *again_at = Some(self.clock.now() + backoff.next(&self.entropy));
             }
             return Some(merged);
         }
@@ -195,7 +212,7 @@ mod tests {
     use super::*;
     use crate::blob::name::Kind;
     use crate::version::{Checksum, Version};
-    use crate::view::FileName;
+    use crate::view::{Fetcher, FileName};
 
     #[tokio::test]
     async fn a_merge_that_fails_is_not_tried_at_each_version() {
@@ -224,6 +241,35 @@ mod tests {
         assert!(matches!(merged, Done::Base(base) if base.records() == 3_000));
         assert!(begin(&mut merging), "at once, now that it works");
         assert!(merging.next().await.is_some() && merging.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn runs_are_merged_also_while_no_base_can_be() {
+        let mut world = World::new();
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), u64::MAX).unwrap();
+        let fetcher = Fetcher::new(world.options().store, cache.clone()).leaving_merges();
+        let mut view = View::empty(world.identity().clone(), world.view().schema().clone());
+        let mut last = None;
+        for version in 0..4 {
+            let announced = world.write(version * 3_000..version * 3_000 + 3_000).await;
+            let delta = announced.announcement.chain.last().unwrap().clone();
+            view = fetcher.apply(&view, &delta, None, world.view().about().clone()).await.unwrap();
+            last = Some(announced);
+        }
+        assert_eq!(view.overlay().runs, 4);
+        let clock = Clock::manual(0);
+        let mut merging = Merging::new(cache, clock.clone(), Entropy::seeded(1));
+        merging.again_at = Some(clock.now() + LONGEST_BACKOFF);
+        let announcement = &last.unwrap().announcement;
+        assert!(!merging.begin(&view, announcement, u64::MAX), "the disk is full");
+        assert!(!merging.begin(&view, announcement, u64::MAX));
+        let done = merging.next().await.unwrap().unwrap().unwrap();
+        assert!(matches!(done, Done::Runs(_)));
+        let compacted = done.below(&view).unwrap().unwrap();
+        assert_eq!((compacted.version(), compacted.overlay().runs), (view.version(), 1));
+        assert!(merging.next().await.is_none(), "one at a time, and it was one");
+        assert!(!merging.begin(&compacted, announcement, u64::MAX) && merging.next().await.is_none());
     }
 
     #[test]

@@ -80,7 +80,7 @@ struct Inner {
     /// Each version that is shown to readers is judged first; those that they never see are not, and so are not passed on.
     judged: bool,
     ring: Mutex<Ring>,
-    /// Told when there is another version, or another base below the newest.
+    /// Told when there is another version, or another base or fewer runs below the newest.
     wake: watch::Sender<()>,
     opening: Semaphore,
     /// Those: many may come back to one version.

@@ -176,10 +176,10 @@ impl Context {
         }
     }
 
-    /// The same of an error that was told from others already: while there is no token, and shortly after, nobody who asks for something
-    /// learns whether he may.
+    /// The same of an error that was told from others already.
     pub(super) fn excused(&self, error: Error) -> Error {
-        match (error, self.reach.no_token_lately()) {
+        let why = if error.is_of_login() { self.reach.no_token_lately() } else { None };
+        match (error, why) {
             (Error::Denied { doing, .. }, Some(detail)) => Error::Unavailable { doing, detail },
             (error, _) => error,
         }

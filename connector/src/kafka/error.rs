@@ -103,6 +103,11 @@ impl Error {
         }
     }
 
+    /// Whether somebody was not let in: not what a broker refuses who has let him in.
+    pub(super) fn is_of_login(&self) -> bool {
+        matches!(self, Error::Denied { detail, .. } if detail.ends_with(LOGIN))
+    }
+
     /// Sorts an error of rdkafka.
     pub(super) fn from_kafka(doing: impl Into<String>, error: &KafkaError) -> Error {
         let doing = doing.into();
@@ -260,9 +265,12 @@ fn remedy(code: Code) -> &'static str {
             "check ssl.ca.location and the certificates in [kafka.properties], and that none has expired"
         }
         Code::PolicyViolation => "the broker's policy forbids it; create the topic by hand",
-        _ => "check security.protocol and the sasl.* properties in [kafka.properties]",
+        _ => LOGIN,
     }
 }
+
+/// What is advised where somebody is not let in, and nowhere else.
+const LOGIN: &str = "check security.protocol and the sasl.* properties in [kafka.properties]";
 
 #[cfg(test)]
 mod tests {
@@ -278,6 +286,13 @@ mod tests {
         assert!(matches!(sort(Code::UnknownTopicOrPartition), Error::Missing { .. }));
         let denied = sort(Code::TopicAuthorizationFailed);
         assert!(matches!(denied, Error::Denied { .. }) && !denied.is_transient());
+        let not_let_in = sort(Code::Authentication);
+        assert!(matches!(not_let_in, Error::Denied { .. }) && not_let_in.is_of_login());
+        assert!(sort(Code::SaslAuthenticationFailed).is_of_login());
+        for let_in in [Code::TopicAuthorizationFailed, Code::PolicyViolation, Code::SSL, Code::ProducerFenced]
+        {
+            assert!(!sort(let_in).is_of_login(), "{let_in:?}");
+        }
         assert!(
             denied.to_string().contains("reading orders[0]") && denied.to_string().contains("ACL"),
             "{denied}"

@@ -11,8 +11,8 @@
 //! many more often than not. Three of four deltas of one size merge nothing: what a version costs is its delta; an
 //! entry is merged once for each class.
 //!
-//! Who reads as versions come does not wait for the larger ones of these: they are left, and made beside (a compaction), as long
-//! as there are no more than two dozen runs.
+//! Who reads as versions come does not wait for the larger ones of these: they are left, and made beside (a compaction). From two
+//! dozen runs on nothing more is left, so that there are some thirty at most.
 //!
 //! Owns: runs, and which of them become one. Does not own: their merging (`sorted`), the base, the order of versions (`mod`).
 
