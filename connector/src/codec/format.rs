@@ -94,6 +94,8 @@ pub enum KeyFormat {
     Text,
     /// JSON.
     Json,
+    /// Avro datums of this schema, bare.
+    Avro(Arc<Schema>),
     /// Protobuf messages, bare.
     Protobuf(Arc<Message>),
     /// With a registry's ids.
@@ -211,7 +213,7 @@ impl Format {
             (_, Values::Protobuf { .. }, _) => Some(
                 "the values of the source are Protobuf messages, which are only read here: write them to the topic",
             ),
-            (_, _, KeyFormat::Json | KeyFormat::Protobuf(_)) => Some(
+            (_, _, KeyFormat::Json | KeyFormat::Avro(_) | KeyFormat::Protobuf(_)) => Some(
                 "the keys of the source are written in a format that is only read here: write the records to the topic",
             ),
             _ => None,

@@ -5,6 +5,7 @@
 //!  json      "a/b"   7   {"id": "a/b", "no": 7}      a/b   7   a%2Fb/7     members in the order of their names,
 //!            {"schema": …, "payload": …}                                   or the key's fields, where it is made of fields;
 //!                                                                          one value is read as the only field would be
+//!  avro      a datum of a schema that is configured
 //!  registry  a datum or message by its schema (`registered`)
 //! ```
 
@@ -14,16 +15,25 @@ use super::json::{self, scan};
 use super::key::{self, Fields};
 use super::room::anew;
 use super::{Bound, Error, ExtraFields, KeyFormat, Misfit, SchemaId, Stage, Unread, Written};
-use super::{proto, registered};
-use crate::schema::Schema;
+use super::{frame, proto, registered};
+use crate::schema::{Malformed, Schema};
 
 /// Reads keys.
 #[derive(Debug)]
 pub(super) enum Keys {
     Text,
     Json(Box<Json>),
+    Avro(Datum),
     Protobuf(proto::Key),
     Registered(registered::Keys),
+}
+
+/// Reads keys that are datums of one schema. Keeps its buffer.
+#[derive(Debug)]
+pub(super) struct Datum {
+    schema: Arc<Schema>,
+    fields: Fields,
+    out: Vec<u8>,
 }
 
 /// Reads keys of JSON. Keeps its buffers.
@@ -87,6 +97,7 @@ impl Keys {
                     out: Vec::new(),
                 }))
             }
+            KeyFormat::Avro(schema) => Keys::Avro(Datum::new(schema, names)?),
             KeyFormat::Protobuf(message) => Keys::Protobuf(proto::Key::new(&message, names)?),
             KeyFormat::Registered(kind) => Keys::Registered(registered::Keys::new(kind, names)),
         }))
@@ -103,7 +114,9 @@ impl Keys {
                     Err(misfit("stillwell.codec.WrongEncoding", what).into())
                 }
             },
-            Keys::Json(json) => Ok(json.decode(key)?),
+            // With an id of a JSON Schema before it, as in values.
+            Keys::Json(json) => Ok(json.decode(frame::behind(key))?),
+            Keys::Avro(datum) => Ok(datum.decode(key)?),
             Keys::Protobuf(keys) => Ok(keys.decode(key)?),
             Keys::Registered(keys) => keys.decode(key, header),
         }
@@ -125,6 +138,37 @@ impl Keys {
             keys.learn(id, written);
         }
     }
+}
+
+impl Datum {
+    fn new(schema: Arc<Schema>, names: &[String]) -> Result<Datum, Error> {
+        let fields = Fields::named_or_whole(&schema, names)
+            .map_err(|reason| Error::Key { field: "key_schema".to_owned(), reason })?;
+        Ok(Datum { schema, fields, out: Vec::new() })
+    }
+
+    fn decode(&mut self, datum: &[u8]) -> Result<&[u8], Misfit> {
+        write(&self.schema, &self.fields, datum, "key_schema", &mut self.out)?;
+        Ok(&self.out)
+    }
+}
+
+/// Writes the key that `fields` of a datum make, which has to be one of `schema` and nothing else; `of` names that in messages.
+pub(super) fn write(
+    schema: &Schema,
+    fields: &Fields,
+    datum: &[u8],
+    of: impl std::fmt::Display,
+    out: &mut Vec<u8>,
+) -> Result<(), Misfit> {
+    let whole = schema.validate(datum).and_then(|length| match length == datum.len() {
+        true => Ok(()),
+        false => Err(Malformed { at: length, what: "something behind the datum" }),
+    });
+    whole.map_err(|malformed| {
+        misfit("stillwell.codec.MalformedAvro", format!("the key is not an Avro datum of {of}: {malformed}"))
+    })?;
+    fields.write(schema, datum, out)
 }
 
 impl Json {

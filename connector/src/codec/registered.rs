@@ -15,8 +15,8 @@ use super::avro::Avro;
 use super::frame::{self, KEY_HEADER, SchemaId, Unframed, VALUE_HEADER};
 use super::key::Fields;
 use super::proto::{self, File, Message, Protobuf};
-use super::{Bound, Kind, Misfit, Stage, Told, Unread, Written, change};
-use crate::schema::{Malformed, Schema};
+use super::{Bound, Kind, Misfit, Stage, Told, Unread, Written, change, keys};
+use crate::schema::Schema;
 
 /// Most schemas on a shelf.
 const MOST: usize = 1_000;
@@ -297,16 +297,7 @@ impl Keys {
                 return Ok(keys.decode(message)?);
             }
         };
-        let whole = schema.validate(datum).and_then(|length| match length == datum.len() {
-            true => Ok(()),
-            false => Err(Malformed { at: length, what: "something behind the datum" }),
-        });
-        whole.map_err(|malformed| Misfit {
-            stage: Stage::Key,
-            class: "stillwell.codec.MalformedAvro",
-            message: format!("the key is not an Avro datum of {id}: {malformed}"),
-        })?;
-        fields.write(schema, datum, &mut self.out)?;
+        keys::write(schema, fields, datum, id, &mut self.out)?;
         Ok(&self.out)
     }
 

@@ -132,7 +132,10 @@ impl Check<'_> {
         let keys = match of.key_format.as_str() {
             "string" => KeyFormat::Text,
             "json" => KeyFormat::Json,
-            "avro" => KeyFormat::Registered(Kind::Avro),
+            "avro" => match &of.key_schema {
+                None => KeyFormat::Registered(Kind::Avro),
+                Some(file) => KeyFormat::Avro(self.schema(&said.at("key_schema"), file, Schema::parse)?),
+            },
             "protobuf" => match of.key_message.as_deref() {
                 None => KeyFormat::Registered(Kind::Protobuf),
                 message => KeyFormat::Protobuf(self.message(said, "key_message", message)?),
@@ -165,6 +168,9 @@ impl Check<'_> {
             Ok(_) => return Some(()),
             Err(Error::Key { field, reason }) if Some(&field) == said.of.key_message.as_ref() => {
                 self.wrong(&said.at("key_message"), reason);
+            }
+            Err(Error::Key { field, reason }) if field == "key_schema" && said.of.key_schema.is_some() => {
+                self.wrong(&said.at("key_schema"), reason);
             }
             Err(Error::Key { field, reason }) => {
                 // Each by itself; what is wrong only with them together is that one.
@@ -218,7 +224,11 @@ impl Check<'_> {
             "json" => of.registry.unwrap_or(false),
             _ => false,
         };
-        let keys = matches!((of.key_format.as_str(), &of.key_message), ("avro", _) | ("protobuf", None));
+        let keys = match of.key_format.as_str() {
+            "avro" => of.key_schema.is_none(),
+            "protobuf" => of.key_message.is_none(),
+            _ => false,
+        };
         let wrong = if of.registry == Some(true) && format == "raw" {
             Some(("registry", "is for avro, json and protobuf, not for raw"))
         } else if registered && !there {
@@ -238,7 +248,10 @@ impl Check<'_> {
             Some(("message", what))
         } else if keys && !there {
             let what = match of.key_format.as_str() {
-                "avro" => needs,
+                "avro" => {
+                    "needs the schema of keys, as in key_schema = \"FILE.avsc\", or a registry that has it: name one with url in \
+                     [schema_registry]"
+                }
                 _ => {
                     "needs the type of keys, by its name in descriptor_set with key_message, or a registry that has it"
                 }
@@ -277,6 +290,11 @@ impl Check<'_> {
                 "message",
                 (format != "protobuf" && said.of.message.is_some())
                     .then(|| format!("is for protobuf, not for {format}")),
+            ),
+            (
+                "key_schema",
+                (key_format != "avro" && said.of.key_schema.is_some())
+                    .then(|| "is for keys with key_format = \"avro\"".to_owned()),
             ),
             (
                 "key_message",

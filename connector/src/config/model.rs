@@ -352,9 +352,11 @@ section! {
         /// `schema`. Unset: the name of the first topic without a format of its own, and `-value`.
         subject: Option<String> = Text, Unset;
         /// How Kafka keys are written. `raw`: bytes, taken as they come; `string`: the same, if they are UTF-8. Of the others
-        /// what they say is taken: `json`; `avro` with ids of the registry; `protobuf` with ids of the registry, or of the
-        /// type `key_message`.
+        /// what they say is taken: `json`; `avro` with ids of the registry, or of the schema `key_schema`; `protobuf` with ids of
+        /// the registry, or of the type `key_message`.
         key_format: String = Choice(&["raw", "string", "json", "avro", "protobuf"]), Is("raw");
+        /// Schema that `avro` keys are of, where no registry has it.
+        key_schema: Option<PathBuf> = Path, Unset;
         /// Full name of the type in `descriptor_set` that `protobuf` keys are of.
         key_message: Option<String> = Text, Unset;
         /// Fields in `json` that the schema does not have.
@@ -380,6 +382,8 @@ section! {
         message: Option<String> = Text, Unset;
         /// How Kafka keys are written.
         key_format: String = Choice(&["raw", "string", "json", "avro", "protobuf"]), Is("raw");
+        /// Schema that `avro` keys are of.
+        key_schema: Option<PathBuf> = Path, Unset;
         /// Full name of the type that `protobuf` keys are of.
         key_message: Option<String> = Text, Unset;
         /// Fields in `json` that the schema does not have.
@@ -398,6 +402,7 @@ impl Source {
             descriptor_set: self.descriptor_set.clone(),
             message: self.message.clone(),
             key_format: self.key_format.clone(),
+            key_schema: self.key_schema.clone(),
             key_message: self.key_message.clone(),
             extra_fields: self.extra_fields.clone(),
         }

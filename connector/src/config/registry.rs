@@ -192,7 +192,7 @@ mod tests {
             ),
             (avro(", registry = true"), "source.registry: needs a registry"),
             (LEAST.replace("\"json\"", "\"json\", registry = true"), "source.registry: needs a registry"),
-            (avro(", key_format = \"avro\""), "source.key_format: needs a registry"),
+            (avro(", key_format = \"avro\""), "source.key_format: needs the schema of keys"),
             (
                 format!("{}{URL}", avro(", registry = true, schema = \"product.avsc\"")),
                 "source.schema: is not for values whose schemas the registry has",

@@ -146,6 +146,7 @@ fn rules_of(format: &Format) -> String {
         KeyFormat::Raw => {}
         KeyFormat::Text => rules.push_str(", text keys"),
         KeyFormat::Json => rules.push_str(", json keys"),
+        KeyFormat::Avro(schema) => rules.push_str(&format!(", avro keys {}", schema.json())),
         KeyFormat::Protobuf(message) => {
             rules.push_str(&format!(", protobuf keys {} {:016x}", message.name(), message.digest()));
         }

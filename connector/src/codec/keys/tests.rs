@@ -21,6 +21,42 @@ fn key(codec: &mut Codec, key: &[u8]) -> Result<String, Misfit> {
 }
 
 #[test]
+fn a_key_in_avro_is_what_its_datum_says() {
+    let schema = |text: &str| KeyFormat::Avro(Arc::new(Schema::parse(text).unwrap()));
+    let mut text = codec(schema(r#""string""#), &[]);
+    assert_eq!(key(&mut text, b"\x06a/b").unwrap(), "a/b");
+    let both =
+        r#"{"type":"record","name":"K","fields":[{"name":"no","type":"int"},{"name":"id","type":"string"}]}"#;
+    let mut whole = codec(schema(both), &[]);
+    assert_eq!(key(&mut whole, b"\x0e\x06a/b").unwrap(), "7/a%2Fb", "in the order of its fields");
+    // By name, in the order of the dataset's.
+    let mut named = codec(schema(both), &["id", "no"]);
+    assert_eq!(key(&mut named, b"\x0e\x06a/b").unwrap(), "a%2Fb/7");
+    for wrong in [&b""[..], b"\x0e", b"\x0e\x06a/", b"\x0e\x06a/bc", b"\x0e\x07a"] {
+        let misfit = key(&mut whole, wrong).unwrap_err();
+        assert_eq!((misfit.stage, misfit.class), (Stage::Key, "stillwell.codec.MalformedAvro"), "{wrong:?}");
+        assert!(misfit.message.contains("not an Avro datum of key_schema"), "{}", misfit.message);
+    }
+    let rule = KeyRule::Fields(vec!["id".to_owned(), "no".to_owned()]);
+    let keys = schema(
+        r#"{"type":"record","name":"K","fields":[{"name":"a","type":"int"},{"name":"b","type":"int"}]}"#,
+    );
+    let format = Format::json(ExtraFields::Ignore).with_keys(keys);
+    let wrong = Codec::new(format, rule, Arc::new(Schema::dataset(OWN).unwrap()));
+    assert!(matches!(wrong, Err(Error::Key { .. })), "neither field is there");
+}
+
+#[test]
+fn an_id_before_a_key_in_json_is_passed_over() {
+    let mut codec = codec(KeyFormat::Json, &[]);
+    assert_eq!(key(&mut codec, b"\0\0\0\0\x07\"a/b\"").unwrap(), "a/b");
+    assert_eq!(key(&mut codec, b"\0\0\0\0\x07{\"no\":7,\"id\":\"a\"}").unwrap(), "a/7");
+    for wrong in [&b"\0\0\0"[..], b"\0\0\0\0\x07", b"\0\0\0\0\x07{"] {
+        assert_eq!(key(&mut codec, wrong).unwrap_err().class, "stillwell.codec.MalformedJson", "{wrong:?}");
+    }
+}
+
+#[test]
 fn a_key_in_json_is_what_it_says() {
     let mut codec = codec(KeyFormat::Json, &[]);
     for (text, said) in [

@@ -4,6 +4,8 @@ use crate::config::Shared;
 
 const URL: &str = "[schema_registry]\nurl = \"http://localhost:8081\"\n";
 
+const OTHER: &[u8] = br#"{"type": "record", "name": "K", "fields": [{"name": "a", "type": "int"}, {"name": "b", "type": "int"}]}"#;
+
 /// The least, with this in place of `"json"`.
 fn with(source: &str) -> String {
     LEAST.replace("\"json\"", source)
@@ -21,6 +23,8 @@ fn set() -> Vec<u8> {
 fn formats_are_taken_as_they_are_written() {
     let format = |text: &str| {
         let case = case(text).set("storage.blobs", "memory://").bytes("shop.pb", &set());
+        let key = br#"{"type": "record", "name": "K", "fields": [{"name": "id", "type": "string"}]}"#;
+        let case = case.bytes("key.avsc", key);
         let shared = |config: &crate::config::Config| {
             Shared::system(config, crate::telemetry::Metrics::new()).unwrap()
         };
@@ -37,6 +41,10 @@ fn formats_are_taken_as_they_are_written() {
     }
     let keys = format(&with(&format!("{bare}, key_format = \"protobuf\", key_message = \"shop.K\"")));
     assert!(matches!(&keys.keys, KeyFormat::Protobuf(message) if message.name() == "shop.K"));
+    let avro = r#""json", key_format = "avro", key_schema = "key.avsc""#;
+    let keys = format(&with(avro));
+    assert!(matches!(&keys.keys, KeyFormat::Avro(schema) if schema.json().contains("\"K\"")));
+    assert!(!keys.asks_registry() && keys.read_only().is_some());
     let registered = format(&format!("{}{URL}", with(r#""protobuf", key_format = "protobuf""#)));
     assert!(matches!(registered.values, Values::Registered(Kind::Protobuf)));
     assert!(matches!(registered.keys, KeyFormat::Registered(Kind::Protobuf)));
@@ -76,6 +84,16 @@ fn what_does_not_go_together_is_said() {
         ),
         (with(r#""json", key_format = "protobuf""#), "source.key_format: needs the type of keys"),
         (
+            with(r#""json", key_schema = "product.avsc""#),
+            "source.key_schema: is for keys with key_format = \"avro\"",
+        ),
+        (with(r#""json", key_format = "avro", key_schema = "none.avsc""#), "source.key_schema: cannot read"),
+        (
+            // Several fields, and none of them called as the dataset's key.
+            with(r#""json", key_format = "avro", key_schema = "other.avsc""#),
+            "source.key_schema: the key field `id`",
+        ),
+        (
             with(r#""json", envelope = "debezium", key_format = "json""#)
                 + "[datasets.products.producer.spill]\nshed = \"dead_letter\"\n",
             "spill.shed: \"dead_letter\" is not for a source that is only read",
@@ -89,7 +107,7 @@ fn what_does_not_go_together_is_said() {
         ),
         (with(r#""avro", envelope = "debezium""#), "products.schema: the schema is none of a change"),
     ] {
-        let wrong = case(&text).bytes("shop.pb", &set()).wrong();
+        let wrong = case(&text).bytes("shop.pb", &set()).bytes("other.avsc", OTHER).wrong();
         assert!(wrong.len() == 1 && wrong[0].contains(said), "{said}: {wrong:#?}");
     }
     let warned = case(&with(r#""json", envelope = "debezium""#)).right();
