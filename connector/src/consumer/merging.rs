@@ -66,29 +66,49 @@ pub struct Merging {
     running: JoinSet<(Beginning, Outcome)>,
     /// Merges of runs.
     compacting: JoinSet<Result<Option<Compaction>, Error>>,
-    /// How often they have failed in a row, and when they are tried again: a disk that is full is nothing to them.
-    compaction: (Backoff, Option<Instant>),
     /// For which the cache has what it takes.
     begins: Option<Beginning>,
+    bases: Tries,
+    /// Apart: a disk that is full is nothing to these.
+    runs: Tries,
+}
+
+/// How often merges of one kind are tried.
+struct Tries {
     backoff: Backoff,
     /// Not before, after one that failed.
     again_at: Option<Instant>,
 }
 
+impl Tries {
+    fn new() -> Tries {
+        Tries { backoff: Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF), again_at: None }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.again_at.is_none_or(|at| now >= at)
+    }
+
+    fn tried(&mut self, succeeded: bool, now: Instant, entropy: &Entropy) {
+        if succeeded {
+            self.backoff.reset();
+        }
+        self.again_at = (!succeeded).then(|| now + self.backoff.next(entropy));
+    }
+}
+
 impl Merging {
     /// Into `cache`.
     pub fn new(cache: Cache, clock: Clock, entropy: Entropy) -> Merging {
-        let backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
         Merging {
             cache,
             clock,
             entropy,
             running: JoinSet::new(),
             compacting: JoinSet::new(),
-            compaction: (Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF), None),
             begins: None,
-            backoff,
-            again_at: None,
+            bases: Tries::new(),
+            runs: Tries::new(),
         }
     }
 
@@ -96,13 +116,11 @@ impl Merging {
     /// a start begins with, and nothing speaks against it now. Whether it did.
     pub fn begin(&mut self, view: &View, announcement: &Announcement, memory_limit: u64) -> bool {
         let now = self.clock.now();
-        let is_over = |at: Option<Instant>| at.is_none_or(|at| now >= at);
-        let compacts = self.compacting.is_empty() && is_over(self.compaction.1);
-        if compacts && view.wants_compaction() {
+        if self.compacting.is_empty() && self.runs.is_due(now) && view.wants_compaction() {
             let view = view.clone();
             self.compacting.spawn_blocking(move || threads::apart("compact", || view.compact()));
         }
-        if !is_over(self.again_at) || !self.running.is_empty() || view.version() != announcement.version {
+        if !self.bases.is_due(now) || !self.running.is_empty() || view.version() != announcement.version {
             return false;
         }
         let snapshot = announcement.snapshot.as_ref().map(|snapshot| (snapshot.version, snapshot.epoch));
@@ -171,16 +189,8 @@ impl Merging {
                 },
                 else => return None,
             };
-            let (backoff, again_at) = match is_base {
-                true => (&mut self.backoff, &mut self.again_at),
-                false => (&mut self.compaction.0, &mut self.compaction.1),
-            };
-            if let Ok(Ok(_)) = &merged {
-                backoff.reset();
-                *again_at = None;
-            } else {
-                *again_at = Some(self.clock.now() + backoff.next(&self.entropy));
-            }
+            let tries = if is_base { &mut self.bases } else { &mut self.runs };
+            tries.tried(matches!(merged, Ok(Ok(_))), self.clock.now(), &self.entropy);
             return Some(merged);
         }
     }
@@ -260,7 +270,7 @@ mod tests {
         assert_eq!(view.overlay().runs, 4);
         let clock = Clock::manual(0);
         let mut merging = Merging::new(cache, clock.clone(), Entropy::seeded(1));
-        merging.again_at = Some(clock.now() + LONGEST_BACKOFF);
+        merging.bases.again_at = Some(clock.now() + LONGEST_BACKOFF);
         let announcement = &last.unwrap().announcement;
         assert!(!merging.begin(&view, announcement, u64::MAX), "the disk is full");
         assert!(!merging.begin(&view, announcement, u64::MAX));
