@@ -79,20 +79,22 @@ fn an_endpoint_for_tokens_has_no_secret_in_its_url() {
     with("https://login.example/token").right();
 }
 
+/// The least, of a client that gets tokens by OIDC, and `more` properties.
+fn by_oidc(more: &[&str]) -> String {
+    let properties = [
+        "[kafka.properties]",
+        "\"security.protocol\" = \"SASL_SSL\"",
+        "\"sasl.mechanism\" = \"OAUTHBEARER\"",
+        "\"sasl.oauthbearer.method\" = \"oidc\"",
+        "\"sasl.oauthbearer.client.id\" = \"client\"",
+    ];
+    format!("{LEAST}{}\n", [&properties, more].concat().join("\n"))
+}
+
 /// What is missing is named, also where a secret is a part of the name.
 #[test]
 fn tokens_of_an_endpoint_need_all_that_it_is_asked_by() {
-    let with = |more: &str| {
-        let properties = [
-            "[kafka.properties]",
-            "\"security.protocol\" = \"SASL_SSL\"",
-            "\"sasl.mechanism\" = \"OAUTHBEARER\"",
-            "\"sasl.oauthbearer.method\" = \"oidc\"",
-            "\"sasl.oauthbearer.client.id\" = \"client\"",
-            more,
-        ];
-        case(&format!("{LEAST}{}\n", properties.join("\n")))
-    };
+    let with = |more: &str| case(&by_oidc(&[more]));
     // What is missing is said to who is about to run by it, as of all that properties say together.
     let Err(Error::Mistakes { mistakes, .. }) = Config::read_to_run(&with("").sources) else {
         panic!("no mistake found")
@@ -116,17 +118,12 @@ fn tokens_of_an_endpoint_need_all_that_it_is_asked_by() {
 #[test]
 fn an_authority_for_tokens_is_named_where_its_name_stands_in_the_file() {
     let said = |authority: &str| {
-        let properties = [
-            "[kafka.properties]",
-            "\"security.protocol\" = \"SASL_SSL\"",
-            "\"sasl.mechanism\" = \"OAUTHBEARER\"",
-            "\"sasl.oauthbearer.method\" = \"oidc\"",
-            "\"sasl.oauthbearer.client.id\" = \"client\"",
+        let case = case(&by_oidc(&[
             "\"sasl.oauthbearer.client.secret\" = \"s\"",
             "\"sasl.oauthbearer.token.endpoint.url\" = \"https://127.0.0.1:1/token\"",
             &format!("\"https.ca.location\" = {authority}"),
-        ];
-        let case = case(&format!("{LEAST}{}\n", properties.join("\n"))).env("AUTHORITY", " /nowhere/own.pem");
+        ]));
+        let case = case.env("AUTHORITY", " /nowhere/own.pem");
         let Err(Error::Mistakes { mistakes, .. }) = Config::read_to_run(&case.sources) else {
             panic!("no mistake found")
         };
