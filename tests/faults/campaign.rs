@@ -1,5 +1,5 @@
 //! The campaign of `make faults`: scenes one after the other, several at a time, for as long as `FAULTS_FOR` says, or until all of them
-//! were played (`FAULTS_FOR=all`, some two hours and a half).
+//! were played (`FAULTS_FOR=all`, hours).
 //!
 //! First every failpoint alone, every zombie and every fault of the world; then every pair of failpoints, and kills at
 //! any moment between them; all of it in the order that the seed gives. `FAULTS_SCENE=name:seed` repeats one scene.
