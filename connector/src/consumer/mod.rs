@@ -2,10 +2,15 @@
 //!
 //! ```text
 //!  tail ==Seen==> pin ==Seen==> follow -> guard --swaps--> slot <--loads-- view()
-//!  thread         task ^        task        |     \        (lock-free)     any thread
+//!  thread ............. ^ ........ thread   |     \        (lock-free)     any thread
 //!  control --Told------'                    |      '--> recent ==each version==> listen (a thread each), event streams
 //!  thread                                   '--Judged--> publish (task): refusals, into the control topic
 //! ```
+//!
+//! Tail, pin and follow share one thread. An announcement that comes wakes it, and it has the version readable before it waits
+//! again, where the delta is at hand: to wake a thread takes a tenth of a millisecond, and two or three where all processors are busy,
+//! and a runtime that is busy with other things does not delay it. What may wait for others (a store, Kafka, a large merge) is done on
+//! other threads.
 //!
 //! Owns: the dataset's reading tasks and the slot with the newest view. Does not own: the view itself (`view/`), the
 //! writing side (`producer`), HTTP.
@@ -13,6 +18,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -146,8 +152,6 @@ impl Consumer {
             runners.push(runner);
         }
         let tail = Tail::new(options.clone(), Shard(0), seen, tail_in);
-        let stop_tail = stop.clone();
-        tasks.spawn_blocking(move || tail.run(&stop_tail));
         for runner in runners {
             tasks.spawn_blocking(move || runner.run());
         }
@@ -156,7 +160,6 @@ impl Consumer {
         tasks.spawn_blocking(move || control.run(&stop_control));
         let pin =
             PinStage::new(options.clone(), Shard(0), cache.clone(), seen_in, told_in.clone(), held, pin_in);
-        tasks.spawn(pin.run(stop.clone()));
         let told_follower = told_in.clone();
         if !options.guards.is_empty() {
             tasks.spawn(guard::publish(options.clone(), Shard(0), judged_in, told_in, stop.clone()));
@@ -172,11 +175,17 @@ impl Consumer {
             earlier.clone(),
             (told_follower, tail_status.clone(), gate),
         );
-        let stop_follower = stop.clone();
-        tasks.spawn(async move {
+        let stop_line = stop.clone();
+        tasks.spawn_blocking(move || {
+            let line = async {
+                tokio::join!(
+                    tail.run(&stop_line),
+                    pin.run(stop_line.clone()),
+                    follower.run(held_in, stop_line.clone())
+                )
+            };
             // A fetch that hangs must not hold up a shutdown.
-            let token = stop_follower.clone();
-            token.run_until_cancelled(follower.run(held_in, stop_follower)).await;
+            Handle::current().block_on(stop_line.run_until_cancelled(line));
         });
         let reader = Reader::new(&options, (recent, reports), readable, tail_status, pin_status, earlier);
         Ok(Consumer { reader, cache, tasks, stop })

@@ -108,6 +108,7 @@ impl Opener {
                 .holding(options.hold.clone())
                 .keeping()
                 .leaving_merges()
+                .at_hand_here()
                 .charging(recent.memory())
                 .telling(options.clock.clone()),
             reads: Arc::new(reads),
@@ -124,7 +125,7 @@ impl Opener {
     /// Another one, which does not take these files of the cache as they are, but fetches them and puts the new ones in
     /// their places.
     pub fn anew(&self, damaged: &[PathBuf]) -> Opener {
-        let fetcher = self.fetcher.clone().anew(damaged);
+        let fetcher = self.fetcher.clone().anew(damaged).elsewhere();
         Opener { fetcher, passed: Vec::new(), restored: None, ..self.clone() }
     }
 
@@ -162,6 +163,8 @@ impl Opener {
             if self.recent.wants(delta.version, version) {
                 self.passed.push(view.clone());
             }
+            // None of them may have had to wait: who is pinned elsewhere meanwhile leaves this.
+            tokio::task::yield_now().await;
         }
         let oldest = announcement.snapshot.as_ref().map_or(Version(0), |snapshot| snapshot.version);
         view.restate(about).map(|view| view.holding_from(oldest)).map_err(failed)

@@ -9,6 +9,9 @@
 //! The second client does nothing else, so its long fetch blocks nobody: while nothing is announced the broker holds one
 //! fetch for up to `max_backoff`, and an announcement that arrives ends it at once. Backing off costs no latency.
 //!
+//! What comes is taken on the thread that goes on with it (`mod`): to wake another takes milliseconds where all processors are busy.
+//! Finding the end, which blocks, is done on another.
+//!
 //! Owns: the position in the announcement topic, the succession of lives. Does not own: blobs and views (`follow`).
 
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
@@ -35,7 +38,7 @@ use crate::version::Shard;
 const BREAKER: u32 = 10;
 /// How long reading back may take before it counts as an error.
 const READ_BACK: Duration = Duration::from_secs(30);
-/// Longest that a poll blocks without looking whether it should stop.
+/// How often log lines, statistics and what is wrong with the client are looked after while nothing comes.
 const SLICE: Duration = Duration::from_millis(200);
 /// The fetch by which the end of the topic is found: the end is told only by a fetch that comes back empty, which a start
 /// waits for.
@@ -91,7 +94,8 @@ pub struct TailStatus {
     pub newer: Option<String>,
 }
 
-/// The stage; runs on a thread of its own.
+/// The stage.
+#[derive(Clone)]
 pub struct Tail {
     options: Options,
     shard: Shard,
@@ -129,6 +133,17 @@ enum Error {
 /// Told to stop, or nobody listens.
 struct Stopped;
 
+/// The end of the topic was found.
+struct Begun {
+    admin: Admin,
+    topic_id: TopicId,
+    /// The last valid announcement.
+    last: Option<Seen>,
+    succession: Succession,
+    /// The next offset to read.
+    next: i64,
+}
+
 impl Tail {
     /// A tail of one shard.
     pub fn new(
@@ -141,17 +156,21 @@ impl Tail {
         Tail { options, shard, out, status, clock, topic_id: None }
     }
 
-    /// Tails until `stop`. Blocks: for a thread of its own, within a runtime.
-    pub fn run(mut self, stop: &CancellationToken) {
+    /// Tails until `stop`. For a thread of its own ([`Handle::block_on`]): where it is dropped it ends a client, which blocks.
+    pub async fn run(mut self, stop: &CancellationToken) {
         let mut backoff = Backoff::new(FIRST_BACKOFF, self.options.max_backoff);
         let mut breaker = Breaker::new(BREAKER, self.options.max_backoff);
         while !stop.is_cancelled() {
             if breaker.allows(self.clock.now()) {
-                let error = match self.follow(stop, &mut backoff, &mut breaker) {
+                let error = match self.follow(stop, &mut backoff, &mut breaker).await {
                     Ok(Stopped) => return,
                     Err(_) if stop.is_cancelled() => return,
                     Err(error) => error,
                 };
+                if let Error::Recreated { .. } = &error {
+                    // Nobody listens any more: the next thing that is handed on shows it.
+                    let _ = self.out.send(Seen::Gone).await;
+                }
                 if let Error::NoTopic(_) = &error {
                     breaker.abandoned();
                 } else {
@@ -164,12 +183,11 @@ impl Tail {
             self.show(breaker.state(self.clock.now()));
             let wait = backoff.next(&self.options.entropy);
             self.options.metrics.backoff_seconds.set(wait.as_secs_f64());
-            Handle::current().block_on(async {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(wait) => {}
-                }
-            });
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
         }
     }
 
@@ -206,38 +224,72 @@ impl Tail {
         });
     }
 
-    fn follow(
+    async fn follow(
         &mut self,
         stop: &CancellationToken,
         backoff: &mut Backoff,
         breaker: &mut Breaker,
     ) -> Result<Stopped, Error> {
-        let topic = self.options.announcements.clone();
-        let kafka = |source| Error::Kafka { topic: topic.clone(), source };
-        let partition = self.shard.0 as i32;
-        let group = format!("stillwell.{}", self.options.dataset);
-        let poller = || Poller::new(&self.options.kafka, &Tuning::tail(&group, SHORT_FETCH)).map_err(kafka);
-        // Made before anything is asked, it finds its broker meanwhile. Not for a topic that is not there yet, again and again.
-        let early = if backoff.failures() == 0 { Some(poller()?) } else { None };
-        let admin = Admin::new(&self.options.kafka).map_err(kafka)?;
-        let described = Handle::current().block_on(async {
-            tokio::select! {
-                () = stop.cancelled() => None,
-                described = async {
-                    (admin.describe(&topic).await, admin.watermarks(&topic, partition).await)
-                } => Some(described),
+        let (begin, until, first) = (self.clone(), stop.clone(), backoff.failures() == 0);
+        let begun = spawn_blocking(move || begin.begin(first, &until)).await;
+        let Some(Begun { admin, topic_id, last, mut succession, next }) = ended(begun).transpose()?.flatten()
+        else {
+            return Ok(Stopped);
+        };
+        self.topic_id = Some(topic_id);
+        backoff.reset();
+        breaker.succeeded();
+        self.show(Circuit::Closed);
+        self.status.send_modify(|status| *status = TailStatus { newer: status.newer.take(), ..good() });
+        for seen in last.into_iter().chain([Seen::UpToDate]) {
+            if self.out.send(seen).await.is_err() {
+                return Ok(Stopped);
             }
+        }
+        // From here on one long fetch after another, by a client made for it.
+        let (options, partition) = (self.options.clone(), self.shard.0 as i32);
+        let made = spawn_blocking(move || {
+            let mut poller =
+                Poller::new(&options.kafka, &Tuning::tail(&group(&options), options.max_backoff))?;
+            poller.assign(&[(&options.announcements, partition, next)])?;
+            Ok(poller)
         });
-        let Some((described, ends)) = described else { return Ok(Stopped) };
+        let Some(made) = ended(made.await) else { return Ok(Stopped) };
+        let mut poller = made.map_err(|source| self.kafka(source))?;
+        let mut look = Look::new(admin, &self.options.announcements, self.options.look_every, &self.clock);
+        let at = (topic_id, next);
+        let outcome = self.keep_polling(&mut poller, &mut look, &mut succession, at, stop).await;
+        // To end clients blocks.
+        ended(spawn_blocking(move || drop((poller, look))).await);
+        outcome
+    }
+
+    /// Finds the end of the topic, and what was announced last. `None`: told to stop. Blocks.
+    fn begin(self, first: bool, stop: &CancellationToken) -> Result<Option<Begun>, Error> {
+        let topic = &self.options.announcements;
+        let partition = self.shard.0 as i32;
+        let kafka = |source| self.kafka(source);
+        let poller = || {
+            let tuning = Tuning::tail(&group(&self.options), SHORT_FETCH);
+            Poller::new(&self.options.kafka, &tuning).map_err(kafka)
+        };
+        // Made before anything is asked, it finds its broker meanwhile. Not for a topic that is not there yet, again and again.
+        let early = if first { Some(poller()?) } else { None };
+        let admin = Admin::new(&self.options.kafka).map_err(kafka)?;
+        let described = Handle::current().block_on(stop.run_until_cancelled(async {
+            (admin.describe(topic).await, admin.watermarks(topic, partition).await)
+        }));
+        let Some((described, ends)) = described else { return Ok(None) };
         let info = self.same_topic(described.map_err(kafka)?)?;
         let ends = match ends {
             // It is being made at this moment, and its partition not known everywhere.
             Err(kafka::Error::Missing { .. }) if self.topic_id.is_none() => {
-                return Err(Error::NoTopic(topic));
+                return Err(Error::NoTopic(topic.clone()));
             }
             ends => ends.map_err(kafka)?,
         };
 
+        // It would go on fetching as often as it may, for as long as who follows has no room: it is not the one that reads on.
         let mut poller = match early {
             Some(poller) => poller,
             None => poller()?,
@@ -251,7 +303,7 @@ impl Tail {
         };
         let deadline = self.clock.now() + READ_BACK;
         let clock = &self.clock;
-        let window = kafka::read_back(&mut poller, &topic, partition, ends, clock, deadline, stop, enough)
+        let window = kafka::read_back(&mut poller, topic, partition, ends, clock, deadline, stop, enough)
             .map_err(kafka)?;
 
         let mut succession = Succession::default();
@@ -259,24 +311,11 @@ impl Tail {
         for record in window.records {
             last = self.judge(&mut succession, info.id, record.offset, record.value)?.seen().or(last);
         }
-        self.topic_id = Some(info.id);
-        backoff.reset();
-        breaker.succeeded();
-        self.show(Circuit::Closed);
-        self.status.send_modify(|status| *status = TailStatus { newer: status.newer.take(), ..good() });
-        // It would go on fetching as often as it may, for as long as who follows has no room. From here on one long fetch after
-        // another, by a client made for it.
-        drop(poller);
-        for seen in last.into_iter().chain([Seen::UpToDate]) {
-            if self.out.blocking_send(seen).is_err() {
-                return Ok(Stopped);
-            }
-        }
-        let mut poller = Poller::new(&self.options.kafka, &Tuning::tail(&group, self.options.max_backoff))
-            .map_err(kafka)?;
-        poller.assign(&[(&topic, partition, window.next)]).map_err(kafka)?;
-        let look = Look::new(admin, &topic, self.options.look_every, &self.clock);
-        self.keep_polling(&mut poller, look, &mut succession, (info.id, window.next), stop)
+        Ok(Some(Begun { admin, topic_id: info.id, last, succession, next: window.next }))
+    }
+
+    fn kafka(&self, source: kafka::Error) -> Error {
+        Error::Kafka { topic: self.options.announcements.clone(), source }
     }
 
     /// Whether the topic is there, and the one that was read from before. A name that stands for another topic is told
@@ -288,52 +327,69 @@ impl Tail {
             (Some(info), Some(was)) if info.id == was => Ok(info),
             (None, None) => Err(Error::NoTopic(topic.clone())),
             (now, Some(was)) => {
-                let _ = self.out.blocking_send(Seen::Gone);
                 Err(Error::Recreated { topic: topic.clone(), was, now: now.map(|info| info.id) })
             }
         }
     }
 
-    fn keep_polling(
-        &mut self,
+    async fn keep_polling(
+        &self,
         poller: &mut Poller,
-        mut look: Look,
+        look: &mut Look,
         succession: &mut Succession,
         (topic_id, mut next): (TopicId, i64),
         stop: &CancellationToken,
     ) -> Result<Stopped, Error> {
-        let kafka = |source| Error::Kafka { topic: self.options.announcements.clone(), source };
-        // Grows while idle, as a gauge of how rarely the broker is asked; an arrival wakes the poll whatever it is.
+        let arrivals = poller.arrivals();
+        // Grows while idle, as a gauge of how rarely the broker is asked; an arrival ends it whatever it is.
         let mut wait = self.options.poll_interval;
         while !stop.is_cancelled() {
             self.options.metrics.backoff_seconds.set(wait.as_secs_f64());
             if let Some(described) = look.answer(&self.clock) {
                 self.same_topic(described)?;
             }
-            match poller.poll(wait.min(SLICE)) {
+            // Others of this thread have their turn also where one record after another comes.
+            tokio::task::consume_budget().await;
+            let longer = (wait * 2).min(self.options.max_backoff);
+            let seen = match poller.poll(Duration::ZERO) {
                 Some(Polled::Record { message, .. }) if message.offset() >= next => {
                     next = message.offset() + 1;
                     wait = self.options.poll_interval;
                     let value = message.value().map(<[u8]>::to_vec);
                     match self.judge(succession, topic_id, message.offset(), value)? {
-                        Judged::Valid(seen) => {
-                            if self.out.blocking_send(seen).is_err() {
-                                return Ok(Stopped);
-                            }
-                        }
+                        Judged::Valid(seen) => Some(seen),
                         // A zombie's last words, or a topic that was made anew, in which epochs begin at 1 again.
-                        Judged::Superseded => look.soon(&self.clock),
-                        Judged::Other => {}
+                        Judged::Superseded => {
+                            look.soon(&self.clock);
+                            continue;
+                        }
+                        Judged::Other => continue,
                     }
                 }
-                Some(Polled::Record { .. }) => {}
-                Some(Polled::End { .. }) | None => wait = (wait * 2).min(self.options.max_backoff),
+                Some(Polled::Record { .. }) => continue,
+                Some(Polled::End { .. }) => {
+                    wait = longer;
+                    continue;
+                }
                 Some(Polled::Lost { detail, .. }) => {
                     let doing = format!("reading {} at offset {next}", self.options.announcements);
-                    return Err(kafka(kafka::Error::Unavailable { doing, detail }));
+                    return Err(self.kafka(kafka::Error::Unavailable { doing, detail }));
                 }
                 // Nothing tells that Kafka is back but an answer: describing the topic anew asks for one.
-                Some(Polled::Error(error)) => return Err(kafka(error)),
+                Some(Polled::Error(error)) => return Err(self.kafka(error)),
+                None => None,
+            };
+            let Some(seen) = seen else {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => {}
+                    () = arrivals.notified() => {}
+                    () = tokio::time::sleep(wait.min(SLICE)) => wait = longer,
+                }
+                continue;
+            };
+            if self.out.send(seen).await.is_err() {
+                break;
             }
         }
         Ok(Stopped)
@@ -395,6 +451,21 @@ impl Tail {
                 Ok(Judged::Superseded)
             }
         }
+    }
+}
+
+fn group(options: &Options) -> String {
+    format!("stillwell.{}", options.dataset)
+}
+
+/// What a thread for blocking work has done; `None`: the runtime ends. A panic there is one here.
+fn ended<T>(done: Result<T, JoinError>) -> Option<T> {
+    match done {
+        Ok(done) => Some(done),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => None,
+        },
     }
 }
 
@@ -468,73 +539,4 @@ pub fn good() -> TailStatus {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::follow::tests::World;
-    use super::*;
-    use crate::kafka::{Cluster, Outgoing, Sender};
-
-    /// Longest that all of it may take.
-    const LONG: Duration = Duration::from_secs(300);
-    /// Failures that are counted.
-    const FAILURES: u64 = 60;
-
-    /// Threads of Kafka's clients in this process, and descriptors that it has open. Other tests have some, too.
-    fn held() -> (usize, usize) {
-        let entries = |folder: &str| std::fs::read_dir(folder).expect("Linux has it").flatten();
-        let is_kafkas = |task: &std::fs::DirEntry| {
-            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("rdk:"))
-        };
-        (entries("/proc/self/task").filter(is_kafkas).count(), entries("/proc/self/fd").count())
-    }
-
-    /// Each attempt makes clients anew. Here all of them connect, read, and find somebody else's announcement.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn a_tail_that_fails_again_and_again_leaves_no_client_behind() {
-        let cluster = Cluster::start(1).unwrap();
-        let topic = "announcements";
-        cluster.create_topic(topic, 1).unwrap();
-        let mut world = World::new();
-        let theirs = world.write(0..1).await;
-        let record =
-            Outgoing { topic, partition: Some(0), value: Some(&theirs.encoded), ..Outgoing::default() };
-        Sender::new(&cluster.options("somebody")).unwrap().send(&record).await.unwrap();
-
-        let options = Options {
-            dataset: "orders".into(),
-            kafka: cluster.options("tail"),
-            announcements: topic.into(),
-            max_backoff: Duration::from_millis(1),
-            ..world.options()
-        };
-        let metrics = options.metrics.clone();
-        let (status_in, mut status) = watch::channel(unknown());
-        let (out, _seen) = mpsc::channel(4);
-        let stop = CancellationToken::new();
-        let tail = Tail::new(options, Shard(0), out, status_in);
-        let running = tokio::task::spawn_blocking({
-            let stop = stop.clone();
-            move || tail.run(&stop)
-        });
-        let mut after = async |failures: u64| {
-            // Each failure is told.
-            let failed = status.wait_for(|_| metrics.errors_total.with(&[UNREACHABLE]).get() >= failures);
-            let failed = tokio::time::timeout(LONG, failed).await.map(|failed| failed.unwrap().error.clone());
-            let why = failed.unwrap_or_else(|_| panic!("not {failures} failures in {LONG:?}"));
-            assert!(why.as_ref().is_some_and(|why| why.contains("that of dataset \"products\"")), "{why:?}");
-            held()
-        };
-        let (threads, descriptors) = after(5).await;
-        let (threads_then, descriptors_then) = after(5 + FAILURES).await;
-        stop.cancel();
-        running.await.unwrap();
-        // A client has three threads and five descriptors at the least.
-        assert!(
-            threads_then < threads + 100,
-            "{threads} threads of clients, {threads_then} after {FAILURES} failures"
-        );
-        assert!(
-            descriptors_then < descriptors + 200,
-            "{descriptors} descriptors, {descriptors_then} after {FAILURES} failures"
-        );
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@
 #![expect(unsafe_code, reason = "the calls of librdkafka that rdkafka lacks; each has its SAFETY")]
 
 use std::collections::VecDeque;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull, addr_of};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,7 @@ use rdkafka::client::Client;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
+use tokio::sync::Notify;
 
 use super::client::Context;
 use super::tokens::Kept;
@@ -105,6 +106,8 @@ pub(super) struct Inlet {
     /// What went wrong with the client as a whole, by code and words; not yet told.
     troubles: VecDeque<(i32, String)>,
     consumer: Kept<BaseConsumer<Context>>,
+    /// Behind the client, which tells it as long as it lives.
+    arrived: Arc<Notify>,
 }
 
 // SAFETY: the raw pointers are records that this inlet alone owns; librdkafka lets any thread read and destroy them.
@@ -130,8 +133,8 @@ impl Inlet {
         // SAFETY: both handles are live; a null destination ends the forwarding.
         unsafe { rd::rd_kafka_queue_forward(main.as_ptr(), ptr::null_mut()) }
         let batch = Vec::with_capacity(BATCH);
-        let (bell, troubles) = (Bell::new(wake), VecDeque::new());
-        Some(Inlet { batch, next: 0, bell, queue, main, unserved: 0, troubles, consumer })
+        let (bell, troubles, arrived) = (Bell::new(wake), VecDeque::new(), Arc::default());
+        Some(Inlet { batch, next: 0, bell, queue, main, unserved: 0, troubles, consumer, arrived })
     }
 
     /// The consumer, for assignment, pausing and the like.
@@ -142,6 +145,15 @@ impl Inlet {
     /// What ends a wait early.
     pub(super) fn bell(&self) -> Bell {
         self.bell.clone()
+    }
+
+    /// What is told each time that the queue has something after it had nothing, from now on.
+    pub(super) fn arrivals(&self) -> Arc<Notify> {
+        let told = Arc::as_ptr(&self.arrived).cast_mut().cast();
+        // SAFETY: the handle is live. What the pointer leads to is dropped with this inlet, after the client, and nobody else
+        // calls it.
+        unsafe { rd::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), Some(arrived), told) }
+        self.arrived.clone()
     }
 
     /// The next record or event, waiting for up to `timeout`. What was handed out before is given back.
@@ -269,6 +281,15 @@ impl Drop for Inlet {
     }
 }
 
+/// Called by a thread of librdkafka's, which holds the queue's lock meanwhile.
+///
+/// # Safety
+/// `told` is that of [`Inlet::arrivals`].
+unsafe extern "C" fn arrived(_: *mut rd::rd_kafka_t, told: *mut c_void) {
+    // SAFETY: the caller's promise.
+    unsafe { &*told.cast_const().cast::<Notify>() }.notify_one();
+}
+
 fn destroy(message: &mut *mut rd::rd_kafka_message_t) {
     let message = std::mem::replace(message, ptr::null_mut());
     if !message.is_null() {
@@ -346,7 +367,7 @@ unsafe fn text<'a>(text: *const c_char) -> &'a str {
 ///
 /// # Safety
 /// Null, or `len` bytes that live for `'a`.
-unsafe fn bytes<'a>(start: *const std::ffi::c_void, len: usize) -> Option<&'a [u8]> {
+unsafe fn bytes<'a>(start: *const c_void, len: usize) -> Option<&'a [u8]> {
     if start.is_null() {
         return None;
     }

@@ -2,11 +2,13 @@
 //!
 //! Owns: where each partition stands. Does not own: which partitions, from where, or what a lost offset means.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::Notify;
 
 use super::client::{Context, make};
 use super::ids::{Bell, Inlet, Message, code_of};
@@ -247,6 +249,12 @@ impl Poller {
         }
         let message = self.inlet.next(timeout)?;
         told(&mut self.slots, &mut self.last, message)
+    }
+
+    /// For who waits for other things, too: told when something has come to be polled where there was nothing, from now on. Once
+    /// told, poll with no timeout until nothing is there. Log lines and troubles are not told of: poll now and then.
+    pub fn arrivals(&self) -> Arc<Notify> {
+        self.inlet.arrivals()
     }
 
     /// Looks after log lines and statistics and takes no record, for who is not to take any yet: in a client that nobody

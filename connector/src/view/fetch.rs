@@ -38,6 +38,7 @@ mod again;
 mod near;
 
 use again::Again;
+use near::Reach;
 
 /// Blobs that are fetched at a time: deltas are small, and a store far away answers late rather than slowly.
 const AT_A_TIME: usize = 8;
@@ -63,6 +64,8 @@ pub struct Fetcher {
     pub(super) keeps: bool,
     /// Entries that are merged at once where a delta is applied.
     most: usize,
+    /// Deltas that are at hand are applied by who asks.
+    here: bool,
     /// What the views' memory is charged to.
     memory: Option<Budget>,
     /// `None`: nothing is told of what is long in coming.
@@ -84,6 +87,7 @@ impl Fetcher {
             hold,
             keeps: false,
             most: usize::MAX,
+            here: false,
             memory: None,
             tells: None,
             room,
@@ -110,6 +114,17 @@ impl Fetcher {
     /// ([`View::compact`]).
     pub fn leaving_merges(self) -> Fetcher {
         Fetcher { most: AT_ONCE, ..self }
+    }
+
+    /// A delta for which nobody is waited (`near`) is applied on the thread of who asks, which it blocks for a millisecond or some:
+    /// for one that has nothing else to do.
+    pub fn at_hand_here(self) -> Fetcher {
+        Fetcher { here: true, ..self }
+    }
+
+    /// As before [`Fetcher::at_hand_here`].
+    pub fn elsewhere(self) -> Fetcher {
+        Fetcher { here: false, ..self }
     }
 
     /// The memory that views take which it opens, and those that are made of them, is charged to `memory`.
@@ -268,16 +283,20 @@ impl Fetcher {
     ) -> Result<View, Error> {
         let mut again = Again::new(self, view.identity(), None, std::slice::from_ref(delta));
         loop {
-            let (fetcher, over, of, facts) = (self.clone(), view.clone(), delta.clone(), about.clone());
-            let carried = inline.clone();
-            // Most deltas are in the cache, in a folder, or come with their announcement: one trip to a blocking thread, as each costs
-            // what it takes to wake one.
-            let at_hand = blocking(move || {
-                let held = fetcher.at_hand(over.identity(), &of, carried)?;
-                held.map(|held| apply(&over, &held, &of, facts, fetcher.most)).transpose()
-            });
-            // A folder that does not answer is asked again by the way that says so.
-            let at_hand = tokio::time::timeout(SILENCE, at_hand).await.unwrap_or(Ok(None));
+            let here =
+                self.here.then(|| self.apply_near(view, delta, inline.clone(), about.clone(), Reach::Memory));
+            let at_hand = match here {
+                None | Some(Ok(None)) => {
+                    let (fetcher, over, of, facts) =
+                        (self.clone(), view.clone(), delta.clone(), about.clone());
+                    let carried = inline.clone().filter(|_| here.is_none());
+                    let at_hand =
+                        blocking(move || fetcher.apply_near(&over, &of, carried, facts, Reach::Disk));
+                    // A folder that does not answer is asked again by the way that says so.
+                    tokio::time::timeout(SILENCE, at_hand).await.unwrap_or(Ok(None))
+                }
+                Some(done) => done,
+            };
             let applied = match at_hand {
                 Ok(None) => {
                     // What came with its announcement, or lies in a folder, has been tried.

@@ -160,8 +160,20 @@ impl Filled {
             TopicSpec { name: name.clone(), partitions: 1, replication: None, config: Default::default() };
         self.admin.create(&spec).await.map_err(failed)?;
         self.and(name.clone());
-        let info = self.admin.describe(&name).await.map_err(failed)?;
-        Ok((name, info.map(|info| info.id).unwrap_or_default()))
+        // The broker that is asked may hear of it a moment later.
+        let end = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match self.admin.describe(&name).await.map_err(failed)? {
+                Some(info) => return Ok((name, info.id)),
+                None if tokio::time::Instant::now() < end => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                None => {
+                    let doing = format!("topic {name} was made, and is not there after {PATIENCE:?}");
+                    return Err(Error::new(ErrorKind::Unavailable, doing));
+                }
+            }
+        }
     }
 
     /// Also deletes `topic` at the end.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use clap::Args;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -106,7 +107,7 @@ impl Follow {
         let (status, _status) = watch::channel(unknown());
         let tail = Tail::new(options, Shard(0), seen, status);
         let stop = stop.clone();
-        let tailing = tokio::task::spawn_blocking(move || tail.run(&stop));
+        let tailing = tokio::task::spawn_blocking(move || Handle::current().block_on(tail.run(&stop)));
         while let Some(next) = seen_in.recv().await {
             let announced: Arc<Announced> = match next {
                 Seen::Announced(announced) => announced,

@@ -1,36 +1,61 @@
 //! A delta that needs no fetching: it is in the cache, it came with its announcement, or it lies in a folder.
 //!
 //! Each trip to a blocking thread and back costs what it takes to wake one, a quarter of a millisecond and more on a busy machine. So
-//! what can be had without waiting for anybody is brought, and applied, in one.
+//! what can be had without waiting for anybody is brought, and applied, in one; or in none, by a thread that may be blocked for a moment.
+//! A folder may be another machine's, and hang: there it is read only as far as the system has it in memory.
 //!
 //! Owns: what that is. Does not own: all other ways (`fetch`), which are taken where this has nothing, and say why they fail.
 
 use std::fs::File;
 use std::io::Read as _;
+use std::path::Path;
 
 use bytes::Bytes;
 
-use super::{Fetcher, inline_is_damaged, write};
+use super::{Fetcher, apply, inline_is_damaged, write};
 use crate::version::{BlobRef, DeltaRef};
-use crate::view::{Error, FileName, Held, Identity};
+use crate::view::{About, Error, FileName, Held, Identity, View};
 
 /// Most bytes of a blob that is read whole.
 const WHOLE: u64 = 4 << 20;
 
+/// How far what lies in a folder may be away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// In the memory of this machine's system, its path included: nobody is waited for.
+    Memory,
+    /// Wherever the folder is.
+    Disk,
+}
+
 impl Fetcher {
-    /// It, in the cache; `None`: it is to be fetched. Blocks.
+    /// `view` with a delta that is at hand; `None`: it is to be fetched. Blocks.
+    pub(super) fn apply_near(
+        &self,
+        view: &View,
+        delta: &DeltaRef,
+        inline: Option<Bytes>,
+        about: About,
+        reach: Reach,
+    ) -> Result<Option<View>, Error> {
+        let held = self.at_hand(view.identity(), delta, inline, reach)?;
+        held.map(|held| apply(view, &held, delta, about, self.most)).transpose()
+    }
+
+    /// It, in the cache.
     pub(super) fn at_hand(
         &self,
         identity: &Identity,
         delta: &DeltaRef,
         inline: Option<Bytes>,
+        reach: Reach,
     ) -> Result<Option<Held>, Error> {
         let name = FileName::delta(delta);
         if let Some(held) = self.cache.find(identity, &name)? {
             return Ok(Some(held));
         }
         let within = inline.is_some();
-        let Some(stored) = inline.or_else(|| self.in_folder(&delta.blob)) else { return Ok(None) };
+        let Some(stored) = inline.or_else(|| self.in_folder(&delta.blob, reach)) else { return Ok(None) };
         let url = self.store.absolute_url(&delta.blob.name);
         let out = self.cache.temporary(identity)?;
         match write(out, name.kind, &delta.blob, &url, std::iter::once(stored)) {
@@ -47,14 +72,53 @@ impl Fetcher {
     }
 
     /// The stored form of a blob that is not large, where the store is a folder. One that cannot be read is left to who says why.
-    fn in_folder(&self, blob: &BlobRef) -> Option<Bytes> {
+    fn in_folder(&self, blob: &BlobRef, reach: Reach) -> Option<Bytes> {
         if self.local || blob.bytes > WHOLE {
             return None;
         }
-        let mut stored = Vec::with_capacity(blob.bytes as usize);
+        let path = self.store.file(&blob.name)?;
         // One byte more shows that it is another.
-        let file = File::open(self.store.file(&blob.name)?).ok()?;
-        file.take(blob.bytes + 1).read_to_end(&mut stored).ok()?;
+        let most = blob.bytes as usize + 1;
+        let stored = match reach {
+            Reach::Memory => in_memory(&path, most)?,
+            Reach::Disk => {
+                let mut stored = Vec::with_capacity(most);
+                File::open(path).ok()?.take(most as u64).read_to_end(&mut stored).ok()?;
+                stored
+            }
+        };
         Some(stored.into())
     }
+}
+
+/// The first `most` bytes of a file, or all that it has, if the system can open and read it without waiting for a disk or for another
+/// machine.
+#[cfg(target_os = "linux")]
+fn in_memory(path: &Path, most: usize) -> Option<Vec<u8>> {
+    use std::io::IoSliceMut;
+
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+    use rustix::io::{ReadWriteFlags, preadv2};
+
+    // Of a pipe it does not wait for who writes.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).ok()?;
+    let mut stored = vec![0; most];
+    let mut read = 0;
+    loop {
+        let rest = stored.get_mut(read..).filter(|rest| !rest.is_empty());
+        let Some(rest) = rest else { return Some(stored) };
+        match preadv2(&file, &mut [IoSliceMut::new(rest)], read as u64, ReadWriteFlags::NOWAIT).ok()? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    stored.truncate(read);
+    Some(stored)
+}
+
+/// No other system says whether it would wait.
+#[cfg(not(target_os = "linux"))]
+fn in_memory(_: &Path, _: usize) -> Option<Vec<u8>> {
+    None
 }

@@ -1,5 +1,6 @@
 use std::fs;
 
+use rustix::fs::{CWD, Mode, mkfifoat};
 use tempfile::TempDir;
 
 use super::*;
@@ -37,7 +38,8 @@ fn a_delta_in_a_folder_is_at_hand_unless_it_is_not_what_was_announced() {
     let (delta, about) = world.write(&numbered(0..50, "a"));
     let path = world.store.file(&delta.blob.name).unwrap();
     let right = fs::read(&path).unwrap();
-    let at_hand = |world: &World| world.fetcher().at_hand(&world.identity, &delta, None).unwrap();
+    let at_hand =
+        |world: &World| world.fetcher().at_hand(&world.identity, &delta, None, Reach::Disk).unwrap();
 
     let mut damaged = right.clone();
     damaged[right.len() / 2] ^= 1;
@@ -45,6 +47,8 @@ fn a_delta_in_a_folder_is_at_hand_unless_it_is_not_what_was_announced() {
     for wrong in [&*damaged, &longer, &right[..right.len() - 1]] {
         fs::write(&path, wrong).unwrap();
         assert!(at_hand(&world).is_none());
+        let near = world.fetcher().at_hand(&world.identity, &delta, None, Reach::Memory).unwrap();
+        assert!(near.is_none());
         let fetcher = world.fetcher();
         let applied = fetcher.apply(&world.view, &delta, None, about.clone());
         let error = world.runtime.block_on(applied).unwrap_err();
@@ -55,11 +59,51 @@ fn a_delta_in_a_folder_is_at_hand_unless_it_is_not_what_was_announced() {
     assert!(at_hand(&world).is_none());
     fs::write(&path, &right).unwrap();
     let local = world.fetcher().from_cache_only();
-    assert!(local.at_hand(&world.identity, &delta, None).unwrap().is_none(), "the store is not to be asked");
+    assert!(
+        local.at_hand(&world.identity, &delta, None, Reach::Disk).unwrap().is_none(),
+        "the store is not to be asked"
+    );
     let held = at_hand(&world).unwrap();
     assert_eq!(world.files(".delta.avro"), [held.path()]);
     let applied = world.runtime.block_on(world.fetcher().apply(&world.view, &delta, None, about.clone()));
     assert_eq!(contents(&applied.unwrap()).unwrap(), world.model);
     world.store = Store::open("memory://").unwrap();
     assert!(world.store.file(&delta.blob.name).is_none());
+}
+
+#[test]
+fn what_only_waiting_brings_is_left_to_who_may_wait() {
+    let (dir, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let cache = Cache::open(dir.path(), u64::MAX).unwrap();
+    let store = Store::open(&format!("file://{}", folder.path().display())).unwrap();
+    let mut world = World::around(dir, cache, store);
+    let (delta, about) = world.write(&numbered(0..50, "a"));
+    let path = world.store.file(&delta.blob.name).unwrap();
+    let stored = fs::read(&path).unwrap();
+    let near = |world: &World, inline| {
+        world.fetcher().at_hand(&world.identity, &delta, inline, Reach::Memory).unwrap()
+    };
+
+    // As a folder of a machine that does not answer: who opens it by the usual call waits until somebody writes.
+    fs::remove_file(&path).unwrap();
+    mkfifoat(CWD, &path, Mode::RWXU).unwrap();
+    assert!(near(&world, None).is_none());
+    // What came with its announcement needs no folder.
+    assert!(near(&world, Some(stored.clone().into())).is_some());
+    let fetcher = world.fetcher().at_hand_here();
+    let held = world.runtime.block_on(fetcher.apply(&world.view, &delta, None, about)).unwrap();
+    assert_eq!(contents(&held).unwrap(), world.model);
+    drop(world);
+
+    // Just written it is in memory, and taken from there, where the file system can say so.
+    let dir = TempDir::new().unwrap();
+    let cache = Cache::open(dir.path(), u64::MAX).unwrap();
+    let store = Store::open(&format!("file://{}", folder.path().display())).unwrap();
+    let mut world = World::around(dir, cache, store);
+    let (delta, about) = world.write(&numbered(0..50, "b"));
+    let near = world.fetcher().at_hand(&world.identity, &delta, None, Reach::Memory).unwrap();
+    println!("a file of the temporary folder that was just written is taken from memory: {}", near.is_some());
+    let fetcher = world.fetcher().at_hand_here();
+    let held = world.runtime.block_on(fetcher.apply(&world.view, &delta, None, about)).unwrap();
+    assert_eq!(contents(&held).unwrap(), world.model);
 }
