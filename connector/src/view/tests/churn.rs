@@ -2,14 +2,26 @@
 
 use std::fs;
 
+use super::super::overlay::AT_ONCE;
 use super::*;
+use crate::threads;
 
-const KEYS: u32 = 1_500;
-const BUDGET: u64 = 1 << 20;
+const KEYS: u32 = 2_250;
+const BUDGET: u64 = 5 << 18;
 /// Versions from one look to the next.
 const LOOK_EVERY: u32 = 400;
-/// Looks after which the same keys change again, as many versions after a snapshot and a merge.
+/// Looks after which the same keys change again, as many versions after a snapshot, a merge and a wave.
 const ROUND: usize = 45;
+/// Versions, one behind the other, that change every key: the last of them finds more entries than are merged at once.
+const WAVE: u32 = 4;
+const _: () = assert!((WAVE * KEYS) as usize > AT_ONCE);
+/// Versions from one wave to the next.
+const WAVE_EVERY: u32 = 3 * LOOK_EVERY;
+/// How long what it brought is left to lie: until it was looked at.
+const WAVE_LIES: u32 = 8;
+const WAVE_AT: u32 = 2 * LOOK_EVERY - WAVE_LIES;
+/// Versions that come while runs are merged.
+const MEANWHILE: u32 = 2;
 /// What may be held at one look and not a round before: threads for blocking work come and go, each with its own.
 const THREADS: i64 = 64 << 10;
 
@@ -38,6 +50,7 @@ fn of_the_process() -> (u64, usize, usize) {
 struct Look {
     version: u32,
     overlay: u64,
+    runs: usize,
     held: (usize, usize),
     disk: u64,
     /// Bytes of the whole process's memory that are in use.
@@ -45,18 +58,24 @@ struct Look {
     process: (u64, usize, usize),
 }
 
-/// A reader through so many versions, as the writer makes them: small deltas, snapshots, merges of its own, slow readers that
-/// hold a version for a while. What the writer cleans away is gone from the store.
-fn churn(versions: u32) -> (World, Vec<Look>) {
+/// A reader through so many versions, as the writer makes them: small deltas, waves of large ones, snapshots, merges of its own,
+/// compactions, slow readers that hold a version for a while. What the writer cleans away is gone from the store. With how many
+/// compactions came to something: of each wave one, but where a snapshot has taken the runs meanwhile, which one wave of three meets.
+fn churn(versions: u32) -> (World, Vec<Look>, u32) {
     let dir = TempDir::new().unwrap();
     let cache = Cache::open(dir.path(), BUDGET).unwrap();
     let mut world = World::around(dir, cache, Store::open("memory://").unwrap());
     world.advance(&numbered(0..KEYS, "the first value of each"));
     let (mut held, mut stored) = (Vec::new(), Vec::new());
+    let mut compacting: Option<(u32, Compaction)> = None;
+    let mut compactions = 0;
     let mut looks = Vec::with_capacity((versions / LOOK_EVERY) as usize);
     for version in 0..versions {
         let from = version * 7 % KEYS;
-        let mut changes = numbered(from..(from + 20).min(KEYS), &format!("version {version}"));
+        let of_wave = (version % WAVE_EVERY).checked_sub(WAVE_AT).filter(|nth| *nth < WAVE_LIES);
+        let changed =
+            if of_wave.is_some_and(|nth| nth < WAVE) { 0..KEYS } else { from..(from + 20).min(KEYS) };
+        let mut changes = numbered(changed, &format!("version {version}"));
         if version % 3 == 0 {
             changes.insert(key(version % KEYS), None);
         }
@@ -64,9 +83,20 @@ fn churn(versions: u32) -> (World, Vec<Look>) {
         let (delta, about) = world.write(&changes);
         let inline = (version % 4 != 0)
             .then(|| world.runtime.block_on(world.store.get_bytes(&delta.blob.name)).unwrap());
-        let fetcher = world.fetcher();
+        let fetcher = world.fetcher().leaving_merges();
         world.view = world.runtime.block_on(fetcher.apply(&world.view, &delta, inline, about)).unwrap();
         stored.push(delta.blob.name);
+        // Beside the flow, as a follower has it, but for when it is done: always after as many versions, so that rounds are alike.
+        if let Some((_, runs)) = compacting.take_if(|(begun, _)| version == *begun + MEANWHILE)
+            && let Some(compacted) = world.view.compacted(&runs).unwrap()
+        {
+            world.view = compacted;
+            compactions += 1;
+        }
+        if compacting.is_none() && world.view.wants_compaction() {
+            let runs = threads::apart("compact", || world.view.compact()).unwrap();
+            compacting = runs.map(|runs| (version, runs));
+        }
         if version % 90 == 45 {
             // As the writer does, and the reader who merges for itself.
             let snapshot = world.snapshot(&world.view.clone());
@@ -75,7 +105,10 @@ fn churn(versions: u32) -> (World, Vec<Look>) {
                 world.runtime.block_on(world.store.delete(&name)).unwrap();
             }
             stored.extend([snapshot.blob.name, snapshot.index.name]);
-        } else if world.view.overlay().entries >= 900 {
+        } else if version % WAVE_EVERY == WAVE_AT - 1
+            || (of_wave.is_none() && world.view.overlay().entries >= 900)
+        {
+            // Also right before a wave: runs behind it would become one with its first deltas at once.
             world.view = world
                 .view
                 .rebase(world.view.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap())
@@ -91,6 +124,7 @@ fn churn(versions: u32) -> (World, Vec<Look>) {
             looks.push(Look {
                 version,
                 overlay: world.view.overlay().memory_bytes,
+                runs: world.view.overlay().runs,
                 held: in_use(world.dir.path()),
                 disk: world.cache.used(),
                 heap: heap::held(),
@@ -99,13 +133,14 @@ fn churn(versions: u32) -> (World, Vec<Look>) {
         }
     }
     drop(held);
-    (world, looks)
+    (world, looks, compactions)
 }
 
 fn is_flat(world: &mut World, looks: &[Look]) {
     for look in looks {
         let (maps, open) = look.held;
-        assert!(look.overlay < 400_000, "{look:?}");
+        // Of a wave that is compacted the last delta is left, as one run, and the small ones since; all four would take 600,000 bytes.
+        assert!(look.overlay < 400_000 && look.runs <= 3, "{look:?}");
         // A base is two files. Small deltas are read, not mapped, and no map keeps a descriptor.
         assert!(maps <= 4 && open == 0, "{look:?}");
         // While slow readers hold more than the budget, nothing is looked for until a tenth more has come.
@@ -123,8 +158,8 @@ fn is_flat(world: &mut World, looks: &[Look]) {
 
 #[test]
 fn churn_leaves_nothing_behind() {
-    let (mut world, looks) = churn(3 * LOOK_EVERY);
-    assert_eq!(looks.len(), 3);
+    let (mut world, looks, compactions) = churn(3 * LOOK_EVERY);
+    assert_eq!((looks.len(), compactions), (3, 1));
     is_flat(&mut world, &looks);
 }
 
@@ -134,7 +169,10 @@ fn churn_leaves_nothing_behind() {
 #[ignore = "takes a third of an hour; a sample of it is run always"]
 fn a_million_versions_leave_nothing_behind() {
     let versions = std::env::var("STILLWELL_VERSIONS").map_or(1_000_000, |number| number.parse().unwrap());
-    let (mut world, looks) = churn(versions);
+    let (mut world, looks, compactions) = churn(versions);
+    let disk = looks.iter().map(|look| look.disk).max();
+    println!("{compactions} compactions, at most {disk:?} bytes of disk");
+    assert!(compactions >= versions / WAVE_EVERY / 2, "{compactions}");
     let some = looks.len() / 20;
     for look in looks.iter().step_by(some.max(1)) {
         println!("{look:?}");
