@@ -382,3 +382,106 @@ fn topics_of_several_formats_become_one_dataset() {
     assert!(refused.stderr.contains("ids of a schema registry"), "{}", refused.stderr);
     process.stop(DEADLINE);
 }
+
+const PLACE: &str = r#"{"type": "record", "name": "Place", "fields": [
+    {"name": "shop", "type": "string"}, {"name": "number", "type": "int"}]}"#;
+
+/// Keys of one schema in two topics: bare in the one, whose schema a file has, and with a registry's ids in the other.
+#[test]
+fn keys_in_avro_are_of_a_schema_in_a_file_or_in_the_registry() {
+    let own = r#"{"type": "record", "name": "P", "fields": [{"name": "note", "type": "string"}]}"#;
+    let setting = Setting::new("avro-keys", 1, own);
+    let name = setting.dataset().to_owned();
+    let registry = Registry::shared();
+    let id = registry.register(&format!("{name}-key"), PLACE, &[]);
+    let other = Topic::create(&format!("{name}.ids"), 1);
+    let instance = Instance::new(&setting, "one");
+    let schema = setting.dir.path().join("place.avsc");
+    std::fs::write(&schema, PLACE).expect("the schema is written");
+    let text = std::fs::read_to_string(instance.config()).expect("the configuration is there");
+    let plain = format!("topics = [\"{name}\"], format = \"json\"");
+    assert!(text.contains(&plain), "{text}");
+    let source = format!(
+        r#"topics = ["{name}", "{other}"], format = "json", key_format = "avro", key_schema = "{schema}",
+            formats."{other}" = {{ format = "json", key_format = "avro" }}"#,
+        other = other.name(),
+        schema = schema.display(),
+    );
+    std::fs::write(instance.config(), text.replace(&plain, &source)).expect("the configuration is written");
+    instance.append(&format!("[schema_registry]\nurl = \"{}\"\n", registry.url()));
+
+    let key = |shop: &str, number: i32| {
+        let fields = vec![("shop".into(), shop.into()), ("number".into(), number.into())];
+        let schema = Schema::parse_str(PLACE).expect("a schema");
+        to_avro_datum(&schema, Avro::Record(fields)).expect("it fits")
+    };
+    let with_id = |shop: &str, number: i32| framed(id, &key(shop, number));
+    let record = |key: Vec<u8>, note: &str| Record::upsert(key, json!({"note": note}).to_string());
+    // The first two of each fit.
+    let bare = [
+        record(key("a/b", 7), "one"),
+        record(key("c", -2), "two"),
+        record(with_id("d", 4), "an id before it"),
+        record(b"\x02".to_vec(), "cut short"),
+        // As the dataset has it, and not as the topic does.
+        Record::delete("a%2Fb/7"),
+    ];
+    let with_ids = [
+        record(with_id("e", 1), "three"),
+        record(with_id("f", 1), "four"),
+        record(key("g", 1), "no id"),
+        record(framed(id, b"\x02"), "cut short"),
+    ];
+    setting.topic.produce(bare.clone());
+    other.produce(with_ids.clone());
+    let process = instance.started();
+    let shows = |key: &str, note: Option<&str>| {
+        wait_until(&format!("get {key} shows {note:?}"), DEADLINE, || {
+            let got = instance.run(&["get"], &[key]);
+            let expected = note.map(|note| format!("{}\n", json!({"note": note}))).unwrap_or_default();
+            match got.stdout == expected && got.code() == i32::from(note.is_none()) {
+                true => Ok(()),
+                false => Err(format!("{}: {}{}", got.code(), got.stdout, got.stderr)),
+            }
+        });
+    };
+    for (key, note) in [("a%2Fb/7", "one"), ("c/-2", "two"), ("e/1", "three"), ("f/1", "four")] {
+        shows(key, Some(note));
+    }
+
+    let of_schema = format!("the key is not an Avro datum of schema id {id}: ");
+    let of_file = "the key is not an Avro datum of key_schema: ";
+    let reasons = [
+        ("MalformedAvro", of_file),
+        ("MalformedAvro", of_file),
+        ("MalformedAvro", of_file),
+        ("NoSchemaId", "the key does not begin with a schema registry's id"),
+        ("MalformedAvro", &*of_schema),
+    ];
+    let misfits = (2..).zip(&bare[2..]).map(|misfit| (&setting.topic, misfit));
+    let misfits = misfits.chain((2..).zip(&with_ids[2..]).map(|misfit| (&other, misfit)));
+    let read = letters(&setting, reasons.len());
+    for ((topic, (offset, record)), (class, reason)) in misfits.zip(reasons) {
+        let place = [topic.name().to_owned(), format!("{offset}")];
+        let is_of = |letter: &&Message| {
+            [letter.header("__connect.errors.topic"), letter.header("__connect.errors.offset")]
+                == place.each_ref().map(|part| Some(part.as_str()))
+        };
+        let letter = read.iter().find(is_of).unwrap_or_else(|| panic!("no letter of {place:?}: {read:?}"));
+        assert_eq!((&letter.key, &letter.value), (&record.key, &record.value), "byte for byte");
+        assert_eq!(letter.header("__connect.errors.stage"), Some("KEY_CONVERTER"));
+        assert_eq!(classes(std::slice::from_ref(letter)), [format!("stillwell.codec.{class}")]);
+        let message = letter.header("__connect.errors.exception.message").expect("a message");
+        assert!(message.starts_with(reason), "{message}");
+    }
+
+    // A delete of each topic, by the key as the topic has it.
+    setting.topic.produce([Record::delete(key("a/b", 7))]);
+    other.produce([Record::delete(with_id("e", 1))]);
+    shows("a%2Fb/7", None);
+    shows("e/1", None);
+    shows("c/-2", Some("two"));
+    shows("f/1", Some("four"));
+    assert_eq!(letters(&setting, reasons.len()).len(), reasons.len(), "each delete had its key");
+    process.stop(DEADLINE).expect_code(0);
+}

@@ -142,8 +142,7 @@ impl Keys {
 
 impl Datum {
     fn new(schema: Arc<Schema>, names: &[String]) -> Result<Datum, Error> {
-        let fields = Fields::named_or_whole(&schema, names)
-            .map_err(|reason| Error::Key { field: "key_schema".to_owned(), reason })?;
+        let fields = Fields::named_or_whole(&schema, names).map_err(Error::KeyType)?;
         Ok(Datum { schema, fields, out: Vec::new() })
     }
 

@@ -118,6 +118,9 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The type that Kafka keys are of makes no key of the dataset: why not.
+    #[error("Kafka keys of this type make no key of the dataset: {0}")]
+    KeyType(String),
     /// The format does not fit the schema.
     #[error("{0}")]
     Format(String),

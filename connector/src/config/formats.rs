@@ -166,11 +166,9 @@ impl Check<'_> {
         let Some(schema) = schema else { return Some(()) };
         match Codec::new(format.clone(), key.clone(), Arc::clone(schema)) {
             Ok(_) => return Some(()),
-            Err(Error::Key { field, reason }) if Some(&field) == said.of.key_message.as_ref() => {
-                self.wrong(&said.at("key_message"), reason);
-            }
-            Err(Error::Key { field, reason }) if field == "key_schema" && said.of.key_schema.is_some() => {
-                self.wrong(&said.at("key_schema"), reason);
+            Err(Error::KeyType(reason)) => {
+                let is_message = matches!(format.keys, KeyFormat::Protobuf(_));
+                self.wrong(&said.at(if is_message { "key_message" } else { "key_schema" }), reason);
             }
             Err(Error::Key { field, reason }) => {
                 // Each by itself; what is wrong only with them together is that one.

@@ -20,7 +20,7 @@ use crate::dead::fate::Replays;
 use crate::dead::listing::{Line, Listing};
 use crate::dead::outcome::Told;
 use crate::dead::replay::{self, Asked, Options};
-use crate::dead::select::{STAGES, Selection, Verdict, is_stage};
+use crate::dead::select::{CONNECTS, OURS, Selection, Verdict, is_stage};
 use crate::dead::topic::{Reader, Topic};
 use crate::dead::{self, text};
 use crate::kafka::Admin;
@@ -78,8 +78,9 @@ pub struct NoStage(String);
 pub fn known_stages(selection: &Selection, letters: &str, seen: &BTreeSet<String>) -> Result<()> {
     let strange = selection.strange_stages().find(|stage| !seen.iter().any(|seen| is_stage(stage, seen)));
     let Some(stage) = strange else { return Ok(()) };
-    let theirs = seen.iter().map(String::as_str).filter(|seen| !seen.is_empty() && !STAGES.contains(seen));
-    let all: Vec<&str> = STAGES.into_iter().chain(theirs).collect();
+    let is_known = |stage: &&str| stage.is_empty() || OURS.contains(stage) || CONNECTS.contains(stage);
+    let theirs = seen.iter().map(String::as_str).filter(|seen| !is_known(seen));
+    let all: Vec<&str> = OURS.into_iter().chain(CONNECTS).chain(theirs).collect();
     let said = match nearest(stage, all.iter().copied()) {
         Some(near) => format!("did you mean {near}? No letter in {letters} has failed at it"),
         None => format!("no letter in {letters} has failed at it; stages are {}", all.join(", ")),

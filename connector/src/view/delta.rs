@@ -10,7 +10,7 @@ use super::charge::Charge;
 use super::line::{as_announced, schema_of};
 use super::map::Map;
 use super::{Error, Identity};
-use crate::format::container::{Counts, Header, Kind, Reader};
+use crate::format::container::{Counts, Head, Header, Kind};
 use crate::format::index;
 use crate::schema::Schema;
 use crate::threads;
@@ -88,9 +88,7 @@ impl DeltaFile {
         delta: &DeltaRef,
         known: &Arc<Schema>,
     ) -> Result<DeltaFile, Error> {
-        let file = DeltaFile::read(bytes_of(held, delta)?, |header| schema_of(header, known));
-        file.and_then(|file| file.checked(held, identity, delta))
-            .map_err(|detail| Error::corrupt(held.path(), detail))
+        Begun::open(held, delta, known)?.checked(identity)
     }
 
     /// Once it is what was announced.
@@ -137,21 +135,19 @@ impl DeltaFile {
     /// [`Error::Foreign`] if it is not a delta of this shard.
     pub fn from_plain(bytes: Vec<u8>, identity: &Identity, known: &Arc<Schema>) -> Result<DeltaFile, Error> {
         let foreign = |detail| Error::Foreign { what: "a delta in memory".into(), detail };
-        let file = DeltaFile::read(Data::Owned(bytes.into()), |header| schema_of(header, known));
-        let file = file.map_err(foreign)?;
+        let data = Data::Owned(bytes.into());
+        let head = Head::parse(data.bytes()).map_err(|error| foreign(error.to_string()))?;
+        let schema = schema_of(head.header(), known).map_err(foreign)?;
+        let file = DeltaFile::read(data, head, schema).map_err(foreign)?;
         identity
             .expect(file.header(), Kind::Delta, file.header().version, file.header().life.epoch)
             .map_err(foreign)?;
         Ok(file)
     }
 
-    /// Reads its entries, whose values are of the schema that `schema` makes of the header.
-    fn read(
-        data: Data,
-        schema: impl FnOnce(&Header) -> Result<Arc<Schema>, String>,
-    ) -> Result<DeltaFile, String> {
-        let reader = Reader::parse(data.bytes()).map_err(|error| error.to_string())?;
-        let schema = schema(reader.header())?;
+    /// Reads the entries behind its head, whose values are of `schema`.
+    fn read(data: Data, head: Head, schema: Arc<Schema>) -> Result<DeltaFile, String> {
+        let reader = head.reader(data.bytes());
         let mut refs = Vec::with_capacity(reader.header().counts.map_or(0, |counts| {
             // A hint from bytes that are not checked yet: an entry takes five bytes at least.
             counts.entries().min(data.bytes().len() as u64 / 5) as usize
@@ -236,23 +232,23 @@ struct Begun<'a> {
     held: &'a Held,
     delta: &'a DeltaRef,
     data: Data,
+    head: Head,
     schema: Arc<Schema>,
 }
 
 impl<'a> Begun<'a> {
     fn open(held: &'a Held, delta: &'a DeltaRef, known: &Arc<Schema>) -> Result<Begun<'a>, Error> {
         let data = bytes_of(held, delta)?;
-        let reader = Reader::parse(data.bytes()).map_err(|error| error.to_string());
-        let schema = reader
-            .and_then(|reader| schema_of(reader.header(), known))
-            .map_err(|detail| Error::corrupt(held.path(), detail))?;
-        Ok(Begun { held, delta, data, schema })
+        let corrupt = |detail| Error::corrupt(held.path(), detail);
+        let head = Head::parse(data.bytes()).map_err(|error| corrupt(error.to_string()))?;
+        let schema = schema_of(head.header(), known).map_err(corrupt)?;
+        Ok(Begun { held, delta, data, head, schema })
     }
 
     /// It, once all of it is what was announced.
     fn checked(self, identity: &Identity) -> Result<DeltaFile, Error> {
-        let Begun { held, delta, data, schema } = self;
-        DeltaFile::read(data, |_| Ok(schema))
+        let Begun { held, delta, data, head, schema } = self;
+        DeltaFile::read(data, head, schema)
             .and_then(|file| file.checked(held, identity, delta))
             .map_err(|detail| Error::corrupt(held.path(), detail))
     }

@@ -24,7 +24,7 @@ use crate::config::Shared;
 use crate::dead::found::Found;
 use crate::dead::held::Place;
 use crate::dead::replay::Options;
-use crate::dead::select::{Selection, When};
+use crate::dead::select::{OURS, Selection, When};
 use crate::dead::topic::{Flow, Reader, Topic};
 use crate::host::letters;
 use crate::kafka::Admin;
@@ -94,8 +94,7 @@ struct Which {
     /// Each KEY is base64, for keys that are not text
     #[arg(long, requires = "key", help_heading = "Which letters")]
     base64: bool,
-    /// Only those that failed at this stage: decode, validate, key, oversized, shed, conflict, or as Kafka Connect names it; repeatable
-    #[arg(long, value_name = "STAGE", help_heading = "Which letters")]
+    #[arg(long, value_name = "STAGE", help = stage_help(), help_heading = "Which letters")]
     stage: Vec<String>,
     /// Only those whose kind of failure or message has this in it; repeatable
     #[arg(long, value_name = "TEXT", help_heading = "Which letters")]
@@ -106,6 +105,11 @@ struct Which {
     /// Only those that failed until then
     #[arg(long, value_name = "TIME", help_heading = "Which letters")]
     until: Option<When>,
+}
+
+fn stage_help() -> String {
+    let ours = OURS.join(", ");
+    format!("Only those that failed at this stage: {ours}, or as Kafka Connect names it; repeatable")
 }
 
 impl Which {
@@ -234,4 +238,23 @@ fn shown_place(place: Option<&Place>) -> String {
         }
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+    use crate::consumer::listen;
+
+    #[test]
+    fn the_help_names_every_stage_of_our_letters() {
+        let command = Which::augment_args(clap::Command::new("dlq"));
+        let stage = command.get_arguments().find(|argument| argument.get_id() == "stage").unwrap();
+        let help = stage.get_help().unwrap().to_string();
+        let words: Vec<&str> = help.split([' ', ',', ':']).collect();
+        let of_listeners = [listen::Stage::Listener, listen::Stage::Webhook].map(listen::Stage::label);
+        for label in codec::Stage::ALL.map(codec::Stage::label).into_iter().chain(of_listeners) {
+            assert!(words.contains(&label), "{label} is not in {help:?}");
+        }
+    }
 }

@@ -43,7 +43,7 @@ fn a_key_in_avro_is_what_its_datum_says() {
     );
     let format = Format::json(ExtraFields::Ignore).with_keys(keys);
     let wrong = Codec::new(format, rule, Arc::new(Schema::dataset(OWN).unwrap()));
-    assert!(matches!(wrong, Err(Error::Key { .. })), "neither field is there");
+    assert!(matches!(wrong, Err(Error::KeyType(_))), "neither field is there");
 }
 
 #[test]

@@ -232,9 +232,8 @@ pub(super) struct Key {
 impl Key {
     /// By the fields of these names, where the message has them all; else by all that it has.
     pub fn new(message: &Message, names: &[String]) -> Result<Key, Error> {
-        let no_key = |reason| Error::Key { field: message.name().to_owned(), reason };
-        let schema = Arc::new(message.key_schema().map_err(no_key)?);
-        let fields = Fields::named_or_whole(&schema, names).map_err(no_key)?;
+        let schema = Arc::new(message.key_schema().map_err(Error::KeyType)?);
+        let fields = Fields::named_or_whole(&schema, names).map_err(Error::KeyType)?;
         Ok(Key { messages: Protobuf::new(message, &schema)?, schema, fields, out: Vec::new() })
     }
 

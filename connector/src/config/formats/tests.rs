@@ -94,6 +94,16 @@ fn what_does_not_go_together_is_said() {
             "source.key_schema: the key field `id`",
         ),
         (
+            // What is wrong with the dataset's own key is said first, and of that field alone.
+            with(r#""json", key_format = "avro", key_schema = "other.avsc""#)
+                .replace(r#"["id"]"#, r#"["id", "idd"]"#),
+            "products.key: Product has no field `idd`",
+        ),
+        (
+            with(r#""json", key_format = "protobuf", key_message = "shop.P", descriptor_set = "shop.pb""#),
+            "source.key_message: the field `price` of shop.P is none that a key is made of",
+        ),
+        (
             with(r#""json", envelope = "debezium", key_format = "json""#)
                 + "[datasets.products.producer.spill]\nshed = \"dead_letter\"\n",
             "spill.shed: \"dead_letter\" is not for a source that is only read",

@@ -23,6 +23,7 @@ use crate::telemetry::ConsumerMetrics;
 use crate::version::{BlobRef, Checksum, DeltaRef, Life, SnapshotRef};
 use crate::view::{self, DeltaFile, Fetcher, Identity};
 
+mod compacting;
 mod starting;
 
 const LIFE: Life = Life { epoch: 1, writer: Uuid::nil() };

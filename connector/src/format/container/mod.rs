@@ -31,7 +31,7 @@ mod unpack;
 pub use any::AnyReader;
 pub use header::{Counts, Header, Kind};
 pub use portable::Portable;
-pub use read::{BlockHead, Entries, Located, Reader};
+pub use read::{BlockHead, Entries, Head, Located, Reader};
 pub use stored::{LEVEL, Stored, compress};
 pub use unpack::{Unpacked, WriteAt, unpack, unpack_into};
 pub use write::{Summary, Writer};

@@ -49,13 +49,44 @@ pub struct Located<'a> {
     pub entry: Entry<'a>,
 }
 
+/// What a plain container begins with, apart from its bytes: for who reads the entries later, and the header once.
+#[derive(Clone, Debug)]
+pub struct Head {
+    header: Header,
+    sync: [u8; SYNC_BYTES],
+    body: usize,
+}
+
+impl Head {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// As [`Reader::parse`].
+    pub fn parse(bytes: &[u8]) -> Result<Head, Error> {
+        let (metadata, body) =
+            Metadata::parse(bytes).map_err(|fault| Error::at(bytes.len() as u64, fault))?;
+        if metadata.codec() != b"null" {
+            return Err(Error::malformed(0, "the blob is compressed: unpack it first"));
+        }
+        Ok(Head { header: Header::from_metadata(&metadata)?, sync: metadata.sync, body })
+    }
+
+    /// What the blob is.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Reads on, in the bytes that it was read from.
+    pub fn reader(self, bytes: &[u8]) -> Reader<'_> {
+        Reader { bytes, head: self }
+    }
+}
+
 /// A plain container in memory.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
-    header: Header,
-    sync: [u8; SYNC_BYTES],
-    body: usize,
+    head: Head,
 }
 
 impl<'a> Reader<'a> {
@@ -64,32 +95,27 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Error::Short`], [`Error::Malformed`]; also for the stored form, which has to be unpacked first.
     pub fn parse(bytes: &'a [u8]) -> Result<Reader<'a>, Error> {
-        let (metadata, body) =
-            Metadata::parse(bytes).map_err(|fault| Error::at(bytes.len() as u64, fault))?;
-        if metadata.codec() != b"null" {
-            return Err(Error::malformed(0, "the blob is compressed: unpack it first"));
-        }
-        Ok(Reader { bytes, header: Header::from_metadata(&metadata)?, sync: metadata.sync, body })
+        Head::parse(bytes).map(|head| head.reader(bytes))
     }
 
     /// What the blob is.
     pub fn header(&self) -> &Header {
-        &self.header
+        &self.head.header
     }
 
     /// The header, owned.
     pub fn into_header(self) -> Header {
-        self.header
+        self.head.header
     }
 
     /// The marker behind each block.
     pub fn sync(&self) -> [u8; SYNC_BYTES] {
-        self.sync
+        self.head.sync
     }
 
     /// Where the first block starts.
     pub fn body(&self) -> usize {
-        self.body
+        self.head.body
     }
 
     /// All entries in order. Checks frames, markers, key order and, at the end, the counts that the header promised;
@@ -97,10 +123,10 @@ impl<'a> Reader<'a> {
     pub fn entries<'s>(&self, schema: &'s Schema) -> Entries<'a, 's> {
         Entries {
             bytes: self.bytes,
-            sync: self.sync,
+            sync: self.head.sync,
             schema,
-            promised: self.header.counts.map(|counts| counts.entries()),
-            at: self.body,
+            promised: self.head.header.counts.map(|counts| counts.entries()),
+            at: self.head.body,
             block_end: 0,
             in_block: 0,
             read: 0,

@@ -9,7 +9,7 @@
 //!
 //! Owns: reading them, and the deletes. Does not own: what is kept (`shelf`), when, and who may (`clean`, `cli/blob/gc`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -273,7 +273,7 @@ impl Sweep {
     pub async fn confirm(&mut self, life: Life, stop: &CancellationToken) -> Result<Confirmed, Error> {
         let at = self.options.clock.now();
         topics::keeps_pins(&self.admin, &self.options).await?;
-        let control = self.control().await?;
+        let control = self.control_noted().await?;
         let control::Pinned { pin, is_said } =
             control::pinned(&self.admin, &self.options, self.shard).await?;
         let pin = spared::of_shard(pin.as_ref(), self.topic_id, self.shard);
@@ -296,19 +296,34 @@ impl Sweep {
             .ok_or_else(|| Error::Unknown(format!("control topic {control} is not there")))
     }
 
+    /// Its id before it is read, where there is a note to write or to compare with it. One that the owner writes meanwhile says
+    /// what the topic does, which is read after this.
+    async fn control_noted(&self) -> Result<Option<TopicId>, Error> {
+        let Some((dir, cache)) = self.notes.clone() else { return Ok(None) };
+        if cache.is_none() {
+            let (dataset, shard, history) = (self.options.dataset.clone(), self.shard, self.topic_id);
+            let noted = tokio::task::spawn_blocking(move || noted_in(&dir, &dataset, shard, history)).await;
+            let noted = noted
+                .map_err(|_| kafka::Error::Closed { doing: "reading what was noted as pinned".to_owned() })?;
+            if noted.map_err(Error::Note)?.is_none() {
+                return Ok(None);
+            }
+        }
+        self.control().await.map(Some)
+    }
+
     /// Notes what is pinned. A control topic that was made anew and has no record about a pin leaves standing the one that stood
     /// in the topic before, as it does for readers (`consumer/control`), which may hold that version for as long as they live.
     /// The topic was `before` when it was begun to be read: one that was made anew meanwhile is known by neither id.
-    async fn note(&self, before: TopicId, pin: Pin, is_said: bool) -> Result<(), Error> {
-        let Some((dir, cache)) = self.notes.clone() else { return Ok(()) };
+    async fn note(&self, before: Option<TopicId>, pin: Pin, is_said: bool) -> Result<(), Error> {
+        let (Some((dir, cache)), Some(before)) = (self.notes.clone(), before) else { return Ok(()) };
         let (topic, control) = (self.control().await?, &self.options.control);
         if topic != before {
             return Err(Error::Unknown(format!("control topic {control} was made anew while it was read")));
         }
         let (dataset, shard, history) = (self.options.dataset.clone(), self.shard, self.topic_id);
         let noted = tokio::task::spawn_blocking(move || {
-            // What readers of another history were pinned to is nothing to this one.
-            let noted = Spared::load(&dir, &dataset, shard)?.filter(|noted| noted.history == history);
+            let noted = noted_in(&dir, &dataset, shard, history)?;
             if let Some(lost) = noted.filter(|noted| noted.topic != topic && !is_said) {
                 return Ok(Some(lost));
             }
@@ -485,6 +500,16 @@ impl Sweep {
         });
         Ok(asked?)
     }
+}
+
+/// What is noted in the cache in `dir` of a pin of the history. What readers of another one were pinned to is nothing to it.
+fn noted_in(
+    dir: &Path,
+    dataset: &str,
+    shard: Shard,
+    history: TopicId,
+) -> Result<Option<Spared>, view::Error> {
+    Ok(Spared::load(dir, dataset, shard)?.filter(|noted| noted.history == history))
 }
 
 /// Shows to the shelf what `read` brings, from `next` on; gives the offset to go on with, however it ends. Records come in
