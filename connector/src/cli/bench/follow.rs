@@ -1,5 +1,6 @@
 //! `bench follow`: how long a reader takes from an announcement's commit to the version being readable; of a delta of 1,000
-//! records, one version after another, and the first after a pause longer than any wait of the reader's.
+//! records, one version after another, and after pauses of more than twice the longest wait of the reader's: how it waits then is how it
+//! waits after an hour. Transactions of a topic beside go before, since a broker compiles its code as it is first used.
 //!
 //! The delta is fetched from a folder, as one that is larger than 64 KiB; of each three that come close behind one another, one
 //! comes within its announcement, as a producer sends one of these records, which compress to less than that.
@@ -24,9 +25,11 @@ const CLOSE: u64 = 360;
 const INLINE_EVERY: u64 = 3;
 const APART: Duration = Duration::from_millis(30);
 /// Versions that come after a pause.
-const LATE: u64 = 10;
-const MAX_BACKOFF: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(2_500);
+const LATE: u64 = 100;
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(1_200);
+/// Transactions before the first version.
+const WARM: u64 = 1_000;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// From commit to readable, and to the bare reader being told, in milliseconds.
@@ -64,7 +67,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Vec<Measured>> {
         lines.push(inline.line("readable_p99_ms_inline", 0.99));
     }
     lines.push(late.line("readable_p50_ms_after_a_pause", 0.5));
-    lines.push(late.line("readable_slowest_ms_after_a_pause", 1.0));
+    lines.push(late.line("readable_p99_ms_after_a_pause", 0.99));
     Ok(lines)
 }
 
@@ -72,11 +75,15 @@ async fn follow(topic: &mut Filled, settings: &Settings, clock: &Clock) -> Resul
     let dataset = topic.name.clone();
     let (announcements, topic_id) = topic.make("announcements").await?;
     topic.make("control").await?;
+    let (beside, _) = topic.make("beside").await?;
     let topic = &*topic;
     let scratch = Scratch::new("follow")?;
     let made = Made::of(scratch.path(), settings, &dataset, topic_id).await?;
     let (first, _) = made.stored(1, 1).await?;
     let mut announcer = tokio::task::block_in_place(|| {
+        let record = vec![0; 8 << 10];
+        let mut before = Announcer::new(topic, beside, clock)?;
+        (0..WARM).try_for_each(|_| before.announce(&record).map(drop))?;
         let mut announcer = Announcer::new(topic, announcements.clone(), clock)?;
         announcer.announce(&made.announcement(clock, first, None, Vec::new()))?;
         Ok::<_, Error>(announcer)
