@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! newest                                             oldest
-//! run: [refs by key | hash table] -> deltas n, n-1      run -> deltas n-2 .. n-20      run -> ..      base
+//! run: [refs by key | hash table | filter] -> deltas n, n-1      run -> deltas n-2 .. n-20      run -> ..      base
 //! ```
 //!
 //! A run refers to entries that lie in deltas; nothing is copied. A new delta is a run. Runs are of classes: up to 1,024 entries,
@@ -12,14 +12,15 @@
 //! entry is merged once for each class.
 //!
 //! Who reads as versions come does not wait for the larger ones of these: they are left, and made beside (a compaction). From two
-//! dozen runs on nothing more is left, so that there are some thirty at most.
+//! dozen runs on nothing more is left, so that there are some thirty at most. A lookup asks each run's filter, whose words lie close
+//! together, and looks only into those that may hold the key: two dozen runs then cost little more than a few.
 //!
 //! Owns: runs, and which of them become one. Does not own: their merging (`sorted`), the base, the order of versions (`mod`).
 
 use std::sync::Arc;
 
 use super::charge::Charge;
-use super::delta::DeltaFile;
+use super::delta::{DeltaFile, Ref};
 use super::map::prefetch;
 use super::sorted::Sorted;
 use super::table::Tables;
@@ -45,23 +46,64 @@ const MOST: usize = 24;
 #[derive(Debug)]
 pub(super) struct Run {
     sorted: Sorted,
-    /// Open addressing, load at most one half: low half of the hash | number of the entry + 1; 0 is free.
-    table: Box<[u64]>,
+    /// Open addressing, load at most one half: number of the entry + 1; 0 is free.
+    table: Box<[u32]>,
+    filter: Filter,
     tables: Tables,
     charge: Charge,
+}
+
+/// Which hashes a run may hold: a Bloom filter of which each key has all its bits in one word (Putze, Sanders and Singler, "Cache-,
+/// Hash- and Space-Efficient Bloom Filters", 2007), so that it costs one look. Eleven bits an entry, four of them set: it says yes
+/// of two or three in a hundred keys that are not there.
+#[derive(Debug)]
+struct Filter(Box<[u64]>);
+
+impl Filter {
+    const ENTRIES_A_WORD: usize = 6;
+
+    fn of(sorted: &Sorted) -> Filter {
+        let words = sorted.refs.len().div_ceil(Filter::ENTRIES_A_WORD).max(1);
+        let mut filter = Filter(vec![0; words].into_boxed_slice());
+        for at in sorted.refs.iter() {
+            let word = index::home(at.hash, words as u64) as usize;
+            if let Some(word) = filter.0.get_mut(word) {
+                *word |= Filter::bits(at.hash);
+            }
+        }
+        filter
+    }
+
+    /// The place is of the hash's highest bits; these are of its lowest.
+    #[inline(always)]
+    fn bits(hash: u64) -> u64 {
+        1 << (hash & 63) | 1 << (hash >> 6 & 63) | 1 << (hash >> 12 & 63) | 1 << (hash >> 18 & 63)
+    }
+
+    #[inline(always)]
+    fn word(&self, hash: u64) -> Option<&u64> {
+        self.0.get(index::home(hash, self.0.len() as u64) as usize)
+    }
+
+    #[inline(always)]
+    fn may_hold(&self, hash: u64) -> bool {
+        let bits = Filter::bits(hash);
+        self.word(hash).is_some_and(|word| word & bits == bits)
+    }
 }
 
 impl Run {
     fn new(sorted: Sorted) -> Run {
         let slots = (sorted.refs.len() * 2 + 1).max(2);
-        let mut table = vec![0u64; slots].into_boxed_slice();
+        let mut table = vec![0u32; slots].into_boxed_slice();
+        let filter = Filter::of(&sorted);
         for (number, at) in sorted.refs.iter().enumerate() {
             let mut slot = index::home(at.hash, slots as u64) as usize;
             // Ends: at least half of the slots are free.
             loop {
                 match table.get_mut(slot) {
                     Some(free @ 0) => {
-                        *free = at.hash << 32 | (number as u64 + 1);
+                        *free = number as u32 + 1;
                         break;
                     }
                     Some(_) => slot += 1,
@@ -69,7 +111,7 @@ impl Run {
                 }
             }
         }
-        Run { sorted, table, tables: Tables::default(), charge: Charge::default() }
+        Run { sorted, table, filter, tables: Tables::default(), charge: Charge::default() }
     }
 
     /// Entries in it.
@@ -79,7 +121,8 @@ impl Run {
 
     /// Bytes of memory, besides its deltas and lookup tables.
     fn memory_bytes(&self) -> u64 {
-        (self.table.len() * 8 + self.sorted.refs.len() * 16 + self.sorted.files.len() * 8) as u64
+        let entries = self.table.len() * 4 + self.filter.0.len() * 8 + self.sorted.refs.len() * 16;
+        (entries + self.sorted.files.len() * 8) as u64
     }
 
     /// The entry of this number, in the order of the keys.
@@ -96,36 +139,45 @@ impl Run {
     /// Whether it may hold a key of this hash: seldom wrong, and then only in saying yes.
     #[inline(always)]
     fn may_hold(&self, hash: u64) -> bool {
+        self.filter.may_hold(hash) && self.holds(hash)
+    }
+
+    /// Whether it holds a key of this hash.
+    fn holds(&self, hash: u64) -> bool {
+        self.of_hash(hash).next().is_some()
+    }
+
+    /// Where the entries of this hash lie.
+    #[inline]
+    fn of_hash(&self, hash: u64) -> impl Iterator<Item = Ref> {
         let mut slot = index::home(hash, self.table.len() as u64) as usize;
-        loop {
-            match self.table.get(slot) {
-                Some(0) => return false,
-                Some(&taken) if taken >> 32 == hash & 0xffff_ffff => return true,
-                Some(_) => slot += 1,
-                None => slot = 0,
+        std::iter::from_fn(move || {
+            loop {
+                let Some(&taken) = self.table.get(slot) else {
+                    slot = 0;
+                    continue;
+                };
+                let at = *self.sorted.refs.get(taken.checked_sub(1)? as usize)?;
+                slot += 1;
+                if at.hash == hash {
+                    return Some(at);
+                }
             }
-        }
+        })
     }
 
     /// The entry of a key.
     #[inline]
     pub fn find(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'_>>, Error> {
-        let mut slot = index::home(hash, self.table.len() as u64) as usize;
-        loop {
-            match self.table.get(slot) {
-                Some(0) => return Ok(None),
-                Some(&taken) => {
-                    if taken >> 32 == hash & 0xffff_ffff
-                        && let Some(at) = self.sorted.refs.get((taken as u32 - 1) as usize)
-                        && self.sorted.key(*at)? == key
-                    {
-                        return self.sorted.entry(*at).map(Some);
-                    }
-                    slot += 1;
-                }
-                None => slot = 0,
+        if !self.filter.may_hold(hash) {
+            return Ok(None);
+        }
+        for at in self.of_hash(hash) {
+            if self.sorted.key(at)? == key {
+                return self.sorted.entry(at).map(Some);
             }
         }
+        Ok(None)
     }
 
     /// Whether a delta above `version` has an entry in it.
@@ -311,8 +363,8 @@ impl Overlay {
     #[inline]
     pub fn prefetch(&self, hash: u64) {
         for run in &self.runs {
-            if let Some(slot) = run.table.get(index::home(hash, run.table.len() as u64) as usize) {
-                prefetch(slot);
+            if let Some(word) = run.filter.word(hash) {
+                prefetch(word);
             }
         }
     }
@@ -358,5 +410,22 @@ impl Overlay {
             }
         }
         size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_says_yes_of_all_that_is_there_and_seldom_of_the_rest() {
+        for entries in [0u64, 1, 5, 1_000, 20_000] {
+            let hash = |number: u64| index::hash(&number.to_be_bytes());
+            let refs = (0..entries).map(|number| Ref { hash: hash(number), at: 0 }).collect();
+            let filter = Filter::of(&Sorted { refs, files: Vec::new() });
+            assert!((0..entries).all(|number| filter.may_hold(hash(number))));
+            let wrong = (entries..entries + 20_000).filter(|number| filter.may_hold(hash(*number))).count();
+            assert!(wrong < 800, "{wrong} of 20,000 hashes that none of {entries} entries has");
+        }
     }
 }

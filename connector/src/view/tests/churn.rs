@@ -203,7 +203,7 @@ fn an_overlay_is_merged_when_it_is_large_or_takes_much_memory() {
     let base = world.view.merge_snapshot(LIFE, &world.cache).unwrap().into_base().unwrap();
     let merged = world.view.rebase(base).unwrap();
     let small = world.view.overlay().memory_bytes;
-    assert!(small > 9_999 * 32 && small < 9_999 * 64, "32 bytes an entry, and the delta: {small}");
+    assert!(small > 9_999 * 25 && small < 9_999 * 57, "25 bytes an entry, and the delta: {small}");
     assert!(!world.view.wants_merge(4 * small + 1), "a handful");
     assert!(world.view.wants_merge(4 * small), "a quarter of the memory");
     assert!(!merged.wants_merge(1), "there is nothing to merge");
