@@ -313,15 +313,18 @@ impl Announcer {
     fn announce(&mut self, mut run: Vec<Stored>) -> Result<(), Error> {
         let Some(last_version) = run.last().map(|stored| stored.delta.version) else { return Ok(()) };
         let mut carried = self.carried.clone();
-        let mut announcements = Vec::with_capacity(run.len());
+        // Each has the whole chain: it is encoded once, and not copied.
+        let (mut encoded, mut told) = (Vec::with_capacity(run.len()), Vec::with_capacity(run.len()));
         for stored in &run {
-            announcements.push(self.next(&mut carried, stored));
+            let announcement = self.next(&mut carried, stored);
+            told.push((announcement.version, announcement.positions.clone()));
+            encoded.push(Message::Announcement(Box::new(announcement)).encode());
         }
         self.passed(&mut run, "wait");
         if !self.constants.at_once {
             run.iter_mut().for_each(|stored| drop(stored.take_turn()));
         }
-        let sent = self.send(&mut run, &announcements, &carried);
+        let sent = self.send(&mut run, &encoded, &carried);
         // What is built and stored meanwhile is there when this one is told.
         let before = self.kept.len();
         self.kept.extend(run.iter_mut().filter_map(Stored::take_turn));
@@ -345,8 +348,8 @@ impl Announcer {
         failpoint::pass("announce.read-back");
         self.carried = carried;
         self.tell(run);
-        for announcement in &announcements {
-            self.watchers.announced(announcement.version, &announcement.positions);
+        for (version, positions) in &told {
+            self.watchers.announced(*version, positions);
         }
         Ok(())
     }
@@ -404,7 +407,7 @@ impl Announcer {
     fn send(
         &mut self,
         run: &mut [Stored],
-        announcements: &[Announcement],
+        announcements: &[Vec<u8>],
         carried: &Carried,
     ) -> Result<(), kafka::Error> {
         reach("announce.begin")?;
@@ -453,13 +456,12 @@ impl Announcer {
             self.transaction.settle(PATIENCE)?;
         }
         let key = announcement::key(&self.constants.dataset, self.constants.shard);
-        for announcement in announcements {
-            let value = Message::Announcement(Box::new(announcement.clone())).encode();
+        for value in announcements {
             let record = Outgoing {
                 topic: &self.constants.announcements,
                 partition: Some(self.constants.shard.0 as i32),
                 key: Some(key.as_bytes()),
-                value: Some(&value),
+                value: Some(value),
                 ..Outgoing::default()
             };
             self.transaction.send(&record, PATIENCE)?;
