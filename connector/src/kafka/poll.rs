@@ -177,6 +177,7 @@ impl Poller {
             })?;
         }
         self.inlet.discard();
+        let replaces = !self.slots.is_empty();
         let assigned = self.inlet.consumer().assign(&list);
         assigned.map_err(|error| Error::from_kafka("assigning partitions", &error))?;
         self.last = 0;
@@ -190,6 +191,25 @@ impl Poller {
                 held: false,
             })
             .collect();
+        if replaces { self.settle() } else { Ok(()) }
+    }
+
+    /// Waits until librdkafka has stopped what was assigned before, and starts what is assigned now: two answers of its
+    /// main thread, and no request to Kafka.
+    ///
+    /// Until then nothing else may be asked of these partitions. A stop is an operation in that thread's queue, its end is
+    /// another one, and only then is the partition started again. What is assigned anew or closed in between is stopped
+    /// twice, and the second end aborts the process (<https://github.com/confluentinc/librdkafka/issues/5573>, in 2.15
+    /// too). What is paused or resumed just when it is started may not be started: the older of the two operations is
+    /// dropped if it comes into the queue behind the newer.
+    ///
+    /// The queue is worked off in order. By the first answer each stop was served, and its end is in the queue; by the
+    /// second each end was served, and each start is in the queue.
+    fn settle(&self) -> Result<(), Error> {
+        for _ in 0..2 {
+            let asked = self.inlet.consumer().assignment();
+            asked.map_err(|error| Error::from_kafka("waiting for partitions to be assigned", &error))?;
+        }
         Ok(())
     }
 

@@ -293,3 +293,53 @@ fn a_broker_that_comes_back_is_found_again_and_read_on() {
         assert!(now() < deadline, "{text}");
     }
 }
+
+/// Assigned anew or closed while librdkafka still stops what was assigned before, it would abort the process. To stop many
+/// partitions takes it long enough for that to happen.
+#[test]
+fn what_is_assigned_again_and_again_is_read_from_where_it_was_told_last() {
+    const RECORDS: i64 = 8;
+    const PARTITIONS: i32 = 64;
+    let (_cluster, options) = cluster(&[("again", PARTITIONS)]);
+    let sender = Sender::new(&options).expect("a sender");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for _ in 0..RECORDS {
+        let record = Outgoing { partition: Some(0), ..record("again", "k", "v") };
+        runtime.block_on(sender.send(&record)).expect("delivered");
+    }
+    for round in 0..40 {
+        let mut poller = Poller::new(&options, &Tuning::source("group", 1 << 20)).expect("a poller");
+        let mut from = 0;
+        for step in 0..6 {
+            from = (round + 3 * step) % RECORDS;
+            let at = |partition| ("again", partition, if partition == 0 { from } else { 0 });
+            let at: Vec<_> = (0..PARTITIONS).map(at).collect();
+            poller.assign(&at).expect("assigned");
+        }
+        // Some are closed at once, some are assigned once more, by being resumed.
+        match round % 3 {
+            0 => continue,
+            1 => {
+                poller.pause(poller.all()).expect("paused");
+                poller.resume(poller.all()).expect("resumed");
+            }
+            _ => {}
+        }
+        let deadline = now() + LONG;
+        for offset in from..RECORDS {
+            loop {
+                assert!(now() < deadline, "round {round}: nothing at {offset}, begun at {from}");
+                match poller.poll(Duration::from_millis(50)) {
+                    Some(Polled::Record { slot, message }) => {
+                        let came = (slot, message.offset());
+                        assert_eq!(came, (0, offset), "round {round}, begun at {from}");
+                        break;
+                    }
+                    Some(Polled::Lost { detail, .. }) => panic!("round {round}: {detail}"),
+                    Some(Polled::Error(error)) if !error.is_transient() => panic!("round {round}: {error}"),
+                    Some(Polled::Error(_) | Polled::End { .. }) | None => {}
+                }
+            }
+        }
+    }
+}
