@@ -9,8 +9,8 @@
 //!
 //! Tail, pin and follow share one thread. An announcement that comes wakes it, and it has the version readable before it waits
 //! again, where the delta is at hand: to wake a thread takes a tenth of a millisecond, and two or three where all processors are busy,
-//! and a runtime that is busy with other things does not delay it. What may wait for others (a store, Kafka, a large merge) is done on
-//! other threads.
+//! and a runtime that is busy with other things does not delay it. What may wait for others (a store, Kafka), or takes longer than some
+//! milliseconds, is done on other threads; the cache's disk alone is waited for.
 //!
 //! Owns: the dataset's reading tasks and the slot with the newest view. Does not own: the view itself (`view/`), the
 //! writing side (`producer`), HTTP.
@@ -177,15 +177,17 @@ impl Consumer {
         );
         let stop_line = stop.clone();
         tasks.spawn_blocking(move || {
-            let line = async {
-                tokio::join!(
-                    tail.run(&stop_line),
-                    pin.run(stop_line.clone()),
-                    follower.run(held_in, stop_line.clone())
-                )
+            let followed =
+                async { tokio::join!(pin.run(stop_line.clone()), follower.run(held_in, stop_line.clone())) };
+            // A fetch that hangs must not hold up a shutdown. The tail ends by itself, once its clients have.
+            let until_stopped = async {
+                tokio::select! {
+                    biased;
+                    () = stop_line.cancelled() => {}
+                    _ = followed => {}
+                }
             };
-            // A fetch that hangs must not hold up a shutdown.
-            Handle::current().block_on(stop_line.run_until_cancelled(line));
+            Handle::current().block_on(async { tokio::join!(until_stopped, tail.run(&stop_line)) });
         });
         let reader = Reader::new(&options, (recent, reports), readable, tail_status, pin_status, earlier);
         Ok(Consumer { reader, cache, tasks, stop })

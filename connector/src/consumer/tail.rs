@@ -343,6 +343,8 @@ impl Tail {
         let arrivals = poller.arrivals();
         // Grows while idle, as a gauge of how rarely the broker is asked; an arrival ends it whatever it is.
         let mut wait = self.options.poll_interval;
+        // Once may be for what is passed over, with more behind it.
+        let mut nothing = 0;
         while !stop.is_cancelled() {
             self.options.metrics.backoff_seconds.set(wait.as_secs_f64());
             if let Some(described) = look.answer(&self.clock) {
@@ -380,6 +382,10 @@ impl Tail {
                 None => None,
             };
             let Some(seen) = seen else {
+                nothing += 1;
+                if nothing % 2 == 1 {
+                    continue;
+                }
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => {}
@@ -388,6 +394,7 @@ impl Tail {
                 }
                 continue;
             };
+            nothing = 0;
             if self.out.send(seen).await.is_err() {
                 break;
             }

@@ -343,3 +343,39 @@ fn what_is_assigned_again_and_again_is_read_from_where_it_was_told_last() {
         }
     }
 }
+
+/// Nobody polls while nothing is there: what comes has to be told.
+#[tokio::test]
+async fn what_comes_is_told_to_who_waits_for_other_things_too() {
+    let (_cluster, options) = cluster(&[("told", 1)]);
+    let sender = Sender::new(&options).expect("a sender");
+    let mut poller =
+        Poller::new(&options, &Tuning::tail("group", Duration::from_millis(100))).expect("a poller");
+    let arrivals = poller.arrivals();
+    poller.assign(&[("told", 0, 0)]).expect("assigned");
+    for sent in 0..5 {
+        // The word that the partition has ended, and whatever else there is; until nothing came for a while.
+        while tokio::time::timeout(Duration::from_millis(500), arrivals.notified()).await.is_ok() {
+            while poller.poll(Duration::ZERO).is_some() {}
+        }
+        sender.send(&record("told", "k", "v")).await.expect("delivered");
+        let deadline = now() + LONG;
+        loop {
+            let told = tokio::time::timeout(deadline - now(), arrivals.notified()).await;
+            assert!(told.is_ok(), "record {sent} was not told of within {LONG:?}");
+            let mut came = Vec::new();
+            while let Some(polled) = poller.poll(Duration::ZERO) {
+                if let Polled::Record { message, .. } = polled {
+                    came.push(message.offset());
+                }
+            }
+            match came.as_slice() {
+                [] => {}
+                came => {
+                    assert_eq!(came, [sent]);
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -12,7 +12,7 @@
 
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::cache::Temporary;
 use super::kept::Origin;
-use super::overlay::AT_ONCE;
+use super::overlay::{AT_ONCE, MOST};
 use super::parts::{self, Room, SILENCE};
 use super::{About, Base, BaseFiles, Cache, DeltaFile, Error, FileName, Files, Held, Hold, Identity, View};
 use crate::blob::name::Kind;
@@ -42,6 +42,9 @@ use near::Reach;
 
 /// Blobs that are fetched at a time: deltas are small, and a store far away answers late rather than slowly.
 const AT_A_TIME: usize = 8;
+
+/// Bytes of a delta, plain, that is applied by who must not be blocked for long.
+const QUICK: u64 = 4 << 20;
 
 /// Pieces on their way from the store to the disk.
 const PIECES: usize = 4;
@@ -66,6 +69,8 @@ pub struct Fetcher {
     most: usize,
     /// Deltas that are at hand are applied by who asks.
     here: bool,
+    /// Whether the store is a folder of this machine's own disks, once one of its blobs was read.
+    own_disk: Arc<OnceLock<bool>>,
     /// What the views' memory is charged to.
     memory: Option<Budget>,
     /// `None`: nothing is told of what is long in coming.
@@ -88,6 +93,7 @@ impl Fetcher {
             keeps: false,
             most: usize::MAX,
             here: false,
+            own_disk: Arc::default(),
             memory: None,
             tells: None,
             room,
@@ -116,8 +122,8 @@ impl Fetcher {
         Fetcher { most: AT_ONCE, ..self }
     }
 
-    /// A delta for which nobody is waited (`near`) is applied on the thread of who asks, which it blocks for a millisecond or some:
-    /// for one that has nothing else to do.
+    /// A delta that is not large and for which nobody is waited (`near`) is applied on the thread of who asks, which it blocks for
+    /// some milliseconds at most: for one that has nothing else to do.
     pub fn at_hand_here(self) -> Fetcher {
         Fetcher { here: true, ..self }
     }
@@ -283,8 +289,8 @@ impl Fetcher {
     ) -> Result<View, Error> {
         let mut again = Again::new(self, view.identity(), None, std::slice::from_ref(delta));
         loop {
-            let here =
-                self.here.then(|| self.apply_near(view, delta, inline.clone(), about.clone(), Reach::Memory));
+            let here = (self.here && is_quick(view, delta, &about))
+                .then(|| self.apply_near(view, delta, inline.clone(), about.clone(), Reach::Memory));
             let at_hand = match here {
                 None | Some(Ok(None)) => {
                     let (fetcher, over, of, facts) =
@@ -478,6 +484,14 @@ impl<'a> Progress<'a> {
         let left = self.blob.bytes.saturating_sub(self.bytes) as f64 / rate.max(1.0);
         (rate as u64, left.ceil() as u64)
     }
+}
+
+/// Whether applying a delta takes some milliseconds at most: it is not large, all runs need not become one, and nothing that is
+/// made of the base has to be made anew, as tables for lookups by fields are under another schema.
+fn is_quick(view: &View, delta: &DeltaRef, about: &About) -> bool {
+    delta.blob.plain_bytes <= QUICK
+        && view.overlay().runs < MOST
+        && view.whole_schema().is_same_as(&about.schema)
 }
 
 /// `view` with a delta that is in the cache. Blocks.

@@ -40,7 +40,7 @@ const APART: usize = 3;
 pub(super) const AT_ONCE: usize = 8 << 10;
 
 /// Runs from which on nothing is left any more: a lookup may have to ask each of them.
-const MOST: usize = 24;
+pub(super) const MOST: usize = 24;
 
 /// A sorted run with its hash table.
 #[derive(Debug)]

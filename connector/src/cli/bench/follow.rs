@@ -1,6 +1,6 @@
 //! `bench follow`: how long a reader takes from an announcement's commit to the version being readable; of a delta of 1,000
 //! records, one version after another, and after pauses of more than twice the longest wait of the reader's: how it waits then is how it
-//! waits after an hour. Transactions of a topic beside go before, since a broker compiles its code as it is first used.
+//! waits after an hour, and by its own clock an hour has passed. Transactions of a topic beside go before, since a broker compiles its code as it is first used.
 //!
 //! The delta is fetched from a folder, as one that is larger than 64 KiB; of each three that come close behind one another, one
 //! comes within its announcement, as a producer sends one of these records, which compress to less than that.
@@ -28,6 +28,7 @@ const APART: Duration = Duration::from_millis(30);
 const LATE: u64 = 100;
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(1_200);
+const HOUR: Duration = Duration::from_secs(3_600);
 /// Transactions before the first version.
 const WARM: u64 = 1_000;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -89,7 +90,10 @@ async fn follow(topic: &mut Filled, settings: &Settings, clock: &Clock) -> Resul
         Ok::<_, Error>(announcer)
     })?;
 
+    // The reader's own clock, by which an hour passes before each version that comes late.
+    let hours = Clock::manual(clock.wall_ms());
     let consumer = Consumer::builder(&*dataset)
+        .clock(hours.clone())
         .kafka(topic.kafka.clone())
         .blobs(format!("file://{}", scratch.path().join("blobs").display()))
         .cache_dir(scratch.path().join("reader"))
@@ -107,7 +111,10 @@ async fn follow(topic: &mut Filled, settings: &Settings, clock: &Clock) -> Resul
         let is_inline = inline.is_some();
         chain.push(delta.clone());
         let encoded = made.announcement(clock, delta, inline, chain.clone());
-        tokio::time::sleep(if number < CLOSE { APART } else { PAUSE }).await;
+        let (apart, passed) = if number < CLOSE { (APART, APART) } else { (PAUSE, HOUR) };
+        tokio::time::sleep(apart / 2).await;
+        hours.advance(passed);
+        tokio::time::sleep(apart / 2).await;
         let at = tokio::task::block_in_place(|| announcer.announce(&encoded))?;
         let became = readable.wait_for(|readable| readable.version >= Version(version));
         let came = tokio::time::timeout(PATIENCE, became).await.is_ok_and(|came| came.is_ok());

@@ -2,7 +2,8 @@
 //!
 //! Each trip to a blocking thread and back costs what it takes to wake one, a quarter of a millisecond and more on a busy machine. So
 //! what can be had without waiting for anybody is brought, and applied, in one; or in none, by a thread that may be blocked for a moment.
-//! A folder may be another machine's, and hang: there it is read only as far as the system has it in memory.
+//! A folder may be another machine's, and hang: there it is read only if it lies on a disk of this one, and only as far as the system
+//! has it in memory.
 //!
 //! Owns: what that is. Does not own: all other ways (`fetch`), which are taken where this has nothing, and say why they fail.
 
@@ -80,10 +81,13 @@ impl Fetcher {
         // One byte more shows that it is another.
         let most = blob.bytes as usize + 1;
         let stored = match reach {
-            Reach::Memory => in_memory(&path, most)?,
+            Reach::Memory if self.own_disk.get() == Some(&true) => in_memory(&path, most)?,
+            Reach::Memory => return None,
             Reach::Disk => {
+                let file = File::open(path).ok()?;
+                self.own_disk.get_or_init(|| is_own_disk(&file));
                 let mut stored = Vec::with_capacity(most);
-                File::open(path).ok()?.take(most as u64).read_to_end(&mut stored).ok()?;
+                file.take(most as u64).read_to_end(&mut stored).ok()?;
                 stored
             }
         };
@@ -91,10 +95,30 @@ impl Fetcher {
     }
 }
 
+/// Whether a file lies on a disk of this machine, or in its memory: to open one of another machine's is to ask that, and it may not
+/// answer. Unknown file systems count as such. The numbers are those of `linux/magic.h`, `statfs(2)` names them.
+#[cfg(target_os = "linux")]
+fn is_own_disk(file: &File) -> bool {
+    const EXT: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    const BTRFS: u64 = 0x9123_683e;
+    const F2FS: u64 = 0xf2f5_2010;
+    const TMPFS: u64 = 0x0102_1994;
+    const OVERLAYFS: u64 = 0x794c_7630;
+    let of = rustix::fs::fstatfs(file).map(|of| of.f_type as u64 & 0xffff_ffff);
+    of.is_ok_and(|of| [EXT, XFS, BTRFS, F2FS, TMPFS, OVERLAYFS].contains(&of))
+}
+
+/// No other system says whether a read would wait.
+#[cfg(not(target_os = "linux"))]
+fn is_own_disk(_: &File) -> bool {
+    false
+}
+
 /// The first `most` bytes of a file, or all that it has, if the system can open and read it without waiting for a disk or for another
 /// machine.
 #[cfg(target_os = "linux")]
-fn in_memory(path: &Path, most: usize) -> Option<Vec<u8>> {
+pub(super) fn in_memory(path: &Path, most: usize) -> Option<Vec<u8>> {
     use std::io::IoSliceMut;
 
     use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
@@ -117,8 +141,7 @@ fn in_memory(path: &Path, most: usize) -> Option<Vec<u8>> {
     Some(stored)
 }
 
-/// No other system says whether it would wait.
 #[cfg(not(target_os = "linux"))]
-fn in_memory(_: &Path, _: usize) -> Option<Vec<u8>> {
+pub(super) fn in_memory(_: &Path, _: usize) -> Option<Vec<u8>> {
     None
 }

@@ -95,15 +95,25 @@ fn what_only_waiting_brings_is_left_to_who_may_wait() {
     assert_eq!(contents(&held).unwrap(), world.model);
     drop(world);
 
-    // Just written it is in memory, and taken from there, where the file system can say so.
+    // Just written it is in memory, and taken from there, once it is known whose disk it is; where the file system says so.
     let dir = TempDir::new().unwrap();
     let cache = Cache::open(dir.path(), u64::MAX).unwrap();
     let store = Store::open(&format!("file://{}", folder.path().display())).unwrap();
     let mut world = World::around(dir, cache, store);
     let (delta, about) = world.write(&numbered(0..50, "b"));
-    let near = world.fetcher().at_hand(&world.identity, &delta, None, Reach::Memory).unwrap();
-    println!("a file of the temporary folder that was just written is taken from memory: {}", near.is_some());
     let fetcher = world.fetcher().at_hand_here();
+    let near = || fetcher.at_hand(&world.identity, &delta, None, Reach::Memory).unwrap();
+    assert!(near().is_none(), "whose disk it is, is not known yet");
+    let held = fetcher.at_hand(&world.identity, &delta, None, Reach::Disk).unwrap().unwrap();
+    world.cache.discard(held.path()).unwrap();
+    let path = world.store.file(&delta.blob.name).unwrap();
+    let in_memory = near::in_memory(&path, delta.blob.bytes as usize + 1);
+    if let (Some(true), Some(stored)) = (fetcher.own_disk.get(), in_memory) {
+        assert_eq!(stored, fs::read(&path).unwrap());
+        assert!(near().is_some());
+    } else {
+        assert!(near().is_none());
+    }
     let held = world.runtime.block_on(fetcher.apply(&world.view, &delta, None, about)).unwrap();
     assert_eq!(contents(&held).unwrap(), world.model);
 }

@@ -83,7 +83,7 @@ fn churn(versions: u32) -> (World, Vec<Look>, u32) {
         let (delta, about) = world.write(&changes);
         let inline = (version % 4 != 0)
             .then(|| world.runtime.block_on(world.store.get_bytes(&delta.blob.name)).unwrap());
-        let fetcher = world.fetcher().leaving_merges();
+        let fetcher = world.fetcher().leaving_merges().at_hand_here();
         world.view = world.runtime.block_on(fetcher.apply(&world.view, &delta, inline, about)).unwrap();
         stored.push(delta.blob.name);
         // Beside the flow, as a follower has it, but for when it is done: always after as many versions, so that rounds are alike.
