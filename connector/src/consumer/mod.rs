@@ -187,7 +187,8 @@ impl Consumer {
                     _ = followed => {}
                 }
             };
-            Handle::current().block_on(async { tokio::join!(until_stopped, tail.run(&stop_line)) });
+            // Asks Kafka first: that takes longest.
+            Handle::current().block_on(async { tokio::join!(tail.run(&stop_line), until_stopped) });
         });
         let reader = Reader::new(&options, (recent, reports), readable, tail_status, pin_status, earlier);
         Ok(Consumer { reader, cache, tasks, stop })

@@ -136,6 +136,8 @@ struct Stopped;
 /// The end of the topic was found.
 struct Begun {
     admin: Admin,
+    /// By which it was found, with fetches as short as can be: not the one that reads on.
+    poller: Poller,
     topic_id: TopicId,
     /// The last valid announcement.
     last: Option<Seen>,
@@ -232,19 +234,23 @@ impl Tail {
     ) -> Result<Stopped, Error> {
         let (begin, until, first) = (self.clone(), stop.clone(), backoff.failures() == 0);
         let begun = spawn_blocking(move || begin.begin(first, &until)).await;
-        let Some(Begun { admin, topic_id, last, mut succession, next }) = ended(begun).transpose()?.flatten()
-        else {
-            return Ok(Stopped);
-        };
+        let Some(begun) = ended(begun).transpose()?.flatten() else { return Ok(Stopped) };
+        let Begun { admin, poller, topic_id, last, mut succession, next } = begun;
+        // To end a client blocks, and nobody is to wait for it. It would go on fetching as often as it may, for as long as who follows
+        // has no room.
+        let dropped = spawn_blocking(move || drop(poller));
         self.topic_id = Some(topic_id);
         backoff.reset();
         breaker.succeeded();
         self.show(Circuit::Closed);
         self.status.send_modify(|status| *status = TailStatus { newer: status.newer.take(), ..good() });
+        let mut gone = false;
         for seen in last.into_iter().chain([Seen::UpToDate]) {
-            if self.out.send(seen).await.is_err() {
-                return Ok(Stopped);
-            }
+            gone = gone || self.out.send(seen).await.is_err();
+        }
+        ended(dropped.await);
+        if gone {
+            return Ok(Stopped);
         }
         // From here on one long fetch after another, by a client made for it.
         let (options, partition) = (self.options.clone(), self.shard.0 as i32);
@@ -289,7 +295,6 @@ impl Tail {
             ends => ends.map_err(kafka)?,
         };
 
-        // It would go on fetching as often as it may, for as long as who follows has no room: it is not the one that reads on.
         let mut poller = match early {
             Some(poller) => poller,
             None => poller()?,
@@ -311,7 +316,7 @@ impl Tail {
         for record in window.records {
             last = self.judge(&mut succession, info.id, record.offset, record.value)?.seen().or(last);
         }
-        Ok(Some(Begun { admin, topic_id: info.id, last, succession, next: window.next }))
+        Ok(Some(Begun { admin, poller, topic_id: info.id, last, succession, next: window.next }))
     }
 
     fn kafka(&self, source: kafka::Error) -> Error {
