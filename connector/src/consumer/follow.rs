@@ -126,7 +126,7 @@ impl Follower {
             }
             // Where versions come as fast as they are opened, nothing below is waited for.
             while let Some(Some(merged)) = self.merging.next().now_or_never() {
-                self.merged(merged);
+                self.merged(merged).await;
             }
             while let Some(Some(mended)) = self.mending.next().now_or_never() {
                 self.mended(mended).await;
@@ -138,7 +138,7 @@ impl Follower {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = self.outside.changed(), if cached.is_some() => {}
-                    Some(merged) = self.merging.next() => self.merged(merged),
+                    Some(merged) = self.merging.next() => self.merged(merged).await,
                     next = seen.recv() => match next {
                         Some(next) => inbox.push_back(next),
                         None => return,
@@ -569,27 +569,27 @@ impl Follower {
     }
 
     /// A merge is done: the same version, and those since, on a newer base, or in fewer runs.
-    fn merged(&mut self, merged: Merged) {
-        let rebased = match &merged {
-            Ok(Ok(done)) => self.slot.load_full().map_or(Ok(None), |held| done.below(&held)),
-            Ok(Err(_)) => Ok(None),
-            Err(panic) => {
-                tracing::error!(dataset = self.options.dataset, %panic, "merging panicked; the overlay stays");
-                return;
-            }
+    async fn merged(&mut self, merged: Merged) {
+        let below = match (merged, self.slot.load_full()) {
+            (Ok(Ok(done)), Some(held)) => done.put_below(held).await,
+            (Ok(Ok(_)), None) => return,
+            (Ok(Err(error)), _) => Ok(Err(error)),
+            (Err(panic), _) => Err(panic),
         };
-        match (rebased, merged) {
-            (Ok(Some(view)), Ok(Ok(done))) => {
+        let dataset = &self.options.dataset;
+        match below {
+            Ok(Ok((done, Some(view)))) => {
                 show_memory(&view, &self.options.metrics);
                 self.slot.store(Some(Arc::new(view)));
                 self.merging.tidy(&done);
                 self.recent.rebased();
             }
-            (Err(error), _) | (_, Ok(Err(error))) => {
+            Ok(Ok((_, None))) => {}
+            Ok(Err(error)) => {
                 let error = chain(&error);
-                tracing::warn!(dataset = self.options.dataset, error, "merging failed; the overlay stays");
+                tracing::warn!(dataset, error, "merging failed; the overlay stays");
             }
-            _ => {}
+            Err(panic) => tracing::error!(dataset, %panic, "merging panicked; the overlay stays"),
         }
     }
 }

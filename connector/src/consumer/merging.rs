@@ -46,6 +46,19 @@ impl Done {
             Done::Runs(runs) => held.compacted(runs),
         }
     }
+
+    /// As [`Done::below`], on a thread for blocking work: tables for lookups by fields may have to be made for it, of all of a base
+    /// where the schema has changed since the merge began.
+    ///
+    /// # Errors
+    /// As there; outside, a panic, or the end of the runtime.
+    pub async fn put_below(self, held: Arc<View>) -> Result<Result<(Done, Option<View>), Error>, JoinError> {
+        tokio::task::spawn_blocking(move || {
+            let view = self.below(&held)?;
+            Ok((self, view))
+        })
+        .await
+    }
 }
 
 /// What came of a merge.

@@ -349,7 +349,7 @@ impl Tail {
         // Grows while idle, as a gauge of how rarely the broker is asked; an arrival ends it whatever it is.
         let mut wait = self.options.poll_interval;
         // Once may be for what is passed over, with more behind it.
-        let mut nothing = 0;
+        let mut nothing = false;
         while !stop.is_cancelled() {
             self.options.metrics.backoff_seconds.set(wait.as_secs_f64());
             if let Some(described) = look.answer(&self.clock) {
@@ -387,8 +387,8 @@ impl Tail {
                 None => None,
             };
             let Some(seen) = seen else {
-                nothing += 1;
-                if nothing % 2 == 1 {
+                nothing = !nothing;
+                if nothing {
                     continue;
                 }
                 tokio::select! {
@@ -399,7 +399,7 @@ impl Tail {
                 }
                 continue;
             };
-            nothing = 0;
+            nothing = false;
             if self.out.send(seen).await.is_err() {
                 break;
             }

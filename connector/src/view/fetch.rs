@@ -43,8 +43,8 @@ use near::Reach;
 /// Blobs that are fetched at a time: deltas are small, and a store far away answers late rather than slowly.
 const AT_A_TIME: usize = 8;
 
-/// Bytes of a delta, plain, that is applied by who must not be blocked for long.
-const QUICK: u64 = 4 << 20;
+/// Bytes of a delta, plain, that is applied by who must not be blocked for long; and entries.
+const QUICK: (u64, u64) = (4 << 20, 2 * AT_ONCE as u64);
 
 /// Pieces on their way from the store to the disk.
 const PIECES: usize = 4;
@@ -489,7 +489,8 @@ impl<'a> Progress<'a> {
 /// Whether applying a delta takes some milliseconds at most: it is not large, all runs need not become one, and nothing that is
 /// made of the base has to be made anew, as tables for lookups by fields are under another schema.
 fn is_quick(view: &View, delta: &DeltaRef, about: &About) -> bool {
-    delta.blob.plain_bytes <= QUICK
+    delta.blob.plain_bytes <= QUICK.0
+        && delta.upserts + delta.deletes <= QUICK.1
         && view.overlay().runs < MOST
         && view.whole_schema().is_same_as(&about.schema)
 }

@@ -1,6 +1,7 @@
 //! `bench follow`: how long a reader takes from an announcement's commit to the version being readable; of a delta of 1,000
-//! records, one version after another, and after pauses of more than twice the longest wait of the reader's: how it waits then is how it
-//! waits after an hour, and by its own clock an hour has passed. Transactions of a topic beside go before, since a broker compiles its code as it is first used.
+//! records, one version after another, and after pauses of more than twice the longest wait of the reader's: how it waits then
+//! is how it waits after an hour, and by its own clock an hour has passed. Transactions of a topic beside go before, since a
+//! broker compiles its code as it is first used.
 //!
 //! The delta is fetched from a folder, as one that is larger than 64 KiB; of each three that come close behind one another, one
 //! comes within its announcement, as a producer sends one of these records, which compress to less than that.
@@ -98,8 +99,10 @@ async fn follow(topic: &mut Filled, settings: &Settings, clock: &Clock) -> Resul
         .blobs(format!("file://{}", scratch.path().join("blobs").display()))
         .cache_dir(scratch.path().join("reader"))
         .max_backoff(MAX_BACKOFF)
-        .start()
-        .await?;
+        .start();
+    let consumer = tokio::time::timeout(PATIENCE, consumer)
+        .await
+        .map_err(|late| Error::because(ErrorKind::Unavailable, "the reader had no version", late))??;
     let told = bare(topic, &announcements, clock)?;
     let mut followed = Followed::default();
     let mut chain: Vec<DeltaRef> = Vec::new();

@@ -96,7 +96,7 @@ impl Fetcher {
 }
 
 /// Whether a file lies on a disk of this machine, or in its memory: to open one of another machine's is to ask that, and it may not
-/// answer. Unknown file systems count as such. The numbers are those of `linux/magic.h`, `statfs(2)` names them.
+/// answer. Unknown file systems count as another machine's. The numbers are those of `linux/magic.h`, `statfs(2)` names them.
 #[cfg(target_os = "linux")]
 fn is_own_disk(file: &File) -> bool {
     const EXT: u64 = 0xef53;

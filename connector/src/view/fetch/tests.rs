@@ -47,7 +47,7 @@ fn a_delta_in_a_folder_is_at_hand_unless_it_is_not_what_was_announced() {
     for wrong in [&*damaged, &longer, &right[..right.len() - 1]] {
         fs::write(&path, wrong).unwrap();
         assert!(at_hand(&world).is_none());
-        let near = world.fetcher().at_hand(&world.identity, &delta, None, Reach::Memory).unwrap();
+        let near = near_folder(&world).at_hand(&world.identity, &delta, None, Reach::Memory).unwrap();
         assert!(near.is_none());
         let fetcher = world.fetcher();
         let applied = fetcher.apply(&world.view, &delta, None, about.clone());
@@ -71,6 +71,13 @@ fn a_delta_in_a_folder_is_at_hand_unless_it_is_not_what_was_announced() {
     assert!(world.store.file(&delta.blob.name).is_none());
 }
 
+/// A fetcher that takes the store's folder to be on a disk of this machine.
+fn near_folder(world: &World) -> Fetcher {
+    let fetcher = world.fetcher();
+    fetcher.own_disk.set(true).unwrap();
+    fetcher
+}
+
 #[test]
 fn what_only_waiting_brings_is_left_to_who_may_wait() {
     let (dir, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
@@ -81,7 +88,7 @@ fn what_only_waiting_brings_is_left_to_who_may_wait() {
     let path = world.store.file(&delta.blob.name).unwrap();
     let stored = fs::read(&path).unwrap();
     let near = |world: &World, inline| {
-        world.fetcher().at_hand(&world.identity, &delta, inline, Reach::Memory).unwrap()
+        near_folder(world).at_hand(&world.identity, &delta, inline, Reach::Memory).unwrap()
     };
 
     // As a folder of a machine that does not answer: who opens it by the usual call waits until somebody writes.
@@ -105,14 +112,18 @@ fn what_only_waiting_brings_is_left_to_who_may_wait() {
     let near = || fetcher.at_hand(&world.identity, &delta, None, Reach::Memory).unwrap();
     assert!(near().is_none(), "whose disk it is, is not known yet");
     let held = fetcher.at_hand(&world.identity, &delta, None, Reach::Disk).unwrap().unwrap();
+    assert!(fetcher.own_disk.get().is_some());
     world.cache.discard(held.path()).unwrap();
     let path = world.store.file(&delta.blob.name).unwrap();
     let in_memory = near::in_memory(&path, delta.blob.bytes as usize + 1);
-    if let (Some(true), Some(stored)) = (fetcher.own_disk.get(), in_memory) {
-        assert_eq!(stored, fs::read(&path).unwrap());
-        assert!(near().is_some());
-    } else {
-        assert!(near().is_none());
+    match (fetcher.own_disk.get(), in_memory) {
+        (Some(true), Some(stored)) => {
+            assert_eq!(stored, fs::read(&path).unwrap());
+            assert!(near().is_some());
+        }
+        // Of a disk of this machine, that it is not in memory is said for the moment.
+        (Some(true), None) => {}
+        _ => assert!(near().is_none()),
     }
     let held = world.runtime.block_on(fetcher.apply(&world.view, &delta, None, about)).unwrap();
     assert_eq!(contents(&held).unwrap(), world.model);
