@@ -25,6 +25,12 @@ use super::watcher::Scan;
 use super::workload::Acknowledged;
 use crate::topic::{Message, Topic};
 
+/// What a life says of a file of its log that is damaged at its end.
+const NOT_WHOLE: &str =
+    "the end of a file of the log is not whole: what it held from there on is read from Kafka again";
+/// What it says where it takes nothing of the log that it found.
+const DISCARDED: &str = "the log was written for something else and all of it is discarded; what is not announced is read from Kafka";
+
 /// The checks, by their numbers from 1.
 pub const CHECKS: [&str; 10] = [
     "every acknowledged record is in a published version or a dead letter",
@@ -367,7 +373,8 @@ impl Oracle {
     }
 
     /// 6: a life takes from its log what joins the announced positions, all of it and nothing else; and nothing
-    /// panicked. `log` is all that the instance called `name` has said.
+    /// panicked. `log` is all that the instance called `name` has said. Of a log whose manifest was damaged, RocksDB may have lost the
+    /// file in which it says for what it was written: then a life takes nothing of it, and says both.
     ///
     /// # Errors
     /// What it said.
@@ -377,9 +384,11 @@ impl Oracle {
         }
         let seen = self.takeovers.get(name).copied().unwrap_or(0);
         let mut resumed: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
-        let mut takeovers = 0;
+        let (mut takeovers, mut manifest_cut, mut discarded) = (0, false, false);
         for line in lines(log) {
             match said(&line, "message") {
+                NOT_WHOLE => manifest_cut |= said(&line, "file").starts_with("MANIFEST-"),
+                DISCARDED => discarded |= said(&line, "why") == "it does not say for what it was written",
                 "resuming" => {
                     let at = place(said(&line, "announced"));
                     if let (Some((partition, offset)), Some(from_log)) =
@@ -391,7 +400,11 @@ impl Oracle {
                 "took over" => {
                     takeovers += 1;
                     let resumed = std::mem::take(&mut resumed);
+                    let nothing = std::mem::take(&mut manifest_cut) & std::mem::take(&mut discarded);
                     if takeovers > seen {
+                        if nothing && let Some(left) = self.left.get_mut(name) {
+                            left.clear();
+                        }
                         let version = said(&line, "version").parse::<i64>().ok();
                         self.resumed(name, version.unwrap_or(-1), &resumed)?;
                     }
