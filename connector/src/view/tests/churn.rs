@@ -166,7 +166,7 @@ fn churn_leaves_nothing_behind() {
 /// A million versions, or as many as `STILLWELL_VERSIONS` says: of the whole process too, since nothing else runs beside it.
 /// `make test TESTS="--lib view::tests::churn -- --ignored --nocapture"`
 #[test]
-#[ignore = "takes a third of an hour; a sample of it is run always"]
+#[ignore = "takes ten minutes; a sample of it is run always"]
 fn a_million_versions_leave_nothing_behind() {
     let versions = std::env::var("STILLWELL_VERSIONS").map_or(1_000_000, |number| number.parse().unwrap());
     let (mut world, looks, compactions) = churn(versions);
