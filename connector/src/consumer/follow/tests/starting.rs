@@ -1,4 +1,5 @@
-//! What the next start finds of a reader that has come by deltas: what was merged beside the flow.
+//! What the next start finds: of a reader that has come by deltas, what was merged beside the flow; of one whose cache has lost its
+//! blobs, the note of its newest version.
 
 use super::*;
 
@@ -94,5 +95,41 @@ async fn a_large_overlay_is_merged_beside_the_flow_and_kept() {
         "it is not merged once more"
     );
     assert!(world.watched.asked().is_empty());
+    reader.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_fetches_the_cached_version_only_where_kafka_is_away() {
+    let mut world = World::new();
+    world.write(0..3_000).await;
+    let old = world.snap().await;
+    let two = world.write(0..10).await;
+    let mut reader = world.start();
+    reader.announce(&two).await;
+    reader.holds(Version(2)).await;
+    reader.end().await;
+    let new = world.snap().await;
+    let three = world.write(10..20).await;
+    // The note is there, the blobs are not.
+    let lose = || {
+        world.files(TOPIC.to_string().as_str()).iter().for_each(|path| std::fs::remove_file(path).unwrap())
+    };
+    lose();
+    world.watched.asked.lock().unwrap().clear();
+    let mut reader = world.start();
+    reader.told.send(Told { known: true, ..Told::default() }).unwrap();
+    reader.announce(&three).await;
+    reader.holds(Version(3)).await;
+    let asked = world.watched.asked();
+    assert!(asked.contains(&new) && !asked.contains(&old), "{asked:?}");
+    assert_eq!(asked.len(), 3, "snapshot, index, one delta: {asked:?}");
+    reader.end().await;
+
+    lose();
+    let mut reader = world.start();
+    reader.tail.send_modify(|tail| tail.reachable = Some(false));
+    let readable = reader.holds(Version(3)).await;
+    assert!(readable.stale, "{readable:?}");
+    assert_eq!(reader.view().iter().count(), 3_000);
     reader.end().await;
 }
