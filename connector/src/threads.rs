@@ -10,6 +10,8 @@ use std::panic::resume_unwind;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use tokio_util::sync::CancellationToken;
+
 /// Threads of [`several`] at most: what they read has to come from memory, and that is no faster with more.
 const MOST: usize = 8;
 
@@ -35,6 +37,16 @@ pub fn apart<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
         // There is no thread to be had.
         (_, Some(work)) => work(),
         (_, None) => unreachable!("work that was taken was done, or has panicked"),
+    }
+}
+
+/// Does `work`; `None`: it was stopped first. For threads that wait for a future: where a runtime ends before them, its timers are gone
+/// by then, and a future that asks one panics. Once stopped, `work` is not asked again.
+pub async fn until<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        done = work => Some(done),
     }
 }
 

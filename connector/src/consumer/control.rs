@@ -30,6 +30,7 @@ use crate::kafka::{self, Admin, Message, Polled, Poller, Tuning};
 use crate::record::TopicId;
 use crate::repeat;
 use crate::retry::Backoff;
+use crate::threads;
 
 /// How long reading it to its end may take before it counts as an error.
 const READ_TO_END: Duration = Duration::from_secs(30);
@@ -130,6 +131,7 @@ impl ControlTail {
             let wait = backoff.next(&self.options.entropy);
             Handle::current().block_on(async {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => {}
                     () = tokio::time::sleep(wait) => {}
                 }
@@ -157,7 +159,7 @@ impl ControlTail {
     fn follow(&self, stop: &CancellationToken, backoff: &mut Backoff) -> Result<Stopped, kafka::Error> {
         let topic = &self.options.control;
         let admin = Admin::new(&self.options.kafka)?;
-        let asked = Handle::current().block_on(stop.run_until_cancelled(self.find(&admin)));
+        let asked = Handle::current().block_on(threads::until(stop, self.find(&admin)));
         let Some(asked) = asked else { return Ok(Stopped) };
         let (id, ends) = asked?;
         let topics = self.options.topics();

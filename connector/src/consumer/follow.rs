@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Announcements that wait are skipped over: the newest says all that it takes. A failure keeps the last good version
-//! readable and is tried again, with backoff, unless a newer announcement comes first. What is being opened is left when
-//! the reader is pinned elsewhere.
+//! readable and is tried again, with backoff; within a second where a newer one is announced meanwhile. What is being opened is
+//! left when the reader is pinned elsewhere.
 //!
 //! Owns: the newest view, and when it is merged. Does not own: which announcements count (`tail`), which of them is held
 //! (`pin`), bytes (`view`).
@@ -29,7 +29,7 @@ use super::earlier::Earlier;
 use super::guard::Gate;
 use super::mending::{LOOK_EVERY, Mended, Mending};
 use super::merging::{Merged, Merging};
-use super::next::{Pending, Why, put, sleep_until};
+use super::next::{Pending, Why, put, sleep_until, sooner};
 use super::noted::Noted;
 use super::open::{self, Counted, Error, Opener, is_same};
 use super::readable::behind;
@@ -120,6 +120,7 @@ impl Follower {
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What came while a version was being opened.
         let mut inbox = VecDeque::new();
+        let fixed = self.options.fixed.is_some();
         loop {
             if let Some(now) = cached.take() {
                 cached = self.settle(now, &mut pending).await;
@@ -163,9 +164,8 @@ impl Follower {
                 match next {
                     Seen::Announced(announced) => {
                         self.note_announced(&announced.announcement);
+                        retry_at = sooner(pending.as_ref(), retry_at);
                         pending = Some(Pending { announced, why: Why::Newest });
-                        backoff.reset();
-                        retry_at = None;
                     }
                     Seen::Pinned(announced) => {
                         pending = Some(Pending { announced, why: Why::Pinned });
@@ -187,7 +187,7 @@ impl Follower {
                             biased;
                             advanced = &mut advance => break Some(advanced),
                             Some(next) = seen.recv() => {
-                                let turn = now.is_left_for(&next);
+                                let turn = now.is_left_for(&next, fixed);
                                 put(&mut inbox, next);
                                 if turn {
                                     break None;
@@ -358,6 +358,8 @@ impl Follower {
             return Ok(true);
         }
         let follows = held.as_deref().is_some_and(|held| self.opener.follows(held, topic_id, announcement));
+        // Of an attempt that was left, or failed: they lead to another version.
+        self.opener.passed.clear();
         let view = match &held {
             Some(held) if follows => match self.opener.apply(held, announcement).await {
                 Err(error) if error.wants_chain() => {

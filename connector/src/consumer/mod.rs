@@ -134,6 +134,13 @@ impl Consumer {
         let (held, held_in) = mpsc::channel(ANNOUNCEMENTS);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        // A runtime that ends before its reader drops its tasks first, then its timers, and waits for its threads: by that they are
+        // told to end.
+        let (told_to_end, with_it) = (stop.clone(), stop.clone().drop_guard());
+        tasks.spawn(async move {
+            told_to_end.cancelled().await;
+            drop(with_it);
+        });
         let memory = Budget::new(options.memory_limit);
         let fetcher = Fetcher::new(options.store.clone(), cache.clone())
             .holding(options.hold.clone())
@@ -258,7 +265,10 @@ impl Consumer {
         self.stop.cancel();
         let mut outcome = Ok(());
         while let Some(ended) = self.tasks.join_next().await {
-            if let Err(panic) = ended {
+            // Others were ended by their runtime.
+            if let Err(panic) = ended
+                && panic.is_panic()
+            {
                 outcome = Err(Error::because(
                     ErrorKind::Internal,
                     format!("a task of the consumer of {} panicked", self.reader.dataset()),
@@ -282,3 +292,6 @@ impl Drop for Consumer {
         self.stop.cancel();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::tail::{Announced, Seen};
+
+/// Longest wait after a failure, once a newer version is announced.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What is to be opened next.
 pub struct Pending {
@@ -34,12 +38,26 @@ pub(super) async fn sleep_until(at: Option<tokio::time::Instant>) {
     }
 }
 
+/// When to try again after `failed` did, now that a newer version is announced. That may ask for other blobs than those that are not
+/// to be had; but how fast versions come says nothing about when a store is back. Of another kind than the newest, at once.
+pub(super) fn sooner(
+    failed: Option<&Pending>,
+    again: Option<tokio::time::Instant>,
+) -> Option<tokio::time::Instant> {
+    failed.filter(|failed| failed.why == Why::Newest)?;
+    again.map(|at| at.min(tokio::time::Instant::now() + SOON))
+}
+
 impl Pending {
     /// Whether opening it is of no use any more: the reader is to hold another one, however new. A newer announcement
-    /// is no reason: where versions come faster than they are opened, none would be.
-    pub fn is_left_for(&self, next: &Seen) -> bool {
+    /// is no reason: where versions come faster than they are opened, none would be. Nor is a later one that is the newest by a time
+    /// still to come, at which the reader is `fixed` by its configuration; or the same one, found in two ways.
+    pub fn is_left_for(&self, next: &Seen, fixed: bool) -> bool {
         match next {
-            Seen::Pinned(_) => true,
+            Seen::Pinned(next) => {
+                let of = |a: &Announced| (a.topic_id, a.announcement.version, a.announcement.life);
+                self.why != Why::Pinned || !fixed && of(&self.announced) != of(next)
+            }
             Seen::Announced(_) => self.why != Why::Newest,
             Seen::Newest(_) | Seen::UpToDate | Seen::Gone => false,
         }

@@ -31,6 +31,7 @@ use crate::kafka::{self, Admin, Kept, Polled, Poller, TopicInfo, Tuning};
 use crate::record::TopicId;
 use crate::repeat;
 use crate::retry::{Backoff, Breaker, Circuit};
+use crate::threads;
 use crate::version::Shard;
 
 /// Errors in a row that open the breaker. It stays open for the longest backoff: a longer time would keep readers from
@@ -282,7 +283,7 @@ impl Tail {
         // Made before anything is asked, it finds its broker meanwhile. Not for a topic that is not there yet, again and again.
         let early = if first { Some(poller()?) } else { None };
         let admin = Admin::new(&self.options.kafka).map_err(kafka)?;
-        let described = Handle::current().block_on(stop.run_until_cancelled(async {
+        let described = Handle::current().block_on(threads::until(stop, async {
             (admin.describe(topic).await, admin.watermarks(topic, partition).await)
         }));
         let Some((described, ends)) = described else { return Ok(None) };

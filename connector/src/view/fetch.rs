@@ -35,9 +35,11 @@ use crate::gauge::Budget;
 use crate::version::{BlobRef, Chain, Checksum, DeltaRef, SnapshotRef, Version};
 
 mod again;
+mod asking;
 mod near;
 
 use again::Again;
+use asking::Asking;
 use near::Reach;
 
 /// Blobs that are fetched at a time: deltas are small, and a store far away answers late rather than slowly.
@@ -71,6 +73,7 @@ pub struct Fetcher {
     here: bool,
     /// Whether the store is a folder of this machine's own disks, once one of its blobs was read.
     own_disk: Arc<OnceLock<bool>>,
+    asking: Asking,
     /// What the views' memory is charged to.
     memory: Option<Budget>,
     /// `None`: nothing is told of what is long in coming.
@@ -94,6 +97,7 @@ impl Fetcher {
             most: usize::MAX,
             here: false,
             own_disk: Arc::default(),
+            asking: Asking::new(),
             memory: None,
             tells: None,
             room,
@@ -296,8 +300,11 @@ impl Fetcher {
                     let (fetcher, over, of, facts) =
                         (self.clone(), view.clone(), delta.clone(), about.clone());
                     let carried = inline.clone().filter(|_| here.is_none());
-                    let at_hand =
-                        blocking(move || fetcher.apply_near(&over, &of, carried, facts, Reach::Disk));
+                    let place = self.asking.place();
+                    let at_hand = blocking(move || {
+                        let reach = if place.is_some() { Reach::Disk } else { Reach::Memory };
+                        fetcher.apply_near(&over, &of, carried, facts, reach)
+                    });
                     // A folder that does not answer is asked again by the way that says so.
                     tokio::time::timeout(SILENCE, at_hand).await.unwrap_or(Ok(None))
                 }
@@ -381,7 +388,8 @@ impl Fetcher {
         }
         let url = self.store.absolute_url(&blob.name);
         // A folder that hangs does so before its first byte.
-        let content = tokio::time::timeout(SILENCE, self.store.get(&blob.name)).await.unwrap_or_else(|_| {
+        let asked = self.asking.get(&self.store, &blob.name);
+        let content = tokio::time::timeout(SILENCE, asked).await.unwrap_or_else(|_| {
             let problem = format!("no answer for {SILENCE:?}");
             Err(blob::Error::Unavailable { doing: "reading", url: url.clone(), problem })
         });

@@ -12,7 +12,7 @@ use super::super::{guard, tail};
 use super::*;
 use crate::blob::{self, BlobStore, Body, Content, Listed, Store};
 use crate::clock::{Clock, Entropy};
-use crate::consumer::Guards;
+use crate::consumer::{Fixed, Guards};
 use crate::format::container::{Kind, LEVEL, Writer, compress};
 use crate::format::control::{Pin, Pinned, Standing};
 use crate::kafka;
@@ -24,6 +24,7 @@ use crate::version::{BlobRef, Checksum, DeltaRef, Life, SnapshotRef};
 use crate::view::{self, DeltaFile, Fetcher, Identity};
 
 mod compacting;
+mod leaving;
 mod starting;
 
 const LIFE: Life = Life { epoch: 1, writer: Uuid::nil() };
@@ -91,6 +92,7 @@ pub(in crate::consumer) struct World {
     chain: Vec<DeltaRef>,
     metrics: Arc<ConsumerMetrics>,
     guards: Guards,
+    fixed: Option<Fixed>,
 }
 
 /// A reader that runs.
@@ -98,6 +100,7 @@ struct Running {
     seen: mpsc::Sender<Seen>,
     readable: watch::Receiver<Readable>,
     slot: Slot,
+    recent: Recent,
     told: watch::Sender<Told>,
     tail: watch::Sender<TailStatus>,
     stop: CancellationToken,
@@ -225,6 +228,7 @@ impl World {
             chain: Vec::new(),
             metrics: ConsumerMetrics::detached(),
             guards: Guards::default(),
+            fixed: None,
         }
     }
 
@@ -313,7 +317,7 @@ impl World {
             announcements: "products.announcements".into(),
             control: "products.control".into(),
             reader: "reader".into(),
-            fixed: None,
+            fixed: self.fixed,
             guards: self.guards.clone(),
             store: self.store(),
             cache_dir: self.dir.path().to_owned(),
@@ -352,13 +356,13 @@ impl World {
         let gate = Gate::new(options.guards.clone(), watch::channel(guard::Judged::default()).0);
         let earlier = Earlier::new(fetcher, options.clock.clone());
         let outside = (told_in, tail_in, gate);
-        let follower = Follower::new(options, Shard(0), cache, recent, readable_in, earlier, outside);
+        let follower = Follower::new(options, Shard(0), cache, recent.clone(), readable_in, earlier, outside);
         let (seen, seen_in) = mpsc::channel(16);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut task = tokio::task::JoinSet::new();
         task.spawn_on(follower.run(seen_in, stop.clone()), runtime.handle());
-        Running { seen, readable, slot, told, tail, stop, task, process: Process(Some(runtime)) }
+        Running { seen, readable, slot, recent, told, tail, stop, task, process: Process(Some(runtime)) }
     }
 
     /// Those of the cache with this in their names.

@@ -29,6 +29,7 @@ use crate::format::announcement::Announcement;
 use crate::repeat;
 use crate::retry::{Backoff, Breaker};
 use crate::telemetry::ConsumerMetrics;
+use crate::threads;
 use crate::version::Version;
 use crate::view::{Change, View};
 
@@ -469,7 +470,7 @@ impl Runner {
             let stop = self.stop.clone();
             let sent = {
                 let sending = self.letters.send(&mut letters, now);
-                Handle::current().block_on(stop.run_until_cancelled(sending)).ok_or(Stopped)?
+                Handle::current().block_on(threads::until(&stop, sending)).ok_or(Stopped)?
             };
             let Err(error) = sent else { break };
             let text = error::chain(&error);
@@ -555,7 +556,7 @@ impl Runner {
     }
 
     async fn until_stopped<T>(&self, work: impl Future<Output = T>) -> Flow<T> {
-        self.stop.run_until_cancelled(work).await.ok_or(Stopped)
+        threads::until(&self.stop, work).await.ok_or(Stopped)
     }
 
     fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
