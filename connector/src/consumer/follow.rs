@@ -32,9 +32,8 @@ use super::merging::{Merged, Merging};
 use super::next::{Pending, Why, put, sleep_until, sooner};
 use super::noted::Noted;
 use super::open::{self, Counted, Error, Opener, is_same};
-use super::readable::behind;
-use super::readable::show_memory;
 pub use super::readable::{Readable, Slot};
+use super::readable::{behind, show_memory};
 use super::recent::Recent;
 use super::tail::{Announced, Seen, TailStatus};
 use crate::error::chain;
@@ -157,20 +156,22 @@ impl Follower {
                 if let Seen::Announced(_) | Seen::Pinned(_) = next
                     && let Some(now) = cached.take()
                 {
-                    // Before it is replaced: the deltas above it may be all that it takes. What the control topic says
-                    // is known by now.
+                    // Before it is replaced: its deltas may be all that it takes. What the control topic says is known by now.
                     self.settle(now, &mut None).await;
                 }
                 match next {
                     Seen::Announced(announced) => {
                         self.note_announced(&announced.announcement);
-                        retry_at = sooner(pending.as_ref(), retry_at);
-                        pending = Some(Pending { announced, why: Why::Newest });
+                        let failed = pending.replace(Pending { announced, why: Why::Newest });
+                        retry_at = sooner(failed, Why::Newest, retry_at);
                     }
                     Seen::Pinned(announced) => {
-                        pending = Some(Pending { announced, why: Why::Pinned });
-                        backoff.reset();
-                        retry_at = None;
+                        let failed =
+                            pending.replace(Pending { announced, why: Why::Pinned }).filter(|_| fixed);
+                        retry_at = sooner(failed, Why::Pinned, retry_at);
+                        if !fixed {
+                            backoff.reset();
+                        }
                     }
                     Seen::Newest(announced) => self.note_announced(&announced.announcement),
                     Seen::UpToDate => self.outside.tail_at_end = true,
@@ -349,8 +350,7 @@ impl Follower {
         if held.as_deref().is_some_and(|held| is_same(held, topic_id, announcement))
             && self.readable.borrow().pinned == pinned
         {
-            // Kafka was away, and what the tail finds on its return is what is held; or a pin is taken back that could
-            // not be opened.
+            // Kafka was away, and its newest is what is held; or a pin is taken back that could not be opened.
             self.readable.send_if_modified(|readable| {
                 let trouble = readable.error.take().is_some();
                 readable.refused.take().is_some() || trouble
@@ -379,7 +379,6 @@ impl Follower {
             return Ok(false);
         }
         let identity = view.identity().clone();
-        self.recent.pass(std::mem::take(&mut self.opener.passed), announcement);
         // Back to an older version: a start without Kafka must not show the one that was left. Where versions are judged,
         // the one that is held is what the next are judged by, and what is gone back to: also after a kill.
         let urgent = pinned || self.gate.judges();
@@ -387,6 +386,7 @@ impl Follower {
         if urgent {
             self.noted.if_due().await;
         }
+        self.recent.pass(std::mem::take(&mut self.opener.passed), announcement);
         self.publish(view, announcement, false, pinned);
         self.gate.taken();
         let metrics = &self.options.metrics;

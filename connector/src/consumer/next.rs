@@ -38,14 +38,16 @@ pub(super) async fn sleep_until(at: Option<tokio::time::Instant>) {
     }
 }
 
-/// When to try again after `failed` did, now that a newer version is announced. That may ask for other blobs than those that are not
-/// to be had; but how fast versions come says nothing about when a store is back. Of another kind than the newest, at once.
+/// When to try again after `failed` did, now that there is a newer version to be opened, for the reason `why`. That may ask for other
+/// blobs than those that are not to be had; but how fast versions come says nothing about when a store is back. After what was to be
+/// opened for another reason, at once.
 pub(super) fn sooner(
-    failed: Option<&Pending>,
+    failed: Option<Pending>,
+    why: Why,
     again: Option<tokio::time::Instant>,
 ) -> Option<tokio::time::Instant> {
-    failed.filter(|failed| failed.why == Why::Newest)?;
-    again.map(|at| at.min(tokio::time::Instant::now() + SOON))
+    let same = failed.is_some_and(|failed| failed.why == why);
+    again.filter(|_| same).map(|at| at.min(tokio::time::Instant::now() + SOON))
 }
 
 impl Pending {

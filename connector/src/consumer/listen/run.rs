@@ -153,7 +153,7 @@ impl Runner {
     fn follow(&mut self) -> Flow {
         let mut cursor = self.begin()?;
         loop {
-            let step = match self.block_on(cursor.waiting()) {
+            let step = match self.block_on(self.until_stopped(cursor.waiting()))? {
                 Some(step) => step,
                 None => {
                     self.save()?;
@@ -450,11 +450,17 @@ impl Runner {
         let stop = &self.stop;
         self.block_on(async {
             let call = AssertUnwindSafe(async { self.listening.handler.handle(set).await }).catch_unwind();
+            // Where the runtime ended first its timers are gone, and to ask one panics: then nothing is waited for.
+            let grace = async {
+                stop.cancelled().await;
+                tokio::time::sleep(GRACE).await;
+            };
+            let grace = AssertUnwindSafe(grace).catch_unwind();
             tokio::select! {
                 called = call => Ok(called.unwrap_or_else(|panic| {
                     Err(Failed::again(format!("the listener panicked: {}", said(&*panic))))
                 })),
-                () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => Err(Stopped),
+                _ = grace => Err(Stopped),
             }
         })
     }

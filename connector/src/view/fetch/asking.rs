@@ -1,17 +1,20 @@
 //! Asking a store for a blob, where it may be a folder that hangs: a thread that opens a file of it cannot be called back.
 //!
-//! Owns: how many threads wait for one store's folder, also after nobody waits for them. Does not own: how long it is waited for
-//! (`fetch`).
+//! Owns: how many threads wait for a folder, also after nobody waits for them. Does not own: how long it is waited for (`fetch`).
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
+use futures::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::AT_A_TIME;
 use crate::blob::{Content, Error, Store};
 
-/// A runtime has some hundreds of threads for blocking work, which all datasets of a process share: one folder may not take them all,
-/// try after try.
+/// A runtime has some hundreds of threads for blocking work, which all datasets of a process share: one reader's folder may not take
+/// them all, try after try. One that never answers again, since another was mounted in its place, keeps its threads and their places.
 #[derive(Clone, Debug)]
 pub(super) struct Asking(Arc<Semaphore>);
 
@@ -32,20 +35,29 @@ impl Asking {
     pub async fn get(&self, store: &Store, name: &str) -> Result<Content, Error> {
         let place = self.0.clone().acquire_owned().await;
         let (of, blob) = (store.clone(), name.to_owned());
-        let asked = tokio::spawn(async move {
+        let mut asked = Asked(Some(Box::pin(async move {
             let content = of.get(&blob).await;
             drop(place);
             content
+        })));
+        let content = poll_fn(|context| match &mut asked.0 {
+            Some(asked) => asked.as_mut().poll(context),
+            None => Poll::Pending,
         });
-        match asked.await {
-            Ok(content) => content,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => {
-                    let (url, problem) = (store.absolute_url(name), "this process ends".to_owned());
-                    Err(Error::Unavailable { doing: "reading", url, problem })
-                }
-            },
+        let content = content.await;
+        asked.0 = None;
+        content
+    }
+}
+
+/// On its way. Where nobody waits for it any more it goes on as a task; until then by who waits, who may be on a thread that no
+/// busy runtime holds up.
+struct Asked(Option<BoxFuture<'static, Result<Content, Error>>>);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let (Some(rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            drop(runtime.spawn(rest));
         }
     }
 }

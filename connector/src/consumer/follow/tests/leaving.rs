@@ -56,7 +56,8 @@ async fn versions_on_the_way_to_one_that_was_given_up_are_not_passed_on() {
     let _third = fetcher.delta(&world.identity, &three.announcement.delta, None).await.unwrap();
     world.watched.fails.store(true, Ordering::Release);
     reader.announce(&four).await;
-    reader.readable.wait_for(|readable| readable.error.is_some()).await.unwrap();
+    let failed = reader.readable.wait_for(|readable| readable.error.is_some());
+    tokio::time::timeout(LONG, failed).await.expect("it cannot be opened").unwrap();
     reader.seen.send(Seen::Pinned(one.clone())).await.unwrap();
     reader.holds(Version(1)).await;
     let next = cursor.waiting().await.expect("there is one");
@@ -82,6 +83,7 @@ async fn a_store_that_is_away_is_not_asked_as_often_as_versions_come() {
         reader.announce(next).await;
         until("it has heard", || reader.seen.capacity() == reader.seen.max_capacity()).await;
     }
+    until("it is tried", || !world.watched.asked().is_empty()).await;
     let asked = world.watched.asked().len() as u128;
     // A wait is of half its 50 ms at the least.
     let most = 2 + begun.elapsed().as_millis() / 25;
