@@ -90,6 +90,16 @@ struct Slot {
     handle: usize,
     /// Nothing is handed out of it, and it stays where it stands.
     held: bool,
+    /// It has not been assigned anew since it was held: what was fetched before may still come, from somewhere behind
+    /// `position`. Handed out once the slot is let go, it would pass over what was dropped until then.
+    stale: bool,
+}
+
+impl Slot {
+    /// Whether records of it are dropped, and with them what is said of where it ends.
+    fn is_silent(&self) -> bool {
+        self.held || self.stale
+    }
 }
 
 /// Ends a [`Poller`]'s wait from another thread: its `poll` returns `None`.
@@ -189,6 +199,8 @@ impl Poller {
                 position,
                 handle: 0,
                 held: false,
+                // What was fetched before is gone: here it was just discarded, and librdkafka drops what it has of it.
+                stale: false,
             })
             .collect();
         if replaces { self.settle() } else { Ok(()) }
@@ -220,16 +232,17 @@ impl Poller {
         self.inlet.consumer().pause(&list).map_err(|error| Error::from_kafka("pausing partitions", &error))
     }
 
-    /// Hands out nothing more of a slot, which from now on stands at `offset`: a record that was handed out and comes
-    /// again, after [`Poller::let_go`]. Others go on.
+    /// Hands out no more records of a slot, which from now on stands at `offset`: a record that was handed out and comes
+    /// again, after [`Poller::let_go`] and [`Poller::resume`]. Others go on.
     pub fn hold(&mut self, slot: usize, offset: i64) -> Result<(), Error> {
         if let Some(slot) = self.slots.get_mut(slot) {
-            (slot.position, slot.held) = (offset, true);
+            (slot.position, slot.held, slot.stale) = (offset, true, true);
         }
         self.pause([slot])
     }
 
-    /// A slot is not held any more; it is fetched again once it is resumed.
+    /// A slot is not held any more. No records of it come before it is resumed, be that much later: then it is fetched
+    /// again, from where it was held.
     pub fn let_go(&mut self, slot: usize) {
         if let Some(slot) = self.slots.get_mut(slot) {
             slot.held = false;
@@ -261,7 +274,8 @@ impl Poller {
     }
 
     /// The next thing that happened, waiting for up to `timeout`. Call it also while paused: it serves librdkafka's log
-    /// lines and statistics.
+    /// lines and statistics. `None` before that time says that a waker rang, or that one message was passed over, such as what
+    /// was fetched of a slot before it was held; more may lie behind it.
     pub fn poll(&mut self, timeout: Duration) -> Option<Polled<'_>> {
         if let Some((code, words)) = self.inlet.trouble() {
             let context = self.inlet.consumer().client().context();
@@ -272,7 +286,8 @@ impl Poller {
     }
 
     /// For who waits for other things, too: told when something has come to be polled where there was nothing, from now on. Once
-    /// told, poll with no timeout until nothing is there. Log lines and troubles are not told of: poll now and then.
+    /// told, poll with no timeout until nothing is there; who holds slots cannot know by a `None` that nothing is. Log lines and
+    /// troubles are not told of: poll now and then.
     pub fn arrivals(&self) -> Arc<Notify> {
         self.inlet.arrivals()
     }
@@ -327,23 +342,29 @@ impl Poller {
     }
 }
 
-/// What a message says.
+/// What a message says. `None`: it is passed over.
 fn told<'a>(slots: &mut [Slot], last: &mut usize, message: Message<'a>) -> Option<Polled<'a>> {
     let slot = slot_of(slots, last, &message);
     let code = message.code();
-    // What was fetched before it was held.
-    if slot.and_then(|slot| slots.get(slot)).is_some_and(|slot| slot.held) {
-        return None;
-    }
+    let silent = slot.and_then(|slot| slots.get(slot)).is_some_and(Slot::is_silent);
     if code == 0 {
         // A record of a partition that is no longer assigned: librdkafka drops those itself, this is the belt.
         let slot = slot?;
+        // It was fetched before the slot was held, and is fetched again.
+        if silent {
+            return None;
+        }
         if let Some(entry) = slots.get_mut(slot) {
             entry.position = message.offset() + 1;
         }
         return Some(Polled::Record { slot, message });
     }
     match (code_of(code), slot) {
+        // These are of what lies behind such records, and are told again. Other errors are told: some only come once.
+        (
+            Code::PartitionEOF | Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation,
+            Some(_),
+        ) if silent => None,
         (Code::PartitionEOF, Some(slot)) => {
             let offset = message.offset();
             if let Some(entry) = slots.get_mut(slot) {

@@ -338,6 +338,7 @@ impl Source {
         for id in partitions.iter().filter_map(|partition| partition.held) {
             desk.ask(id);
         }
+        // What was let go says nothing before it is resumed: with all the others when the intake opens.
         match free.is_empty() || intake.is_shut() {
             true => Ok(()),
             false => poller.resume(free).map_err(Error::Kafka),
@@ -396,4 +397,125 @@ fn learn_now(
 fn note(validator: &mut Validator, strangers: &mut Strangers, id: SchemaId, learnt: &Learnt, now: Instant) {
     validator.learn(id, learnt);
     strangers.note(id, learnt, now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{Format, KeyRule, Kind, Misfit, Stage};
+    use crate::format::origin::Origin;
+    use crate::gauge::Pressure;
+    use crate::kafka::{Cluster, Outgoing, Sender, Tuning};
+    use crate::producer::log::Log;
+    use crate::producer::pace::Pace;
+    use crate::producer::schemas::{Librarian, Library};
+    use crate::producer::storm::Storm;
+    use crate::producer::validate::Misfits;
+    use crate::producer::{Pacing, Reliability, Status};
+    use crate::registry::stub::{SILENCE, Stub, schema};
+    use crate::schema::Schema;
+
+    const RECORDS: i64 = 40;
+    const SEVEN: SchemaId = SchemaId::Number(7);
+    const LONG: Duration = Duration::from_secs(90);
+
+    /// A delete, then values of schema 7, in one batch: what is taken of it lies ready in the client together.
+    async fn filled(cluster: &Cluster) {
+        cluster.create_topic("numbers", 1).unwrap();
+        let mut options = cluster.options("test");
+        options.properties.insert("linger.ms".to_owned(), "500".to_owned());
+        let sender = Sender::new(&options).unwrap();
+        let mut sent = Vec::new();
+        for n in 0..RECORDS {
+            let value = [0, 0, 0, 0, 7, 2];
+            let value = (n > 0).then_some(&value[..]);
+            let record = Outgoing {
+                topic: "numbers",
+                partition: Some(0),
+                key: Some(b"k"),
+                value,
+                ..Outgoing::default()
+            };
+            sent.push(sender.enqueue(&record).await.unwrap());
+        }
+        for (n, sent) in (0..).zip(sent) {
+            assert_eq!(sent.await.unwrap().offset, n);
+        }
+    }
+
+    fn library(registry: &Stub) -> Library {
+        let builder = crate::Producer::builder("numbers").source("numbers").schema("\"int\"");
+        let builder = builder.store(crate::blob::Store::open("memory://").unwrap());
+        let builder = builder.metrics(ProducerMetrics::detached()).schema_registry(registry.url());
+        Library::of(&builder.options().unwrap(), None).unwrap()
+    }
+
+    /// Behind the record at which a partition is held others lie ready. They are not taken when its schema comes while the intake
+    /// is shut, in which case nothing is resumed.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_schema_that_comes_while_the_intake_is_shut_skips_no_record() {
+        let cluster = Cluster::start(1).unwrap();
+        filled(&cluster).await;
+        let registry =
+            Stub::start(
+                |path| if path.contains("/7") { schema("\"int\"") } else { (SILENCE, String::new()) },
+            );
+        let registry = registry.await;
+        let (clock, metrics) = (Clock::system(), ProducerMetrics::detached());
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path(), log::Options::new(clock.clone())).await.unwrap();
+        let source = SourcePartition { topic: "numbers".into(), topic_id: Default::default(), partition: 0 };
+        let from = log.resume(&Origin::any(), &[Position { source, offset: 0 }]).await.unwrap();
+        let storm = Storm::new(&Reliability { misfit_window: 1, ..Reliability::default() });
+        let (status, _) = tokio::sync::watch::channel(Status::default());
+        let pace = Pace::new(Pacing::default(), clock.clone());
+        let intake =
+            Intake::new((log.clone(), storm.clone()), Pressure::default(), pace, status, metrics.clone());
+        let poller = Poller::new(&cluster.options("test"), &Tuning::source("group", 1 << 20)).unwrap();
+        let (librarian, desk) = Librarian::new(library(&registry), poller.waker());
+        let cancel = CancellationToken::new();
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(librarian.run(cancel.clone()));
+        let (format, schema) = (Format::registered(Kind::Avro), Arc::new(Schema::parse("\"int\"").unwrap()));
+        let validator =
+            Validator::new(format, KeyRule::Kafka, schema, metrics.clone(), Misfits::default()).unwrap();
+        let source =
+            Source::new(poller, &from, validator, log.appender(), intake, clock.clone(), metrics.clone());
+        let mut source = source.unwrap().asking(Some(desk));
+
+        // The registry is slow with another schema, so that this one is not waited for on the spot.
+        assert!(source.desk.as_mut().unwrap().ask(SchemaId::Number(99)));
+        let deadline = clock.now() + LONG;
+        while source.partitions[0].held.is_none() {
+            assert!(clock.now() < deadline, "nothing is held; at {}", source.partitions[0].next);
+            source.poll_once(Duration::from_millis(20)).unwrap();
+        }
+        assert_eq!((source.partitions[0].held, source.partitions[0].next), (Some(SEVEN), 1));
+        let misfit = Misfit { stage: Stage::Decode, class: "a", message: "it ends too early".to_owned() };
+        assert!(storm.window().fails(&misfit));
+        source.obey_intake().unwrap();
+        assert!(source.intake.is_shut());
+        while source.partitions[0].held.is_some() {
+            assert!(clock.now() < deadline, "schema 7 does not come");
+            source.hear().unwrap();
+            tokio::task::yield_now().await;
+        }
+        // More polls than the client hands out records in one go.
+        for _ in 0..300 {
+            source.poll_once(Duration::from_millis(1)).unwrap();
+        }
+        assert_eq!((source.partitions[0].next, metrics.records_total.get()), (1, 1));
+        assert!(storm.let_through().is_some());
+        source.obey_intake().unwrap();
+        while source.partitions[0].next < RECORDS {
+            assert!(clock.now() < deadline, "at {} of {RECORDS}", source.partitions[0].next);
+            source.poll_once(Duration::from_millis(20)).unwrap();
+        }
+        assert_eq!(metrics.records_total.get(), RECORDS as u64, "each of them was taken, once");
+
+        drop(source);
+        cancel.cancel();
+        task.join_next().await.unwrap().unwrap();
+        log.close().await.unwrap();
+    }
 }

@@ -268,6 +268,71 @@ fn what_comes_while_a_partition_is_paused_at_its_end_is_read() {
     until(&mut poller, &mut next, [13, 13]);
 }
 
+/// What was fetched before a partition was held is dropped for good: let go, it says nothing until it is resumed, and then goes
+/// on with the record at which it was held.
+#[test]
+fn what_is_let_go_says_nothing_until_it_is_resumed_and_skips_nothing() {
+    const EACH: i64 = 200;
+    /// More than are taken out of the client's queue at a time.
+    const POLLS: usize = 512;
+    let topic = Topic::create("let-go", 2);
+    topic.produce((0..2 * EACH).map(|n| Record {
+        value: Some(n.to_string().into_bytes()),
+        partition: Some((n % 2) as i32),
+        ..Record::default()
+    }));
+    let mut poller = source();
+    poller.assign(&[(topic.name(), 0, 0), (topic.name(), 1, 0)]).expect("assigned");
+    let mut next = [0; 2];
+    // Polls so often, and until `done`. What comes is in order; nothing comes of the slot that is silent.
+    let poll = |poller: &mut Poller,
+                next: &mut [i64; 2],
+                silent: Option<usize>,
+                polls: usize,
+                done: &dyn Fn(&[i64; 2]) -> bool| {
+        let deadline = now() + 3 * LONG;
+        let mut polled = 0;
+        while polled < polls || !done(next) {
+            assert!(now() < deadline, "{next:?}, silent: {silent:?}");
+            polled += 1;
+            match poller.poll(Duration::from_millis(1)) {
+                Some(Polled::Record { slot, message }) => {
+                    assert_ne!(Some(slot), silent, "offset {} came at {next:?}", message.offset());
+                    assert_eq!(message.offset(), next[slot], "slot {slot}: nothing skipped, nothing twice");
+                    next[slot] += 1;
+                }
+                Some(Polled::End { slot, offset }) => {
+                    assert_ne!(Some(slot), silent, "the end at {offset} came at {next:?}");
+                    assert_eq!((offset, next[slot]), (EACH, EACH), "slot {slot}");
+                }
+                Some(Polled::Lost { slot, detail }) => panic!("slot {slot} at {next:?}: {detail}"),
+                Some(Polled::Error(error)) => panic!("{error}"),
+                None => {}
+            }
+        }
+    };
+    // Held at a record that was handed out; more of them lie ready behind it.
+    poll(&mut poller, &mut next, None, 0, &|next| next[0] == 50);
+    next[0] = 49;
+    poller.hold(0, 49).expect("held");
+    poller.let_go(0);
+    poller.let_go(0);
+    poll(&mut poller, &mut next, Some(0), POLLS, &|next| next[1] == EACH);
+    assert_eq!(poller.position(0), Some(49), "it stays where it was held");
+    poller.resume([0]).expect("resumed");
+    poll(&mut poller, &mut next, None, 0, &|next| next[0] == 100);
+    // Others are resumed while it is held, and before it is let go.
+    next[0] = 99;
+    poller.hold(0, 99).expect("held");
+    poller.resume([1]).expect("resumed");
+    poll(&mut poller, &mut next, Some(0), POLLS, &|_| true);
+    poller.let_go(0);
+    poll(&mut poller, &mut next, Some(0), POLLS, &|_| true);
+    assert_eq!(poller.position(0), Some(99), "it stays where it was held");
+    poller.resume(poller.all()).expect("resumed");
+    poll(&mut poller, &mut next, None, 0, &|next| *next == [EACH; 2]);
+}
+
 #[test]
 fn a_record_comes_back_as_it_was_sent() {
     let topic = Topic::create("whole-record", 1);
