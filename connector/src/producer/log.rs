@@ -476,8 +476,9 @@ impl Log {
         if let (Some(writer), Some(keeper)) = (inner.writer(), inner.keeper()) {
             let surveyed = writer.drain().and_then(|()| keeper.call(Database::survey));
             // Asked after it: what the life before has left to the keeper is done by then.
+            let refused = inner.shared.queue().refused;
             if let Ok(survey) = surveyed
-                && !inner.shared.queue().refused
+                && !refused
             {
                 say_cut(&inner.dir, &survey);
                 return Ok((writer, keeper, survey));

@@ -83,7 +83,7 @@ async fn a_database_that_has_stopped_for_real_is_of_use_again_in_the_next_life()
             assert!(matches!(error, Error::Disk(_)), "{error:?}");
         } else {
             // As when it writes a file of its own accord, and nobody waits for the outcome.
-            log.0.keeper().unwrap().call(|database| database.reclaim()).unwrap_err();
+            log.0.keeper().unwrap().call(Database::reclaim).unwrap_err();
         }
         std::fs::remove_file(&dir).unwrap();
         std::fs::rename(&away, &dir).unwrap();
