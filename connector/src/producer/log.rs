@@ -23,7 +23,8 @@
 //! has no opinion of its own on what is needed.
 //!
 //! **Failures.** All of them end the life and cost time, not data:
-//! - an append or an fsync fails: nothing is taken any more, [`Log::resume`] opens the database anew;
+//! - an append, an fsync, a deletion or the giving back of room fails: nothing is taken any more, [`Log::mend`] or
+//!   [`Log::resume`] opens the database anew;
 //! - a chunk cannot be read: the log is cut before it, said, and the next life reads on from Kafka there;
 //! - RocksDB refuses its files: they are put aside, said, and the log begins empty.
 //!
@@ -47,7 +48,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use self::found::{claim, ranges, say_cut};
+use self::found::{claim, cut_back, ranges, say_cut};
 use self::judge::{judge, runs};
 use self::queue::{Queue, Room, Spilled};
 use self::room::{forget_and_reclaim, write_buffer_bytes};
@@ -201,6 +202,7 @@ impl Shared {
 
     fn fail(&self, error: Error) {
         let mut queue = self.queue();
+        queue.refused |= matches!(error, Error::Disk(_));
         if queue.failed.is_none() {
             tracing::error!(error = %error, cause = ?std::error::Error::source(&error).map(ToString::to_string),
                 "the log takes and gives nothing more; the next life opens it anew");
@@ -373,11 +375,31 @@ impl Log {
     /// # Errors
     /// [`Error::Disk`], [`Error::Closed`].
     pub async fn resume(&self, origin: &Origin, positions: &[Position]) -> Result<Vec<Position>, Error> {
-        let (log, origin, positions) = (self.clone(), *origin, positions.to_vec());
-        blocking(move || log.resume_now(&origin, &positions)).await
+        self.resume_within(origin, positions, &[]).await
     }
 
-    fn resume_now(&self, origin: &Origin, positions: &[Position]) -> Result<Vec<Position>, Error> {
+    /// As [`Log::resume`], of a log that holds nothing past `ends`: what it does is taken out first, durably, and said. For
+    /// partitions that end there, since what they held behind it is gone and its offsets go to other records.
+    ///
+    /// # Errors
+    /// As [`Log::resume`].
+    pub async fn resume_within(
+        &self,
+        origin: &Origin,
+        positions: &[Position],
+        ends: &[Position],
+    ) -> Result<Vec<Position>, Error> {
+        let (log, origin) = (self.clone(), *origin);
+        let (positions, ends) = (positions.to_vec(), ends.to_vec());
+        blocking(move || log.resume_now(&origin, &positions, &ends)).await
+    }
+
+    fn resume_now(
+        &self,
+        origin: &Origin,
+        positions: &[Position],
+        ends: &[Position],
+    ) -> Result<Vec<Position>, Error> {
         let inner = &*self.0;
         let _turn = lock(&inner.turning);
         // From here on appenders and readers of the life before are refused.
@@ -395,7 +417,14 @@ impl Log {
         inner.shared.changed.notify_waiters();
 
         let (writer, keeper, mut survey) = self.engine_for_next_life()?;
-        claim(&inner.dir, &keeper, &mut survey, origin)?;
+        // A database that has stopped over something goes on being read, and refuses each write: noted, or no life would
+        // ever open it anew.
+        let refused = |error: Error| {
+            inner.shared.fail(error.clone());
+            error
+        };
+        claim(&inner.dir, &keeper, &mut survey, origin).map_err(refused)?;
+        cut_back(&inner.dir, &keeper, &mut survey, (ends, inner.options.reclaim_bytes())).map_err(refused)?;
         let judged = judge(positions, survey.chunks.iter().map(|(_, summary)| summary));
         for range in judge::joined(&judged.apart) {
             tracing::warn!(
@@ -405,9 +434,10 @@ impl Log {
         }
         let dropped =
             runs(survey.chunks.iter().zip(&judged.keep).filter(|(_, keep)| !**keep).map(|(c, _)| c.0));
-        keeper.call(move |database| {
+        let forgotten = keeper.call(move |database| {
             dropped.into_iter().try_for_each(|(from, to)| database.forget(from, to, false))
-        })?;
+        });
+        forgotten.map_err(|error| refused(error.into()))?;
 
         let now = inner.options.clock.now();
         let kept: VecDeque<Spilled> = survey
@@ -440,12 +470,16 @@ impl Log {
         Ok(judged.next)
     }
 
-    /// The threads, with nothing waiting in them, and what is on the disk; opened anew if they have failed.
+    /// The threads, with nothing waiting in them, and what is on the disk; opened anew if they have failed, or RocksDB has.
     fn engine_for_next_life(&self) -> Result<(Arc<Writer>, Arc<Keeper>, Survey), Error> {
         let inner = &*self.0;
         if let (Some(writer), Some(keeper)) = (inner.writer(), inner.keeper()) {
             let surveyed = writer.drain().and_then(|()| keeper.call(Database::survey));
-            if let Ok(survey) = surveyed {
+            // Asked after it: what the life before has left to the keeper is done by then.
+            let refused = inner.shared.queue().refused;
+            if let Ok(survey) = surveyed
+                && !refused
+            {
                 say_cut(&inner.dir, &survey);
                 return Ok((writer, keeper, survey));
             }

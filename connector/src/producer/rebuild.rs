@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 mod letters;
+mod logged;
 pub mod plan;
 
 pub use plan::{Plan, Planned, Standing, plan};
@@ -37,13 +38,10 @@ use crate::blob::name;
 use crate::codec::{self, Codec, SchemaId, Unread};
 use crate::dead;
 use crate::failpoint;
-use crate::format::chunk::Body;
 use crate::format::control::{From, Rebuild, Rebuilt};
 use crate::format::letter::{self, Letter};
-use crate::format::origin::Origin;
-use crate::gauge::Budget;
 use crate::kafka::{self, Message, Polled, Poller, Tuning};
-use crate::record::{Position, SourcePartition, Stamp};
+use crate::record::{SourcePartition, Stamp};
 use crate::version::{BlobRef, DeltaRef, Life};
 use crate::view::fold::{Counts, Difference};
 use crate::view::{self, About, Cache, DeltaFile, FileName, Fold, Identity, View};
@@ -56,8 +54,6 @@ const MOST_LETTER_BYTES: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is said how far it is.
 const SAY_EVERY: Duration = Duration::from_secs(10);
-/// Records and bytes of the log in memory.
-const LOG_AHEAD: (usize, u64) = (10_000, 16 << 20);
 
 /// Why a rebuild cannot be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -170,22 +166,7 @@ pub fn fold(
     (log, library): (Option<&Log>, Option<Library>),
     stop: &CancellationToken,
 ) -> Result<Folded, Error> {
-    let sources = plan.positions.iter().map(|position| position.source.clone()).collect();
-    let fold = Fold::new(cache.clone(), identity.clone(), options.schema.clone(), sources);
-    let mut codec = Codec::new(options.format.clone(), options.key.clone(), options.schema.clone())?;
-    codec.set_bound(options.bound);
-    let mut reading = Reading {
-        options,
-        plan,
-        codec,
-        folded: Folded { fold, letters: Vec::new(), unfit: 0, read: 0 },
-        letter_bytes: 0,
-        library,
-        strangers: HashSet::new(),
-        letters: None,
-        waited: false,
-        stop,
-    };
+    let mut reading = Reading::new(options, plan, (cache, identity), library, stop)?;
     if let Some(log) = log {
         reading.log(log, &options.origin(identity.topic_id))?;
     }
@@ -210,77 +191,35 @@ struct Reading<'a> {
     stop: &'a CancellationToken,
 }
 
-impl Reading<'_> {
-    /// What was received and never announced, and is gone from Kafka since.
-    fn log(&mut self, log: &Log, origin: &Origin) -> Result<(), Error> {
-        let plan = self.plan;
-        let gaps: Vec<&Planned> =
-            plan.partitions.iter().filter(|planned| planned.standing == Standing::Trimmed).collect();
-        if gaps.is_empty() {
-            return Ok(());
-        }
-        let position = |planned: &&Planned| Position {
-            source: planned.source.clone(),
-            offset: planned.announced.unwrap_or_default(),
-        };
-        let positions: Vec<Position> = gaps.iter().map(position).collect();
-        let runtime = Handle::current();
-        let ends = runtime.block_on(log.resume(origin, &positions))?;
-        let mut open: Vec<(&Planned, i64, i64)> = gaps
-            .into_iter()
-            .zip(ends)
-            .map(|(planned, end)| (planned, planned.announced.unwrap_or_default(), end.offset))
-            .collect();
-        let mut reader = log.reader(LOG_AHEAD.0, Budget::new(LOG_AHEAD.1));
-        while open.iter().any(|(_, next, end)| next < end) {
-            let next = runtime.block_on(async {
-                tokio::select! {
-                    () = self.stop.cancelled() => Err(Error::Stopped),
-                    next = reader.next() => Ok(next?),
-                }
-            })?;
-            let Some(logged) = next else { return Err(Error::Stopped) };
-            for (range, from) in logged.chunk.ranges().iter().zip(&logged.from) {
-                if let Some((_, next, _)) =
-                    open.iter_mut().find(|(planned, ..)| planned.source == range.source)
-                {
-                    *next = (*next).max(range.to.max(*from));
-                }
-            }
-            for (_, record) in logged.chunk.iter() {
-                let slot = usize::from(record.slot);
-                let Some((range, from)) = logged.chunk.ranges().get(slot).zip(logged.from.get(slot)) else {
-                    continue;
-                };
-                let Some((planned, ..)) = open.iter().find(|(planned, ..)| planned.source == range.source)
-                else {
-                    continue;
-                };
-                // From its beginning on the topic itself is read.
-                if record.offset < *from || record.offset >= planned.from {
-                    continue;
-                }
-                self.folded.read += 1;
-                let stamp =
-                    Stamp { timestamp: record.timestamp, source: planned.index, offset: record.offset };
-                match record.body {
-                    Body::Upsert { key, value } => self.folded.fold.push(key, Some(value), stamp)?,
-                    Body::Delete { key } => self.folded.fold.push(key, None, stamp)?,
-                    Body::Misfit { letter } => self.misfit(Letter::decode(letter)?)?,
-                }
-            }
-        }
-        let records = self.folded.read;
-        if records > 0 {
-            tracing::info!(
-                dataset = self.options.dataset,
-                records,
-                "taken from the log: Kafka holds them no more"
-            );
-        }
-        Ok(())
+impl<'a> Reading<'a> {
+    /// Nothing is read yet.
+    fn new(
+        options: &'a Options,
+        plan: &'a Plan,
+        (cache, identity): (&Cache, &Identity),
+        library: Option<Library>,
+        stop: &'a CancellationToken,
+    ) -> Result<Reading<'a>, Error> {
+        let sources = plan.positions.iter().map(|position| position.source.clone()).collect();
+        let fold = Fold::new(cache.clone(), identity.clone(), options.schema.clone(), sources);
+        let mut codec = Codec::new(options.format.clone(), options.key.clone(), options.schema.clone())?;
+        codec.set_bound(options.bound);
+        Ok(Reading {
+            options,
+            plan,
+            codec,
+            folded: Folded { fold, letters: Vec::new(), unfit: 0, read: 0 },
+            letter_bytes: 0,
+            library,
+            strangers: HashSet::new(),
+            letters: None,
+            waited: false,
+            stop,
+        })
     }
+}
 
+impl Reading<'_> {
     fn kafka(&mut self) -> Result<(), Error> {
         let plan = self.plan;
         let clock = &self.options.clock;
@@ -565,6 +504,7 @@ impl Rebuilder {
             }
             false => None,
         };
+        logged::cut_back(&log, &options.origin(identity.topic_id), &plan)?;
         let outcome = Rebuilt {
             request,
             version,

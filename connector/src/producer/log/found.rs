@@ -2,10 +2,16 @@
 
 use std::path::Path;
 
+use super::judge::Cursor;
 use super::{Error, Log, judge};
-use crate::disk::{Keeper, Survey};
-use crate::format::chunk::Range;
+use crate::disk::{self, Database, Keeper, Survey};
+use crate::format::chunk::{Chunk, Range, Summary};
 use crate::format::origin::Origin;
+use crate::producer::shed::nothing_of;
+use crate::record::Position;
+
+/// Chunks that are cut back by one write, and one fsync.
+const AT_ONCE: usize = 8;
 
 impl Log {
     /// What the log on the disk was written for; `None`: nobody has said, or it cannot be read now.
@@ -32,11 +38,15 @@ pub(super) fn say_cut(dir: &Path, survey: &Survey) {
         );
     }
     if let Some((seq, why)) = &survey.cut {
-        tracing::error!(
-            dir = %dir.display(), seq, why, chunks_left = survey.chunks.len(),
-            "a chunk of the log cannot be read: the log was cut there, and the rest is read from Kafka again"
-        );
+        say_cut_at(dir, *seq, why, survey.chunks.len());
     }
+}
+
+fn say_cut_at(dir: &Path, seq: u64, why: &str, chunks_left: usize) {
+    tracing::error!(
+        dir = %dir.display(), seq, why, chunks_left,
+        "a chunk of the log cannot be read: the log was cut there, and the rest is read from Kafka again"
+    );
 }
 
 /// Discards all that was found unless it is of `origin`, and makes the log one of that origin. Chunks without any come
@@ -61,6 +71,96 @@ pub(super) fn claim(dir: &Path, keeper: &Keeper, survey: &mut Survey, origin: &O
         survey.chunks.clear();
     }
     Ok(())
+}
+
+/// Takes out of what was found the ranges that reach past `ends`. Other partitions' stay, in chunks of the same numbers:
+/// Kafka may have their records no more. Where many chunks are rewritten, room is given back each `reclaim_at` bytes.
+pub(super) fn cut_back(
+    dir: &Path,
+    keeper: &Keeper,
+    survey: &mut Survey,
+    (ends, reclaim_at): (&[Position], u64),
+) -> Result<(), Error> {
+    let ends = Cursor::at(ends);
+    let past = |range: &&Range| is_past(&ends, range);
+    let found: Vec<(u64, bool)> = survey
+        .chunks
+        .iter()
+        .filter(|(_, summary)| summary.ranges.iter().any(|range| past(&range)))
+        .map(|(seq, summary)| (*seq, summary.ranges.iter().all(|range| past(&range))))
+        .collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    for range in judge::joined(survey.chunks.iter().flat_map(|(_, summary)| &summary.ranges).filter(past)) {
+        tracing::warn!(
+            source = %range.source, from = range.from, to = range.to, end = ends.next(&range.source),
+            "the partition ends before what the log holds of it, and gives those offsets to other records: it is taken out"
+        );
+    }
+    let (left, cut) = keeper.call(move |database| take_out(database, &found, &ends, reclaim_at))?;
+    for (seq, summary) in left {
+        let at = survey.chunks.binary_search_by_key(&seq, |(seq, _)| *seq);
+        if let Some(place) = at.ok().and_then(|at| survey.chunks.get_mut(at)) {
+            place.1 = summary;
+        }
+    }
+    if let Some((seq, why)) = cut {
+        survey.chunks.retain(|(number, _)| *number < seq);
+        say_cut_at(dir, seq, &why, survey.chunks.len());
+    }
+    Ok(())
+}
+
+fn is_past(ends: &Cursor, range: &Range) -> bool {
+    ends.next(&range.source).is_some_and(|end| range.to > end)
+}
+
+/// What is left of each chunk that was cut back, and where the log had to be cut, and why.
+type TakenOut = (Vec<(u64, Summary)>, Option<(u64, String)>);
+
+/// Cuts back the chunks `found`, which are named with whether nothing is left of them. On the keeper's thread.
+fn take_out(
+    database: &Database,
+    found: &[(u64, bool)],
+    ends: &Cursor,
+    reclaim_at: u64,
+) -> Result<TakenOut, disk::Error> {
+    let (mut left, mut freed) = (Vec::new(), 0);
+    for some in found.chunks(AT_ONCE) {
+        let (mut rest, mut cut): (Vec<(u64, Chunk)>, _) = (Vec::with_capacity(some.len()), None);
+        for (seq, whole) in some {
+            if *whole {
+                // Judging finds that it accounts for nothing, and forgets it.
+                rest.push((*seq, nothing_of(&[])));
+                continue;
+            }
+            match database.chunk(*seq) {
+                Ok(chunk) => {
+                    let goes = |slot| chunk.ranges().get(slot).is_some_and(|range| is_past(ends, range));
+                    rest.push((*seq, chunk.with_only(|slot| !goes(slot))));
+                    freed += chunk.len() as u64;
+                }
+                Err(disk::Error::Corrupt { why, .. }) => {
+                    cut = Some((*seq, why));
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        database.replace(rest.iter().map(|(seq, chunk)| (*seq, *seq, chunk)))?;
+        left.extend(rest.iter().map(|(seq, chunk)| (*seq, chunk.summary())));
+        if let Some((seq, why)) = cut {
+            // As where it is read: what comes after a hole cannot be announced.
+            database.forget(seq, u64::MAX, true)?;
+            return Ok((left, Some((seq, why))));
+        }
+        if freed >= reclaim_at {
+            database.reclaim()?;
+            freed = 0;
+        }
+    }
+    Ok((left, None))
 }
 
 /// The ranges on disk, joined.

@@ -8,7 +8,9 @@
 //!
 //! A range that does not join is left out, and the search goes on behind it: the range that fills the gap may come
 //! later, since a life that discarded something fetched it again and appended it. What is between the two offsets of a
-//! range never changes (one topic id, one content), so it does not matter which of two copies is used.
+//! range never changes (one topic id, one content), so it does not matter which of two copies is used. One thing breaks
+//! that: an unclean leader election cuts a partition, whose offsets then go to other records. The rebuild that such a
+//! partition needs takes out what the log holds past its end (`found::cut_back`) before its version is announced.
 //!
 //! Owns: that rule, which resuming and reading both go by. Pure.
 

@@ -81,6 +81,9 @@ pub struct Queue {
     pub closed: bool,
     /// Why nothing is handed on any more, until the next life.
     pub failed: Option<Error>,
+    /// The disk or RocksDB has refused something, on whichever thread. RocksDB may have stopped over it: it goes on being
+    /// read and takes no write until it is opened anew, which the next life does.
+    pub refused: bool,
     /// A job is reading chunks back.
     pub paging: bool,
     /// A job is making room.
@@ -131,6 +134,7 @@ impl Queue {
         Queue {
             life: self.life,
             closed: self.closed,
+            refused: self.refused,
             cursor,
             durable,
             forgotten: spilled.front().map_or(durable, |first| first.seq),

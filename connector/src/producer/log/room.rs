@@ -88,8 +88,9 @@ impl Log {
         if inner.shared.queue().closed {
             return Err(Error::Closed);
         }
+        let refused = inner.shared.queue().refused;
         match inner.writer() {
-            Some(writer) if writer.failed().is_none() => Ok(()),
+            Some(writer) if !refused && writer.failed().is_none() => Ok(()),
             _ => self.reopen().map(|_| ()),
         }
     }
@@ -101,6 +102,8 @@ impl Log {
         if let Some(failed) = failed {
             let _ = failed.stop();
         }
+        // Only now that its threads, which say so, have ended.
+        inner.shared.queue().refused = false;
         let next = *inner.shared.persisted.borrow();
         let (engine, survey) = Engine::start(&inner.dir, &inner.options, &inner.shared, next)?;
         *lock(&inner.engine) = Some(engine);

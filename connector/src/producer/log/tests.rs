@@ -9,10 +9,12 @@ use crate::format::chunk::{Body, Chunk, ChunkBuilder};
 use crate::record::{SourcePartition, TopicId};
 use crate::schema::Schema;
 
+mod ends;
 mod full;
 mod model;
 mod recovery;
 mod shed;
+mod stopped;
 mod torture;
 
 const PLENTY: usize = 1_000_000;

@@ -10,7 +10,7 @@ use crate::format::announcement::{Announcement, SourcePosition};
 use crate::format::control::From;
 use crate::kafka::Admin;
 use crate::producer::Options;
-use crate::record::{SourcePartition, Stamp};
+use crate::record::{Position, SourcePartition, Stamp};
 use crate::view::fold::Absent;
 
 /// How a partition stands to what was announced of it.
@@ -60,6 +60,23 @@ impl Plan {
     /// Offsets between beginning and end: an upper bound of the records to read.
     pub fn offsets(&self) -> u64 {
         self.partitions.iter().map(|planned| (planned.to - planned.from).max(0).unsigned_abs()).sum()
+    }
+
+    /// What is announced before the rebuild: a log resumed there keeps all that no version holds, whatever becomes of the
+    /// rebuild. Of a topic that was made anew it is what it was before.
+    pub fn announced(&self) -> Vec<Position> {
+        let announced = |known: &SourcePosition| {
+            let planned = self.partitions.iter().find(|planned| planned.source == known.source);
+            let offset = planned.map_or(Some(known.offset), |planned| planned.announced)?;
+            Some(Position { source: known.source.clone(), offset })
+        };
+        self.positions.iter().filter_map(announced).collect()
+    }
+
+    /// Where the topics end that are read.
+    pub fn ends(&self) -> Vec<Position> {
+        let end = |planned: &Planned| Position { source: planned.source.clone(), offset: planned.to };
+        self.partitions.iter().map(end).collect()
     }
 
     /// Whether the version becomes what the source holds and nothing else, whatever was there before.
