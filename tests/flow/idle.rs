@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use stillwell::clock::Clock;
+use stillwell::producer::Batching;
 use stillwell::retry::Circuit;
 use stillwell::{Consumer, ConsumerBuilder};
-use stillwell_tests::{Broker, Running, Tap, Then, protocol, scratch, wait_until, wait_until_async};
+use stillwell_tests::{
+    Broker, Running, Tap, Then, mostly_within, protocol, scratch, wait_until, wait_until_async,
+};
 
 use crate::instance::{Instance, LONG};
 use crate::line::SCHEMA;
@@ -34,7 +37,9 @@ fn behind(tap: &Tap, setting: &Setting, cache: &Path) -> ConsumerBuilder {
 async fn an_idle_reader_fetches_once_in_max_backoff_and_wakes_at_once() {
     let mut setting = Setting::new("idle", 1, SCHEMA);
     product(&mut setting, 1.0);
-    let producer = setting.producer().await;
+    // Announced soon after it is produced.
+    let soon = Batching { batch_timeout: Duration::from_millis(20), ..Batching::default() };
+    let producer = setting.builder().batching(soon).start().await.expect("it starts");
     let tap = Tap::on(Broker::shared().bootstrap());
     let fetches = Arc::new(Mutex::new(Vec::new()));
     let seen = fetches.clone();
@@ -69,8 +74,18 @@ async fn an_idle_reader_fetches_once_in_max_backoff_and_wakes_at_once() {
     .await;
     println!("idle: at least {gap:?} from a fetch to the next");
 
-    // In the middle of a wait.
-    product(&mut setting, 2.0);
+    // Each comes at the beginning of a wait, which has most of MAX_BACKOFF still to go.
+    let (mut readable, mut price) = (consumer.watch(), 1.0);
+    let took = mostly_within("from announced to readable", MAX_BACKOFF / 2, async || {
+        let before = consumer.view().version();
+        price += 1.0;
+        product(&mut setting, price);
+        let held = tokio::time::timeout(LONG, readable.wait_for(|readable| readable.version > before)).await;
+        let announced = held.expect("it is readable").expect("it runs").announced_at_ms;
+        Duration::from_millis((Clock::system().wall_ms() - announced).max(0) as u64)
+    })
+    .await;
+    println!("idle: {took:?} from announced to readable");
     setting.settled(&consumer).await;
     consumer.shutdown().await.expect("it stops");
     producer.shutdown().await.expect("it stops");

@@ -49,7 +49,7 @@ pub use tap::{Tap, Then};
 pub use tokens::Tokens;
 pub use topic::{Message, Record, Topic};
 pub use volume::{Disk, Volume};
-pub use wait::{held_within, wait_until, wait_until_async};
+pub use wait::{held_within, mostly_within, wait_until, wait_until_async};
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

@@ -207,6 +207,10 @@ impl ConsumerBuilder {
 
     /// Bytes of memory for what is not mapped from the cache. Changes since the base are merged into it before they take a
     /// quarter of it; the merge itself takes 16 bytes a record while it runs. Default 512 MiB.
+    ///
+    /// What is let go of, after a merge for one, is freed. When the system gets it back is the matter of your program's
+    /// allocator: mimalloc, for one, looks for free pages only when it is asked for memory, which a reader at rest does not
+    /// do. The `stillwell` binary calls `mi_collect` twice a second for that.
     #[must_use]
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = bytes;

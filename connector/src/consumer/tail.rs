@@ -103,6 +103,8 @@ pub struct Tail {
     out: mpsc::Sender<Seen>,
     status: watch::Sender<TailStatus>,
     clock: Clock,
+    /// [`SLICE`], but where a test must see what ends a wait before it.
+    slice: Duration,
     /// The topic that announcements were read from first.
     topic_id: Option<TopicId>,
 }
@@ -156,7 +158,7 @@ impl Tail {
         status: watch::Sender<TailStatus>,
     ) -> Tail {
         let clock = options.clock.clone();
-        Tail { options, shard, out, status, clock, topic_id: None }
+        Tail { options, shard, out, status, clock, slice: SLICE, topic_id: None }
     }
 
     /// Tails until `stop`. For a thread of its own ([`Handle::block_on`]): where it is dropped it ends a client, which blocks.
@@ -396,7 +398,7 @@ impl Tail {
                     biased;
                     () = stop.cancelled() => {}
                     () = arrivals.notified() => {}
-                    () = tokio::time::sleep(wait.min(SLICE)) => wait = longer,
+                    () = tokio::time::sleep(wait.min(self.slice)) => wait = longer,
                 }
                 continue;
             };

@@ -67,3 +67,62 @@ async fn a_tail_that_fails_again_and_again_leaves_no_client_behind() {
         "{descriptors} descriptors, {descriptors_then} after {FAILURES} failures"
     );
 }
+
+/// Announcements to a tail at rest, and how many of them must have ended its wait.
+const ANNOUNCED: usize = 11;
+const WOKEN: usize = 6;
+/// For how long a tail at rest looks after nothing: far longer than it takes to be woken, on whatever machine.
+const NEVER: Duration = Duration::from_secs(20);
+
+/// What the tail looks after now and then would find an announcement too, and so hide that nothing wakes it: here it
+/// does so too late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_announcement_wakes_a_tail_at_rest() {
+    let cluster = Cluster::start(1).unwrap();
+    let topic = "announcements";
+    cluster.create_topic(topic, 1).unwrap();
+    let sender = Sender::new(&cluster.options("writer")).unwrap();
+    let mut world = World::new();
+    let options = Options {
+        kafka: cluster.options("tail"),
+        announcements: topic.into(),
+        // The wait at rest is the shortest of these and of the slice.
+        poll_interval: LONG,
+        max_backoff: LONG,
+        ..world.options()
+    };
+    let clock = options.clock.clone();
+    let mut announce = async || {
+        let announced = world.write(0..1).await;
+        let record =
+            Outgoing { topic, partition: Some(0), value: Some(&announced.encoded), ..Outgoing::default() };
+        sender.send(&record).await.unwrap();
+        (announced.announcement.version, clock.now())
+    };
+    announce().await;
+    let (out, mut seen) = mpsc::channel(4);
+    let stop = CancellationToken::new();
+    let tail = Tail { slice: NEVER, ..Tail::new(options, Shard(0), out, watch::channel(unknown()).0) };
+    let running = tokio::task::spawn_blocking({
+        let stop = stop.clone();
+        move || Handle::current().block_on(tail.run(&stop))
+    });
+    let mut next = async || tokio::time::timeout(LONG, seen.recv()).await.expect("in time").expect("it runs");
+    while !matches!(next().await, Seen::UpToDate) {}
+
+    let mut took = Vec::new();
+    for _ in 0..ANNOUNCED {
+        let (version, sent) = announce().await;
+        let Seen::Announced(found) = next().await else { panic!("an announcement") };
+        assert_eq!(found.announcement.version, version);
+        took.push(clock.now() - sent);
+        let in_time = took.iter().filter(|took| **took < NEVER / 2).count();
+        // Most of them, not all: a machine that stands still for seconds is nothing that a tail can mend.
+        if in_time == WOKEN {
+            break;
+        }
+        assert!(took.len() - in_time <= ANNOUNCED - WOKEN, "nothing wakes it: {took:?}");
+    }
+    stop.cancel();
+    running.await.unwrap();
+}
