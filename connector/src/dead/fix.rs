@@ -60,6 +60,13 @@ impl Fix {
     }
 }
 
+/// In unit tests not while another one closes a socket and needs its port at once.
+fn start(command: &mut Command) -> io::Result<Child> {
+    #[cfg(test)]
+    let _shared = crate::view::tests::heap::FORKS.read();
+    command.spawn()
+}
+
 /// What a shell ends with where it finds no such program, or may not run it.
 const NOT_RUN: [Option<i32>; 2] = [Some(126), Some(127)];
 
@@ -100,7 +107,7 @@ impl Program {
         // A group of its own: what it starts ends with it.
         command.process_group(0);
         environment(&mut command, letter);
-        let mut child = Running(command.spawn()?);
+        let mut child = Running(start(&mut command)?);
         let (mut input, output, errors) =
             (child.0.stdin.take(), child.0.stdout.take(), child.0.stderr.take());
         let value = letter.value.clone().unwrap_or_default();

@@ -5,6 +5,7 @@ use super::*;
 use crate::clock::Entropy;
 use crate::format::chunk::{Body, ChunkBuilder};
 use crate::record::SourcePartition;
+use crate::view::tests::heap;
 
 pub(in crate::disk) fn options() -> Options {
     Options { clock: Clock::manual(1_760_000_000_000), write_buffer_bytes: 1 << 20 }
@@ -122,13 +123,13 @@ fn hold() {
 fn a_second_process_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("log");
-    let mut other = Command::new(std::env::current_exe().unwrap())
+    let mut other = Command::new(std::env::current_exe().unwrap());
+    other
         .args(["--exact", "disk::rocksdb::tests::hold", "--ignored", "--nocapture"])
         .env(HELD, &dir)
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stdout(Stdio::piped());
+    let mut other = heap::spawn(&mut other).unwrap();
     let mut lines = BufReader::new(other.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|line| line == "holding"));
     let refused = Database::open(&dir, &options()).unwrap_err().to_string();

@@ -441,7 +441,9 @@ async fn trimming_gives_the_disk_back() {
         appender.append_within(chunk_of(&[(0, n, n + 1)], 1 << 20), Duration::from_secs(60)).unwrap();
     }
     persisted(&appender, total as u64).await;
-    assert!(log.disk_bytes() > 400 << 20);
+    // Less than all: where a flush ends between the list of files and their lengths, neither its old files are counted nor its
+    // new one. That is three memtables at most.
+    assert!(log.disk_bytes() > 370 << 20);
     assert!(log.stats().spilled_records > 300);
     for n in 0..total {
         assert_eq!(take(&mut reader, 1).await, [(0, n)]);

@@ -276,13 +276,13 @@ fn neighbour() {
 fn two_processes_share_a_directory() {
     let (cache, store) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let dirs = format!("{}:{}", cache.path().display(), store.path().display());
-    let other = std::process::Command::new(std::env::current_exe().unwrap())
+    let mut other = std::process::Command::new(std::env::current_exe().unwrap());
+    other
         .args(["--exact", "view::tests::caching::neighbour", "--ignored", "--nocapture"])
         .env("STILLWELL_TEST_NEIGHBOUR", dirs)
         .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stderr(std::process::Stdio::piped());
+    let other = heap::spawn(&mut other).unwrap();
     let here = std::panic::catch_unwind(|| share(cache.path(), store.path()));
     let other = other.wait_with_output().unwrap();
     let said =

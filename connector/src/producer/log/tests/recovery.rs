@@ -36,10 +36,7 @@ async fn made(dir: &Path, trimmed: i64) {
     // As a killed process leaves it, at a moment when no file is half written: nothing that closing would have tidied.
     log.0.keeper().unwrap().call(|_| Ok(())).unwrap();
     let left = dir.with_extension("left");
-    std::fs::create_dir(&left).unwrap();
-    for file in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
-        let _ = std::fs::copy(file.path(), left.join(file.file_name()));
-    }
+    model::left_by_a_crash(dir, &left);
     log.close().await.unwrap();
     std::fs::rename(dir, dir.with_extension("closed")).unwrap();
     std::fs::rename(left, dir).unwrap();
