@@ -32,6 +32,8 @@ pub(crate) fn configure(dir: &Path, name: &str, topic: &str, servers: &str, port
         listen = "127.0.0.1:{port}"
         [producer.batching]
         batch_timeout = "50ms"
+        [consumer]
+        graceful_shutdown_timeout = "80s"
         [datasets."{name}"]
         source = {{ topics = ["{topic}"], format = "json" }}
         schema = "{schema}"

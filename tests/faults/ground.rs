@@ -1,8 +1,11 @@
 //! What topics hold goes away under a dataset, while it runs or between two lives: emptied, trimmed beyond who is slow,
 //! the announcements' history gone. A clear error where something is lost, and nothing at all where nothing is.
 
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use stillwell::clock::Clock;
 use stillwell_tests::campaign::instance::Instance;
 use stillwell_tests::{Broker, Record, Setting, Topic, scratch, wait_until, wait_until_async};
 
@@ -69,6 +72,13 @@ async fn retention_that_passes_a_slow_producer_is_an_error_and_no_gap() {
 
     // So slow that it stands, for less than would lose it its shard.
     producer.signal("STOP");
+    // The broker holds its last fetch for a tenth of a second, and would answer it with what is produced meanwhile.
+    let (clock, fetched) = (Clock::system(), Duration::from_secs(1));
+    let stopped = clock.now();
+    wait_until("the last fetch is answered", DEADLINE, || match clock.now() - stopped {
+        passed if passed >= fetched => Ok(()),
+        passed => Err(format!("{passed:?} have passed")),
+    });
     let missed: Vec<_> = (40..80).map(|n| good(&mut setting, &format!("P-{n}"), 2.0)).collect();
     setting.topic.produce(missed);
     setting.topic.delete_before(0, 60);

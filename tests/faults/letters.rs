@@ -63,6 +63,8 @@ async fn a_misfit_of_any_shape_goes_out_and_lets_its_position_go() {
     source.produce(shapes.iter().cloned().chain([last]));
     let producer = Producer::builder(setting.dataset())
         .bootstrap_servers(&setting.bootstrap)
+        // As `Setting::builder` has it: failures are counted.
+        .kafka_property("session.timeout.ms", "20000")
         .source(source.name())
         .schema(SCHEMA)
         .data_dir(setting.data_dir())

@@ -85,10 +85,11 @@ fn a_broker_of_its_own_goes_and_comes_back_with_its_data() {
     topic.produce([Record::upsert("a", "1")]);
     broker.stop();
     let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", broker.bootstrap()).set("message.timeout.ms", "500");
+    client.set("bootstrap.servers", broker.bootstrap());
     let producer: BaseProducer = client.create().expect("a producer needs no broker to be made");
     producer.send(BaseRecord::<str, str>::to("kept").payload("lost")).expect("queued");
     assert!(producer.flush(Duration::from_millis(200)).is_err(), "nobody is there to take it");
+    // Takes what waits with it.
     drop(producer);
     broker.restart();
     assert_eq!(topic.read().len(), 1);

@@ -40,6 +40,8 @@ impl Instance {
             listen = "127.0.0.1:{port}"
             [producer.batching]
             batch_timeout = "50ms"
+            [consumer]
+            graceful_shutdown_timeout = "80s"
             [datasets."{dataset}"]
             source = {{ topics = ["{dataset}"], format = "json" }}
             schema = "{schema}"

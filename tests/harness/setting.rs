@@ -81,10 +81,13 @@ impl Setting {
         Record::delete(key)
     }
 
-    /// A producer of it, not started yet.
+    /// A producer of it, not started yet. Kafka gives it up after twenty seconds of silence, not after six: tests count its
+    /// lives, epochs and failures, and a broker that a loaded machine stalls for some seconds would cost one. Nobody here waits
+    /// for the end of a session: whoever comes next has its name, that of the data directory.
     pub fn builder(&self) -> ProducerBuilder {
         Producer::builder(self.dataset())
             .bootstrap_servers(&self.bootstrap)
+            .kafka_property("session.timeout.ms", "20000")
             .source(self.dataset())
             .schema(&self.schema)
             .data_dir(self.data_dir())

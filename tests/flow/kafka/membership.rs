@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use stillwell::kafka::{Error, Event, Member};
 use stillwell_tests::{Topic, unique};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::{LONG, now, options, runtime};
@@ -13,14 +14,23 @@ fn join(group: &str, topic: &Topic, instance: &str) -> Member {
     Member::join(&options(), group, topic.name(), instance).expect("a member")
 }
 
-pub(super) async fn assigned(member: &mut Member) -> Vec<i32> {
-    loop {
-        match timeout(LONG, member.next()).await {
-            Ok(Some(Event::Assigned(partitions))) => return partitions,
-            // A coordinator that is not ready, or slow: the member goes on by itself.
-            Ok(Some(Event::Failed(error))) if error.is_transient() => println!("{error}"),
-            other => panic!("{other:?}"),
+/// What happens within `most`. A coordinator that is not ready, or slow, is nothing: the member goes on by itself.
+async fn event(member: &mut Member, most: Duration) -> Result<Option<Event>, Elapsed> {
+    let happens = async {
+        loop {
+            match member.next().await {
+                Some(Event::Failed(error)) if error.is_transient() => println!("{error}"),
+                event => return event,
+            }
         }
+    };
+    timeout(most, happens).await
+}
+
+pub(super) async fn assigned(member: &mut Member) -> Vec<i32> {
+    match event(member, LONG).await {
+        Ok(Some(Event::Assigned(partitions))) => partitions,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -32,7 +42,7 @@ fn a_static_member_that_comes_back_has_its_shard_at_once() {
     runtime().block_on(async {
         let mut member = join(&group, &topic, &instance);
         assert_eq!(assigned(&mut member).await, [0]);
-        // Who waits for the session's end waits six seconds each time; a busy machine is slow now and then.
+        // Who waits for the session's end waits twelve seconds each time; a busy machine is slow now and then.
         let mut tries = Vec::new();
         while tries.last().is_none_or(|took| *took >= Duration::from_secs(2)) {
             assert!(tries.len() < 5, "{tries:?}");
@@ -57,15 +67,15 @@ fn a_standby_takes_over_when_the_owner_is_gone() {
         assert_eq!(assigned(&mut owner).await, [0]);
         let mut standby = join(&group, &topic, &unique("standby"));
         let quiet = Duration::from_secs(4);
-        assert!(timeout(quiet, owner.next()).await.is_err(), "the owner keeps what it has");
-        assert!(timeout(Duration::from_millis(1), standby.next()).await.is_err());
+        assert!(event(&mut owner, quiet).await.is_err(), "the owner keeps what it has");
+        assert!(event(&mut standby, Duration::from_millis(1)).await.is_err());
         assert!(owner.membership().owns(0) && !standby.membership().owns(0));
         let metadata = owner.membership();
         owner.close().await;
         assert!(!metadata.owns(0) && metadata.group_metadata().is_none());
         let started = now();
         assert_eq!(assigned(&mut standby).await, [0]);
-        // `assigned` waits for less than librdkafka's own session of 45 s.
+        // `assigned` waits for less than librdkafka's own session of 45 s, which would show that ours is not told to Kafka.
         println!("a standby takes over after {:?}", started.elapsed());
         standby.close().await;
     });
@@ -83,7 +93,7 @@ fn a_shard_moves_only_when_its_owner_lets_go() {
             owned.extend(assigned(&mut first).await);
         }
         let mut second = join(&group, &topic, &unique("second"));
-        let revoked = match timeout(LONG, first.next()).await {
+        let revoked = match event(&mut first, LONG).await {
             Ok(Some(Event::Revoked(revoked))) => revoked,
             other => panic!("{other:?}"),
         };
@@ -92,12 +102,12 @@ fn a_shard_moves_only_when_its_owner_lets_go() {
         let membership = first.membership();
         // Until it lets go it owns the shard, and may commit.
         assert!(membership.owns(moving[0]) && membership.group_metadata().is_some());
-        assert!(timeout(Duration::from_secs(2), second.next()).await.is_err(), "not before it is let go");
+        assert!(event(&mut second, Duration::from_secs(2)).await.is_err(), "not before it is let go");
         revoked.release();
         assert_eq!(assigned(&mut second).await, moving);
         assert!(!membership.owns(moving[0]) && membership.owns(1 - moving[0]));
         assert!(
-            timeout(Duration::from_millis(500), first.next()).await.is_err(),
+            event(&mut first, Duration::from_millis(500)).await.is_err(),
             "the other shard never stopped"
         );
         first.close().await;
@@ -115,8 +125,8 @@ fn a_second_member_of_the_same_name_fences_the_first() {
         let mut second = join(&group, &topic, &instance);
         assert_eq!(assigned(&mut second).await, [0]);
         let mut events = Vec::new();
-        while let Ok(Some(event)) = timeout(LONG, first.next()).await {
-            events.push(event);
+        while let Ok(Some(next)) = event(&mut first, LONG).await {
+            events.push(next);
         }
         assert!(matches!(events.last(), Some(Event::Fenced(Error::Fenced { .. }))), "{events:?}");
         assert!(!first.membership().owns(0));

@@ -14,8 +14,15 @@ use stillwell_tests::{bootstrap, unique};
 
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
+/// Members are given up after twelve seconds of silence, twice what ships: no shorter than a stall of a loaded machine's
+/// broker, and short enough for who waits for it within [`LONG`].
 pub(crate) fn options() -> Options {
-    Options { bootstrap_servers: bootstrap().to_owned(), client_id: "test".to_owned(), ..Options::default() }
+    Options {
+        bootstrap_servers: bootstrap().to_owned(),
+        client_id: "test".to_owned(),
+        properties: [("session.timeout.ms".to_owned(), "12000".to_owned())].into(),
+        ..Options::default()
+    }
 }
 
 pub(crate) fn now() -> Instant {

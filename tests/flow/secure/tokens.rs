@@ -94,7 +94,7 @@ fn tokens_are_fetched_again_before_they_end() {
     }
     let ended = writer_runs.ended().is_some() || reader_runs.ended().is_some();
     assert!(!ended, "{}{}", writer_runs.stderr(), reader_runs.stderr());
-    is_ready(&reader).expect("it is ready still");
+    wait_until("it is ready still", LONG, || is_ready(&reader));
 
     // Commands, each with a token of its own.
     let got = with_secret(&mut reader.command(&["get"], &["good"])).expect_code(0);

@@ -11,6 +11,10 @@
 //!        less what the disk takes for what we wrote        /proc/PID/io, at `SLOW` bytes a second
 //! ```
 //!
+//! Other scenes that run in this process are not told from this one: they and what they start are ours. Where several tests run
+//! at a time, what is promised takes so much longer as there are more of them than processors ([`beside`]).
+//! `make faults` says nothing of tests at a time, and its campaign is held to the letter.
+//!
 //! On a machine of our own that is wall time to the letter: however slow we are, nobody else is to blame, and a program that
 //! hangs while the disk works has no excuse in it. Where the system tells no pressure, processors are no excuse either. A broker
 //! in a container counts as another.
@@ -36,6 +40,18 @@ const LOOK: Duration = Duration::from_millis(250);
 const SLOW: u64 = 16 << 20;
 /// By the clock it is waited no longer than so many times what is promised.
 pub const STRETCH: u32 = 8;
+
+/// How many tests share a processor, at least one: 3 where six run at a time on two.
+pub fn beside() -> f64 {
+    let threads = std::env::var("RUST_TEST_THREADS").ok();
+    share_of(threads.as_deref(), std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// By what the runner of tests is told; untold, it runs as many as there are processors.
+fn share_of(threads: Option<&str>, processors: usize) -> f64 {
+    let threads = threads.and_then(|text| text.parse().ok()).unwrap_or(processors);
+    (threads as f64 / processors as f64).max(1.0)
+}
 
 /// Waits by time that counts.
 #[derive(Clone, Debug)]
@@ -281,6 +297,14 @@ mod tests {
         let both =
             Looked { stood: Duration::from_millis(600), ..looked(began + Duration::from_secs(1), 0, 0, 0) };
         assert_eq!(ours(&at(0, 0, 0), &both, &mut Duration::default()).as_millis(), 400);
+    }
+
+    #[test]
+    fn who_shares_a_processor_has_longer() {
+        assert_eq!(share_of(Some("6"), 2), 3.0);
+        assert_eq!(share_of(None, 2), 1.0, "as many as there are processors");
+        assert_eq!(share_of(Some("1"), 2), 1.0, "and never less than is promised");
+        assert_eq!(share_of(Some("some"), 2), 1.0);
     }
 
     /// The disk is what `sync` waits for: a channel, which stands still for as long as nobody lets it go.

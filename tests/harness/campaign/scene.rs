@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::archive::{self, Archive};
 use super::blobs::Blobs;
 use super::chance::Chance;
-use super::fair::{Patience, STRETCH};
+use super::fair::{Patience, STRETCH, beside};
 use super::faults::{PATIENT, STOP};
 use super::instance::{Instance, Size};
 use super::oracle::{CHECKS, Oracle, Tally, Violation, broken};
@@ -361,6 +361,7 @@ impl Scene {
 
     /// Writes a fresh record into each partition and waits until the reader shows them.
     fn fresh_within(&mut self, began: Instant, most: Duration) -> Result<(), Violation> {
+        let most = most.mul_f64(beside());
         // Time is taken from the first: what stands still while these are written does so, too.
         let mut fair = self.patience.since(began);
         self.fresh += 1;
