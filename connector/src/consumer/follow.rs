@@ -115,11 +115,9 @@ impl Follower {
         let mut pending: Option<Pending> = None;
         let mut backoff = Backoff::new(FIRST_BACKOFF, self.options.max_backoff);
         let mut retry_at: Option<tokio::time::Instant> = None;
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look_at = tokio::time::Instant::now();
         // What came while a version was being opened.
-        let mut inbox = VecDeque::new();
-        let fixed = self.options.fixed.is_some();
+        let (mut inbox, fixed) = (VecDeque::new(), self.options.fixed.is_some());
         loop {
             if let Some(now) = cached.take() {
                 cached = self.settle(now, &mut pending).await;
@@ -131,21 +129,23 @@ impl Follower {
             while let Some(Some(mended)) = self.mending.next().now_or_never() {
                 self.mended(mended).await;
             }
-            if looks.tick().now_or_never().is_some() {
+            if tokio::time::Instant::now() >= look_at {
+                look_at = tokio::time::Instant::now() + LOOK_EVERY;
                 self.mend();
             }
             if inbox.is_empty() && (pending.is_none() || retry_at.is_some()) {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     () = self.outside.changed(), if cached.is_some() => {}
                     Some(merged) = self.merging.next() => self.merged(merged).await,
+                    () = sleep_until(retry_at) => retry_at = None,
+                    Some(mended) = self.mending.next() => self.mended(mended).await,
+                    () = tokio::time::sleep_until(look_at) => {}
                     next = seen.recv() => match next {
                         Some(next) => inbox.push_back(next),
                         None => return,
                     },
-                    () = sleep_until(retry_at) => retry_at = None,
-                    Some(mended) = self.mending.next() => self.mended(mended).await,
-                    _ = looks.tick() => self.mend(),
                 }
             }
             // Whatever else waits already: the newest announcement is self-sufficient.

@@ -206,11 +206,8 @@ impl PinStage {
         let mut telling = true;
         loop {
             let went = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
-                seen = self.seen.recv() => match seen {
-                    Some(seen) => self.take(seen).await,
-                    None => return,
-                },
                 changed = self.told.changed(), if telling => match changed {
                     Ok(()) => self.decide().await,
                     Err(_) => {
@@ -224,6 +221,10 @@ impl PinStage {
                     self.look();
                     Ok(())
                 }
+                seen = self.seen.recv() => match seen {
+                    Some(seen) => self.take(seen).await,
+                    None => return,
+                },
             };
             if let Err(Gone) = went {
                 return;

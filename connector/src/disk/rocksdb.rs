@@ -523,8 +523,12 @@ pub(super) fn prepare(dir: &Path) -> Result<(), Error> {
 
 /// Why the files in `dir` must not be opened, though RocksDB might.
 pub(super) fn suspect(dir: &Path) -> Option<String> {
-    match fs::read_to_string(dir.join(SUSPECT)) {
-        Ok(why) => return Some(format!("corrupt when it was last used: {why}")),
+    let mark = dir.join(SUSPECT);
+    // Looked for before it is read: that takes a descriptor, and to be short of those says nothing of the log.
+    let read = mark.try_exists().and_then(|there| there.then(|| fs::read_to_string(&mark)).transpose());
+    match read {
+        Ok(Some(why)) => return Some(format!("corrupt when it was last used: {why}")),
+        Ok(None) => {}
         Err(error) if error.kind() == IoKind::NotFound => {}
         Err(error) => return Some(format!("{SUSPECT} cannot be read: {error}")),
     }

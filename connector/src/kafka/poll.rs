@@ -360,9 +360,16 @@ fn told<'a>(slots: &mut [Slot], last: &mut usize, message: Message<'a>) -> Optio
         return Some(Polled::Record { slot, message });
     }
     match (code_of(code), slot) {
-        // These are of what lies behind such records, and are told again. Other errors are told: some only come once.
+        // These are of what lies behind such records, and are told again. Other errors are told: some come only once.
         (
-            Code::PartitionEOF | Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation,
+            Code::PartitionEOF
+            | Code::AutoOffsetReset
+            | Code::OffsetOutOfRange
+            | Code::LogTruncation
+            | Code::BadMessage
+            | Code::BadCompression
+            | Code::NotImplemented
+            | Code::MessageSizeTooLarge,
             Some(_),
         ) if silent => None,
         (Code::PartitionEOF, Some(slot)) => {

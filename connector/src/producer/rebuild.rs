@@ -504,6 +504,9 @@ impl Rebuilder {
             }
             false => None,
         };
+        if stop.is_cancelled() {
+            return Err(Error::Stopped);
+        }
         logged::cut_back(&log, &options.origin(identity.topic_id), &plan)?;
         let outcome = Rebuilt {
             request,

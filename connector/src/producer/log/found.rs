@@ -5,7 +5,7 @@ use std::path::Path;
 use super::judge::Cursor;
 use super::{Error, Log, judge};
 use crate::disk::{self, Database, Keeper, Survey};
-use crate::format::chunk::{Chunk, Range, Summary};
+use crate::format::chunk::{Chunk, ChunkBuilder, ChunkRecord, Range, Summary};
 use crate::format::origin::Origin;
 use crate::producer::shed::nothing_of;
 use crate::record::Position;
@@ -19,6 +19,13 @@ impl Log {
         let keeper = self.0.keeper()?;
         let begun_for = super::blocking(move || Ok(keeper.call(|database| Ok(database.begun_for()))?)).await;
         Origin::parse(&begun_for.ok()??)
+    }
+
+    /// Whether there is no chunk in it, nor one that cannot be read now.
+    pub async fn is_empty(&self) -> bool {
+        let Some(keeper) = self.0.keeper() else { return true };
+        let last = super::blocking(move || Ok(keeper.call(|database| database.last())?)).await;
+        last.is_ok_and(|last| last.is_none())
     }
 
     /// The newest timestamp (milliseconds since the Unix epoch) of a record of its last chunk: until then at least the
@@ -73,8 +80,8 @@ pub(super) fn claim(dir: &Path, keeper: &Keeper, survey: &mut Survey, origin: &O
     Ok(())
 }
 
-/// Takes out of what was found the ranges that reach past `ends`. Other partitions' stay, in chunks of the same numbers:
-/// Kafka may have their records no more. Where many chunks are rewritten, room is given back each `reclaim_at` bytes.
+/// Takes out of what was found all that lies past `ends`. The rest stays, in chunks of the same numbers: Kafka may have those
+/// records no more. Where many chunks are rewritten, room is given back each `reclaim_at` bytes.
 pub(super) fn cut_back(
     dir: &Path,
     keeper: &Keeper,
@@ -87,14 +94,15 @@ pub(super) fn cut_back(
         .chunks
         .iter()
         .filter(|(_, summary)| summary.ranges.iter().any(|range| past(&range)))
-        .map(|(seq, summary)| (*seq, summary.ranges.iter().all(|range| past(&range))))
+        .map(|(seq, summary)| (*seq, summary.ranges.iter().all(|range| is_beyond(&ends, range))))
         .collect();
     if found.is_empty() {
         return Ok(());
     }
     for range in judge::joined(survey.chunks.iter().flat_map(|(_, summary)| &summary.ranges).filter(past)) {
+        let end = ends.next(&range.source).unwrap_or(range.from);
         tracing::warn!(
-            source = %range.source, from = range.from, to = range.to, end = ends.next(&range.source),
+            source = %range.source, from = range.from.max(end), to = range.to, end,
             "the partition ends before what the log holds of it, and gives those offsets to other records: it is taken out"
         );
     }
@@ -114,6 +122,35 @@ pub(super) fn cut_back(
 
 fn is_past(ends: &Cursor, range: &Range) -> bool {
     ends.next(&range.source).is_some_and(|end| range.to > end)
+}
+
+/// Nothing of it lies before its partition's end.
+fn is_beyond(ends: &Cursor, range: &Range) -> bool {
+    ends.next(&range.source).is_some_and(|end| range.from >= end)
+}
+
+/// The chunk, with each of its ranges ended where its partition ends.
+fn within(chunk: &Chunk, ends: &Cursor) -> Chunk {
+    let mut builder = ChunkBuilder::new();
+    let kept: Vec<Option<(u16, i64)>> = chunk
+        .ranges()
+        .iter()
+        .map(|range| {
+            let to = ends.next(&range.source).map_or(range.to, |end| range.to.min(end));
+            (range.from < to).then(|| (builder.slot(&range.source, range.from), to))
+        })
+        .collect();
+    for (_, record) in chunk.iter() {
+        if let Some(Some((slot, to))) = kept.get(usize::from(record.slot))
+            && record.offset < *to
+        {
+            builder.push_record(ChunkRecord { slot: *slot, ..record });
+        }
+    }
+    for (slot, to) in kept.into_iter().flatten() {
+        builder.advance(slot, to);
+    }
+    builder.finish()
 }
 
 /// What is left of each chunk that was cut back, and where the log had to be cut, and why.
@@ -137,8 +174,7 @@ fn take_out(
             }
             match database.chunk(*seq) {
                 Ok(chunk) => {
-                    let goes = |slot| chunk.ranges().get(slot).is_some_and(|range| is_past(ends, range));
-                    rest.push((*seq, chunk.with_only(|slot| !goes(slot))));
+                    rest.push((*seq, within(&chunk, ends)));
                     freed += chunk.len() as u64;
                 }
                 Err(disk::Error::Corrupt { why, .. }) => {

@@ -104,9 +104,7 @@ impl Recovery {
     /// log whose datums are of another schema is discarded.
     pub(super) async fn can_be_read_again(&self, origin: &Origin, last: &Announcement) -> Result<(), Error> {
         let noted = self.log.written_for().await;
-        if !noted.is_some_and(|noted| noted.is_of_other_schema(origin))
-            || self.log.newest_timestamp().await.is_none()
-        {
+        if !noted.is_some_and(|noted| noted.is_of_other_schema(origin)) || self.log.is_empty().await {
             return Ok(());
         }
         for position in read_positions(&last.positions).map(SourcePosition::position) {

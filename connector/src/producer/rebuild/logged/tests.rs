@@ -128,6 +128,28 @@ fn what_the_log_holds_past_an_end_that_is_announced_is_gone_before_that() {
     runtime.block_on(log.close()).unwrap();
 }
 
+/// The fold has read the beginning of a partition from the log; a rebuild that begins again must find it there.
+#[test]
+fn what_the_log_holds_before_an_end_stays_where_the_rest_of_the_chunk_goes() {
+    let (runtime, dir) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
+    let (options, log) = runtime.block_on(made(dir.path(), &[(0, 0, 70), (1, 0, 10)]));
+    let plan = plan([planned(0, Standing::Trimmed, 0, (12, 40)), planned(1, Standing::Trimmed, 0, (10, 10))]);
+    let origin = options.origin(identity().topic_id);
+    let _within = runtime.enter();
+    let read = |read: u64| {
+        let cache = Cache::open(options.cache_dir(), u64::MAX).unwrap();
+        let stop = CancellationToken::new();
+        let mut reading = Reading::new(&options, &plan, (&cache, &identity()), None, &stop).unwrap();
+        reading.log(&log, &origin).unwrap();
+        assert_eq!(reading.folded.read, read);
+    };
+    read(22);
+    cut_back(&log, &origin, &plan).unwrap();
+    read(22);
+    assert_eq!(resumed(&runtime, &log, &options, &[at(0, 0), at(1, 0)]), [at(0, 40), at(1, 10)]);
+    runtime.block_on(log.close()).unwrap();
+}
+
 #[test]
 fn a_log_is_held_against_what_was_announced_also_of_a_topic_that_is_gone() {
     let mut plan = plan([
