@@ -197,9 +197,10 @@ fn what_the_readme_says_works() {
 
     // Pasted as one, the commands leave it the time that a batch takes by default.
     let first = |word: &str| lines.iter().position(|line| line.first().is_some_and(|first| first == word));
-    let (kcat, sleep, curl) = (first("kcat"), first("sleep"), first("curl"));
-    assert!(kcat.is_some() && kcat < sleep && sleep < curl, "lines {kcat:?} {sleep:?} {curl:?}");
-    let seconds: Option<u64> = sleep.and_then(|at| lines[at].get(1)).and_then(|seconds| seconds.parse().ok());
+    let (sends, sleeps, asks) = (first("kcat"), first("sleep"), first("curl"));
+    assert!(sends.is_some() && sends < sleeps && sleeps < asks, "lines {sends:?} {sleeps:?} {asks:?}");
+    let seconds: Option<u64> =
+        sleeps.and_then(|at| lines[at].get(1)).and_then(|seconds| seconds.parse().ok());
     assert!(seconds.is_some_and(|seconds| seconds >= 2), "{seconds:?} s is too short");
 
     // All the rest beside it, word for word and line by line.
