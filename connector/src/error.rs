@@ -49,8 +49,8 @@ impl ErrorKind {
 
 /// An error as the library's callers see it: what was being done, what to do about it, and the cause.
 ///
-/// `Display` is one level; walk [`std::error::Error::source`], or use [`Error::chain`], for the rest.
-#[derive(Debug)]
+/// `Display` is one level; walk [`std::error::Error::source`], or use [`Error::chain`], for the rest. `Debug` is the chain, so
+/// that `fn main() -> Result` says it, and so does `unwrap`.
 pub struct Error {
     kind: ErrorKind,
     doing: String,
@@ -104,8 +104,33 @@ impl fmt::Display for Error {
     }
 }
 
+// By hand: who returns it from `main` sees this and nothing else, and it has to say the cause in words.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.chain())
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|source| &**source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_is_the_chain_in_words() {
+        let cause = Error::because(ErrorKind::Unavailable, "asking the store", std::fmt::Error);
+        let error = Error::because(ErrorKind::Config, "opening s4://x", cause);
+        let words = format!("opening s4://x: asking the store: {}", std::fmt::Error);
+        assert_eq!(error.chain(), words);
+        assert_eq!(format!("{error:?}"), words);
+        assert_eq!(error.to_string(), "opening s4://x", "Display is one level");
+        // As `main` prints what it returns: the error boxed, as most services have it.
+        let of_main: Box<dyn std::error::Error> = error.into();
+        assert_eq!(format!("{of_main:?} {of_main:#?}"), format!("{words} {words}"));
     }
 }

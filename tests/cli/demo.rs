@@ -52,8 +52,12 @@ fn both_consumers_hold_what_was_generated_and_the_poison_is_a_letter() {
             "1 of them mended and replayed",
             "publish",
             AGREED,
+            "make demo ARGS=\"--listen 127.0.0.1:8080 --for 10m\"",
+            "README.md",
         ],
     );
+    // No command reaches the embedded broker from outside.
+    assert!(!finished.stderr.contains("dlq list"), "{}", finished.stderr);
     nothing_left(folder.path());
 }
 
@@ -145,7 +149,9 @@ fn it_serves_what_it_shows() {
         }
     });
     running.signal("TERM");
-    says(&running.wait(DEADLINE).expect_code(0), &[AGREED]);
+    let finished = running.wait(DEADLINE).expect_code(0);
+    says(&finished, &[AGREED, "README.md"]);
+    assert!(!finished.stdout.contains("--listen"), "it has served: {}", finished.stdout);
 }
 
 fn get(host: &str, path: &str) -> String {
@@ -175,7 +181,7 @@ fn what_cannot_be_used_is_said_with_its_own_code() {
         (&["--input", "lines.jsonl"], 64, "--schema"),
         (&["--schema", "good.avsc"], 64, "--input"),
         (&["--input", "lines.jsonl", "--schema", "good.avsc", "--key", "id", "--seed", "2"], 64, "--seed"),
-        (&["--listen", "nowhere"], 78, "HOST:PORT"),
+        (&["--listen", "80"], 78, "--listen is HOST:PORT"),
         (&["--input", "none.jsonl", "--schema", "good.avsc", "--key", "id"], 66, "none.jsonl"),
         (&["--input", "lines.jsonl", "--schema", ".", "--key", "id"], 66, "director"),
         (&["--input", "lines.jsonl", "--schema", "bad.avsc", "--key", "id"], 65, "bad.avsc"),
@@ -187,6 +193,9 @@ fn what_cannot_be_used_is_said_with_its_own_code() {
         assert_eq!(finished.code(), code, "{arguments:?}: {}", finished.stderr);
         assert!(finished.stderr.contains(said), "{arguments:?} does not say {said:?}: {}", finished.stderr);
         assert_eq!(finished.stdout, "", "{arguments:?}");
+        // It has none.
+        let elsewhere = ["http.listen", "configuration"].iter().find(|word| finished.stderr.contains(**word));
+        assert_eq!(elsewhere, None, "{arguments:?}: {}", finished.stderr);
     }
     // Nothing fits: that is worth an error, after the reasons.
     let finished = run(

@@ -95,6 +95,7 @@ async fn own_service(servers: &str, blobs: &str, cache: &Path) -> Result<(), Box
     let view = products.view();
     let can = view.get("P-100")?.ok_or("no such product")?;
     println!("{} costs {}, says {}", can.to_json()?, can.field::<i64>("price_cents")?, view.versions());
+    products.shutdown().await?;
     Ok(())
     // To here.
 }
@@ -194,6 +195,14 @@ fn what_the_readme_says_works() {
     let blobs = format!("file://{}", dir.path().join("data/blobs").display());
     read_in_rust(broker.bootstrap(), &blobs, dir.path(), (key, value));
 
+    // Pasted as one, the commands leave it the time that a batch takes by default.
+    let first = |word: &str| lines.iter().position(|line| line.first().is_some_and(|first| first == word));
+    let (sends, sleeps, asks) = (first("kcat"), first("sleep"), first("curl"));
+    assert!(sends.is_some() && sends < sleeps && sleeps < asks, "lines {sends:?} {sleeps:?} {asks:?}");
+    let seconds: Option<u64> =
+        sleeps.and_then(|at| lines[at].get(1)).and_then(|seconds| seconds.parse().ok());
+    assert!(seconds.is_some_and(|seconds| seconds >= 2), "{seconds:?} s is too short");
+
     // All the rest beside it, word for word and line by line.
     let mut tried = [0; 3];
     for line in &lines {
@@ -215,8 +224,8 @@ fn what_the_readme_says_works() {
                 let finished = run(&mut command(line), LONG).expect_code(0);
                 assert!(!finished.stdout.is_empty(), "{line:?} prints nothing");
             }
-            // Those that are left to the reader; what runs already; what other tests try.
-            ["stillwell", ..] | ["make" | "docker" | "kcat", ..] | ["echo", _, "|"] => {}
+            // Those that are left to the reader; what runs already; what other tests try; a wait that is over.
+            ["stillwell", ..] | ["make" | "docker" | "kcat" | "sleep", ..] | ["echo", _, "|"] => {}
             _ if runs(&line) => {}
             _ => panic!("nobody has tried {line:?}"),
         }

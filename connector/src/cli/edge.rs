@@ -13,6 +13,7 @@ use super::progress::Screen;
 use super::{Logging, USAGE};
 use crate::config::{Config, Error as Mistaken};
 use crate::dead;
+use crate::demo;
 use crate::host::letters::NoStage;
 use crate::kafka;
 use crate::producer::topics;
@@ -240,6 +241,7 @@ pub(super) fn tell(error: &Error, runs: bool) -> String {
         ErrorKind::Config if runs && is_of_kafka(error) => {
             "change it there or in the configuration; `stillwell check --connect` says all that is wrong between them"
         }
+        ErrorKind::Config if is_of_demo(error) => "correct what it names, and start again",
         ErrorKind::Config => "correct what it names, or what the configuration says of it, and start again",
         ErrorKind::Unavailable => "look at what it names; once that answers, run this again",
         ErrorKind::Fenced => "nothing: a newer writer has taken over, and this one has stopped",
@@ -265,6 +267,11 @@ fn is_of_kafka(error: &Error) -> bool {
         next = cause.source();
     }
     false
+}
+
+/// Whether the demo says it, which has no configuration: all that it is told stands on its command line.
+fn is_of_demo(error: &Error) -> bool {
+    error.source().is_some_and(|source| source.is::<demo::Error>())
 }
 
 /// All that a check has found to be wrong: a sentence each, each once.

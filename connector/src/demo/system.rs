@@ -57,7 +57,7 @@ impl System {
         let (clock, entropy) = (options.clock.clone(), options.entropy.clone());
         let listener = match &options.listen {
             Some(address) => Some(
-                Listener::bind(address)
+                Listener::bind_as("--listen", address)
                     .await
                     .map_err(|source| Error::Part { part: "HTTP cannot be served", source })?,
             ),

@@ -95,20 +95,28 @@ impl Listener {
     /// [`ErrorKind::Config`] naming `http.listen`: the address is taken, is not this machine's, may not be bound, or is
     /// none. A host name that does not resolve is an error too, and never "all interfaces".
     pub async fn bind(address: &str) -> Result<Listener> {
+        Listener::bind_as("http.listen", address).await
+    }
+
+    /// As [`Listener::bind`], where not `http.listen` gives the address but `setting`, such as a flag.
+    ///
+    /// # Errors
+    /// Those of [`Listener::bind`], naming `setting`.
+    pub async fn bind_as(setting: &str, address: &str) -> Result<Listener> {
         let refused = |error: io::Error| {
             let remedy = match error.kind() {
                 io::ErrorKind::AddrInUse => {
-                    "another process listens there; stop it, or give http.listen another port"
+                    format!("another process listens there; stop it, or give {setting} another port")
                 }
                 io::ErrorKind::AddrNotAvailable => {
-                    "it is not an address of this machine; correct http.listen"
+                    format!("it is not an address of this machine; correct {setting}")
                 }
                 io::ErrorKind::PermissionDenied => {
-                    "this user may not listen there; give http.listen a port above 1023"
+                    format!("this user may not listen there; give {setting} a port above 1023")
                 }
-                _ => "http.listen is HOST:PORT, as in 127.0.0.1:8080",
+                _ => format!("{setting} is HOST:PORT, as in 127.0.0.1:8080"),
             };
-            let doing = format!("listening on http.listen = {address:?}: {remedy}");
+            let doing = format!("listening on {setting} = {address:?}: {remedy}");
             Error::because(ErrorKind::Config, doing, error)
         };
         let socket = TcpListener::bind(address).await.map_err(refused)?;

@@ -21,6 +21,9 @@ mod table;
 
 /// How long it runs when nothing says otherwise.
 const DEFAULT_TIME: Duration = Duration::from_secs(30);
+/// The producer's own news of what does not fit names `stillwell dlq list`, which cannot reach the embedded broker. The letters
+/// are counted as they come, and each is shown with its reason at the end.
+const BUT_MISFITS: &str = "stillwell::producer::validate=error";
 /// Products in the catalogue, unless half of `--records` is less.
 const CATALOGUE: u64 = 50_000;
 
@@ -85,7 +88,8 @@ fn some_time(text: &str) -> std::result::Result<Duration, String> {
 impl Demo {
     pub(super) fn run(self, edge: &Edge) -> Result<Answer> {
         // Where the progress is drawn, only what goes wrong is written besides.
-        edge.log_at(if edge.screen.is_drawn() { "warn" } else { "info" });
+        let level = if edge.screen.is_drawn() { "warn" } else { "info" };
+        edge.log_at(&format!("{level},{BUT_MISFITS}"));
         let (source, lines) = self.source()?;
         let time = match (self.time, self.records, &self.listen) {
             (None, None, None) if !lines => Some(DEFAULT_TIME),
@@ -99,7 +103,7 @@ impl Demo {
             clock: Clock::system(),
             entropy: Entropy::system(),
         };
-        let rate = options.rate;
+        let (rate, served) = (options.rate, options.listen.is_some());
         let runtime = edge.runtime()?;
         let ended = runtime.block_on(watched(edge, source, options));
         // By here all has been joined, unless it was ended at once; the input's thread may wait for ever.
@@ -108,7 +112,10 @@ impl Demo {
         let nothing_fits =
             lines && report.counts.records() > 0 && report.counts.misfits == report.counts.records();
         let holds = report.holds();
-        print(|out| table::write(out, &report, rate))?;
+        print(|out| {
+            table::write(out, &report, rate)?;
+            if holds && !nothing_fits { table::write_next(out, served) } else { Ok(()) }
+        })?;
         if nothing_fits {
             return Err(Error::new(
                 ErrorKind::Rejected,

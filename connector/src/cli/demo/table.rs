@@ -58,6 +58,19 @@ pub fn write(out: &mut dyn Write, report: &Report, rate: u32) -> io::Result<()> 
     }
 }
 
+/// Writes what to try next. `served`: it was served over HTTP, so that this is no news.
+pub fn write_next(out: &mut dyn Write, served: bool) -> io::Result<()> {
+    writeln!(out)?;
+    if !served {
+        writeln!(
+            out,
+            "next: `--listen 127.0.0.1:8080 --for 10m` also serves the products over HTTP while it runs, as in\n      \
+             make demo ARGS=\"--listen 127.0.0.1:8080 --for 10m\""
+        )?;
+    }
+    writeln!(out, "for your own topics: README.md, \"Beside your Kafka\"")
+}
+
 fn rows(report: &Report, rate: u32) -> Vec<(&'static str, String)> {
     let counts = &report.counts;
     let mut kinds =
