@@ -213,10 +213,15 @@ fn announcement(
 
 impl World {
     pub fn new() -> World {
+        World::of(TOPIC)
+    }
+
+    /// With announcements in this topic.
+    pub fn of(topic_id: TopicId) -> World {
         let inner = Store::open("memory://").unwrap();
         let slow = watch::channel(false).0;
         let watched = Watched { inner, asked: Mutex::default(), fails: AtomicBool::new(false), slow };
-        let identity = Identity { dataset: "products".into(), topic_id: TOPIC, shard: Shard(0), shards: 1 };
+        let identity = Identity { dataset: "products".into(), topic_id, shard: Shard(0), shards: 1 };
         let schema = Arc::new(Schema::raw());
         World {
             dir: tempfile::tempdir().unwrap(),
