@@ -42,6 +42,10 @@ fn what_no_store_knows_is_a_mistake() {
         ("az://me:pa55@shop/x", "write az://CONTAINER/PREFIX"),
         ("s3:/shop", "is not a URL"),
         ("s4://shop", "did you mean s3://?"),
+        (
+            "ftp://me:pa55@shop/y",
+            "an unknown scheme; there are file:///DIR, s3://BUCKET, gs://BUCKET, az://CONTAINER",
+        ),
     ] {
         let wrong = case(LEAST).set("storage.blobs", url).wrong();
         assert!(wrong.len() == 1 && wrong[0].contains(said) && !wrong[0].contains("pa55"), "{wrong:?}");
