@@ -174,6 +174,13 @@ impl<'a> Check<'a> {
                 );
             }
         }
+        let storage = &self.model.storage;
+        if let Some((option, what)) = blob::in_the_clear(&storage.blobs, &self.model.options) {
+            match option {
+                Some(name) => self.wrong(&["storage", "options", &name], what),
+                None => self.wrong(&["storage", "blobs"], what),
+            }
+        }
     }
 
     fn consumer(&mut self) {

@@ -87,7 +87,7 @@ fn sasl_without_a_mechanism_is_named_by_its_line() {
     };
     let said = mistakes.to_string();
     assert!(
-        said.contains("stillwell.toml:9: kafka.properties.security.protocol: needs sasl.mechanism"),
+        said.contains("stillwell.toml:9: kafka.properties.\"security.protocol\": needs sasl.mechanism"),
         "{said}"
     );
     assert_eq!(mistakes.list().len(), 1, "{said}");
