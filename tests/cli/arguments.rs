@@ -319,6 +319,8 @@ fn what_is_not_there_has_a_code_of_its_own() {
         &["demo", "--input", &schema, "--schema", "/nowhere", "--key", "id"],
         &["log", "verify", "--dir", "/nowhere"],
         &["blob", "verify", "/nowhere"],
+        &["blob", "verify", &folder],
+        &["blob", "inspect", &folder],
     ] {
         let missing = told(arguments).expect_code(66);
         let named = arguments.iter().filter(|argument| **argument == "/nowhere" || **argument == folder);
@@ -327,6 +329,40 @@ fn what_is_not_there_has_a_code_of_its_own() {
         }
         assert_eq!(missing.stdout, "", "{arguments:?}");
     }
+    // As a store is named in the configuration.
+    let store = told(&["blob", "inspect", &format!("file://{folder}/")]).expect_code(66);
+    assert!(store.stderr.contains("it is a folder; name one blob, whose URL `versions show` prints"));
+    assert_eq!(store.stderr.lines().count(), 1, "it has said what to do: {}", store.stderr);
+}
+
+#[test]
+fn a_version_that_is_none_is_a_wrong_command_line() {
+    let (_dir, file) = configured(LEAST);
+    for (wrong, said) in
+        [("abc", "it is not a version: write its number, as in 41"), ("0", "versions count from 1")]
+    {
+        for arguments in [
+            &["scan", "products", "--version", wrong][..],
+            &["get", "products", "P-1", "--version", wrong],
+            &["versions", "show", "products", wrong],
+            &["versions", "diff", "products", "1", wrong],
+        ] {
+            let told = told(&[arguments, &["-c", &file]].concat()).expect_code(64);
+            assert!(told.stderr.contains(said), "{arguments:?}: {}", told.stderr);
+        }
+    }
+}
+
+/// Before anything is asked of Kafka, and not of each line anew.
+#[test]
+fn a_topic_that_the_dataset_does_not_have_is_a_mistake_of_the_flag() {
+    let (dir, file) = configured(LEAST);
+    let lines = dir.path().join("a.jsonl").display().to_string();
+    std::fs::write(&lines, "{\"id\":\"a\"}\n").unwrap();
+    let wrong = told(&["import", "products", &lines, "--topic", "produkts", "-c", &file]).expect_code(65);
+    let said = "error: --topic: produkts is not a source topic of dataset products; it has products; did you mean \
+                \"products\"?\n";
+    assert_eq!((wrong.stderr.as_str(), wrong.stdout.as_str()), (said, ""));
 }
 
 /// 0 where one reads what the other has written, 1 where not, with where and by which rule.

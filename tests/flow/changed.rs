@@ -27,6 +27,20 @@ fn a_schema_that_cannot_follow_is_found_by_the_check_and_leaves_a_process_that_s
     let right = check().expect_code(0);
     assert!(right.stdout.contains("is announced, and can be carried on"), "{}", right.stdout);
 
+    // Nor can a history go on without a topic that it was made of.
+    let text = std::fs::read_to_string(instance.config()).expect("the configuration is there");
+    let topics = |name: &str| format!("topics = [\"{name}\"]");
+    let mistyped = text.replace(&topics(setting.dataset()), &topics("chagned"));
+    assert_ne!(mistyped, text);
+    let file = setting.dir.path().join("mistyped.toml");
+    std::fs::write(&file, mistyped).expect("it is written");
+    let gone = format!(
+        "source topic {0} is part of dataset {0} since an earlier version, but not configured any more",
+        setting.dataset()
+    );
+    let wrong = run(stillwell(["check", "--connect", "-c"]).arg(&file), LONG).expect_code(78);
+    assert!(wrong.stderr.contains(&gone), "{}", wrong.stderr);
+
     let other = SCHEMA.replace("\"id\", \"type\": \"string\"", "\"id\", \"type\": \"int\"");
     assert_ne!(other, SCHEMA);
     std::fs::write(setting.dir.path().join("dataset.avsc"), other).expect("it is written");

@@ -24,6 +24,9 @@ use tokio::time::{Instant, Sleep};
 
 use crate::tls::{self, Connector, Trust};
 
+/// Why a request in the clear is not sent.
+pub(super) const IN_THE_CLEAR: &str =
+    "the endpoint is http://, and what is sent could be read on the way; allow_http = \"true\" permits that";
 /// Idle connections kept: as many as one reader or one writer has under way.
 const IDLE_CONNECTIONS: usize = 16;
 /// Longest silence within an answer, and before one: then the connection is broken, whatever TCP thinks.
@@ -70,10 +73,7 @@ struct Service {
 impl HttpService for Service {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         if !self.in_the_clear && request.uri().scheme_str() != Some("https") {
-            return Err(broken(
-                HttpErrorKind::Unknown,
-                "the endpoint is http://, and what is sent could be read on the way; allow_http = \"true\" permits that",
-            ));
+            return Err(broken(HttpErrorKind::Unknown, IN_THE_CLEAR));
         }
         let agent = HeaderValue::from_static(concat!("stillwell/", env!("CARGO_PKG_VERSION")));
         request.headers_mut().insert(USER_AGENT, agent);

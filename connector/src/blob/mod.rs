@@ -35,7 +35,7 @@ mod answer;
 mod kafka;
 
 pub use self::kafka::Options as TopicOptions;
-pub use remote::{OPTIONS, Options, far_url, is_option, is_secret};
+pub use remote::{OPTIONS, Options, far_url, in_the_clear, is_option, is_secret};
 
 #[cfg(test)]
 mod tests;

@@ -49,9 +49,7 @@ pub(super) fn open(url: &str, options: &Options) -> Result<Store, Error> {
         };
         Error::Url { url, problem }
     };
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    if let Some(opened) = remote::open(scheme, rest, options, variables) {
+    if let Some(opened) = remote::open(scheme, rest, options, remote::variables()) {
         let (store, far) = opened.map_err(refused)?;
         let base = url.trim_end_matches('/').to_owned();
         return Ok(Object::store(base, store, Place::Far(far)));

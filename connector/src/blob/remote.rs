@@ -11,6 +11,7 @@
 //! which object_store, and of a container `container`, asks for when a request needs them and renews before they end.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, R
 
 use super::answer::Far;
 use super::container::{self, Container};
-use super::http::Wire;
+use super::http::{IN_THE_CLEAR, Wire};
 use super::profile;
 
 /// Where a machine of EC2 is asked for its role.
@@ -174,6 +175,34 @@ pub fn far_url(url: &str) -> Result<(), String> {
     }
 }
 
+/// Why an S3 store would be refused for its endpoint, as far as `options` and the environment say which it is: with the option
+/// that names the endpoint, where one does. Opens nothing, and needs no credentials.
+pub fn in_the_clear(url: &str, options: &Options) -> Option<(Option<String>, String)> {
+    let ours = |(name, value): &(String, String)| name.starts_with("AWS_") && !value.is_empty();
+    let environment = variables().filter(ours).collect();
+    url.strip_prefix("s3://")?;
+    let settings = Settings { environment, options: options.clone() };
+    let why = encrypted(&settings.given::<Key>("s3").ok()?).err()?;
+    let is_endpoint = |name: &&String| matches!(name.to_ascii_lowercase().parse::<Key>(), Ok(Key::Endpoint));
+    Some((options.0.keys().find(is_endpoint).cloned(), why))
+}
+
+/// Whether nothing is sent to S3 in the clear that nobody has permitted: known before the first request, so that a start is
+/// refused and not tried again.
+fn encrypted(given: &[(Key, String)]) -> Result<(), String> {
+    let last = |wanted: Key| given.iter().rev().find(|(key, _)| *key == wanted).map(|(_, value)| value);
+    let clear = last(Key::Endpoint).is_some_and(|url| url.trim().to_ascii_lowercase().starts_with("http://"));
+    let permitted = last(Key::Client(ClientConfigKey::AllowHttp)).is_some_and(|value| is_yes(value));
+    if clear && !permitted { Err(IN_THE_CLEAR.to_owned()) } else { Ok(()) }
+}
+
+/// The process's environment, as far as it is text.
+pub(super) fn variables() -> impl Iterator<Item = (String, String)> {
+    let text =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(text)
+}
+
 /// A store, and how error texts name it; or what is wrong, without secrets.
 type Opened = Result<(Arc<dyn ObjectStore>, Far), String>;
 
@@ -313,6 +342,7 @@ impl Settings {
                 }
             }
         }
+        encrypted(&given)?;
         let get =
             |wanted: Key| given.iter().rev().find(|(key, _)| *key == wanted).map(|(_, value)| value.clone());
         let signed = get(Key::AccessKeyId).is_some() || get(Key::SecretAccessKey).is_some();
@@ -453,6 +483,24 @@ mod tests {
         let far =
             opened("s3://shop", &[full], &[("aws_access_key_id", "id"), ("aws_secret_access_key", "x")]);
         assert_eq!(far.unwrap().asked, None, "options go before the environment");
+    }
+
+    #[test]
+    fn an_endpoint_in_the_clear_is_refused_unless_that_is_permitted() {
+        let keys = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "s3cret")];
+        let at = ("aws_endpoint_url", "http://minio:9000");
+        for (environment, options, is_refused) in [
+            (&keys[..], &[at][..], true),
+            (&[keys[0], keys[1], ("AWS_ENDPOINT_URL", "HTTP://minio:9000")], &[], true),
+            (&[keys[0], keys[1], ("AWS_ALLOW_HTTP", "true")], &[at, ("aws_allow_http", "false")], true),
+            (&keys, &[at, ("aws_allow_http", "true")], false),
+            (&[keys[0], keys[1], ("AWS_ALLOW_HTTP", "true")], &[at], false),
+            (&keys, &[("aws_endpoint_url", "https://minio:9000")], false),
+        ] {
+            let opened = opened("s3://shop", environment, options);
+            let refused = opened.as_ref().err().map(String::as_str);
+            assert_eq!(refused, is_refused.then_some(IN_THE_CLEAR), "{environment:?} {options:?}");
+        }
     }
 
     #[test]

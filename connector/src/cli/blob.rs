@@ -275,16 +275,22 @@ enum Local {
 
 impl Local {
     fn of(url: &str, given: &Given, edge: &Edge) -> Result<Local> {
-        match url.split_once("://") {
+        let here = match url.split_once("://") {
+            None => Some(url),
+            Some(("file", path)) => Some(path),
+            Some(_) => None,
+        };
+        match here.map(PathBuf::from) {
+            // It can be opened, and not be read.
+            Some(path) if path.is_dir() => {
+                let what = "it is a folder; name one blob, whose URL `versions show` prints";
+                Err(no_input(url, io::Error::new(io::ErrorKind::IsADirectory, what)))
+            }
+            Some(path) => {
+                edge.log(None);
+                Ok(Local::File(path))
+            }
             None => {
-                edge.log(None);
-                Ok(Local::File(PathBuf::from(url)))
-            }
-            Some(("file", path)) => {
-                edge.log(None);
-                Ok(Local::File(PathBuf::from(path)))
-            }
-            Some(_) => {
                 let config = given.load(edge)?;
                 let base = config.model().storage.blobs.trim_end_matches('/');
                 let name = url.strip_prefix(base).and_then(|rest| rest.strip_prefix('/'));

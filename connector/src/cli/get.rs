@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 
 use super::edge::{Answer, Edge, print, say};
-use super::reading::Which;
+use super::reading::{Which, version_number};
 use crate::codec::text;
 use crate::host::directory::rfc3339;
 use crate::view::{Value, View};
@@ -22,7 +22,7 @@ pub struct Get {
     #[arg(long)]
     base64: bool,
     /// Read this version [default: the one that readers hold: pinned, or the newest]
-    #[arg(long, value_name = "V")]
+    #[arg(long, value_name = "V", value_parser = version_number)]
     version: Option<u64>,
     /// Print also where the record came from: version, timestamp, topic, partition, offset
     #[arg(long)]

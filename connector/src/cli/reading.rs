@@ -23,6 +23,18 @@ pub struct Which {
     pub dataset: String,
 }
 
+/// Reads the number of a version on the command line.
+///
+/// # Errors
+/// Why it is none, as an end of clap's sentence.
+pub(super) fn version_number(text: &str) -> Result<u64, &'static str> {
+    match text.trim().parse() {
+        Ok(0) => Err("versions count from 1"),
+        Ok(number) => Ok(number),
+        Err(_) => Err("it is not a version: write its number, as in 41"),
+    }
+}
+
 impl Which {
     /// The configuration, and what a consumer of the dataset would be told.
     ///
@@ -152,5 +164,23 @@ pub(super) async fn find(options: &Options, version: Option<Version>) -> Result<
                 ),
             )
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_a_number_from_1_on() {
+        assert_eq!(version_number("41"), Ok(41));
+        assert_eq!(version_number("0"), Err("versions count from 1"));
+        for wrong in ["abc", "", "-1", "4.5", "v41"] {
+            assert_eq!(
+                version_number(wrong),
+                Err("it is not a version: write its number, as in 41"),
+                "{wrong}"
+            );
+        }
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::edge::{Answer, Edge, print};
 use super::get::put_value;
-use super::reading::Which;
+use super::reading::{Which, version_number};
 use crate::Result;
 use crate::codec::text;
 
@@ -20,7 +20,7 @@ pub struct Scan {
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Read this version [default: the one that readers hold: pinned, or the newest]
-    #[arg(long, value_name = "V")]
+    #[arg(long, value_name = "V", value_parser = version_number)]
     version: Option<u64>,
 }
 

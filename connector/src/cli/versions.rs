@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::edge::{Answer, Edge, print};
-use super::reading::Which;
+use super::reading::{Which, version_number};
 use super::table::{self, Column, Output};
 use crate::Result;
 use crate::blob::Store;
@@ -53,7 +53,7 @@ struct Show {
     #[command(flatten)]
     which: Which,
     /// The version [default: the newest]
-    #[arg(value_name = "VERSION")]
+    #[arg(value_name = "VERSION", value_parser = version_number)]
     number: Option<u64>,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]

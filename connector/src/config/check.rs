@@ -12,6 +12,7 @@ use super::secret;
 use super::tree;
 use crate::blob;
 use crate::codec::{Format, KeyRule, Values};
+use crate::kafka::properties::schemes;
 use crate::registry::Registry;
 use crate::schema::Schema;
 use crate::webhook::Endpoint;
@@ -144,6 +145,9 @@ impl<'a> Check<'a> {
                 self.wrong(&["kafka", "bootstrap_servers"], what);
             }
         }
+        for what in schemes(&self.model.kafka.bootstrap_servers, &self.model.properties.0) {
+            self.wrong(&["kafka", "bootstrap_servers"], what);
+        }
         self.properties();
     }
 
@@ -168,6 +172,13 @@ impl<'a> Check<'a> {
                     &["storage", "options", name],
                     format!("is no option of {scheme}:// stores{hint}"),
                 );
+            }
+        }
+        let storage = &self.model.storage;
+        if let Some((option, what)) = blob::in_the_clear(&storage.blobs, &self.model.options) {
+            match option {
+                Some(name) => self.wrong(&["storage", "options", &name], what),
+                None => self.wrong(&["storage", "blobs"], what),
             }
         }
     }
@@ -475,8 +486,9 @@ fn blobs_url(url: &str) -> Result<(), String> {
         "kafka" => blob::topic_name(rest).map_err(|what| format!("{shown:?}: {what}")),
         _ => {
             let near = nearest(scheme, ["file", "memory", "s3", "gs", "az", "kafka"]);
-            let hint = near.map_or(String::new(), |near| format!("; did you mean {near}://?"));
-            Err(format!("{shown:?} has an unknown scheme{hint}"))
+            let hint = near.map_or(String::new(), |near| format!(" (did you mean {near}://?)"));
+            let known = "there are file:///DIR, s3://BUCKET, gs://BUCKET, az://CONTAINER, kafka://TOPIC and memory://";
+            Err(format!("{shown:?} has an unknown scheme{hint}; {known}"))
         }
     }
 }

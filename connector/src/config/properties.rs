@@ -72,6 +72,10 @@ impl Check<'_> {
         let ours = "kafka.properties.";
         let is_wrong = self.mistakes.list().iter().any(|mistake| mistake.key.starts_with(ours));
         let (Some(first), false) = (properties.keys().next(), is_wrong) else { return };
+        if let Some(what) = properties::no_mechanism(properties) {
+            self.wrong(&["kafka", "properties", "security.protocol"], what);
+            return;
+        }
         let options = kafka::Options {
             bootstrap_servers: self.model.kafka.bootstrap_servers.clone(),
             properties: properties.clone(),

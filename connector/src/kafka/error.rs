@@ -130,6 +130,8 @@ impl Error {
     pub(super) fn from_code(doing: impl Into<String>, code: Code, words: &str) -> Error {
         let doing = doing.into();
         let code_says = code.to_string();
+        // Of an answer without words of its own librdkafka says what was asked, and a colon with nothing behind it.
+        let words = words.trim_end().trim_end_matches(':');
         // librdkafka's words often are the code's own.
         let said = if code_says.contains(words) { code_says } else { format!("{words} ({code_says})") };
         match class(code) {
@@ -296,6 +298,17 @@ mod tests {
         assert!(
             denied.to_string().contains("reading orders[0]") && denied.to_string().contains("ACL"),
             "{denied}"
+        );
+    }
+
+    #[test]
+    fn an_answer_without_words_leaves_no_gap() {
+        let error = Error::from_code("asking", Code::NotCoordinator, "ConsumerGroupDescribe: ");
+        let said = "asking: ConsumerGroupDescribe (NotCoordinator (Broker: Not coordinator))";
+        assert_eq!(error.to_string(), said);
+        assert_eq!(
+            Error::from_code("asking", Code::NotCoordinator, "").to_string(),
+            "asking: NotCoordinator (Broker: Not coordinator)"
         );
     }
 

@@ -84,8 +84,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Whether librdkafka takes the properties, each by itself: to be asked before the first client, so that a mistake
-    /// ends a start and is not tried again for ever.
+    /// Whether librdkafka takes the properties, each by itself, and the servers as they are written: to be asked before the
+    /// first client, so that a mistake ends a start and is not tried again for ever.
     ///
     /// # Errors
     /// [`Error::Options`], with all that it does not take; without values, which may be secrets.
@@ -93,7 +93,11 @@ impl Options {
         let refused = self.properties.iter().filter_map(|(name, value)| {
             properties::refused(name, value).map(|refused| format!("property {name:?} {refused}"))
         });
-        let refused: Vec<String> = refused.collect();
+        let unnamed = properties::no_mechanism(&self.properties);
+        let unnamed = unnamed.map(|what| format!("property \"security.protocol\" {what}"));
+        let servers = properties::schemes(&self.bootstrap_servers, &self.properties);
+        let servers = servers.into_iter().map(|what| format!("bootstrap server {what}"));
+        let refused: Vec<String> = refused.chain(unnamed).chain(servers).collect();
         match refused.as_slice() {
             [] => Ok(()),
             all => Err(Error::Options {

@@ -3,6 +3,7 @@
 //! Owns: asking, the names for a did-you-mean, words without the value, which may be a secret. Does not own: which
 //! properties are ours to set (`config/properties`), and which are not for librdkafka (`tokens`).
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use rdkafka::config::ClientConfig;
@@ -66,6 +67,43 @@ fn words(said: &str, value: &str) -> String {
         true => format!("is not taken: {said}"),
         false => "has a value that librdkafka does not take".to_owned(),
     }
+}
+
+const PROTOCOL: &str = "security.protocol";
+
+/// Which servers librdkafka would pass over, for what they have before `://`: it takes the protocol that `security.protocol`
+/// says, and any other costs a line of its log, after which it waits for a broker for ever. In words for a person.
+pub fn schemes(servers: &str, properties: &BTreeMap<String, String>) -> Vec<String> {
+    let protocol = properties.get(PROTOCOL).map(|protocol| protocol.trim()).filter(|text| !text.is_empty());
+    let protocol = protocol.unwrap_or("plaintext");
+    let other = |server: &&str| {
+        server.split_once("://").is_some_and(|(scheme, _)| !scheme.eq_ignore_ascii_case(protocol))
+    };
+    let told = |server: &str| {
+        let host = server.split_once("://").map_or(server, |(_, host)| host);
+        format!(
+            "{server:?} has a scheme before HOST:PORT: leave it out, as in {host:?}; whether TLS and SASL are spoken says \
+             {PROTOCOL} in [kafka.properties]"
+        )
+    };
+    servers.split(',').map(str::trim).filter(other).map(told).collect()
+}
+
+/// What is missing where SASL is wanted, and by which mechanism is not said: librdkafka would take Kerberos (GSSAPI), which it is
+/// built without here.
+pub fn no_mechanism(properties: &BTreeMap<String, String>) -> Option<String> {
+    let value = |name: &str| properties.get(name).map(|value| value.trim()).filter(|text| !text.is_empty());
+    let protocol = value(PROTOCOL)?;
+    let sasl = ["SASL_SSL", "SASL_PLAINTEXT"].iter().any(|sasl| sasl.eq_ignore_ascii_case(protocol));
+    // Who wants tokens is told of all that is missing for them (`tokens`).
+    let tokens = value("sasl.oauthbearer.method").is_some_and(|method| method.eq_ignore_ascii_case("oidc"));
+    let named = value("sasl.mechanism").or(value("sasl.mechanisms")).is_some();
+    (sasl && !tokens && !named).then(|| {
+        format!(
+            "needs sasl.mechanism beside {protocol}: set it to PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER, as the \
+             brokers have it"
+        )
+    })
 }
 
 /// Whether tokens can be had by the properties together, where they are wanted. Asks nobody for one.
@@ -288,6 +326,46 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("\"linger.mss\"") && text.contains("\"ssl.ca.locaton\""), "{text}");
         assert!(!text.contains("s3cret") && !text.contains("\"linger.ms\" "), "{text}");
+    }
+
+    #[test]
+    fn a_scheme_that_is_not_the_protocol_is_told_with_the_host_that_is_meant() {
+        let of = |servers: &str, protocol: &str| {
+            schemes(servers, &BTreeMap::from([(PROTOCOL.to_owned(), protocol.to_owned())]))
+        };
+        assert_eq!(schemes("kafka:9092, PLAINTEXT://kafka:9092", &BTreeMap::new()), Vec::<String>::new());
+        assert_eq!(of("ssl://kafka:9093,kafka-2:9093", "SSL"), Vec::<String>::new());
+        assert_eq!(of("SASL_SSL://kafka:9093", "sasl_ssl"), Vec::<String>::new());
+        for (servers, protocol) in [
+            ("kafka-1:9092, http://kafka:9092", ""),
+            ("ssl://kafka:9092", ""),
+            ("plaintext://kafka:9092", "SSL"),
+        ] {
+            let told = of(servers, protocol);
+            assert_eq!(told.len(), 1, "{servers}: {told:?}");
+            assert!(told[0].contains("leave it out, as in \"kafka:9092\""), "{servers}: {told:?}");
+        }
+        // Of the library's builders, too.
+        let options = Options { bootstrap_servers: "http://kafka:9092".to_owned(), ..Options::default() };
+        let error = options.check().unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Config);
+        assert!(error.to_string().contains("\"http://kafka:9092\" has a scheme"), "{error}");
+    }
+
+    #[test]
+    fn sasl_needs_a_mechanism_that_is_there() {
+        let of = |properties: &[(&str, &str)]| {
+            let pairs = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let options = Options { properties: pairs.collect(), ..Options::default() };
+            options.check().map_err(|error| error.to_string())
+        };
+        for protocol in ["SASL_SSL", "sasl_plaintext"] {
+            let why = of(&[(PROTOCOL, protocol)]).unwrap_err();
+            assert!(why.contains("\"security.protocol\" needs sasl.mechanism"), "{why}");
+            of(&[(PROTOCOL, protocol), ("sasl.mechanism", "PLAIN")]).unwrap();
+            of(&[(PROTOCOL, protocol), ("sasl.mechanisms", "SCRAM-SHA-256")]).unwrap();
+        }
+        of(&[(PROTOCOL, "SSL")]).unwrap();
     }
 
     #[test]

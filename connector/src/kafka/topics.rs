@@ -9,6 +9,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
+use tokio::time::Instant;
 
 use crate::record::TopicId;
 
@@ -23,6 +24,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often what the client says is looked at while it waits for an answer: that no broker is left is to be heard at
 /// once, and not after the time that one request may take.
 const SERVE: Duration = Duration::from_millis(100);
+
+/// How long a group's coordinator may be late: a cluster that has just begun makes the topic of all groups' offsets with the
+/// first question for one, and loads each of its partitions.
+const COORDINATED: Duration = Duration::from_secs(30);
+
+/// How long it is left alone before it is asked again.
+const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 
 /// After so many of those a broker that is there would have been found again (`reconnect.backoff.max.ms`).
 const FOUND_AGAIN: u32 = 11;
@@ -148,15 +156,21 @@ impl Admin {
         found.await
     }
 
-    /// The same of a group, which need not be there.
+    /// The same of a group, which need not be there. Waits for its coordinator, which is made with the first question.
     pub(super) async fn allowed_on_group(&self, group: &str) -> Result<Vec<i32>, Error> {
         let doing = self.doing("asking what is allowed on group", group);
-        let name = group.to_owned();
-        let found = self.blocking(move |inner| {
-            describe::group(inner.client.inner(), &name, TIMEOUT)
-                .map_err(|(code, words)| Error::from_code(doing, code, &words))
-        });
-        found.await
+        let ask = || {
+            let (name, doing) = (group.to_owned(), doing.clone());
+            self.blocking(move |inner| match describe::group(inner.client.inner(), &name, TIMEOUT) {
+                Ok(allowed) => Ok(Ok(allowed)),
+                Err((code, words)) => {
+                    let error = Error::from_code(doing, code, &words);
+                    // That it is late is an answer, too: Kafka is there.
+                    if is_late(code) { Ok(Err(error)) } else { Err(error) }
+                }
+            })
+        };
+        coordinated(COORDINATED, ask).await
     }
 
     /// The settings of a topic, defaults included; secret ones are left out. Empty from the embedded broker.
@@ -368,6 +382,32 @@ impl Inner {
     }
 }
 
+/// Whether a group has no coordinator yet, and will have one by itself.
+fn is_late(code: Code) -> bool {
+    matches!(
+        code,
+        Code::NotCoordinator
+            | Code::CoordinatorNotAvailable
+            | Code::CoordinatorLoadInProgress
+            | Code::WaitingForCoordinator
+    )
+}
+
+/// Asks until the coordinator is there; the inner error says that it is late.
+async fn coordinated<T, Asked: Future<Output = Result<Result<T, Error>, Error>>>(
+    patience: Duration,
+    mut ask: impl FnMut() -> Asked,
+) -> Result<T, Error> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match ask().await? {
+            Ok(answer) => return Ok(answer),
+            Err(late) if Instant::now() >= deadline => return Err(late),
+            Err(_) => tokio::time::sleep(COORDINATOR_PAUSE).await,
+        }
+    }
+}
+
 fn admin_options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(TIMEOUT))
 }
@@ -392,5 +432,28 @@ mod tests {
         let stamped = of(&[hour, ("message.timestamp.type", "LogAppendTime")]);
         assert!(stamped.take(i64::MAX, 0));
         assert!(of(&[]).take(i64::MAX, 0), "the embedded broker has no settings");
+    }
+    #[tokio::test]
+    async fn a_coordinator_that_is_late_is_asked_again() {
+        let failed = |code| Error::from_code("asking", code, "");
+        let mut late =
+            vec![Code::NotCoordinator, Code::CoordinatorNotAvailable, Code::CoordinatorLoadInProgress];
+        assert!(late.iter().all(|code| is_late(*code)) && !is_late(Code::GroupAuthorizationFailed));
+        let mut asked = 0;
+        let answer = coordinated(Duration::from_secs(60), || {
+            asked += 1;
+            std::future::ready(Ok(late.pop().map_or(Ok(7), |code| Err(failed(code)))))
+        });
+        assert_eq!(answer.await.unwrap(), 7);
+        assert_eq!(asked, 4);
+        let never = || std::future::ready(Ok(Err::<(), _>(failed(Code::NotCoordinator))));
+        assert!(coordinated(Duration::ZERO, never).await.unwrap_err().is_transient());
+        let mut asked = 0;
+        let denied = coordinated(Duration::from_secs(60), || {
+            asked += 1;
+            std::future::ready(Err::<Result<(), Error>, _>(failed(Code::GroupAuthorizationFailed)))
+        });
+        assert!(matches!(denied.await, Err(Error::Denied { .. })));
+        assert_eq!(asked, 1);
     }
 }

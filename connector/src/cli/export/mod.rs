@@ -21,7 +21,7 @@ mod parquet;
 use self::file::Destination;
 use super::edge::{Answer, Edge, print, unwritten_to};
 use super::progress::Work;
-use super::reading::{self, Which};
+use super::reading::{self, Which, version_number};
 use super::signals::Signals;
 use crate::version::Version;
 use crate::view::{Value, View};
@@ -38,7 +38,7 @@ pub struct Export {
     #[command(flatten)]
     which: Which,
     /// Export this version [default: the one that readers hold: pinned, or the newest]
-    #[arg(long, value_name = "V")]
+    #[arg(long, value_name = "V", value_parser = version_number)]
     version: Option<u64>,
     /// The file; - writes to standard output
     #[arg(long, value_name = "FILE")]

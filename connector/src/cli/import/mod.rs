@@ -35,7 +35,7 @@ use crate::producer::write::watch::{Ticket, Watchers};
 use crate::producer::{Publication, Writer};
 use crate::telemetry::Metrics;
 use crate::version::Version;
-use crate::words::counted;
+use crate::words::{counted, nearest};
 use crate::{Error, ErrorKind, Result};
 use read::{Bad, Chunk, FileFormat, Reader};
 
@@ -106,6 +106,17 @@ impl Import {
         let config = self.given.load(edge)?;
         let shared = Shared::system(&config, Metrics::new())?;
         let options = config.producer(&self.dataset, &shared)?;
+        if let Some(topic) = self.topic.as_ref().filter(|topic| !options.topics.contains(topic)) {
+            // Each line would be refused for it.
+            let near = nearest(topic, options.topics.iter().map(String::as_str));
+            let hint = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
+            let what = format!(
+                "--topic: {topic} is not a source topic of dataset {}; it has {}{hint}",
+                self.dataset,
+                options.topics.join(", ")
+            );
+            return Err(Error::new(ErrorKind::Rejected, what));
+        }
         let asked = |topic: &&String| self.topic.as_ref().is_none_or(|to| to == *topic);
         let read_only = |topic: &String| options.format.of_topic(topic).read_only();
         let all: Option<Vec<_>> = options.topics.iter().filter(asked).map(read_only).collect();

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::super::edge::{Answer, Edge, print};
 use super::super::get::put_value;
-use super::super::reading::Which;
+use super::super::reading::{Which, version_number};
 use super::super::table::Output;
 use crate::Result;
 use crate::codec::text;
@@ -20,10 +20,10 @@ pub(super) struct Diff {
     #[command(flatten)]
     which: Which,
     /// The version before
-    #[arg(value_name = "FROM")]
+    #[arg(value_name = "FROM", value_parser = version_number)]
     from: u64,
     /// The version after [default: the newest]
-    #[arg(value_name = "TO")]
+    #[arg(value_name = "TO", value_parser = version_number)]
     to: Option<u64>,
     /// At most this many keys
     #[arg(long, value_name = "N")]

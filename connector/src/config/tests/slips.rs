@@ -66,6 +66,33 @@ fn a_fingerprint_has_sixteen_digits() {
     assert!(value.contains("4f1c2a9be0d37785"), "{value}");
 }
 
+/// librdkafka would pass such a server over, and `run` would wait for a broker for ever.
+#[test]
+fn a_server_with_another_scheme_is_named_by_its_line() {
+    let wrong = case(&format!("{LEAST}[kafka]\nbootstrap_servers = \"http://kafka:9092\"\n")).wrong();
+    assert_eq!(wrong.len(), 1, "{wrong:#?}");
+    let said = "stillwell.toml:8: kafka.bootstrap_servers: \"http://kafka:9092\" has a scheme before HOST:PORT: leave it \
+                out, as in \"kafka:9092\"";
+    assert!(wrong[0].starts_with(said), "{wrong:#?}");
+    case(&format!("{LEAST}[kafka]\nbootstrap_servers = \"plaintext://kafka:9092\"\n")).right();
+}
+
+/// librdkafka would take Kerberos, and speak of being recompiled.
+#[test]
+fn sasl_without_a_mechanism_is_named_by_its_line() {
+    let text = format!("{LEAST}[kafka.properties]\n\"sasl.username\" = \"shop\"\n");
+    let case = case(&format!("{text}\"security.protocol\" = \"SASL_SSL\"\n"));
+    let Err(Error::Mistakes { mistakes, .. }) = Config::read_to_run(&case.sources) else {
+        panic!("no mistake found")
+    };
+    let said = mistakes.to_string();
+    assert!(
+        said.contains("stillwell.toml:9: kafka.properties.\"security.protocol\": needs sasl.mechanism"),
+        "{said}"
+    );
+    assert_eq!(mistakes.list().len(), 1, "{said}");
+}
+
 /// Where tokens are asked for stands in errors.
 #[test]
 fn an_endpoint_for_tokens_has_no_secret_in_its_url() {

@@ -28,6 +28,16 @@ fn options_come_from_all_layers_and_keys_are_never_shown() {
 }
 
 #[test]
+fn an_endpoint_in_the_clear_is_a_mistake_unless_it_is_permitted() {
+    let endpoint = "[storage.options]\naws_endpoint_url = \"http://minio:9000\"\n";
+    far(endpoint).says(&[
+        "stillwell.toml:5: storage.options.aws_endpoint_url: the endpoint is http://, and what is sent could be read on the \
+         way; allow_http = \"true\" permits that",
+    ]);
+    far(&format!("{endpoint}allow_http = \"true\"\n")).right();
+}
+
+#[test]
 fn what_no_store_knows_is_a_mistake() {
     far("[storage.options]\naws_regoin = \"x\"\nazure_storage_account_name = \"me\"\n").says(&[
         "stillwell.toml:5: storage.options.aws_regoin: is no option of s3:// stores; did you mean aws_region?",
@@ -42,6 +52,10 @@ fn what_no_store_knows_is_a_mistake() {
         ("az://me:pa55@shop/x", "write az://CONTAINER/PREFIX"),
         ("s3:/shop", "is not a URL"),
         ("s4://shop", "did you mean s3://?"),
+        (
+            "ftp://me:pa55@shop/y",
+            "an unknown scheme; there are file:///DIR, s3://BUCKET, gs://BUCKET, az://CONTAINER",
+        ),
     ] {
         let wrong = case(LEAST).set("storage.blobs", url).wrong();
         assert!(wrong.len() == 1 && wrong[0].contains(said) && !wrong[0].contains("pa55"), "{wrong:?}");
