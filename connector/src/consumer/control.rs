@@ -38,7 +38,7 @@ const READ_TO_END: Duration = Duration::from_secs(30);
 const SLICE: Duration = Duration::from_millis(200);
 /// The fetch by which the end is found: it is told only by a fetch that comes back empty, which a start waits for.
 const SHORT_FETCH: Duration = Duration::from_millis(1);
-/// How long the broker may hold a fetch back while nothing arrives.
+/// How long the broker may hold a fetch back while nothing arrives, or as long as one for announcements where that is longer.
 const LONG_FETCH: Duration = Duration::from_secs(30);
 /// How soon it is looked again for a topic that there has never been: what is pinned as soon as there is one is obeyed within
 /// a second too.
@@ -167,7 +167,8 @@ impl ControlTail {
         backoff.reset();
         let mut kept = self.out.borrow().kept(id, &mut read);
         self.say_read(&read, kept.as_ref(), id);
-        let mut poller = Poller::new(&self.options.kafka, &tuning(&topics, LONG_FETCH))?;
+        let longest = LONG_FETCH.max(self.options.max_backoff);
+        let mut poller = Poller::new(&self.options.kafka, &tuning(&topics, longest))?;
         poller.assign(&[(topic, 0, read.next)])?;
         let mut look = Look::new(admin, topic, self.options.look_every, &self.clock);
         while !stop.is_cancelled() {
