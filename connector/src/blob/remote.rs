@@ -183,15 +183,20 @@ pub fn in_the_clear(url: &str, options: &Options) -> Option<(Option<String>, Str
     url.strip_prefix("s3://")?;
     let settings = Settings { environment, options: options.clone() };
     let why = encrypted(&settings.given::<Key>("s3").ok()?).err()?;
-    let is_endpoint = |name: &&String| matches!(name.to_ascii_lowercase().parse::<Key>(), Ok(Key::Endpoint));
-    Some((options.0.keys().find(is_endpoint).cloned(), why))
+    let is_endpoint = |name: &&String| {
+        matches!(name.to_ascii_lowercase().parse::<Key>(), Ok(Key::Endpoint | Key::S3Endpoint))
+    };
+    // Of several the last one counts.
+    Some((options.0.keys().rfind(is_endpoint).cloned(), why))
 }
 
 /// Whether nothing is sent to S3 in the clear that nobody has permitted: known before the first request, so that a start is
 /// refused and not tried again.
 fn encrypted(given: &[(Key, String)]) -> Result<(), String> {
     let last = |wanted: Key| given.iter().rev().find(|(key, _)| *key == wanted).map(|(_, value)| value);
-    let clear = last(Key::Endpoint).is_some_and(|url| url.trim().to_ascii_lowercase().starts_with("http://"));
+    // As object_store has it: the one for S3 alone goes before the one for all services.
+    let endpoint = last(Key::S3Endpoint).or_else(|| last(Key::Endpoint));
+    let clear = endpoint.is_some_and(|url| url.trim().to_ascii_lowercase().starts_with("http://"));
     let permitted = last(Key::Client(ClientConfigKey::AllowHttp)).is_some_and(|value| is_yes(value));
     if clear && !permitted { Err(IN_THE_CLEAR.to_owned()) } else { Ok(()) }
 }
@@ -496,6 +501,8 @@ mod tests {
             (&keys, &[at, ("aws_allow_http", "true")], false),
             (&[keys[0], keys[1], ("AWS_ALLOW_HTTP", "true")], &[at], false),
             (&keys, &[("aws_endpoint_url", "https://minio:9000")], false),
+            (&[keys[0], keys[1], ("AWS_ENDPOINT_URL_S3", "http://minio:9000")], &[], true),
+            (&[keys[0], keys[1], ("AWS_ENDPOINT_URL_S3", "https://minio:9000")], &[at], false),
         ] {
             let opened = opened("s3://shop", environment, options);
             let refused = opened.as_ref().err().map(String::as_str);

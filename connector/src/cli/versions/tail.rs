@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::super::edge::{Answer, Edge, print};
-use super::super::reading::{Which, version_number};
+use super::super::reading::Which;
 use super::super::table::Output;
 use super::Listed;
 use crate::Result;
@@ -28,7 +28,7 @@ pub(super) struct Follow {
     #[command(flatten)]
     which: Which,
     /// Begin with this version, or the oldest that is kept [default: the newest]
-    #[arg(long, value_name = "V", value_parser = version_number)]
+    #[arg(long, value_name = "V")]
     from: Option<u64>,
     /// End after so many versions [default: never]
     #[arg(long, value_name = "N")]
