@@ -19,6 +19,9 @@
 //! Owns: the names, and what happens there. Does not own: where they are reached (the rooms), what is checked after
 //! (tests/crash).
 
+#[cfg(test)]
+pub(crate) mod forks;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;

@@ -353,9 +353,9 @@ fn directory(dir: &Path, number: u64) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failpoint::forks;
     use crate::producer::log::{Log, Options as LogOptions};
     use crate::record::{SourcePartition, TopicId};
-    use crate::view::tests::heap;
 
     #[test]
     fn a_history_needs_all_topics_that_it_was_made_of() {
@@ -439,7 +439,7 @@ mod tests {
             });
         }
         // Or a process that another test starts at this moment would have the socket, too.
-        let _alone = heap::FORKS.write();
+        let _alone = forks::FORKS.write();
         drop(stranger);
         assert_eq!(listen(address).unwrap(), "it is free");
     }

@@ -63,7 +63,7 @@ impl Fix {
 /// In unit tests not while another one closes a socket and needs its port at once.
 fn start(command: &mut Command) -> io::Result<Child> {
     #[cfg(test)]
-    let _shared = crate::view::tests::heap::FORKS.read();
+    let _shared = crate::failpoint::forks::FORKS.read();
     command.spawn()
 }
 

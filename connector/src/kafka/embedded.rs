@@ -88,7 +88,7 @@ impl Cluster {
     pub fn set_up(&self, up: bool) -> Result<(), Error> {
         // It closes its listener and binds another to the same port, and aborts where that fails.
         #[cfg(test)]
-        let _alone = crate::view::tests::heap::FORKS.write();
+        let _alone = crate::failpoint::forks::FORKS.write();
         self.tell(What::Up(up), "switching the embedded broker".to_owned())
     }
 

@@ -3,9 +3,9 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::clock::Entropy;
+use crate::failpoint::forks;
 use crate::format::chunk::{Body, ChunkBuilder};
 use crate::record::SourcePartition;
-use crate::view::tests::heap;
 
 pub(in crate::disk) fn options() -> Options {
     Options { clock: Clock::manual(1_760_000_000_000), write_buffer_bytes: 1 << 20 }
@@ -129,7 +129,7 @@ fn a_second_process_is_refused() {
         .env(HELD, &dir)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
-    let mut other = heap::spawn(&mut other).unwrap();
+    let mut other = forks::spawn(&mut other).unwrap();
     let mut lines = BufReader::new(other.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|line| line == "holding"));
     let refused = Database::open(&dir, &options()).unwrap_err().to_string();

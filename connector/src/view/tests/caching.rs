@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::blob::name::Kind as Blob;
+use crate::failpoint::forks;
 
 fn named(version: u64, bytes: &[u8]) -> FileName {
     FileName {
@@ -282,7 +283,7 @@ fn two_processes_share_a_directory() {
         .env("STILLWELL_TEST_NEIGHBOUR", dirs)
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped());
-    let other = heap::spawn(&mut other).unwrap();
+    let other = forks::spawn(&mut other).unwrap();
     let here = std::panic::catch_unwind(|| share(cache.path(), store.path()));
     let other = other.wait_with_output().unwrap();
     let said =

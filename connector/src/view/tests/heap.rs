@@ -1,5 +1,5 @@
 //! The memory that this process's Rust code holds, to the byte: what the system counts is that and what its allocator
-//! keeps between the pieces. And processes that tests start.
+//! keeps between the pieces.
 
 #![expect(
     unsafe_code,
@@ -7,10 +7,10 @@
 )]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::io;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::RwLock;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::failpoint::forks;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
@@ -52,26 +52,11 @@ pub(crate) fn held() -> usize {
     HELD.load(Ordering::Relaxed)
 }
 
-/// Held shared by who starts a process, alone by who closes a socket and needs its port at once: from its fork to its exec a
-/// child has all sockets of this process, and keeps them open.
-pub(crate) static FORKS: RwLock<()> = RwLock::new(());
-
-/// Starts a process. Back from here it has run its exec.
-pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
-    let _shared = FORKS.read();
-    command.spawn()
-}
-
-/// What a process says until its end.
-pub(crate) fn output(command: &mut Command) -> io::Result<Output> {
-    spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
-}
-
 /// Runs an ignored test of this binary as a process of its own, in which nothing else takes memory, threads or descriptors.
 /// Gives what it printed.
 pub(crate) fn alone(test: &str) -> String {
     let mut run = Command::new(std::env::current_exe().unwrap());
-    let run = output(run.args(["--exact", test, "--ignored", "--nocapture"])).unwrap();
+    let run = forks::output(run.args(["--exact", test, "--ignored", "--nocapture"])).unwrap();
     let said = [run.stdout, run.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     assert!(run.status.success() && said.contains("1 passed"), "{said}");
     said

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 use super::*;
-use crate::view::tests::heap;
+use crate::failpoint::forks;
 
 /// A volume of `megabytes`, gone with the value.
 struct Volume(tempfile::TempDir);
@@ -16,7 +16,7 @@ impl Volume {
         let size = format!("size={megabytes}m");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &size, "stillwell-test"]).arg(dir.path());
-        let mounted = heap::output(&mut mount);
+        let mounted = forks::output(&mut mount);
         if mounted.as_ref().is_ok_and(|mounted| mounted.status.success()) {
             return Some(Volume(dir));
         }
@@ -50,7 +50,7 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        let _ = heap::output(Command::new("umount").arg("-l").arg(self.0.path()));
+        let _ = forks::output(Command::new("umount").arg("-l").arg(self.0.path()));
     }
 }
 
