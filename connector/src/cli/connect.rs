@@ -18,7 +18,6 @@ use crate::blob::{self, Store};
 use crate::clock::{Clock, Entropy};
 use crate::config::{Config, Role, Shared};
 use crate::disk::{self, Look};
-use crate::format::announcement::SourcePosition;
 use crate::kafka::{Admin, allowed};
 use crate::producer::{recover, topics};
 use crate::schema::Schema;
@@ -264,21 +263,9 @@ async fn history(config: &Config, name: &str, shared: &Shared) -> Result<String>
     }
     let doing = "carrying on what is announced";
     recover::continues(&last, &options)
-        .and_then(|()| has_all(&last.dataset, &last.positions, &options.topics))
+        .and_then(|()| recover::has_all(&last.dataset, &last.positions, &options.topics))
         .map_err(|error| Error::because(ErrorKind::Config, doing, error))?;
     Ok(format!("version {} is announced, and can be carried on", last.version))
-}
-
-/// Whether all source topics of what was announced are configured still: `run` refuses to go on without one, in these words.
-fn has_all(dataset: &str, positions: &[SourcePosition], topics: &[String]) -> Result<(), recover::Error> {
-    let mut announced = positions.iter().map(|position| &*position.source.topic);
-    match announced.find(|topic| !topics.iter().any(|known| known == topic)) {
-        None => Ok(()),
-        Some(gone) => Err(recover::Error::Mismatch(format!(
-            "source topic {gone} is part of dataset {dataset} since an earlier version, but not configured any more. Add it again, \
-             or begin a new history under another announcement topic"
-        ))),
-    }
 }
 
 /// Whether Kafka allows what the side does, as far as that can be asked.
@@ -354,6 +341,7 @@ fn directory(dir: &Path, number: u64) -> Result<String> {
 mod tests {
     use super::*;
     use crate::failpoint::forks;
+    use crate::format::announcement::SourcePosition;
     use crate::producer::log::{Log, Options as LogOptions};
     use crate::record::{SourcePartition, TopicId};
 
@@ -363,7 +351,7 @@ mod tests {
         let positions = [SourcePosition { source, start: 0, offset: 7, target: 0 }];
         let with = |topics: &[&str]| {
             let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
-            has_all("shop", &positions, &topics)
+            recover::has_all("shop", &positions, &topics)
         };
         with(&["more", "products"]).unwrap();
         let error = with(&["prodcts"]).unwrap_err().to_string();

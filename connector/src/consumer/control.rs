@@ -129,13 +129,8 @@ impl ControlTail {
                 Err(error) => self.failed(&error, &backoff),
             }
             let wait = backoff.next(&self.options.entropy);
-            Handle::current().block_on(async {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(wait) => {}
-                }
-            });
+            // A timer is made within the runtime that has it.
+            Handle::current().block_on(async { threads::until(stop, tokio::time::sleep(wait)).await });
         }
     }
 

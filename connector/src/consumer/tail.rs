@@ -188,11 +188,7 @@ impl Tail {
             self.show(breaker.state(self.clock.now()));
             let wait = backoff.next(&self.options.entropy);
             self.options.metrics.backoff_seconds.set(wait.as_secs_f64());
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(wait) => {}
-            }
+            threads::until(stop, tokio::time::sleep(wait)).await;
         }
     }
 

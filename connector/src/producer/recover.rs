@@ -472,17 +472,7 @@ impl Recovery {
                 });
             }
         }
-        if let Some(gone) = carried
-            .positions
-            .iter()
-            .find(|position| !options.topics.iter().any(|t| **t == *position.source.topic))
-        {
-            return Err(Error::Mismatch(format!(
-                "source topic {} is part of dataset {} since an earlier version, but not configured any more. Add it \
-                 again, or begin a new history under another announcement topic",
-                gone.source.topic, options.dataset
-            )));
-        }
+        has_all(&options.dataset, &carried.positions, &options.topics)?;
         Ok((carried, must_say))
     }
 
@@ -543,6 +533,21 @@ impl Recovery {
         }
         carried.chain = chain;
         Ok((view, true))
+    }
+}
+
+/// Whether all source topics of what was announced are configured still.
+///
+/// # Errors
+/// [`Error::Mismatch`], with what to do.
+pub fn has_all(dataset: &str, positions: &[SourcePosition], topics: &[String]) -> Result<(), Error> {
+    let mut announced = positions.iter().map(|position| &*position.source.topic);
+    match announced.find(|topic| !topics.iter().any(|known| known == topic)) {
+        None => Ok(()),
+        Some(gone) => Err(Error::Mismatch(format!(
+            "source topic {gone} is part of dataset {dataset} since an earlier version, but not configured any more. Add it again, \
+             or begin a new history under another announcement topic"
+        ))),
     }
 }
 
