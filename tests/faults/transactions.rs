@@ -7,12 +7,17 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
+use futures::future::BoxFuture;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use stillwell::blob::faulty::{Beside, Call, Faulty};
+use stillwell::blob::{self, Store};
 use stillwell::producer::Batching;
 use stillwell_tests::protocol::{End, add_partitions_again, code, describe_transaction, key};
 use stillwell_tests::tap::Request;
-use stillwell_tests::{Broker, Setting, Tap, Then, Topic, scratch, unique, wait_until};
+use stillwell_tests::{Broker, Setting, Tap, Then, Topic, scratch, unique, wait_until, wait_until_async};
+use tokio::sync::watch;
 
 use crate::SCHEMA;
 use crate::history::{DEADLINE, History, announced, announcements, dead_letters, ended, good, limit, misfit};
@@ -33,6 +38,10 @@ struct Script {
     partitions: Option<Request>,
     /// Set by the test: the fault is due at the next chance.
     armed: bool,
+    /// A transaction was aborted, and no producer has begun since.
+    aborted: bool,
+    /// And yet another transaction has.
+    reused: bool,
     /// Set by the hook: what the broker said to what was sent by hand.
     answered: Option<i16>,
 }
@@ -41,7 +50,13 @@ impl Script {
     fn see(&mut self, request: &Request) {
         if let Some(end) = End::of(request) {
             let last = if end.commits() { &mut self.commit } else { &mut self.abort };
+            self.aborted |= !end.commits();
             *last = Some(end);
+        }
+        match request.key {
+            key::INIT_PRODUCER_ID => self.aborted = false,
+            key::ADD_PARTITIONS | key::ADD_OFFSETS => self.reused |= self.aborted,
+            _ => {}
         }
         if request.key == key::ADD_PARTITIONS {
             self.partitions = Some(request.clone());
@@ -91,6 +106,127 @@ async fn within_the_transaction_letters_come_first_and_announcements_last() {
         let known = ["", "announcements ", "offsets announcements ", "letters offsets announcements "];
         assert!(known.contains(&steps.as_str()), "{seen:?}");
     }
+}
+
+/// How long the store of [`Gate`] hangs before the test takes it that nothing was sent ahead.
+const SOON: Duration = Duration::from_secs(15);
+
+/// A store in which deltas wait before a gate.
+#[derive(Debug)]
+struct Gate(watch::Sender<bool>);
+
+impl Beside for Gate {
+    fn before<'a>(&'a self, call: Call, name: &'a str) -> BoxFuture<'a, Result<(), blob::Error>> {
+        Box::pin(async move {
+            if call == Call::Put && name.contains("delta") {
+                let opened = self.0.subscribe().wait_for(|open| *open).await.map(drop);
+                opened.expect("the gate is there");
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What the group has committed of the source's only partition.
+fn committed(setting: &Setting) -> Option<i64> {
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &setting.bootstrap)
+        .set("group.id", format!("stillwell.{}", setting.dataset()))
+        // What is committed by now, and not what an open transaction may commit.
+        .set("isolation.level", "read_uncommitted")
+        .create()
+        .expect("a consumer can be made");
+    let mut list = TopicPartitionList::new();
+    list.add_partition(setting.dataset(), 0);
+    let committed = client.committed_offsets(list, DEADLINE).expect("the coordinator answers");
+    match committed.elements().first().map(|element| element.offset()) {
+        Some(Offset::Offset(offset)) => Some(offset),
+        _ => None,
+    }
+}
+
+/// Offsets go ahead of a version that waits for nothing but its store. Where that hangs, its transaction ends with those of
+/// the version before, and no life with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_sent_ahead_are_taken_back_where_the_store_hangs() {
+    let mut setting = Setting::new("ahead", 1, SCHEMA);
+    let cache = scratch();
+    let tap = Tap::on(&setting.bootstrap);
+    let versions = announcements(&setting);
+    // The steps of each transaction.
+    let seen = Arc::new(Mutex::new(vec![String::new()]));
+    tap.watch({
+        let seen = Arc::clone(&seen);
+        move |request| {
+            let mut seen = seen.lock().expect("no hook panics");
+            match request.key {
+                key::PRODUCE if names(request, &versions) => {
+                    seen.last_mut().expect("never empty").push_str("announcements ");
+                }
+                key::COMMIT_OFFSETS => seen.last_mut().expect("never empty").push_str("offsets "),
+                key::END => seen.push(String::new()),
+                _ => {}
+            }
+            Then::Forward
+        }
+    });
+    let gate = Arc::new(Gate(watch::Sender::new(true)));
+    let store = Faulty::beside(Store::open(&setting.blobs()).expect("it opens"), gate.clone());
+    let batching = Batching { batch_timeout: Duration::ZERO, ..Batching::default() };
+    let builder = setting.builder().bootstrap_servers(tap.bootstrap()).store(store).batching(batching);
+    let producer = builder.start().await.expect("it starts");
+    announced(&producer, 1).await;
+    let record = good(&mut setting, "before", 1.0);
+    setting.topic.produce([record]);
+    let consumer = setting.consumer(cache.path()).await;
+    setting.settled(&consumer).await;
+
+    // A version that only lists a snapshot may be before the gate already, and nothing is sent ahead of what is behind it.
+    let mut records: i64 = 1;
+    let has_hung = loop {
+        gate.0.send_replace(false);
+        let from = seen.lock().expect("no hook panics").len() - 1;
+        let record = good(&mut setting, "while it hangs", records as f64);
+        setting.topic.produce([record]);
+        records += 1;
+        // Twice: those of the version to come, and in their place those of the one before.
+        let is_back = || {
+            let steps = seen.lock().expect("no hook panics");
+            steps[from..steps.len() - 1].iter().any(|steps| steps == "offsets offsets ")
+        };
+        let waited = tokio::time::timeout(SOON, async {
+            while !is_back() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        if waited.await.is_ok() || records > 10 {
+            break is_back();
+        }
+        gate.0.send_replace(true);
+        setting.settled(&consumer).await;
+    };
+    assert!(has_hung, "no transaction ends without its version: {:?}", seen.lock());
+    // The end is on its way to the broker when the tap sees it: what it commits is looked for until it is there.
+    let stands = Some(records - 1);
+    wait_until_async("the group stands where the announcement does", DEADLINE, || {
+        let (now, status) = (committed(&setting), producer.status());
+        assert!(now <= stands && status.failures == 0, "{now:?}, {status:?}");
+        std::future::ready(if now == stands { Ok(()) } else { Err(format!("{now:?}")) })
+    })
+    .await;
+
+    gate.0.send_replace(true);
+    setting.settled(&consumer).await;
+    wait_until_async("the group follows", DEADLINE, || {
+        let now = committed(&setting);
+        std::future::ready(if now == Some(records) { Ok(()) } else { Err(format!("{now:?}")) })
+    })
+    .await;
+    producer.shutdown().await.expect("it stops");
+    consumer.shutdown().await.expect("it stops");
+    let history = History::of(&setting);
+    history.assert_gapless().assert_no_branch();
+    assert_eq!(history.lives.len(), 1, "one life for all of it");
 }
 
 /// A duplicate of an earlier commit arrives before the last of the three steps of the next transaction, whatever their
@@ -242,6 +378,7 @@ async fn after_an_abort_nothing_is_announced_by_the_same_producer() {
     setting.settled(&consumer).await;
     let answered = script.lock().expect("no hook panics").answered.expect("the duplicate was sent");
     assert!([code::INVALID_PRODUCER_EPOCH, code::PRODUCER_FENCED].contains(&answered), "{answered}");
+    assert!(!script.lock().expect("no hook panics").reused, "the next transaction is a new producer's");
     producer.shutdown().await.expect("it stops");
     consumer.shutdown().await.expect("it stops");
     History::of(&setting).assert_gapless().assert_no_branch();

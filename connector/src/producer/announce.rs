@@ -12,6 +12,8 @@
 //! read back counts, and after any doubt a new life with a new producer begins (`recover`). While there is nothing to
 //! announce the tail is looked at all the same, every few seconds.
 //!
+//! A version without letters may find its transaction begun, with its offsets in it (`ahead`).
+//!
 //! Owns: the transactional producer, the chain and the positions as announced. Does not own: uploads (`store`), the
 //! log's trimming (told through the watch), deciding to live again (`producer`).
 
@@ -23,10 +25,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+mod ahead;
+mod carried;
 mod error;
 #[cfg(test)]
 mod tests;
 
+use ahead::{Ahead, moved};
+pub use ahead::{Comes, Coming};
+pub use carried::{Announced, Carried, ChainSize};
 pub use error::Error;
 
 use super::circuit::Gate;
@@ -47,10 +54,8 @@ use crate::format::control::{Control, rebuild_key};
 use crate::format::succession::MAX_RUN;
 use crate::gauge::{Outlet, Pressure};
 use crate::kafka::{self, Membership, Outcome, Outgoing, Timestamps, Transaction};
-use crate::record::Position;
 use crate::telemetry::ProducerMetrics;
 use crate::version::{Chain, Life, Version};
-use crate::view::View;
 
 /// The group's offsets expire on the broker after a week by default, though positions have not moved.
 const RECOMMIT_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -61,61 +66,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest wait for the own announcement to be read back.
 const READ_BACK: Duration = Duration::from_secs(30);
-
-/// The newest announced version of this life, for who waits on it.
-#[derive(Clone, Debug)]
-pub struct Announced {
-    /// Its number.
-    pub version: Version,
-    /// It as readable memory.
-    pub view: View,
-    /// Its positions.
-    pub positions: Vec<Position>,
-    /// Whether it has passed the ends that the first life saw.
-    pub caught_up: bool,
-    /// The deltas since the newest announced snapshot.
-    pub chain: ChainSize,
-    /// The version of that snapshot.
-    pub snapshot: Option<Version>,
-    /// From here on all is kept, as it says.
-    pub oldest_kept: Version,
-}
-
-impl Announced {
-    /// What `carried` says, with the view of that version.
-    pub(super) fn of(version: Version, view: View, carried: &Carried) -> Announced {
-        Announced {
-            version,
-            view,
-            positions: read_positions(&carried.positions).map(SourcePosition::position).collect(),
-            caught_up: carried.caught_up,
-            chain: ChainSize::of(&carried.chain),
-            snapshot: carried.chain.snapshot.as_ref().map(|snapshot| snapshot.version),
-            oldest_kept: carried.oldest_kept,
-        }
-    }
-}
-
-/// How much a reader that starts from the snapshot has to apply.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ChainSize {
-    /// Deltas.
-    pub deltas: usize,
-    /// Their bytes as stored.
-    pub bytes: u64,
-    /// Their entries.
-    pub entries: u64,
-}
-
-impl ChainSize {
-    pub(super) fn of(chain: &Chain) -> ChainSize {
-        chain.deltas.iter().fold(ChainSize::default(), |sum, delta| ChainSize {
-            deltas: sum.deltas + 1,
-            bytes: sum.bytes + delta.blob.bytes,
-            entries: sum.entries + delta.upserts + delta.deletes,
-        })
-    }
-}
 
 /// What does not change from announcement to announcement.
 #[derive(Clone, Debug)]
@@ -144,23 +94,6 @@ pub struct Constants {
     pub at_once: bool,
 }
 
-/// The state that announcements carry on from one to the next.
-#[derive(Clone, Debug, Default)]
-pub struct Carried {
-    /// The last announced version and the epoch that announced it.
-    pub previous: Option<(Version, u64)>,
-    /// How to make it.
-    pub chain: Chain,
-    /// The positions, in the order of the dataset's list of source partitions.
-    pub positions: Vec<SourcePosition>,
-    /// Keys in it.
-    pub records: u64,
-    /// Whether the positions have passed their targets.
-    pub caught_up: bool,
-    /// From here on all is kept.
-    pub oldest_kept: Version,
-}
-
 /// The stage; runs on a thread of its own.
 pub struct Announcer {
     constants: Constants,
@@ -168,6 +101,9 @@ pub struct Announcer {
     /// Turns that are given back when the chain has had its breath, and when that is.
     kept: Vec<Turn>,
     kept_until: Instant,
+    /// Versions to come, and what the transaction that is open for the next one holds.
+    comes: Comes,
+    ahead: Option<Ahead>,
     transaction: Transaction,
     member: Membership,
     read_back: ReadBack,
@@ -182,8 +118,8 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// An announcer that follows what recovery found. It lists what comes out of `snapshots`, and says of `oldest_kept` what
-    /// `keep_from` does.
+    /// An announcer that follows what recovery found. It lists what comes out of `snapshots`, says of `oldest_kept` what
+    /// `keep_from` does, and begins the transaction of what `comes`.
     #[expect(clippy::too_many_arguments, reason = "a stage's needs come by its constructor, by name")]
     pub fn new(
         constants: Constants,
@@ -191,7 +127,7 @@ impl Announcer {
         transaction: Transaction,
         member: Membership,
         read_back: ReadBack,
-        (snapshots, keep_from): (mpsc::Receiver<Snapshotted>, watch::Receiver<Version>),
+        (snapshots, keep_from, comes): (mpsc::Receiver<Snapshotted>, watch::Receiver<Version>, Comes),
         announced: watch::Sender<Option<Announced>>,
         watchers: Watchers,
         (gate, pressure): (Gate, Pressure),
@@ -203,6 +139,8 @@ impl Announcer {
             carried,
             kept: Vec::new(),
             kept_until: clock.now(),
+            comes,
+            ahead: None,
             transaction,
             member,
             read_back,
@@ -232,18 +170,37 @@ impl Announcer {
                 Some(first) => first,
                 None => {
                     let kept = (!self.kept.is_empty()).then_some(self.kept_until);
+                    let open_until = self.ahead.as_ref().map(|ahead| ahead.until);
                     let next = runtime.block_on(async {
                         tokio::select! {
+                            // What is stored is announced at once: for that nothing needs to be sent ahead.
+                            biased;
                             () = kill.cancelled() => Next::End,
-                            next = stored.recv() => next.map_or(Next::End, |next| Next::Version(Box::new(next))),
                             () = until(kept) => Next::Breath,
-                            _ = recommits.tick() => Next::Recommit,
                             _ = looks.tick() => Next::Look,
+                            next = stored.recv() => next.map_or(Next::End, |next| Next::Version(Box::new(next))),
+                            () = until(open_until) => Next::Back,
+                            coming = self.comes.next(), if open_until.is_none() => Next::Coming(coming),
+                            _ = recommits.tick(), if open_until.is_none() => Next::Recommit,
                         }
                     });
                     match next {
                         Next::Version(first) => *first,
-                        Next::End => return Ok(()),
+                        Next::End if kill.is_cancelled() || self.ahead.is_none() => return Ok(()),
+                        Next::End | Next::Back => {
+                            let back = self.back();
+                            if self.judge(back, kill)? {
+                                continue;
+                            }
+                            return Ok(());
+                        }
+                        Next::Coming(coming) => {
+                            // Nothing is committed by it: that it goes well says nothing about transactions.
+                            if let Err(error) = self.begin_ahead(&coming) {
+                                return self.judge(Err(error), kill).map(drop);
+                            }
+                            continue;
+                        }
                         Next::Breath => {
                             self.kept.clear();
                             continue;
@@ -360,11 +317,7 @@ impl Announcer {
             // Listed only once its own version is announced: it was made of an announced view.
             carried.chain.rebase(done.snapshot);
         }
-        for moved in &stored.positions {
-            if let Some(position) = carried.positions.iter_mut().find(|known| known.source == moved.source) {
-                position.offset = position.offset.max(moved.offset);
-            }
-        }
+        moved(&mut carried.positions, &stored.positions);
         carried.caught_up |=
             read_positions(&carried.positions).all(|position| position.offset >= position.target);
         carried.chain.deltas.push(stored.delta.clone());
@@ -410,8 +363,11 @@ impl Announcer {
         announcements: &[Vec<u8>],
         carried: &Carried,
     ) -> Result<(), kafka::Error> {
-        reach("announce.begin")?;
-        self.transaction.begin()?;
+        let ahead = self.ahead.take();
+        if ahead.is_none() {
+            reach("announce.begin")?;
+            self.transaction.begin()?;
+        }
         let failed_at = self.clock.wall_ms();
         let (dead_letters, takes) = &self.constants.dead_letters;
         for letter in run.iter().flat_map(|stored| &stored.letters) {
@@ -433,12 +389,15 @@ impl Announcer {
             };
             self.transaction.send(&record, PATIENCE)?;
         }
-        if run.iter().any(|stored| !stored.letters.is_empty()) {
+        let with_letters = run.iter().any(|stored| !stored.letters.is_empty());
+        if with_letters {
             // Else they race with what is sent after them, to other partitions, and the order above is a wish.
             self.transaction.settle(PATIENCE)?;
         }
         reach("announce.letters")?;
-        self.send_offsets(carried)?;
+        if ahead.is_none_or(|ahead| with_letters || ahead.positions != carried.positions) {
+            self.send_offsets(&carried.positions)?;
+        }
         self.passed(run, "offsets");
         reach("announce.offsets")?;
         for outcome in run.iter().filter_map(|stored| stored.outcome.as_deref()) {
@@ -469,8 +428,30 @@ impl Announcer {
         reach("announce.announcements")
     }
 
-    fn send_offsets(&mut self, carried: &Carried) -> Result<(), kafka::Error> {
-        let offsets: Vec<(&str, i32, i64)> = read_positions(&carried.positions)
+    /// Begins the transaction of what comes, if that is the next version, and sends its offsets.
+    fn begin_ahead(&mut self, coming: &Coming) -> Result<(), Error> {
+        let Some(ahead) = Ahead::of(coming, &self.carried, self.clock.now()) else { return Ok(()) };
+        let sent = reach("announce.begin")
+            .and_then(|()| self.transaction.begin())
+            .and_then(|()| self.send_offsets(&ahead.positions));
+        if sent.is_err() {
+            return self.end(coming.version, sent);
+        }
+        self.ahead = Some(ahead);
+        Ok(())
+    }
+
+    /// Ends the transaction of a version that does not come: with the offsets of what is announced.
+    fn back(&mut self) -> Result<(), Error> {
+        self.ahead = None;
+        tracing::debug!(after = %self.version(), "the next version takes its time; its offsets are taken back");
+        let announced = self.carried.positions.clone();
+        let sent = self.send_offsets(&announced);
+        self.end(self.version(), sent)
+    }
+
+    fn send_offsets(&mut self, positions: &[SourcePosition]) -> Result<(), kafka::Error> {
+        let offsets: Vec<(&str, i32, i64)> = read_positions(positions)
             .map(|position| (&*position.source.topic, position.source.partition, position.offset))
             .collect();
         let group = self.member.group_metadata().ok_or_else(|| kafka::Error::Closed {
@@ -496,8 +477,8 @@ impl Announcer {
     /// Commits the offsets again though nothing moved, since the broker forgets them otherwise.
     fn recommit(&mut self) -> Result<(), Error> {
         let version = self.version();
-        let carried = self.carried.clone();
-        let sent = self.transaction.begin().and_then(|()| self.send_offsets(&carried));
+        let announced = self.carried.positions.clone();
+        let sent = self.transaction.begin().and_then(|()| self.send_offsets(&announced));
         self.end(version, sent)
     }
 
@@ -557,6 +538,10 @@ impl Announcer {
 /// What the announcer does next.
 enum Next {
     Version(Box<Stored>),
+    /// The next one is being built.
+    Coming(Coming),
+    /// It takes too long.
+    Back,
     /// Nothing more comes, or nothing more may.
     End,
     /// Nothing has come for a while.

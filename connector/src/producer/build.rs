@@ -20,10 +20,15 @@ use tokio_util::sync::CancellationToken;
 
 mod conflict;
 mod error;
+mod keeping;
+mod unsaid;
 
 use conflict::{Conflicts, Guard, Lost};
 pub use error::Error;
+use keeping::{Keeping, Small};
+use unsaid::Unsaid;
 
+use super::announce::Coming;
 use super::batch::{Batch, Item};
 use super::lap::Lap;
 use super::snapshot::{Merged, Rebase};
@@ -112,33 +117,10 @@ pub struct Constants {
     pub chain: usize,
 }
 
-/// What has to be said, and has not been yet.
-#[derive(Debug, Default)]
-struct Unsaid {
-    positions: Vec<Position>,
-    letters: Vec<Letter>,
-    letter_bytes: u64,
-    unchanged: u64,
-    coalesced: u64,
-    newest_timestamp: Option<i64>,
-    received_at: Option<Instant>,
-    since: Option<Instant>,
-}
-
-impl Unsaid {
-    fn move_to(&mut self, moved: Vec<Position>) {
-        for position in moved {
-            match self.positions.iter_mut().find(|known| known.source == position.source) {
-                Some(known) => known.offset = known.offset.max(position.offset),
-                None => self.positions.push(position),
-            }
-        }
-    }
-}
-
 /// The stage.
 pub struct Builder {
     state: State,
+    keeping: Keeping,
     /// Say that nothing has changed after this long without a version.
     still: Option<Duration>,
     /// What is to be said of `oldest_kept`.
@@ -156,6 +138,10 @@ struct State {
     view: View,
     unsaid: Unsaid,
     conflicts: Conflicts,
+    /// Told of a version without letters before it is built.
+    coming: Option<watch::Sender<Option<Coming>>>,
+    /// The last delta, where it is small, and its file can wait.
+    small: Option<Small>,
     /// The version below the chain: that of the newest snapshot.
     base: Version,
 }
@@ -176,8 +162,9 @@ impl Builder {
         let conflicts = Conflicts::new(constants.sources.clone());
         let base = Version(view.version().0.saturating_sub(constants.chain as u64));
         let minted_at = clock.now();
-        let state = State { constants, view, unsaid, conflicts, base };
-        Builder { state, still: None, keep_from: None, guard: None, minted_at, clock, metrics }
+        let state = State { constants, view, unsaid, conflicts, coming: None, small: None, base };
+        let keeping = Keeping::default();
+        Builder { state, keeping, still: None, keep_from: None, guard: None, minted_at, clock, metrics }
     }
 
     /// Mints an empty version when there was none for half as long as the sources remember deletes: an announcement's
@@ -191,6 +178,13 @@ impl Builder {
     #[must_use]
     pub fn saying_what_is_kept(self, keep_from: watch::Receiver<Version>) -> Builder {
         Builder { keep_from: Some(keep_from), ..self }
+    }
+
+    /// Tells `coming`, where somebody wants to know, of each version without letters before it is built.
+    #[must_use]
+    pub fn telling(mut self, coming: Option<watch::Sender<Option<Coming>>>) -> Builder {
+        self.state.coming = coming;
+        self
     }
 
     /// Makes letters of records that lose against one of another partition, where there is a `storm` guard to count them, and
@@ -239,10 +233,16 @@ impl Builder {
                 () = kill.cancelled() => return Ok(()),
                 () = sleep_until(say_at) => Input::Say,
                 rebase = rebases.recv() => match rebase {
-                    Some(rebase) => Input::Rebase(rebase),
+                    Some(rebase) => {
+                        self.keeping.let_go(rebase.base.version());
+                        Input::Rebase(rebase)
+                    }
                     // Nothing can come any more; what the last snapshot made worth saying is still said.
                     None if self.state.unsaid.since.is_some() => Input::Say,
-                    None => return Ok(()),
+                    None => {
+                        self.keeping.settle().await;
+                        return Ok(());
+                    }
                 },
                 told = told(&mut self.keep_from), if !draining && self.state.chain() < LONGEST_CHAIN => {
                     if told {
@@ -278,11 +278,16 @@ impl Builder {
             };
             let (state, built) = tokio::task::spawn_blocking(step).await.map_err(Error::Panicked)?;
             self.state = state;
+            let small = self.state.small.take();
             let Some(built) = built? else { continue };
             self.minted_at = now;
             lap.pass("build", self.clock.now(), &self.metrics);
             if out.send(Built { turn, lap, ..built }).await.is_err() {
                 return Ok(());
+            }
+            if let Some(small) = small {
+                let Constants { cache, identity, .. } = &self.state.constants;
+                self.keeping.keep(cache, identity, small).await;
             }
         }
     }
@@ -380,6 +385,9 @@ impl State {
             return Ok(None);
         }
         self.unsaid.since = None;
+        if let Some(coming) = self.coming.as_ref().filter(|_| self.unsaid.letters.is_empty()) {
+            coming.send_replace(Some(Coming { version, positions: self.unsaid.positions.clone() }));
+        }
         self.mint(&changes, records, leases, version).map(Some)
     }
 
@@ -520,11 +528,17 @@ impl State {
         let unsaid = std::mem::take(&mut self.unsaid);
         let about = About { version, life: constants.life, records, ..self.view.about().clone() };
         let failed = |source| Error::View { version, source };
-        let held =
-            constants.cache.put(&constants.identity, &FileName::delta(&delta), &plain).map_err(failed)?;
-        failpoint::pass("build.delta");
+        let (cache, identity, name) = (&constants.cache, &constants.identity, FileName::delta(&delta));
         // Opened as readers open it, so that what the next batch is compared with is what they will see.
-        let file = DeltaFile::open(&held, &constants.identity, &delta, &constants.schema).map_err(failed)?;
+        let file = if DeltaFile::is_small(&plain) {
+            let file = DeltaFile::from_plain(plain.to_vec(), identity, &constants.schema).map_err(failed)?;
+            self.small = Some(Small { version, name, plain });
+            file
+        } else {
+            let held = cache.put(identity, &name, &plain).map_err(failed)?;
+            failpoint::pass("build.delta");
+            DeltaFile::open(&held, identity, &delta, &constants.schema).map_err(failed)?
+        };
         self.view = self.view.apply(Arc::new(file), about).map_err(failed)?;
         Ok(Built {
             inline: (stored.len() <= INLINE_BYTES).then(|| stored.clone()),

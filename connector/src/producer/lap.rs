@@ -4,6 +4,8 @@
 //!  received -log-> batch -batch-> flushed -turn-> taken up -build-> built -store-> durable -wait-> begun -offsets-> -commit-> -read_back-> told
 //! ```
 //!
+//! Where offsets go ahead of a version (`announce/ahead.rs`), that is in `build`, `store` and `wait`, and `offsets` is next to nothing.
+//!
 //! Owns: the names of the stages and the moment at which the last one ended. Does not own: what they do.
 
 use std::time::Instant;

@@ -23,7 +23,7 @@ mod error;
 
 pub use error::Error;
 
-use super::announce::{self, Announced, Announcer, Carried, ChainSize};
+use super::announce::{self, Announced, Announcer, Carried, ChainSize, Comes};
 use super::batch::Batcher;
 use super::build::{self, Builder, Built};
 use super::circuit::Circuits;
@@ -233,6 +233,7 @@ fn spawn(
     let (listed, listed_in) = mpsc::channel(SNAPSHOTS);
     let (rebases, rebases_in) = mpsc::channel(SNAPSHOTS);
     let ((settled, settled_in), (keep_from, kept_from)) = (oneshot::channel(), watch::channel(Version(0)));
+    let (coming, comes) = watch::channel(None);
 
     // source -> log
     let divided = options.batching.memory();
@@ -328,6 +329,7 @@ fn spawn(
     let builder = Builder::new(constants, view, must_say, clock.clone(), metrics.clone())
         .saying_still(remembers)
         .saying_what_is_kept(kept_from.clone())
+        .telling(at_once.then_some(coming))
         .keeping_losers(losers, end.drain.clone());
     let kill = end.kill.clone();
     stages.spawn(async move {
@@ -340,7 +342,7 @@ fn spawn(
         stages,
         ground,
         end,
-        (built_in, listed_in, kept_from),
+        (built_in, listed_in, kept_from, Comes::of(comes)),
         letter_limit,
         (life, transaction, read_back, carried, schema.clone()),
     );
@@ -435,10 +437,11 @@ fn publish(
     stages: &mut Stages,
     ground: &Ground,
     end: &End,
-    (built, listed, kept_from): (
+    (built, listed, kept_from, comes): (
         mpsc::Receiver<Built>,
         mpsc::Receiver<Snapshotted>,
         watch::Receiver<Version>,
+        Comes,
     ),
     letter_limit: super::topics::LetterLimit,
     (life, transaction, read_back, carried, schema): (Life, Transaction, ReadBack, Carried, Arc<Schema>),
@@ -475,7 +478,7 @@ fn publish(
         transaction,
         ground.member.clone(),
         read_back,
-        (listed, kept_from),
+        (listed, kept_from, comes),
         ground.announced.clone(),
         ground.watchers.clone(),
         (ground.circuits.kafka.clone(), ground.pressure.clone()),
@@ -534,6 +537,7 @@ async fn rebuild(
     stages.spawn(async move { Ok(rebuilder.run(built, kill).await.map(|()| Done::Other)?) });
     // Nobody lists snapshots or cleans beside it.
     let ((_, listed), (_, kept_from)) = (mpsc::channel(1), watch::channel(Version(0)));
-    publish(&mut stages, &ground, &end, (built_in, listed, kept_from), letter_limit, writing);
+    let inputs = (built_in, listed, kept_from, Comes::never());
+    publish(&mut stages, &ground, &end, inputs, letter_limit, writing);
     join(&mut stages, &end, &CancellationToken::new(), &CancellationToken::new()).await
 }

@@ -361,19 +361,26 @@ mod tests {
 
     #[tokio::test]
     async fn limits_that_change_meet_what_waits_already() {
-        let pace = Pace::new(pacing(1, 0), Clock::system());
-        let waiting = pace.clone();
-        let (admitted, ()) =
-            tokio::join!(tokio::time::timeout(Duration::from_secs(60), admit(&waiting, 1_000, 0)), async {
-                // A thousand records at one a second; then a limit that still is one; then none.
-                tokio::task::yield_now().await;
-                pace.set(pacing(2, 0)).unwrap();
-                tokio::task::yield_now().await;
-                assert_eq!(pace.now(), (Some(2), None));
-                pace.set(pacing(0, 0)).unwrap();
-            });
-        admitted.expect("it goes on at once when the limit falls");
-        assert_eq!(pace.pacing().max_records_per_second, 0);
+        for (slow, other, now, records, bytes) in [
+            (pacing(1, 0), pacing(2, 0), (Some(2), None), 1_000, 0),
+            (pacing(0, 1_024), pacing(0, 2_048), (None, Some(2_048)), 1, 1_000 << 10),
+        ] {
+            let pace = Pace::new(slow, Clock::system());
+            let waiting = pace.clone();
+            let (admitted, ()) = tokio::join!(
+                tokio::time::timeout(Duration::from_secs(60), admit(&waiting, records, bytes)),
+                async {
+                    // A thousand records, or kibibytes, at one a second; then a limit that still is one; then none.
+                    tokio::task::yield_now().await;
+                    pace.set(other).unwrap();
+                    tokio::task::yield_now().await;
+                    assert_eq!(pace.now(), now);
+                    pace.set(pacing(0, 0)).unwrap();
+                }
+            );
+            admitted.expect("it goes on at once when the limit falls");
+            assert_eq!(pace.now(), (None, None));
+        }
     }
 
     /// Adjusts once per entry, each a half second later; gives the limits after each.

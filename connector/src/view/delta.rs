@@ -91,6 +91,11 @@ impl DeltaFile {
         Begun::open(held, delta, known)?.checked(identity)
     }
 
+    /// Whether a delta of these bytes is read into memory and not mapped, so that who has them needs no file to read it.
+    pub fn is_small(plain: &[u8]) -> bool {
+        (plain.len() as u64) < MAP_FROM
+    }
+
     /// Once it is what was announced.
     fn checked(self, held: &Held, identity: &Identity, delta: &DeltaRef) -> Result<DeltaFile, String> {
         let blob = &delta.blob;

@@ -117,7 +117,7 @@ fn announcer(
         transaction,
         member,
         read_back,
-        (mpsc::channel(1).1, watch::channel(Version(0)).1),
+        (mpsc::channel(1).1, watch::channel(Version(0)).1, Comes::never()),
         watch::channel(None).0,
         Watchers::default(),
         (gate, pressure),
