@@ -149,6 +149,8 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::clock::Clock;
 
@@ -165,6 +167,28 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next(&entropy) <= Duration::from_millis(100));
+    }
+
+    /// Those who failed together do not come back together.
+    #[test]
+    fn waits_after_as_many_failures_differ_over_the_whole_upper_half() {
+        let entropy = Entropy::seeded(1);
+        let (first, longest) = (Duration::from_millis(500), Duration::from_secs(1));
+        for step in 0..3 {
+            let waits: BTreeSet<Duration> = (0..100)
+                .map(|_| {
+                    let mut backoff = Backoff { failures: step, ..Backoff::new(first, longest) };
+                    backoff.next(&entropy)
+                })
+                .collect();
+            assert!(waits.len() > 90, "{} waits of a hundred: {waits:?}", waits.len());
+            let whole = if step == 0 { first } else { longest };
+            let (least, most) = (*waits.first().unwrap(), *waits.last().unwrap());
+            assert!(
+                least < whole.mul_f64(0.6) && most > whole.mul_f64(0.9),
+                "{least:?} to {most:?} of {whole:?}"
+            );
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod letters;
 mod outage;
 mod power;
 mod rebuild;
+mod refusing;
 mod scenes;
 mod shed;
 mod takeover;

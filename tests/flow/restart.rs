@@ -1,7 +1,10 @@
 //! Either side stops and starts again, with what it had on disk or without.
 
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::json;
 use stillwell::Version;
+use stillwell::format::announcement::{Announcement, Message};
 use stillwell_tests::{Running, scratch, wait_until, wait_until_async};
 
 use crate::instance::{Instance, LONG};
@@ -126,4 +129,84 @@ async fn nothing_new_after_a_restart_at_rest_announces_nothing_but_the_life() {
     // The change, and the version that lists the snapshot of the graceful stop.
     assert!(second.0 - first.0 <= 2, "{first} to {second}: a restart at rest mints no version of its own");
     consumer.shutdown().await.expect("it stops");
+}
+
+/// All that was announced, in order.
+fn announcements(setting: &Setting) -> Vec<Announcement> {
+    let messages = setting.topic.beside(&format!("{}.announcements", setting.dataset())).read();
+    let values = messages.into_iter().map(|message| message.value.expect("nothing in this topic is deleted"));
+    let decoded = values.map(|value| Message::decode(&value).expect("only our own records are in it"));
+    let announcement = |message| match message {
+        Message::Announcement(announcement) => Some(*announcement),
+        Message::Epoch(_) => None,
+    };
+    decoded.filter_map(announcement).collect()
+}
+
+/// Commits these offsets, one for each partition, as an operator resets a group. Kafka takes them once the group is empty: a
+/// producer that has stopped is a member until its session ends.
+fn reset_group(setting: &Setting, offsets: &[i64]) {
+    let wanted: Vec<Offset> = offsets.iter().copied().map(Offset::Offset).collect();
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in (0..).zip(&wanted) {
+        list.add_partition_offset(setting.dataset(), partition, *offset).expect("a plain offset");
+    }
+    wait_until("the group takes the offsets", LONG, || {
+        let client: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &setting.bootstrap)
+            .set("group.id", format!("stillwell.{}", setting.dataset()))
+            .set("enable.auto.commit", "false")
+            .create()
+            .expect("a consumer can be made");
+        client.commit(&list, CommitMode::Sync).map_err(|error| error.to_string())?;
+        let committed = client.committed_offsets(list.clone(), LONG).map_err(|error| error.to_string())?;
+        let committed: Vec<Offset> = committed.elements().iter().map(|element| element.offset()).collect();
+        if committed == wanted { Ok(()) } else { Err(format!("{committed:?} are committed, not {wanted:?}")) }
+    });
+}
+
+/// The group's offsets are for those who watch its lag. Where a life goes on is told by the last announcement alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_somebody_resets_move_no_start() {
+    let mut setting = Setting::new("reset", 2, SCHEMA);
+    let cache = scratch();
+    let (mut consumer, mut produced) = (None, 0);
+    for round in 0..3 {
+        // Each key once a round, with a value that it never had: what is read once is neither coalesced nor unchanged.
+        let records: Vec<_> = (round * 20..round * 20 + 60)
+            .map(|i| {
+                let id = format!("P-{i}");
+                setting.upsert(&id, json!({"id": id, "price": f64::from(round), "stock": i}))
+            })
+            .collect();
+        produced += setting.topic.produce(records);
+        let ends: Vec<i64> = setting.topic.watermarks().into_iter().map(|(_, end)| end).collect();
+        match round {
+            0 => {}
+            // All was still to be read, by the group's offsets; then: what was produced meanwhile has been read.
+            1 => reset_group(&setting, &vec![0; ends.len()]),
+            _ => reset_group(&setting, &ends),
+        }
+        // The shortest session that brokers allow by default: nothing here counts lives, and each reset waits for its end.
+        let producer = setting.builder().kafka_property("session.timeout.ms", "6000").start().await;
+        let producer = producer.expect("the producer starts");
+        if consumer.is_none() {
+            consumer = Some(setting.consumer(cache.path()).await);
+        }
+        setting.settled(consumer.as_ref().expect("just made")).await;
+        producer.shutdown().await.expect("the producer stops");
+
+        let announced = announcements(&setting);
+        let versions: Vec<Version> = announced.iter().map(|it| it.version).collect();
+        let gapless: Vec<Version> = (1..=announced.len() as u64).map(Version).collect();
+        assert_eq!(versions, gapless, "round {round}: versions are gapless, each announced once");
+        let upserts: u64 = announced.iter().map(|it| it.upserts).sum();
+        let others: u64 =
+            announced.iter().map(|it| it.deletes + it.coalesced + it.unchanged + it.letters).sum();
+        assert_eq!((upserts, others), (produced as u64, 0), "round {round}: each record is in one version");
+        let last = announced.last().expect("there are some");
+        let positions: Vec<i64> = last.positions.iter().map(|position| position.offset).collect();
+        assert_eq!(positions, ends, "round {round}: all of the source was read");
+    }
+    consumer.expect("made").shutdown().await.expect("it stops");
 }
