@@ -42,7 +42,7 @@ test: ## all tests, on a real broker; TESTS="--test flow" for some
 		$(cargo) test --release --locked --workspace $(TESTS)
 
 # Of what BENCH names, what is no `stillwell bench` and prints lines of its own: `cargo bench --bench NAME`.
-programs := codec
+programs := codec allocations
 
 bench: ## ours against the bare minimum of the same work; BENCH="read open codec" for some, RECORDS=N, OUTPUT=json
 	@bash .ci/setup test

@@ -4,7 +4,7 @@
 //! First every failpoint alone, every zombie and every fault of the world; then every pair of failpoints, and kills at
 //! any moment between them; all of it in the order that the seed gives. `FAULTS_SCENE=name:seed` repeats one scene.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +17,10 @@ use crate::scenes::{self, Outcome, ZOMBIES};
 
 /// Pairs of failpoints in a scene, and failpoints alone.
 const IN_A_SCENE: usize = 4;
+
+/// Kinds of zombies: until another has written, or for longer than a transaction lives.
+const ZOMBIE: &str = "zombie";
+const ZOMBIE_LONG: &str = "zombie-long";
 
 /// What a scene does, from its seed.
 type Act = Box<dyn Fn(u64) -> Outcome + Send>;
@@ -56,9 +60,15 @@ fn once() -> Vec<Scene> {
         // Who stands still in a takeover, or with all of a transaction sent, is a danger once Kafka has given it up, and else
         // only slow.
         let long = at % 3 == 0 || point.starts_with("takeover.") || *point == "announce.announcements";
-        scenes.push(scene(format!("zombie/{point}"), move |seed| scenes::zombie(seed, point, long)));
+        scenes.push(zombie(point, long));
     }
     scenes
+}
+
+/// A zombie at `point`; its name says whether it is a long one, so that it can be repeated as it was.
+fn zombie(point: &'static str, long: bool) -> Scene {
+    let kind = if long { ZOMBIE_LONG } else { ZOMBIE };
+    scene(format!("{kind}/{point}"), move |seed| scenes::zombie(seed, point, long))
 }
 
 /// Every pair of failpoints, and kills between them.
@@ -82,8 +92,7 @@ fn pairs(chance: &Chance) -> Vec<Scene> {
             10 => Some(scene("clocks", scenes::clocks)),
             11 => {
                 let point = *chance.pick(&ZOMBIES);
-                let long = chance.one_in(2);
-                Some(scene(format!("zombie/{point}"), move |seed| scenes::zombie(seed, point, long)))
+                Some(zombie(point, chance.one_in(2)))
             }
             12 => Some(scene("cleaned", scenes::cleaned)),
             _ => None,
@@ -108,6 +117,10 @@ fn named(name: &str) -> Option<Scene> {
         "singles" => {
             let points: Vec<&str> = rest.split('+').map(known).collect::<Option<_>>()?;
             Some(scene(name, move |seed| scenes::singles(seed, &points)))
+        }
+        ZOMBIE | ZOMBIE_LONG => {
+            let point = ZOMBIES.iter().find(|known| **known == rest)?;
+            Some(zombie(point, kind == ZOMBIE_LONG))
         }
         _ => once().into_iter().find(|scene| scene.name == name),
     }
@@ -195,6 +208,22 @@ impl Deck {
         }
         Some((self.scenes.pop_front()?, self.chance.next_seed()))
     }
+}
+
+#[test]
+fn every_scene_is_found_again_by_its_name() {
+    let zombies = ZOMBIES.iter().flat_map(|point| [false, true].map(|long| zombie(point, long)));
+    let mut names = BTreeSet::new();
+    for Scene { name, .. } in once().into_iter().chain(zombies).chain(pairs(&Chance::seeded(1))) {
+        let found = named(&name).unwrap_or_else(|| panic!("there is no scene {name}"));
+        assert_eq!(found.name, name);
+        names.insert(name);
+    }
+    for kind in [ZOMBIE, ZOMBIE_LONG] {
+        let of_kind = names.iter().filter(|name| family(name) == kind).count();
+        assert_eq!(of_kind, ZOMBIES.len(), "a short and a long one have two names: {names:?}");
+    }
+    assert!(named("zombie/nowhere").is_none());
 }
 
 #[test]

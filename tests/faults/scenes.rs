@@ -100,7 +100,11 @@ pub fn failed(seed: u64) -> Outcome {
 
 /// A zombie at `point`, given up for a while or for longer than a transaction lives.
 pub fn zombie(seed: u64, point: &str, long: bool) -> Outcome {
-    let mut scene = Scene::set(Broker::shared(), &Plan::new(seed).writers(2))?;
+    let plan = Plan::new(seed).writers(2);
+    // While a long one stands still nobody reads the source for half a minute. Whoever comes then has no log, and no more time
+    // for all that waits than a fresh record has.
+    let rate = if long { plan.rate / 2 } else { plan.rate };
+    let mut scene = Scene::set(Broker::shared(), &Plan { rate, ..plan })?;
     scene.stopped_at(point, long)?;
     scene.finish()
 }
@@ -212,7 +216,8 @@ pub fn flood(seed: u64) -> Outcome {
 pub fn damaged(seed: u64) -> Outcome {
     let mut scene = Scene::set(Broker::shared(), &Plan::new(seed))?;
     for _ in 0..8 {
-        scene.disk_damaged()?;
+        let part = *scene.chance.pick(&["log", "log", "cache"]);
+        scene.disk_damaged(part)?;
     }
     scene.finish()
 }

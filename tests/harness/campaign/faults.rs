@@ -15,6 +15,9 @@ pub(super) const REACHED: Duration = Duration::from_secs(180);
 pub const SESSION: Duration = Duration::from_secs(6);
 /// A transaction that nobody ends is aborted by Kafka after this (`transaction.timeout.ms`).
 pub const TRANSACTION: Duration = Duration::from_secs(15);
+/// Kafka looks so often for transactions that have passed their time, and aborts them only then
+/// (`transaction.abort.timed.out.transaction.cleanup.interval.ms`, which our broker leaves as it comes).
+const ABORTS: Duration = Duration::from_secs(10);
 /// Bytes of log that are forgotten at a time are some two thirds of a megabyte; so many records make them.
 const ENOUGH_TO_FORGET: u64 = 5_000;
 /// Records that wait for a writer which was away: several times what it may hold in memory.
@@ -200,7 +203,7 @@ impl Scene {
     }
 
     /// The owner stops at `point`, as by SIGSTOP, until another has taken over and written; then it goes on, a zombie,
-    /// and must find out. `long`: beyond the time limit of its transaction too.
+    /// and must find out. `long`: nobody else comes until Kafka itself has aborted its transaction, its time being over.
     ///
     /// # Errors
     /// The first promise that is broken.
@@ -231,14 +234,15 @@ impl Scene {
         if stopped.is_err() {
             return broken(0, format!("{point} is never reached\n{}", self.logs()));
         }
+        if long {
+            self.aborted_by_kafka()?;
+        }
         let mut now = self.clock().now();
         for other in others {
             now = self.start(other, None)?;
         }
-        self.settle(now + SESSION)?;
-        if long {
-            self.until(now + TRANSACTION + Duration::from_secs(2));
-        }
+        // The group gives it up too, before anybody else has its shard. After so long a time it has done so.
+        self.settle(if long { now } else { now + SESSION })?;
         self.writers.get_mut(owner).expect("the owner is one of them").signal("CONT");
         let now = self.clock().now();
         self.settle(now)?;
@@ -246,6 +250,19 @@ impl Scene {
         self.after_records(self.chance.between(200, 400));
         let now = self.clock().now();
         self.settle(now)
+    }
+
+    /// The owner has just stopped and nobody else writes: waits until Kafka has aborted whatever transaction it had begun.
+    fn aborted_by_kafka(&self) -> Result<(), Violation> {
+        self.wait(TRANSACTION + ABORTS + Duration::from_secs(2));
+        // What is aborted by now is so for who reads, a moment later.
+        let aborted = self.patience.held(REACHED, || match self.ends_of_announcements() {
+            (committed, end) if committed >= end => Ok(()),
+            ends => Err(ends),
+        });
+        let Err((committed, end)) = aborted else { return Ok(()) };
+        let what = format!("Kafka aborts nothing by itself: {committed} of {end} are committed");
+        broken(0, format!("{what}\n{}", self.logs()))
     }
 
     /// The shard goes from its owner to the other and back, each time because the one is killed and does not come
@@ -304,16 +321,18 @@ impl Scene {
         Ok(())
     }
 
-    /// SIGKILL, and what the writer has on its disk is not what it wrote: a bit of its log or of its cache is flipped, or a
-    /// file of them torn.
+    /// SIGKILL, and what the writer has on its disk is not what it wrote: of its log or its cache (`part`) a bit is flipped, or a
+    /// file torn.
     ///
     /// # Errors
     /// The first promise that is broken.
-    pub fn disk_damaged(&mut self) -> Result<(), Violation> {
+    pub fn disk_damaged(&mut self, part: &str) -> Result<(), Violation> {
         self.after_records(self.chance.between(1, 600));
         self.kill()?;
-        let data = self.writer().data().to_owned();
-        let files: Vec<_> = files(&data.join(*self.chance.pick(&["log", "log", "cache"])));
+        let files = files(&self.writer().data().join(part));
+        if files.is_empty() && part == "log" {
+            return broken(0, format!("no log lies there that could be damaged\n{}", self.logs()));
+        }
         if let Some(path) = (!files.is_empty()).then(|| self.chance.pick(&files)) {
             let mut bytes = std::fs::read(path).expect("nobody has it open");
             // As often near its end, where it was written last.
@@ -426,7 +445,8 @@ impl Scene {
         Ok(true)
     }
 
-    /// The wall clock of the writer, and later of the reader too, goes an hour forth, back to before, and right again.
+    /// The wall clock of the writer, and half of the time of the reader too, goes an hour forth, back to before, and right again.
+    /// What is announced under it says so: a clock that stayed right would show nothing.
     ///
     /// # Errors
     /// The first promise that is broken.
@@ -440,12 +460,28 @@ impl Scene {
             }
             let now = self.clock().now();
             self.settle(now)?;
+            self.announced_by_a_clock_off_by(hours * HOUR_MS)?;
             // A life that begins under this clock.
             self.kill()?;
             let now = self.start(0, None)?;
             self.settle(now)?;
+            self.announced_by_a_clock_off_by(hours * HOUR_MS)?;
         }
         self.reader.skew(0);
+        Ok(())
+    }
+
+    /// The newest version, which holds a record that was written since the writer's clock is off by `skew` milliseconds, was
+    /// announced by that clock.
+    fn announced_by_a_clock_off_by(&self, skew: i64) -> Result<(), Violation> {
+        let now = self.clock().wall_ms();
+        let Some(at) = self.oracle.newest_at() else { return broken(0, "nothing is announced") };
+        let off = at - now;
+        if (off - skew).abs() > HOUR_MS / 2 {
+            let version = self.oracle.newest().0;
+            let what = format!("version {version} was announced {off} ms from now, by a clock {skew} ms off");
+            return broken(0, format!("{what}\n{}", self.logs()));
+        }
         Ok(())
     }
 

@@ -150,6 +150,8 @@ impl fmt::Display for Tally {
 #[derive(Clone, Debug)]
 struct Known {
     life: Life,
+    /// By its writer's wall clock.
+    announced_at: i64,
     positions: Vec<i64>,
     records: u64,
     sums: Sums,
@@ -253,6 +255,11 @@ impl Oracle {
     pub fn newest(&self) -> (i64, Vec<i64>) {
         let newest = self.versions.last_key_value();
         newest.map(|(version, last)| (*version, last.positions.clone())).unwrap_or_default()
+    }
+
+    /// When the last version that counts was announced, by its writer's wall clock: milliseconds since 1970.
+    pub fn newest_at(&self) -> Option<i64> {
+        self.versions.last_key_value().map(|(_, last)| last.announced_at)
     }
 
     /// Kafka has acknowledged these.

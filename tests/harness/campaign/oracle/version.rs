@@ -49,6 +49,7 @@ impl Oracle {
         self.names(it);
         let known = Known {
             life: it.life.clone(),
+            announced_at: it.announced_at,
             positions,
             records: self.fold.records(),
             sums: self.fold.sums(),
