@@ -17,7 +17,8 @@ const KEYS: u64 = 100_000;
 /// nothing is kept in memory of those that wait. Less would be what buffers and the allocator have more or less of.
 const GROWTH: u64 = 40 << 20;
 
-/// A shard's producer alone, which lets so many records a second out of its log.
+/// A shard's producer alone, which lets so many records a second out of its log. `memory_limit` alone bounds what it keeps: of
+/// pending records all might be in memory.
 fn configure(dir: &Path, dataset: &str, port: u16, records_per_second: u32) -> String {
     let file = dir.join("stillwell.toml");
     let text = format!(
@@ -31,7 +32,7 @@ fn configure(dir: &Path, dataset: &str, port: u16, records_per_second: u32) -> S
         [producer.batching]
         memory_limit = "256MiB"
         max_batch_size = 100000
-        max_pending_records = 200000
+        max_pending_records = 100000000
         [producer.pacing]
         max_records_per_second = {records_per_second}
         [datasets."{dataset}"]

@@ -306,6 +306,16 @@ impl Topic {
         self.read_by(&self.consumer_from("earliest"), &offsets)
     }
 
+    /// The records of one partition from an offset on, aborted and open transactions' too.
+    pub fn uncommitted_at(&self, partition: i32, offset: i64) -> Vec<Message> {
+        let consumer = self.configured("earliest").set("isolation.level", "read_uncommitted").create();
+        let consumer: BaseConsumer = consumer.expect("a consumer can be made");
+        let from: Vec<Offset> = (0..self.partitions())
+            .map(|other| if other == partition { Offset::Offset(offset) } else { Offset::End })
+            .collect();
+        self.read_by(&consumer, &from)
+    }
+
     fn read_at(&self, from: &[Offset]) -> Vec<Message> {
         self.read_by(&self.consumer(), from)
     }
@@ -373,7 +383,12 @@ impl Topic {
     }
 
     fn consumer_from(&self, lost: &str) -> BaseConsumer {
-        ClientConfig::new()
+        self.configured(lost).create().expect("a consumer can be made")
+    }
+
+    fn configured(&self, lost: &str) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
             .set("bootstrap.servers", &self.bootstrap)
             // Never joined: even `assign` needs one.
             .set("group.id", "stillwell-tests")
@@ -383,9 +398,8 @@ impl Topic {
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "50")
-            .set("isolation.level", "read_committed")
-            .create()
-            .expect("a consumer can be made")
+            .set("isolation.level", "read_committed");
+        config
     }
 }
 

@@ -128,6 +128,24 @@ impl Fold {
         records.get(at)
     }
 
+    /// What lies at a place, committed or not, for a comparison that has failed already.
+    pub fn whatever_is_at(&self, partition: i32, offset: i64) -> String {
+        let around = |records: &Vec<Sourced>| {
+            let at = records.partition_point(|record| record.message.offset < offset);
+            let of = |record: &Sourced| record.message.offset;
+            (at.checked_sub(1).and_then(|before| records.get(before)).map(of), records.get(at).map(of))
+        };
+        let known =
+            usize::try_from(partition).ok().and_then(|partition| self.partitions.get(partition)).map(around);
+        let raw = self.topic.uncommitted_at(partition, offset);
+        let (first, last) = (raw.first().map(|record| record.offset), raw.last().map(|record| record.offset));
+        let is_there =
+            if raw.iter().any(|record| record.offset == offset) { "is a record" } else { "is none" };
+        format!(
+            "{is_there}, committed or not (of {first:?} to {last:?}); read were the offsets beside it {known:?}"
+        )
+    }
+
     /// Keys by now.
     pub fn records(&self) -> u64 {
         self.model.len() as u64

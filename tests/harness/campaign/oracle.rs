@@ -288,7 +288,14 @@ impl Oracle {
             let place = format!("{}[{}] offset {}", self.source, record.partition, record.offset);
             let position = positions.get(record.partition as usize).copied().unwrap_or(0);
             let Some(sourced) = self.fold.at(record.partition, record.offset) else {
-                return broken(1, format!("{place} was acknowledged and is not in the topic"));
+                let way = if record.transactional { "a transaction" } else { "itself" };
+                let found = self.fold.whatever_is_at(record.partition, record.offset);
+                return broken(
+                    1,
+                    format!(
+                        "{place} was acknowledged, sent by {way}, and is not in the topic; there {found}"
+                    ),
+                );
             };
             if (&sourced.message.key, &sourced.message.value) != (&record.key, &record.value) {
                 return broken(1, format!("{place} holds another record than was acknowledged"));

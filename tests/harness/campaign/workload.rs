@@ -31,6 +31,7 @@ pub struct Acknowledged {
     pub offset: i64,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
+    pub transactional: bool,
 }
 
 /// A record on its way: key and value.
@@ -126,6 +127,7 @@ impl ProducerContext for Deliveries {
                 offset: message.offset(),
                 key: message.key().map(Into::into),
                 value: message.payload().map(Into::into),
+                transactional: false,
             });
         }
     }
@@ -295,6 +297,7 @@ impl Writer {
         let mut delivered = std::mem::take(&mut *lock(&producer.context().0));
         if ended.is_ok() {
             if !abort {
+                delivered.iter_mut().for_each(|record| record.transactional = true);
                 shared.take(&mut delivered);
             }
             self.transactional = Some(producer);
