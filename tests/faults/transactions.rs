@@ -8,9 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, Producer as _};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use stillwell::blob::faulty::{Beside, Call, Faulty};
 use stillwell::blob::{self, Store};
 use stillwell::producer::Batching;
@@ -129,20 +128,8 @@ impl Beside for Gate {
 
 /// What the group has committed of the source's only partition.
 fn committed(setting: &Setting) -> Option<i64> {
-    let client: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", &setting.bootstrap)
-        .set("group.id", format!("stillwell.{}", setting.dataset()))
-        // What is committed by now, and not what an open transaction may commit.
-        .set("isolation.level", "read_uncommitted")
-        .create()
-        .expect("a consumer can be made");
-    let mut list = TopicPartitionList::new();
-    list.add_partition(setting.dataset(), 0);
-    let committed = client.committed_offsets(list, DEADLINE).expect("the coordinator answers");
-    match committed.elements().first().map(|element| element.offset()) {
-        Some(Offset::Offset(offset)) => Some(offset),
-        _ => None,
-    }
+    let committed = setting.topic.committed(&format!("stillwell.{}", setting.dataset()), DEADLINE);
+    committed.expect("the coordinator answers").first().copied().flatten()
 }
 
 /// Offsets go ahead of a version that waits for nothing but its store. Where that hangs, its transaction ends with those of

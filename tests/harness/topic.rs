@@ -8,7 +8,7 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, Message as _, OwnedHeaders};
@@ -314,6 +314,30 @@ impl Topic {
             .map(|other| if other == partition { Offset::Offset(offset) } else { Offset::End })
             .collect();
         self.read_by(&consumer, &from)
+    }
+
+    /// What a group has committed of each partition by now, whatever a transaction under way would commit.
+    ///
+    /// # Errors
+    /// The group's coordinator does not answer within `patience`.
+    pub fn committed(&self, group: &str, patience: Duration) -> Result<Vec<Option<i64>>, KafkaError> {
+        let mut config = self.configured("error");
+        let client: BaseConsumer = config
+            .set("group.id", group)
+            .set("isolation.level", "read_uncommitted")
+            .set_log_level(RDKafkaLogLevel::Emerg)
+            .create()
+            .expect("a consumer can be made");
+        let mut list = TopicPartitionList::new();
+        for partition in 0..self.partitions() {
+            list.add_partition(&self.name, partition);
+        }
+        let offset = |offset| match offset {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        let committed = client.committed_offsets(list, patience)?;
+        Ok(committed.elements().iter().map(|element| offset(element.offset())).collect())
     }
 
     fn read_at(&self, from: &[Offset]) -> Vec<Message> {

@@ -116,6 +116,11 @@ impl Fold {
         }
     }
 
+    /// The source itself.
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
     /// Partitions of the source.
     pub fn partitions(&self) -> usize {
         self.partitions.len()

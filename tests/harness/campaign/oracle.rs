@@ -10,9 +10,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
 use super::announced::{Blob, Life};
@@ -169,7 +166,6 @@ struct Named {
 #[derive(Debug)]
 pub struct Oracle {
     dataset: String,
-    bootstrap: String,
     source: String,
     fold: Fold,
     announcements: Topic,
@@ -209,7 +205,6 @@ pub struct Oracle {
 impl Oracle {
     /// Of `dataset`, fed by `source`, with the blobs in a folder.
     pub fn new(
-        bootstrap: &str,
         dataset: &str,
         source: Topic,
         topics: [Topic; 2],
@@ -220,7 +215,6 @@ impl Oracle {
         let [announcements, letters] = topics;
         Oracle {
             dataset: dataset.to_owned(),
-            bootstrap: bootstrap.to_owned(),
             source: source.name().to_owned(),
             fold: Fold::new(source),
             announcements,
@@ -537,27 +531,9 @@ impl Oracle {
 
     /// What the group has committed, by partition.
     fn committed(&self) -> Vec<Option<i64>> {
-        let client: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &self.bootstrap)
-            .set("group.id", format!("stillwell.{}", self.dataset))
-            // What is committed by now; what a transaction under way would commit is waited for otherwise.
-            .set("isolation.level", "read_uncommitted")
-            .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
-            .create()
-            .expect("a consumer can be made");
-        let mut list = TopicPartitionList::new();
-        for partition in 0..self.fold.partitions() {
-            list.add_partition(&self.source, partition as i32);
-        }
         // Not there while the group's coordinator is away.
-        let Ok(committed) = client.committed_offsets(list, Duration::from_secs(10)) else {
-            return Vec::new();
-        };
-        let offset = |offset| match offset {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        };
-        committed.elements().iter().map(|element| offset(element.offset())).collect()
+        let group = format!("stillwell.{}", self.dataset);
+        self.fold.topic().committed(&group, Duration::from_secs(10)).unwrap_or_default()
     }
 
     /// 7: what was committed before the announcements were read is announced. The markers of one transaction come to

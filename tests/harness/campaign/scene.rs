@@ -165,7 +165,6 @@ impl Scene {
             Instance::new(dir.path(), "R", Some("consumer"), &text.replace("SERVERS", of_reader));
         let workload = Workload::start(&bootstrap, source.name(), plan.rate, chance.fork());
         let oracle = Oracle::new(
-            &bootstrap,
             &dataset,
             source.clone(),
             ["announcements", "dlq"].map(|name| Topic::named_on(broker, &format!("{dataset}.{name}"))),
